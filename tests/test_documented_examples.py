@@ -177,7 +177,7 @@ def test_coverage_in_notebook_08_is_noise():
     text = (ROOT / "notebooks" / "08_batch_calibration_clusters.ipynb").read_text(encoding="utf-8")
     this = covered(1)
     assert this == pytest.approx(0.615, abs=0.011)  # the grid decides two sources
-    assert "hold 61.5 % of the true rates" in text
+    assert "contain 61.5 % of the true rates" in text
     others = np.array([covered(seed) for seed in range(2, 22)])
     error = np.sqrt(0.68 * 0.32 / 200)
     assert others.mean() == pytest.approx(0.68, abs=5.0 * error / np.sqrt(20))

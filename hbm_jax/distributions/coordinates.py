@@ -40,11 +40,11 @@ class CoordinatePriors(dist.Distribution):
         Degeneracies: ``degeneracies[name](parameters)`` receives the dictionary of the parameters before ``name`` and
         returns the expected location of the posterior and its width (up to a constant), in units of the parameter. The
         location may lie outside the support of the prior; the width must be positive.
+    bijections : mapping of str to bijection, optional
+        The functions T_j, from the real line onto the support of a prior, in place of the default ones: callables with
+        ``inv`` and ``log_abs_det_jacobian``, like the transforms of NumPyro.
     transforms : mapping of str to transform, optional
         The functions W_j: NumPyro transforms of the real line onto itself, applied before the shift and the scale.
-    bijections : mapping of str to bijection, optional
-        Maps from the real line onto the support of a prior, in place of the default ones: callables with ``inv`` and
-        ``log_abs_det_jacobian``, like the transforms of NumPyro.
 
     Raises
     ------

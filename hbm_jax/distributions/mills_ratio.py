@@ -126,23 +126,23 @@ def _log_mean_probit(x, shift):
     """Return the log of the mean and its derivatives with respect to x and shift."""
     x, shift = jnp.broadcast_arrays(x, shift)
     size, sign = jnp.abs(shift), jnp.where(shift < 0.0, -1.0, 1.0)
-    room = 1.0 - shift * x  # y abs(shift)
-    left, beyond = x < 0.0, room < 0.0
-    t_x, inverse = _SCALE / (_SCALE + jnp.abs(x)), 1.0 / (jnp.abs(room) + _SCALE * size)
+    margin = 1.0 - shift * x  # y abs(shift)
+    lower_tail, negative = x < 0.0, margin < 0.0
+    t_x, inverse = _SCALE / (_SCALE + jnp.abs(x)), 1.0 / (jnp.abs(margin) + _SCALE * size)
     mills_x, (mills, slope) = t_x * mills_ratio(t_x)[0], mills_ratio(_SCALE * size * inverse)
     mills, slope = _SCALE * inverse * mills, (_SCALE * inverse) ** 2 * slope  # M(abs(y)) / size, D / size^2
     # Everything relative to exp(log_scale): phi(x) in the lower tail, exp(-k x + k^2 / 2) where that is larger.
     log_density = -0.5 * x * x - _LOG_NORM
-    k = 1.0 / jnp.where(beyond, shift, 1.0)
-    log_factor = jnp.where(beyond, k * (0.5 * k - x), 0.0)
-    log_scale = jnp.where(left, jnp.where(beyond, log_factor, log_density), 0.0)
+    k = 1.0 / jnp.where(negative, shift, 1.0)
+    log_factor = jnp.where(negative, k * (0.5 * k - x), 0.0)
+    log_scale = jnp.where(lower_tail, jnp.where(negative, log_factor, log_density), 0.0)
     density = jnp.exp(log_density - log_scale)
-    probability = jnp.where(left, density * mills_x, 1.0 - density * mills_x)
-    factor = jnp.exp(jnp.where(beyond, log_factor - log_scale, 0.0)) * jnp.abs(k)
-    term = jnp.where(beyond, factor - density * mills, density * mills)  # of the exponential, divided by size
+    probability = jnp.where(lower_tail, density * mills_x, 1.0 - density * mills_x)
+    factor = jnp.exp(jnp.where(negative, log_factor - log_scale, 0.0)) * jnp.abs(k)
+    term = jnp.where(negative, factor - density * mills, density * mills)  # of the exponential, divided by size
     mean = probability - shift * term
-    y = room * k * sign
-    derivative = jnp.where(beyond, k * k * density - y * k * sign * term, density * slope)
+    y = margin * k * sign
+    derivative = jnp.where(negative, k * k * density - y * k * sign * term, density * slope)
     return log_scale + jnp.log(mean), term / mean, -derivative / mean
 
 

@@ -136,18 +136,18 @@ class ObservedMixture(dist.Distribution):
         """Log probability that an object is detected, (...)."""
         if self.selection is None:
             return jnp.zeros(self.batch_shape)
-        limit, width, slope = (jnp.asarray(part) for part in self.selection)
         axes = range(len(self.loc))
-        slopes = [slope[..., i, None] for i in axes]
+        slopes = [jnp.asarray(self.selection.slope)[..., i, None] for i in axes]
+        limit, width_variance = (
+            jnp.asarray(part)[..., None] for part in (self.selection.limit, self.selection.variance)
+        )
         mean = sum(slopes[i] * self._mean(i) for i in axes)
         covariance = self._covariance
         variance = sum(slopes[i] * slopes[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
         along = None
         if self.half_line is not None:
             along = sum(slopes[i] * self.half_line.direction[i] for i in axes)
-        log_fraction = log_detected_fraction(
-            limit[..., None] - mean, variance + width[..., None] ** 2, self.half_line, along
-        )
+        log_fraction = log_detected_fraction(limit - mean, variance + width_variance, self.half_line, along)
         return logsumexp(self.log_weights + log_fraction, axis=-1)
 
     def probabilities(self, value):

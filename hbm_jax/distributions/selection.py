@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax, random
-from jax.scipy.special import log_ndtr, ndtr
+from jax.scipy.special import log_ndtr, logsumexp, ndtr
 
 from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.mills_ratio import log_mean_probit
@@ -41,19 +41,19 @@ class ProbitSelection(NamedTuple):
     width: Any | None
     slope: Any
 
-    def _room(self, value):
+    def _margin(self, value):
         """Return the limit minus slope . y, (...)."""
         return self.limit - jnp.sum(self.slope * value, axis=-1)
 
     def log_probability(self, value):
         """Return the log probability that an object observed at ``value`` (..., n) is detected."""
-        room = self._room(value)
-        return jnp.where(room >= 0.0, 0.0, -jnp.inf) if self.width is None else log_ndtr(room / self.width)
+        margin = self._margin(value)
+        return jnp.where(margin >= 0.0, 0.0, -jnp.inf) if self.width is None else log_ndtr(margin / self.width)
 
     def probability(self, value):
         """Return the probability that an object observed at ``value`` (..., n) is detected."""
-        room = self._room(value)
-        return jnp.where(room >= 0.0, 1.0, 0.0) if self.width is None else ndtr(room / self.width)
+        margin = self._margin(value)
+        return jnp.where(margin >= 0.0, 1.0, 0.0) if self.width is None else ndtr(margin / self.width)
 
     @property
     def variance(self):
@@ -87,8 +87,8 @@ def log_detected_normal(selections: Sequence[ProbitSelection], mean: Sequence[An
     scale, standardised = [], []
     for part, slope in zip(selections, slopes, strict=True):
         scale.append(jnp.sqrt(product(slope, slope) + jnp.asarray(part.variance)[..., None]))
-        room = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
-        standardised.append(room / scale[-1])
+        margin = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
+        standardised.append(margin / scale[-1])
     if len(selections) == 1:
         return log_ndtr(standardised[0])
     return log_bivariate_ndtr(*standardised, product(*slopes) / (scale[0] * scale[1]))
@@ -131,12 +131,12 @@ def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probabi
     return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
 
-def log_detected_fraction(room, variance, half_line: HalfLine | None = None, along=None):
-    """Return the log of the detected fraction, the mean of Phi((room - along t - e) / width) over normal e and over t.
+def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, along=None):
+    """Return the log of the detected fraction, the mean of Phi((margin - along t - e) / width) over normal e and t.
 
     Parameters
     ----------
-    room : array (...)
+    margin : array (...)
         Limit minus the mean of slope . y.
     variance : array (...)
         Variance of e plus the squared width.
@@ -150,15 +150,9 @@ def log_detected_fraction(room, variance, half_line: HalfLine | None = None, alo
     """
     scale = jnp.sqrt(variance)
     if half_line is None:
-        return log_ndtr(room / scale)
+        return log_ndtr(margin / scale)
     if half_line.precision is None:
-        return log_mean_probit(room / scale, along / (half_line.rate * scale))
+        return log_mean_probit(margin / scale, along / (half_line.rate * scale))
     nodes, log_weights = half_line.nodes()
-    standardised = (room[..., None] - along[..., None] * nodes) / scale[..., None]
-    return _log_sum_exp(log_weights + log_ndtr(standardised))
-
-
-def _log_sum_exp(values):
-    """Return log(sum(exp(values))) over the last axis."""
-    maximum = jnp.max(values, axis=-1, keepdims=True)
-    return (maximum + jnp.log(jnp.sum(jnp.exp(values - maximum), axis=-1, keepdims=True)))[..., 0]
+    standardised = (margin[..., None] - along[..., None] * nodes) / scale[..., None]
+    return logsumexp(log_weights + log_ndtr(standardised), axis=-1)

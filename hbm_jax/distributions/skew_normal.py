@@ -11,14 +11,14 @@ from numpyro.distributions.util import promote_shapes, validate_sample
 
 
 class SkewNormal(dist.Distribution):
-    """Skew-normal distribution with density 2 phi(t) Phi(shape t) / scale, t = (x - loc) / scale.
+    """Skew-normal distribution with density 2 phi(t) Phi(a t) / scale, t = (x - loc) / scale.
 
     Parameters
     ----------
     loc, scale : array
         Location and scale. They are not the mean and the standard deviation; see `SkewNormal.standardised`.
-    shape : array
-        0 is the normal distribution; positive values have a tail to the right.
+    shape_parameter : array
+        The parameter a: 0 is the normal distribution; positive values have a tail to the right.
 
     References
     ----------

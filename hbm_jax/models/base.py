@@ -1,8 +1,8 @@
 """Base class of the models, and the functions that they share.
 
-A model is a frozen dataclass of options. It meets its data once: `PopulationModel.bind` returns everything that the
-data decide, as arrays, and the NumPyro program sees only these arrays and the parameters. The program can be traced,
-batched and differentiated, while checks and precomputations stay ordinary NumPy.
+A model is a frozen dataclass of options. `PopulationModel.bind` checks a data set and precomputes every array that does
+not depend on parameters, with ordinary NumPy. The NumPyro program is a function of these arrays and the parameters, and
+can be traced, batched and differentiated.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError
 
-# Raised where NumPy, Python's control flow or indexing asks for the value of a tracer, and in another thread.
+# Raised where NumPy, Python's control flow or indexing needs the value of a tracer, and for a tracer of another thread.
 TRACED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -57,7 +57,7 @@ class PopulationModel:
     """Frozen pytree that `bind` returns: a dataclass registered with JAX, with arrays as leaves."""
 
     priors_in_data_units: ClassVar[bool] = False
-    """Whether default priors are for standardised values, so that only overridden priors are stored as text."""
+    """True if default priors are for standardised values; then only the user's priors are stored as text."""
 
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -67,15 +67,15 @@ class PopulationModel:
         return distribution_from_text(text, name)
 
     def __post_init__(self):
-        for name, (values, only) in _choices(type(self)).items():
-            if only or isinstance(getattr(self, name), str):
+        for name, (values, exclusive) in _choices(type(self)).items():
+            if exclusive or isinstance(getattr(self, name), str):
                 choose(f"{name} of {type(self).__name__}", getattr(self, name), values)
         object.__setattr__(self, "priors", dict(self.priors))
         self.check_options()
         self.all_priors  # noqa: B018 - raises for unknown names
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the options, for copies and processes, without the completed priors."""
+        """Return the options, for copying and pickling, without the completed priors."""
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     def check_options(self) -> None:
@@ -83,7 +83,7 @@ class PopulationModel:
 
     @property
     def default_priors(self) -> dict[str, Prior]:
-        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
+        """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         raise NotImplementedError
 
     @property
@@ -93,7 +93,7 @@ class PopulationModel:
 
     @cached_property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior, in the order of tables; a number fixes a parameter."""
+        """Every parameter with its prior, in the order of summary tables; a number fixes a parameter."""
         # In double precision and outside any trace, because the arrays of distributions are kept.
         return precomputed(lambda: complete_priors(self.default_priors, self.priors, self.label, self.read_prior))
 
@@ -103,10 +103,10 @@ class PopulationModel:
         return prior if name in self.priors else in_data_units(prior, unit, center)
 
     def bind(self, data: Any) -> Any:
-        """Return everything that the program needs of a data set.
+        """Return the arrays that the program needs, computed from a data set.
 
-        Options and shapes decide its structure, so that data sets of the same shape can be stacked. NumPy arrays are
-        best; compiled functions need double precision, in which `bound` calls this method.
+        The structure of the result depends on options and shapes only, so that results for data sets of the same shape
+        can be stacked. Call `bound` instead, which runs this method in double precision.
 
         Parameters
         ----------
@@ -116,12 +116,12 @@ class PopulationModel:
         Returns
         -------
         Bound
-            A frozen pytree of arrays: what the design decides, and the observed values.
+            A frozen pytree of arrays: quantities precomputed from the design, and the observed values.
 
         Raises
         ------
         DataError
-            If the data do not determine the model, or have the wrong type.
+            If the data have the wrong type, or cannot constrain the parameters.
         """
         raise NotImplementedError
 
@@ -164,14 +164,15 @@ class PopulationModel:
             ) from None
 
     def bind_each(self, data: Sequence[Any]) -> list[Any]:
-        """Return bound data of several data sets of equal shape, with one structure, so that they can be stacked."""
+        """Return bound data of several data sets of equal shape, with one pytree structure, so that they stack."""
         return [self.bound(entry) for entry in data]
 
     def check_container(self, data: Any, expected: type, advice: str) -> None:
-        """Raise `DataError` unless the data are of the expected container; the advice says how to make one."""
+        """Raise `DataError` unless the data are an ``expected`` container; ``advice`` ends the message."""
         if not isinstance(data, expected):
-            found = f"expected {expected.__name__}; found {type(data).__name__}"
-            raise DataError(f"{type(self).__name__}: {found}. {advice}")
+            raise DataError(
+                f"{type(self).__name__}: expected {expected.__name__}; found {type(data).__name__}. {advice}"
+            )
 
     def simulate(self, key: jax.Array, data: Any, parameters: Mapping[str, float] | None = None) -> tuple[Any, dict]:
         """Draw a simulated sample with the design of ``data``.
@@ -188,7 +189,8 @@ class PopulationModel:
         Returns
         -------
         container, dict
-            The sample with new observed values; and the value of every parameter, fixed or drawn, and of every latent.
+            The sample with new observed values; and the value of every parameter, fixed or drawn, and of every latent
+            that is not integrated out.
 
         Raises
         ------
@@ -199,12 +201,12 @@ class PopulationModel:
         return self.with_observed(data, observed), truth
 
     def with_observed(self, data: Any, values: Mapping[str, Any]) -> Any:
-        """Return the container with other observed values, given by the name of their site."""
+        """Return the container with other observed values, by the name of their site."""
         return data.replace_observations(*values.values())
 
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites that their plates do not name, those of the observed sites among them."""
+        """Dimensions of sites that plates do not name, including those of the observed sites."""
         return {}
 
     @property
@@ -223,17 +225,17 @@ class PopulationModel:
 
     @property
     def symbols(self) -> Mapping[str, str]:
-        """Symbols by name of the site; more than the sites of this model."""
+        """Symbols by name of the site; may include sites of other models."""
         return SYMBOLS
 
     @property
     def target_accept_prob(self) -> float:
-        """Acceptance probability that `hbm_jax.NUTS` aims at unless it is given."""
+        """Default target acceptance probability of `hbm_jax.NUTS`."""
         return 0.8
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` chooses the partial non-centring of the latents by a pilot run."""
+        """True if `hbm_jax.sample` chooses the partial non-centring of the latents by a pilot run."""
         return False
 
     @property

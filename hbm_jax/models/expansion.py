@@ -17,7 +17,7 @@ from hbm_jax.models.priors import Prior, in_stated_parameters
 from hbm_jax.models.registration import choose_registered
 from hbm_jax.models.symbols import SYMBOLS
 
-# Free parameters of each named expansion history. The last is sampled relative to the others along a degeneracy.
+# Free parameters of each named expansion history. Each may be sampled along its degeneracy with those before it.
 FREE = {
     "lcdm": ("Om0",),
     "olcdm": ("Om0", "Ode0"),
@@ -105,8 +105,7 @@ class Expansion:
         >>> jbp = Expansion.from_w(w, {"w0": dist.Uniform(-3, 0), "wa": dist.Uniform(-5, 5)})
         """
         densities = {name: DEFAULT_PRIORS[name] for name in (("Om0", "Ode0") if curvature else ("Om0",))}
-        parameters = densities | {name: prior for name, prior in priors.items() if name in densities}
-        parameters |= {name: prior for name, prior in priors.items() if name not in densities}
+        parameters = densities | dict(priors)
         names = [name for name in parameters if name not in densities]
 
         def build(values):
@@ -195,7 +194,7 @@ REGISTRY: dict[str, Expansion] = {}
 def register(name: str, expansion: Expansion) -> Expansion:
     """Give an expansion history a name that works wherever ``"lcdm"`` does, and return it.
 
-    Run folders of such a cosmology are restored by the name, after the module that registers it was imported.
+    A run folder stores the name, so import the module that registers it before restoring the run.
 
     Parameters
     ----------
@@ -336,7 +335,7 @@ def cosmology_from(choice: str | Expansion, values: Mapping[str, Any]) -> Any:
 def require_big_bang(modulus: Any) -> Any:
     """Add zero density where a distance modulus is not finite; return the moduli, 0 in that case.
 
-    A cosmology without a big bang before the largest redshift has zero density. A NaN in the moduli would also make
+    They are not finite for a cosmology without a big bang before the largest redshift. A NaN in the moduli would make
     gradients NaN.
     """
     finite = jnp.all(jnp.isfinite(modulus))

@@ -231,9 +231,9 @@ def centring_weight_from_estimates(estimates, information) -> CentringWeight:
 
 
 def centring_weight_of_some(estimates, information, informative) -> CentringWeight:
-    """Return weights as `centring_weight_from_estimates` for elements with informative data, and 0 for the others.
+    """Return the weights of `centring_weight_from_estimates` for ``informative`` elements, (n,) bool, and 0 for others.
 
-    ``informative``, (n,) bool, marks the former.
+    With fewer than three informative elements, weights are for a population of standard deviation 0.3.
     """
     if informative.sum() < 3:
         return centring_weight(np.where(informative, information, 0.0), 0.3, few=True)

@@ -56,10 +56,10 @@ def complete_priors(
                 f"prior.{name}: expected a scalar distribution; found {type(prior).__name__} with batch shape "
                 f"{prior.batch_shape} and event shape {prior.event_shape}."
             )
-    given = {
+    parsed = {
         name: read(prior, f"prior.{name}") if isinstance(prior, str) else prior for name, prior in overrides.items()
     }
-    return {name: given.get(name, default) for name, default in defaults.items()}
+    return {name: parsed.get(name, default) for name, default in defaults.items()}
 
 
 def sample_prior(name: str, prior: Prior):
@@ -68,7 +68,7 @@ def sample_prior(name: str, prior: Prior):
 
 
 def sample_shaped(name: str, prior: Prior, shape: tuple[int, ...] = ()):
-    """Sample a parameter of some shape, with independent elements, or return its value where it is fixed."""
+    """Sample independent elements of a parameter with this shape; a fixed parameter has its value in all elements."""
     if not isinstance(prior, dist.Distribution):
         return jnp.full(shape, float(prior))
     return jnp.asarray(numpyro.sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior))
@@ -78,8 +78,8 @@ def in_stated_parameters() -> bool:
     """Return whether the program should sample its parameters directly, without reparametrisation.
 
     Reparametrisation makes sampling efficient and leaves the joint density of the parameters unchanged. A NumPyro
-    handler that needs the parameters themselves, such as that of `hbm_jax.inference.maximum_likelihood`, answers the
-    message ``stated_parameters`` with True.
+    handler that needs the parameters themselves, such as that of `hbm_jax.inference.maximum_likelihood`, sets the value
+    of the message ``stated_parameters`` to True.
     """
     return bool(apply_stack({"type": "stated_parameters", "value": False})["value"])
 
@@ -87,7 +87,7 @@ def in_stated_parameters() -> bool:
 def in_data_units(prior: Prior, unit, center=0.0) -> Prior:
     """Return the prior of a standardised quantity, transformed to the units of the data.
 
-    Normal and half-normal distributions are transformed; others are those of a quantity without unit.
+    Normal and half-normal distributions are transformed; others, of dimensionless quantities, are unchanged.
     """
     if isinstance(prior, dist.Normal):
         return dist.Normal(center + unit * prior.loc, unit * prior.scale)

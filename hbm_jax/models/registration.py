@@ -1,4 +1,4 @@
-"""Choice among the laws and cosmologies that are registered, also by other packages."""
+"""Choice among registered laws and cosmologies, including those of other packages."""
 
 from collections.abc import Iterable
 

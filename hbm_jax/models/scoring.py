@@ -1,7 +1,7 @@
 """Best fits of many objects at once by damped Fisher scoring, for the coordinates in which a population is sampled.
 
-The likelihoods of all objects are evaluated together by one compiled function, which SciPy's optimisers, made for one
-object each, would call once per object; the iteration between the calls is NumPy.
+One compiled function evaluates the likelihoods of all objects together; SciPy's optimisers, which fit one object at a
+time, would evaluate all of them for each. The iteration between evaluations is NumPy.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MAX_STEP = 0.5  # of a parameter
+_MAX_STEP = 0.5  # largest change of a parameter in one iteration
 _DAMPING, _FACTOR = 1e-2, 5.0  # initial damping; it falls or rises by the factor with each accepted or rejected step
 
 
@@ -24,9 +24,9 @@ class Evaluation(NamedTuple):
 
 
 def linearized(expected: Callable, theta: Any) -> tuple[jax.Array, jax.Array]:
-    """Return expected counts (M, G) and their derivatives (K, M, G) in the parameters (N, K), each object with its own.
+    """Return expected counts (M, G) and their derivatives (K, M, G) in the parameters of N objects, (N, K).
 
-    No count may depend on the parameters of two objects.
+    A count may depend on the parameters of one object only.
     """
     counts, jvp = jax.linearize(expected, theta)
     num = theta.shape[1]
@@ -34,7 +34,7 @@ def linearized(expected: Callable, theta: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def log_posterior(evaluation: Evaluation, theta, mean, precision) -> np.ndarray:
-    """Return the log likelihood of each object times a normal prior of diagonal precision, up to a constant, (N,)."""
+    """Return the log posterior of each object for a normal prior of diagonal precision, up to a constant, (N,)."""
     return evaluation.log_likelihood - 0.5 * np.sum(precision * (theta - mean) ** 2, axis=1)
 
 
@@ -46,12 +46,12 @@ def fisher_scoring(
     precision: Any,
     num_steps: int,
 ) -> tuple[np.ndarray, Evaluation]:
-    """Maximise the likelihood of every object times a normal prior by the method of Levenberg and Marquardt.
+    """Maximise the posterior of every object for a normal prior by the method of Levenberg and Marquardt.
 
     Parameters
     ----------
     evaluate : callable
-        Returns the `Evaluation` at parameters (N, K). A step to where its log likelihood is NaN is rejected.
+        Returns the `Evaluation` at parameters (N, K). A step to a NaN log likelihood is rejected.
     theta, evaluation : (N, K), Evaluation
         Starting point, and the result of ``evaluate`` there.
     mean, precision : (K,)

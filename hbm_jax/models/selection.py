@@ -1,9 +1,9 @@
-"""A selection is the probability that an object is in the data, given the measured value of one of its quantities.
+"""Selection of the objects in the data by the measured value of one of their quantities.
 
-A model with a selection multiplies the density of each object by that probability and divides it by the share of all
-objects that are detected, and its simulations draw the detected ones only. The probability is a step at a limit, or a
-normal distribution function of some width about it. Limit and width are known or parameters with priors, or every
-object has a known limit in a column of the data.
+A model with a selection multiplies the density of each object by its detection probability and divides it by the
+expected fraction of detected objects; simulations draw detected objects only. The detection probability is a step at a
+limit, or a normal distribution function of some width about it. Limit and width are known or parameters with priors, or
+every object has a known limit in a column of the data.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Selection:
 
     Notes
     -----
-    Its text, such as ``"x > 1.0"`` for values missing below 1, has the same information; see `as_selections`.
+    `as_selections` restores a selection from its ``str``, such as ``"x > 1.0"`` for values missing below 1.
 
     Examples
     --------
@@ -140,7 +140,7 @@ class Selection:
         return {name: symbol for name, symbol in zip(self.names, (limit, width), strict=True) if name in self.priors}
 
     def with_priors(self, priors: Mapping[str, Prior]) -> "Selection":
-        """Return the selection with the priors, or values, that a model has of its parameters."""
+        """Return the selection with other priors, or values, of its parameters, by name."""
         limit, width = self.limit, self.width
         if not isinstance(limit, str):
             limit = priors[self.names[0]]
@@ -213,7 +213,7 @@ def as_selections(choice: str | Selection | Sequence[Selection], model: str) -> 
 
 
 def selections_to_text(chosen: Sequence[Selection]) -> str:
-    """Return the text from which `as_selections` returns the same."""
+    """Return the text of selections, which `as_selections` reads."""
     return " and ".join(map(str, chosen)) or NONE
 
 

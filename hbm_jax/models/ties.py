@@ -103,8 +103,8 @@ class Tie:
         if _is_function(node) and len(node.args) == 1 and not node.keywords:  # type: ignore[attr-defined]
             return FUNCTIONS[node.func.id](self._value(node.args[0], values))  # type: ignore[attr-defined]
         raise ValueError(
-            f"{self._expected}, where {ast.unparse(node)!r} is none of numbers, parameters, + - * / ** and the "
-            f"functions {', '.join(FUNCTIONS)} of one argument."
+            f"{self._expected}, where {ast.unparse(node)!r} is not a number, a parameter, an operation + - * / **, or "
+            f"a function {', '.join(FUNCTIONS)} of one argument."
         )
 
 
@@ -142,7 +142,7 @@ def prior_from_text(text: str, name: str = "prior") -> Any:
 
 
 def ordered_ties(priors: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Tie]:
-    """Return the ties among priors, in an order in which each needs only parameters known before it.
+    """Return the ties among priors, sorted so that each depends only on untied parameters and previous ties.
 
     Parameters
     ----------
@@ -154,22 +154,22 @@ def ordered_ties(priors: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[
     Raises
     ------
     ValueError
-        For a formula with an unknown parameter, with the nearest name; and for a circle, which is written out.
+        For a formula that names an unknown parameter, and for formulas that depend on each other.
     """
     ties = {name: prior for name, prior in priors.items() if isinstance(prior, Tie)}
     for name, tie in ties.items():
         for other in (name, *tie.parameters):
             if other not in allowed:
                 raise ValueError(
-                    f"prior.{name}: expected a formula of parameters in {tie.text!r}; found {other!r}"
-                    f"{did_you_mean(other, allowed)}, which is none of {listed(allowed)}."
+                    f"prior.{name}: expected a formula of the parameters {listed(allowed)}; found {other!r}"
+                    f"{did_you_mean(other, allowed)} in {tie.text!r}."
                 )
     ordered: dict[str, Tie] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            circle = " -> ".join([*path[path.index(name) :], name])
-            raise ValueError(f"prior.{name}: expected formulas without a circle; found {circle}.")
+            cycle = " -> ".join([*path[path.index(name) :], name])
+            raise ValueError(f"prior.{name}: expected formulas that do not depend on each other; found {cycle}.")
         if name in ties and name not in ordered:
             for other in ties[name].parameters:
                 visit(other, (*path, name))

@@ -26,7 +26,7 @@ class Varying:
     Attributes
     ----------
     parameter, site : str
-        Its name in the expression, and the name of what is normal: the parameter, its negative, its log10 or its logit.
+        Name of the parameter in the expression, and of the normal site: the parameter, its negative, log10 or logit.
     scale : str
         ``"linear"``, ``"negative"``, ``"log10"`` or ``"logit"``.
     unit : str
@@ -36,8 +36,8 @@ class Varying:
     std : float
         Scale of the half-normal prior of its standard deviation.
     start_std, min_std : float
-        Standard deviation of the population where members are fitted one by one, and the smallest one estimated from
-        such fits.
+        Standard deviation of the prior in separate fits of the members, and lower bound of the population's standard
+        deviation estimated from these fits.
     """
 
     parameter: str
@@ -80,7 +80,7 @@ def varying_of(name: str, parameter: Parameter) -> Varying:
     Raises
     ------
     ValueError
-        If the default prior is of another kind.
+        If the default prior is not normal, truncated normal, log-normal, or uniform from 0 to 1.
     """
     prior: Any = distribution_from_text(parameter.prior, name)
     if isinstance(prior, dist.LogNormal):
@@ -89,7 +89,7 @@ def varying_of(name: str, parameter: Parameter) -> Varying:
         loc, width, scale = 0.0, 1.5, "logit"
     elif isinstance(prior, dist.Normal):
         loc, width, scale = float(prior.loc), float(prior.scale), "linear"
-    elif hasattr(prior, "base_dist"):  # a truncated normal distribution
+    elif isinstance(getattr(prior, "base_dist", None), dist.Normal):  # a truncated normal distribution
         loc, width, scale = float(prior.base_dist.loc), float(prior.base_dist.scale), "linear"
     else:
         raise ValueError(

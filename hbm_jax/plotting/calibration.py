@@ -10,7 +10,7 @@ from hbm_jax.plotting.style import BLACK, BLUE, GREY, VERMILION, Figure, house_s
 
 COLUMNS = 4
 LIGHT, DARK = "#ededed", "#d2d2d2"
-MAX_PANELS = 24  # of more quantities, those with the largest p values are drawn together in the last panel
+MAX_PANELS = 24  # with more quantities, those with the largest p values share the last panel
 
 
 def calibration(result: Calibration) -> Figure:
@@ -29,8 +29,8 @@ def calibration(result: Calibration) -> Figure:
         is calibrated, 95 % of the curves lie entirely within the dark band. A curve that leaves the light band fails;
         a quantity can also fail by the mean or the mean square of its normal scores. A maximum above zero means that
         the posterior is too high, a minimum below zero that it is too low, a maximum followed by a minimum that it is
-        too narrow. Quantities that fail are vermilion, with their verdict. Above are the smallest errors that so many
-        replicates find (`Calibration.detectable`).
+        too narrow. Quantities that fail are vermilion, with their verdict. The title has the smallest errors that
+        this number of replicates detects (`Calibration.detectable`).
 
     Examples
     --------
@@ -71,15 +71,15 @@ def calibration(result: Calibration) -> Figure:
             for name in pooled:
                 panel.plot(*curves[name], color=BLUE, lw=0.5, alpha=0.5)
             panel.set_title(f"{len(pooled)} others, uniform", fontsize=9.0)
-        corner_panel = axes[0, 0]
-        corner_panel.set_xlim(0.0, 1.0)
-        corner_panel.set_ylim(-limit, limit)
-        corner_panel.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
-        corner_panel.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+        first_panel = axes[0, 0]  # all panels share its axes
+        first_panel.set_xlim(0.0, 1.0)
+        first_panel.set_ylim(-limit, limit)
+        first_panel.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
+        first_panel.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
         figure.supxlabel("posterior probability below the true value", fontsize=10.0)
         bias, narrow, wide = result.detectable
-        found = rf"bias $\pm{bias:.2g}\,\sigma$, width $-{100 * (1 - narrow):.0f}$ or $+{100 * (wide - 1):.0f}$ %"
-        figure.suptitle(f"found with 90 % probability:{chr(10) if num_columns < 3 else ' '}{found}", fontsize=9.0)
+        errors = rf"bias $\pm{bias:.2g}\,\sigma$, width $-{100 * (1 - narrow):.0f}$ or $+{100 * (wide - 1):.0f}$ %"
+        figure.suptitle(f"detected with 90 % probability:{chr(10) if num_columns < 3 else ' '}{errors}", fontsize=9.0)
         figure.supylabel("ECDF $-$ uniform", fontsize=10.0)
     return figure
 

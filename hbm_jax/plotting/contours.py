@@ -55,10 +55,11 @@ def joint_posterior(draws: np.ndarray, priors: list[Any], ranges: list[tuple[flo
         main.contourf(*centres, density.T, [*levels, 2.0 * density.max()], colors=[SKY, BLUE], alpha=0.75)
         main.contour(*centres, density.T, levels, colors=[BLUE], linewidths=0.9)
         _draw_prior(main, priors, ranges, centres, curves)
-        for axis, values, centre, curve, on_side in (
-            (above, draws[0], centres[0], curves[0], False), (beside, draws[1], centres[1], curves[1], True),
-        ):  # fmt: skip
-            marginal = np.histogram(values, np.linspace(*_cell_edges(centre), len(centre) // 2 + 1), density=True)
+        for axis, values, edge, centre, curve, on_side in (
+            (above, draws[0], edges[0], centres[0], curves[0], False),
+            (beside, draws[1], edges[1], centres[1], curves[1], True),
+        ):
+            marginal = np.histogram(values, edge[::2], density=True)
             axis.stairs(
                 *marginal, color=BLUE, fill=True, alpha=0.6, orientation="horizontal" if on_side else "vertical"
             )
@@ -110,12 +111,6 @@ def _prior_grid(prior, default_range: tuple[float, float]) -> np.ndarray:
         return np.linspace(*default_range, NUM_GRID)
     low, high = (float(getattr(prior, name, mean + sign * 6.0 * std)) for name, sign in (("low", -1), ("high", 1)))
     return np.linspace(low, high, NUM_GRID) if np.isfinite([low, high]).all() else np.linspace(*default_range, NUM_GRID)
-
-
-def _cell_edges(centres) -> tuple[float, float]:
-    """Return the outer edges of cells with these centres."""
-    half = 0.5 * (centres[1] - centres[0])
-    return centres[0] - half, centres[-1] + half
 
 
 def density_of(prior, grid) -> np.ndarray:

@@ -65,9 +65,11 @@ def corner(
     draws = {name: values.ravel() for name, values in named_draws(fit, names).items()}
     table = np.column_stack(list(draws.values())) if draws else np.zeros((0, 0))
     table = table[np.isfinite(table).all(axis=1)]
+    if not table.size:
+        raise ValueError("corner: expected parameters that vary; found none with finite draws.")
     constant = [name for name, column in zip(draws, table.T, strict=True) if np.ptp(column) == 0]
-    if constant or not table.size:
-        raise ValueError(f"corner: expected parameters that vary; found constant: {', '.join(constant) or 'none'}.")
+    if constant:
+        raise ValueError(f"corner: expected parameters that vary; found constant {', '.join(constant)}.")
     unknown = [name for name in truth or () if name not in draws]
     if unknown:
         raise ValueError(f"corner: truth: expected values of {', '.join(draws)}; found {', '.join(unknown)}.")
@@ -80,8 +82,7 @@ def corner(
         _draw_contours(grid, scaled)
         _draw_histograms(grid, scaled, grid.scaled(np.stack([lower, median, upper])))
         if truth:
-            known = {index: truth[name] for index, name in enumerate(draws) if name in truth}
-            grid.mark(known)
+            grid.mark({index: truth[name] for index, name in enumerate(draws) if name in truth})
         grid.frame([_inner_ticks(low, high, 4 if size <= 4 else 3) for low, high in grid.ranges])
         for index, name in enumerate(draws):
             numbers = quoted_math(quote(median[index], lower[index], upper[index]))
@@ -127,8 +128,8 @@ class _Grid:
         extent = self.size + GAP * (self.size - 1)
         width, height = LEFT + panel * self.size + RIGHT, BOTTOM + panel * self.size + TOP
         self.figure, self.inch = Figure(figsize=(width, height)), extent / (panel * self.size)
-        place = (LEFT / width, BOTTOM / height, panel * self.size / width, panel * self.size / height)
-        self.axes = self.figure.add_axes(place, xlim=(0.0, extent), ylim=(0.0, extent))
+        bounds = (LEFT / width, BOTTOM / height, panel * self.size / width, panel * self.size / height)
+        self.axes = self.figure.add_axes(bounds, xlim=(0.0, extent), ylim=(0.0, extent))
         self.axes.set_axis_off()
 
     def origin(self, row: int, column: int) -> np.ndarray:
@@ -161,17 +162,17 @@ class _Grid:
     def frame(self, ticks: Sequence[Sequence[float]]) -> None:
         """Draw the frame of every panel, its ticks, and their numbers at the lower and the left edge."""
         square = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
-        length, lines, small = TICK * self.inch, [], []
+        length, frames, tick_marks = TICK * self.inch, [], []
         positions = [[(t - low) / (high - low) for t in v] for v, (low, high) in zip(ticks, self.ranges, strict=True)]
         for row in range(self.size):
             for column in range(row + 1):
                 origin = self.origin(row, column)
-                lines.append(origin + square)
+                frames.append(origin + square)
                 for edge in (np.array([0.0, length]), np.array([1.0, 1.0 - length])):
-                    small += [origin + np.column_stack([[p, p], edge]) for p in positions[column]]
-                    small += [origin + np.column_stack([edge, [p, p]]) for p in positions[row] if row != column]
-        self.add_lines(lines, colors=BLACK, linewidths=0.8, joinstyle="miter")
-        self.add_lines(small, colors=BLACK, linewidths=0.6)
+                    tick_marks += [origin + np.column_stack([[p, p], edge]) for p in positions[column]]
+                    tick_marks += [origin + np.column_stack([edge, [p, p]]) for p in positions[row] if row != column]
+        self.add_lines(frames, colors=BLACK, linewidths=0.8, joinstyle="miter")
+        self.add_lines(tick_marks, colors=BLACK, linewidths=0.6)
         style: dict[str, Any] = {"rotation": 45.0, "rotation_mode": "anchor", "fontsize": 9.0, "ha": "right"}
         for index, values in enumerate(ticks):
             for number, position in zip(_numbers(values), positions[index], strict=True):

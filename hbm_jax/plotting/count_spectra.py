@@ -56,7 +56,7 @@ def spectra(
     max_num : int
         Largest number of sources.
     expected : Folded, optional
-        Result of `hbm_jax.plotting.folded_draws.folded`, if it is known already.
+        Result of `hbm_jax.plotting.folded_draws.folded`; by default it is computed.
 
     Returns
     -------
@@ -116,11 +116,11 @@ def residuals(counts: Floats, expected: Floats) -> Floats:
 
 def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
     """Draw counts, model and background of one spectrum in the upper axes, and residuals in the lower."""
-    s = stack_of(data)
-    used = np.asarray(s.used[row])
-    low, high = np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used]
-    binned = points(s, row)
-    exposure = float(s.exposure[row])
+    stack = stack_of(data)
+    used = np.asarray(stack.used[row])
+    low, high = np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used]
+    binned = points(stack, row)
+    exposure = float(stack.exposure[row])
     per_bin = 1.0 / (exposure * binned.bins.total(high - low))
     _draw_points(upper, binned, per_bin)
     # The background of single groups is noisy, so the background of each bin is distributed over its groups.
@@ -150,8 +150,8 @@ def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
     upper.set_yscale("log")
     upper.set_ylim(max(floor, LOWEST * top), 4.0 * top)
     upper.tick_params(labelbottom=False)
-    total = int(np.asarray(s.counts[row]).sum())
-    name = (s.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
+    total = int(np.asarray(stack.counts[row]).sum())
+    name = (stack.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
     redshift = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
     upper.set_title(f"{name}{redshift}, {total} counts", fontsize=8.0, pad=2.5)
     _few_ticks(lower, low.min(), high.max())
@@ -225,7 +225,7 @@ def unfolded_spectrum(
     num_draws : int
         Number of posterior draws from which the bands are computed.
     expected : Folded, optional
-        Result of `hbm_jax.plotting.folded_draws.folded`, if it is known already.
+        Result of `hbm_jax.plotting.folded_draws.folded`; by default it is computed.
 
     Returns
     -------
@@ -247,9 +247,9 @@ def unfolded_spectrum(
     if not isinstance(model_of(fit), SpectralFit):
         model_and_data(fit, Afterglow, Afterglows, "unfolded_spectrum")
     (row,) = rows_of(fit.data, name, 1, "unfolded_spectrum")
-    s = stack_of(fit.data)
-    used = np.asarray(s.used[row])
-    binned = points(s, row)
+    stack = stack_of(fit.data)
+    used = np.asarray(stack.used[row])
+    binned = points(stack, row)
     low, high = binned.bins.low.min(), binned.bins.high.max()
     energy = np.geomspace(low, high, NUM_ENERGIES)
     unabsorbed, absorbed, transmissions = unfolded(fit, row, energy, num_draws)
@@ -257,12 +257,7 @@ def unfolded_spectrum(
     model = folded(fit, "unfolded_spectrum", num_draws) if expected is None else expected
     source = np.median(binned.bins.total(model.source[:, row, used]), axis=0)
     background = np.median(binned.bins.total(model.background[:, row, used]), axis=0)
-    cumulative = np.append(
-        0.0, np.cumsum(np.diff(energy) * 0.5 * (absorbed[:, 1:] + absorbed[:, :-1]), axis=1).mean(axis=0)
-    )
-    start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
-    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(source, 1e-300)
-    net = binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0))
+    net, scale = unfolded_points(binned, source, background, energy, absorbed.mean(axis=0))
     with house_style():
         figure, axes = panels(
             2, 1, (5.6, 5.6), margins=(0.75, 0.12, 0.48, 0.3), gaps=(0.0, 0.1), sharex=True, height_ratios=(1.9, 1.0)
@@ -289,6 +284,26 @@ def unfolded_spectrum(
         lower.set_xlabel("observed energy [keV]")
         figure.align_ylabels()
     return figure
+
+
+def unfolded_points(
+    binned: Points, source: Floats, background: Floats, energy: Floats, model: Floats
+) -> tuple[Points, Floats]:
+    """Return counts less background, and the factor that converts them to E^2 dN/dE [erg/cm^2/s].
+
+    Parameters
+    ----------
+    binned : Points
+        Data of a spectrum in B bins.
+    source, background : (B,)
+        Expected counts.
+    energy, model : (E,)
+        Energies [keV] and E^2 dN/dE of the model, whose mean in a bin corresponds to the expected counts.
+    """
+    cumulative = np.append(0.0, np.cumsum(np.diff(energy) * 0.5 * (model[1:] + model[:-1])))
+    start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
+    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(source, 1e-300)
+    return binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0)), scale
 
 
 def _logarithmic(axis, bottom: float, top: float) -> None:
@@ -321,13 +336,13 @@ class Unfolded(NamedTuple):
 
     Attributes
     ----------
-    bare, absorbed : (draw, E)
+    unabsorbed, absorbed : (draw, E)
         Unabsorbed and absorbed E^2 dN/dE [erg/cm^2/s].
     transmissions : dict of str to (draw, E)
         Transmission of each absorber.
     """
 
-    bare: Floats
+    unabsorbed: Floats
     absorbed: Floats
     transmissions: dict[str, Floats]
 

@@ -9,7 +9,7 @@ from hbm_jax.inference.criticism.sensitivity import THRESHOLD
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, VERMILION, Figure, house_style
 
-MAX_TICKS = 12  # units up to which each is named at the axis
+MAX_TICKS = 12  # largest number of units that are named at the axis
 NAMED = 5  # largest number of units with a bad Pareto k that are named
 SHADE = "#e4e4e4"
 
@@ -139,9 +139,9 @@ def comparison(result: Comparison) -> Figure:
             bad = f"; {int(model['num_bad_k'])} bad $k$" if model["num_bad_k"] else ""
             text = "best" if row == rows[0] else f"${difference:.1f} \\pm {error:.1f}$"
             known = len(result.evidences) > 1 and name in result.evidences
-            of_evidence = rf"; $\Delta \ln Z = {evidence[name]:.2f}$" if known else ""
+            evidence_text = rf"; $\Delta \ln Z = {evidence[name]:.2f}$" if known else ""
             axes.annotate(
-                f"{text}, weight {model['weight']:.2f}{bad}{of_evidence}",
+                f"{text}, weight {model['weight']:.2f}{bad}{evidence_text}",
                 (1.0, row),
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),

@@ -88,17 +88,17 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
     return np.array([float(value)])
 
 
-def spread(total: int, wanted: int) -> np.ndarray:
-    """Return the indices of at most ``wanted`` draws, evenly spaced."""
-    return np.linspace(0, total - 1, min(wanted, total)).round().astype(int)
+def spread(total: int, num: int) -> np.ndarray:
+    """Return evenly spaced indices of at most ``num`` of ``total`` draws."""
+    return np.linspace(0, total - 1, min(num, total)).round().astype(int)
 
 
-def model_and_data(fit: Fit, model: type[Model], container: type[Data], what: str) -> tuple[Model, Data]:
-    """Return model and data of a fit; raise ValueError unless they have the expected classes."""
+def model_and_data(fit: Fit, model: type[Model], container: type[Data], caller: str) -> tuple[Model, Data]:
+    """Return model and data of a fit; raise ValueError, in the name of ``caller``, unless they have these classes."""
     program: Any = model_of(fit)
     if isinstance(program, model) and isinstance(fit.data, container):
         return program, fit.data
     description = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"
     raise ValueError(
-        f"{what}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {description}."
+        f"{caller}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {description}."
     )

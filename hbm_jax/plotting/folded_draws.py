@@ -36,14 +36,14 @@ class Folded(NamedTuple):
     background: Floats
 
 
-def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded:
+def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Folded:
     """Return the expected counts at posterior draws, computed as in the model.
 
     Parameters
     ----------
     fit : Fit
         Fit of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
-    what : str
+    caller : str
         Name of the calling function, for error messages.
     num_draws : int
         Number of posterior draws, spread evenly over the chains.
@@ -51,8 +51,8 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     Returns
     -------
     Folded
-        The background is the best one at each draw (wstat, pgstat), its posterior mean given the background region
-        (marginal), the scaled counts of the background region (chi-square), or 0 (cstat).
+        The background is the best-fitting one at each draw (wstat, pgstat), its posterior mean given the background
+        region (marginal), the scaled counts of the background region (chi-square), or 0 (cstat).
     """
     chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
     program: Any = model_of(fit)
@@ -72,7 +72,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
             return program.expected(prepared, draw)
 
     else:
-        model_and_data(fit, Afterglow, Afterglows, what)
+        model_and_data(fit, Afterglow, Afterglows, caller)
         prepared, draws = fit.bound_args[0], parameters(fit, num_draws)
 
         def expected(draw):
@@ -81,8 +81,9 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     with jax.enable_x64(True):
         run = jax.jit(lambda draws: jax.lax.map(expected, draws, batch_size=CHUNK))
         source = np.asarray(run(draws))
-    s = prepared.statistic
-    return Folded(source, np.where(s.used, stack_of(fit.data).expected_background(source, s), 0.0))
+    statistic = prepared.statistic
+    background = stack_of(fit.data).expected_background(source, statistic)
+    return Folded(source, np.where(statistic.used, background, 0.0))
 
 
 def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
@@ -172,16 +173,16 @@ class Points(NamedTuple):
     error: Floats | None = None
 
 
-def points(s: SpectrumStack, row: int) -> Points:
+def points(stack: SpectrumStack, row: int) -> Points:
     """Return the data of one source, rebinned for a figure."""
-    used = np.asarray(s.used[row])
-    counts, error = np.asarray(s.counts[row])[used], np.asarray(s.error[row])[used]
-    if s.has_gaussian_counts[row]:
-        bins = Joined(np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used], np.arange(len(counts)))
+    used = np.asarray(stack.used[row])
+    counts, error = np.asarray(stack.counts[row])[used], np.asarray(stack.error[row])[used]
+    if stack.has_gaussian_counts[row]:
+        bins = Joined(np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used], np.arange(len(counts)))
         return Points(bins, counts, error, error, np.zeros(len(counts)), error)
-    bins = joined(counts, np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used])
+    bins = joined(counts, np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used])
     total = bins.total(counts)
-    background = bins.total((np.asarray(s.background[row]) / np.asarray(s.ratio[row]))[used])
+    background = bins.total((np.asarray(stack.background[row]) / np.asarray(stack.ratio[row]))[used])
     below = total - _lower_limit(total)
     return Points(bins, total, below, 1.0 + np.sqrt(total + 0.75), background)
 
@@ -228,7 +229,7 @@ def of_source(fit: Fit, row: int, num_draws: int = NUM_DRAWS) -> dict[str, Float
     return {name: v[:, row] if v.ndim == 2 else v for name, v in parameters(fit, num_draws).items()}
 
 
-def rows_of(data: Any, names, max_num: int, what: str) -> list[int]:
+def rows_of(data: Any, names, max_num: int, caller: str) -> list[int]:
     """Return the indices of sources by name; by default of those with the most counts, in the order of the data.
 
     For bursts, the names are those of spectra; the default is the brightest interval of each of the brightest bursts,
@@ -248,14 +249,15 @@ def rows_of(data: Any, names, max_num: int, what: str) -> list[int]:
     selected = [names] if isinstance(names, str) else list(names)
     for name in selected:
         if name not in known:
-            raise ValueError(f"{what}: expected names among {', '.join(known[:20])}; found {name!r}.")
+            raise ValueError(f"{caller}: expected names among {', '.join(known[:20])}; found {name!r}.")
     return [known.index(name) for name in selected[:max_num]]
 
 
 def _brightest(data: BurstSpectra, max_num: int) -> list[int]:
     """Return all spectra of the brightest interval of each burst, brightest bursts first, up to ``max_num`` spectra."""
-    s, interval_of = data.spectra, np.asarray(data.spectrum_interval)
-    rate = np.bincount(interval_of, np.asarray(s.counts).sum(axis=1)) / np.bincount(interval_of, np.asarray(s.exposure))
+    stack, interval_of = data.spectra, np.asarray(data.spectrum_interval)
+    counts, exposures = np.asarray(stack.counts).sum(axis=1), np.asarray(stack.exposure)
+    rate = np.bincount(interval_of, counts) / np.bincount(interval_of, exposures)
     burst = np.asarray(data.interval_burst)
     brightest = [max(np.flatnonzero(burst == b), key=lambda i: rate[i]) for b in range(len(data))]
     rows: list[int] = []

@@ -10,7 +10,7 @@ from hbm_jax.inference.model_check.result import ModelCheck, Worst, numbers_by_s
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLUE, GREY, VERMILION, Figure, house_style
 
-MAX_LABELS = 12  # groups up to which each is named at the axis
+MAX_LABELS = 12  # largest number of groups that are named at the axis
 AXES = {  # covariates with a unit, or with more than a symbol
     "z_cmb": r"redshift $z_\mathrm{CMB}$",
     "z_hel": r"redshift $z_\mathrm{hel}$",
@@ -81,14 +81,14 @@ def _against_covariate(axes, worst: Worst) -> None:
         edges = [(values.min(), values.max()) for values in members]
     used = codes >= 0
     axes.plot(worst.positions[used], worst.residuals[used], ".", color=GREY, ms=2.0, alpha=0.5, zorder=1)
-    for (low, high), (a, b, c, d) in zip(edges, worst.mean_bands.T, strict=True):
-        axes.fill_between([low, high], a, d, color=BAND_95, lw=0, zorder=2, alpha=0.9)
-        axes.fill_between([low, high], b, c, color=BAND_68, lw=0, zorder=3, alpha=0.9)
+    for edge, (low_95, low_68, high_68, high_95) in zip(edges, worst.mean_bands.T, strict=True):
+        axes.fill_between(edge, low_95, high_95, color=BAND_95, lw=0, zorder=2, alpha=0.9)
+        axes.fill_between(edge, low_68, high_68, color=BAND_68, lw=0, zorder=3, alpha=0.9)
     outside = (means < worst.mean_bands[0]) | (means > worst.mean_bands[-1])
     text = "mean of a group" if worst.labels else "mean in a bin"
-    for is_outside, colour, words in ((~outside, BLUE, text), (outside, VERMILION, f"{text}, outside 95 %")):
-        if is_outside.any():
-            axes.plot(centres[is_outside], means[is_outside], "o", color=colour, ms=5.0, zorder=4, label=words)
+    for mask, colour, entry in ((~outside, BLUE, text), (outside, VERMILION, f"{text}, outside 95 %")):
+        if mask.any():
+            axes.plot(centres[mask], means[mask], "o", color=colour, ms=5.0, zorder=4, label=entry)
     axes.set_xlabel(AXES.get(worst.covariate, _with_symbols(worst.covariate)))
     axes.set_ylabel("residual [standard deviations]")
 

@@ -23,14 +23,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 GREY = "#6b6b6b"
-SERIES = (
-    BLUE,
-    ORANGE,
-    GREEN,
-    PURPLE,
-    SKY,
-    VERMILION,
-)  # for categories, in this order; yellow is too faint
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)  # for categories, in this order; yellow is too faint
 BAND_95, BAND_68 = "#c9c9c9", "#9a9a9a"
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)  # ends of the 95 and the 68 % interval, and the median
 
@@ -97,7 +90,7 @@ def panels(
     gaps: tuple[float, float] = (0.12, 0.12),
     **options: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its axes, (rows, columns), at fixed distances; solving for them costs as much as drawing.
+    """Return a figure and its axes, (rows, columns), at fixed distances: a layout solver takes as long as drawing.
 
     Parameters
     ----------

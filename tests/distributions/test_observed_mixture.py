@@ -125,6 +125,21 @@ def reference(name, object_number, selected=False):
     return p | (SELECTION if selected else {})
 
 
+def test_a_selection_without_width_is_a_step():
+    """The detected fraction is a normal probability, and values beyond the limit have no density."""
+    slope, limit = SELECTION["slope"], SELECTION["limit"]
+    step = ObservedMixture(**PARTS, selection=ProbitSelection(limit, None, slope))
+    fraction = np.zeros(2)
+    for k, weight in enumerate(np.exp(PARTS["log_weights"])):
+        mean = PARTS["loc"][k] + PARTS["offset"]
+        covariance = PARTS["scale_tril"][k] @ PARTS["scale_tril"][k].T + PARTS["noise_covariance"]
+        fraction += weight * stats.norm.cdf((limit - mean @ slope) / np.sqrt(slope @ covariance @ slope))
+    np.testing.assert_allclose(step.log_detected, np.log(fraction), rtol=1e-12)
+    below, above = np.array([0.0, 0.3]), np.array([0.0, 0.5])
+    np.testing.assert_allclose(step.log_prob(below), ObservedMixture(**PARTS).log_prob(below) - np.log(fraction))
+    assert (np.asarray(step.log_prob(above)) == -np.inf).all()
+
+
 CASES = [(None, False), (None, True), ("half normal", False), ("exponential", True), ("truncated", True)]
 X = np.linspace(-7, 9, 129)
 GRID = np.stack(np.meshgrid(X, X, indexing="ij"), axis=-1)

@@ -13,6 +13,7 @@ from scipy import stats
 import hbm_jax as hbm
 from hbm_jax.data import AfterglowPopulation, read_afterglows, write_afterglows
 from hbm_jax.models import Afterglow
+from hbm_jax.models.varying import varying_of
 from hbm_jax.models.xray.absorbed_counts import values_of
 from hbm_jax.spectra import Parameter, component, photons
 from hbm_jax.spectra.model import registration
@@ -184,6 +185,11 @@ def test_a_parameter_can_be_common(data):
 def test_bad_expressions(options, words):
     with pytest.raises(ValueError, match=words):
         Afterglow(**options)
+
+
+def test_a_default_prior_without_a_population_is_named():
+    with pytest.raises(ValueError, match=r"kT: expected a normal, log-normal .*found LogUniform\(0.1, 10\)"):
+        varying_of("kT", Parameter("keV", "LogUniform(0.1, 10)", "temperature"))
 
 
 def test_the_default_is_an_expression_too():

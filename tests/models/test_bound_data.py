@@ -56,6 +56,12 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize(("model", "expected"), [(Golenetskii(), "Bursts"), (Afterglow(), "Afterglows")])
+def test_data_of_another_type_are_rejected(model, expected):
+    with pytest.raises(DataError, match=f"expected {expected}; found list"):
+        model.bind([])
+
+
 def values_of(model, data):
     """Draw a value of every latent site."""
     trace = handlers.trace(handlers.seed(model, 3)).get_trace(data)

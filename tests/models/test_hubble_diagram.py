@@ -438,7 +438,7 @@ def test_what_is_refused():
     with pytest.raises(DataError, match="expects calibrators in the sample; found none"):
         HubbleDiagram(calibrated=True).without_each_survey(one_calibrator)
     bound = HubbleDiagram(intrinsic_scatter=True, priors={"sigma_int": 0.1}).bind(flow)
-    with pytest.raises(DataError, match=r"with an intrinsic scatter of None; found 0\.1"):
+    with pytest.raises(DataError, match=r"with the same intrinsic scatter, a free value; found 0\.1 mag"):
         traced(HubbleDiagram(intrinsic_scatter=True), bound)
     for options, words in (
         ({"cosmology": "wdcm"}, "did you mean 'wcdm'"),

@@ -232,7 +232,12 @@ def test_models_come_back_and_simulate():
         ({"y": list("abc") + ["a"] * 37}, {}, {}, ["y: expected numbers for the family 'normal'", "a, b, c"]),
         ({"y": list("ab") * 20}, {"family": "categorical"}, {}, ["no terms of groups", "found g"]),
         ({}, {"family": "student_t"}, {"error": "e"}, ["expected the family 'normal' with known errors"]),
-        ({}, {"priors": {"coef[z]": 1.0}}, {}, ["prior.coef[z]: 'z' is not in y ~ x + (1 | g)", "Intercept, x"]),
+        (
+            {},
+            {"priors": {"coef[z]": 1.0}},
+            {},
+            ["prior.coef[z]", "one of Intercept, x, the terms of y ~ x"],
+        ),
         ({}, {"priors": {"sd[h]": 1.0}}, {}, ["prior.sd[h]", "expected one of g"]),
     ],
 )

@@ -378,7 +378,7 @@ def test_bad_choices(arguments, words):
 
 
 def test_bad_data(two):
-    with pytest.raises(DataError, match="expected a SpectrumStack; found list"):
+    with pytest.raises(DataError, match="expected SpectrumStack; found list"):
         MODEL.prepare([two])
     with pytest.raises(ValueError, match="expected a value of 'host_nh'"):
         MODEL.expected(two, {"photon_index": 2.0, "log10_flux": -11.0})

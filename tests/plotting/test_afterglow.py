@@ -118,9 +118,11 @@ def test_unfolded_spectrum_by_hand(fit):
     energy = np.geomspace(0.3, 10.0, 4001)
     found = count_spectra.unfolded(fit, 1, energy, 4)
     # Integrated over the band it is the flux.
-    flux = np.trapezoid(found.bare / energy, energy, axis=1)
+    flux = np.trapezoid(found.unabsorbed / energy, energy, axis=1)
     np.testing.assert_allclose(np.log10(flux), p["log10_flux"], atol=1e-6)
-    np.testing.assert_allclose(found.bare[:, -1] / found.bare[:, 0], (10.0 / 0.3) ** (2.0 - p["photon_index"]))
+    np.testing.assert_allclose(
+        found.unabsorbed[:, -1] / found.unabsorbed[:, 0], (10.0 / 0.3) ** (2.0 - p["photon_index"])
+    )
     some = np.array([0.4, 0.7, 1.5])
     found = count_spectra.unfolded(fit, 1, some, 4).transmissions
     z = float(fit.data.z[1])

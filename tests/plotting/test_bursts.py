@@ -1,10 +1,15 @@
 """Figures of bursts: what is drawn is what was measured and what the posterior says."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import xarray as xr
+from astropy.cosmology import FlatwCDM
 from stored_fits import load
 
-from hbm_jax.plotting.bursts.figures import figures, golenetskii_planes, redshift_predictions
+from hbm_jax.models import Golenetskii
+from hbm_jax.plotting.bursts.figures import _log10_area, figures, golenetskii_planes, redshift_predictions
 
 
 def drawn(axis):
@@ -38,6 +43,17 @@ def test_one_line_for_all_bursts():
     assert set(figures(fit)) == {"golenetskii_planes"}
     with pytest.raises(ValueError, match="expected bursts of unknown redshift; found none"):
         redshift_predictions(fit)
+
+
+def test_luminosities_follow_every_free_parameter_of_the_cosmology():
+    """Those of wCDM, with astropy's distances."""
+    data = load("golenetskii_pooled").data
+    draws = {name: (("chain", "draw"), np.full((1, 3), value)) for name, value in (("Om0", 0.3), ("w0", -0.5))}
+    model = Golenetskii(cosmology="wcdm", pooling="complete")
+    fit = SimpleNamespace(posterior=xr.Dataset(draws), program=model)
+    distance = FlatwCDM(H0=70.0, Om0=0.3, w0=-0.5).luminosity_distance(data.z).to_value("cm")
+    expected = np.log10(4.0 * np.pi * distance**2)[:, None] + np.asarray(data.log10_k(data.z, model.band))
+    np.testing.assert_allclose(_log10_area(fit, model, data, np.asarray(data.z)), expected, rtol=1e-6)
 
 
 def test_predicted_redshifts_against_given_ones():

@@ -19,7 +19,7 @@ def test_a_forest_has_a_row_for_each_group():
     theta = load("eight_schools").posterior["theta"].to_numpy().reshape(-1, 8)
     np.testing.assert_allclose(pooled, np.median(theta, axis=0), atol=0.1)
     assert np.ptp(pooled) < 0.3 * np.ptp(alone)
-    assert right.get_ylabel() == "centredness"
+    assert right.get_ylabel() == "weight of partial non-centring"
     assert len(forest(load("eight_schools_centred")).axes) == 1
 
 

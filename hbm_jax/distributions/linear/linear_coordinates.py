@@ -15,7 +15,7 @@ class Piece(NamedTuple):
 
     Attributes
     ----------
-    places : (n,) int
+    indices : (n,) int
         Indices of the coefficients.
     prior : Distribution or None
         Prior of batch shape (n,); None for an improper uniform prior.
@@ -23,13 +23,13 @@ class Piece(NamedTuple):
         Scale of starting points under an improper prior: they are drawn uniformly from -2 to 2 times ``width``.
     """
 
-    places: np.ndarray
+    indices: np.ndarray
     prior: dist.Distribution | None
     width: Any = 1.0
 
 
 def as_slice(indices: np.ndarray) -> Any:
-    """Return indices as a slice where they are consecutive, because its gradient needs no scatter operation."""
+    """Return consecutive indices as a slice, whose gradient needs no scatter operation; others unchanged."""
     first, last = indices[0], indices[-1] + 1
     return slice(first, last) if np.array_equal(indices, np.arange(first, last)) else indices
 

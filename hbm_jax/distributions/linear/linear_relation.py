@@ -10,10 +10,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.special import log_ndtr
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
+
+from hbm_jax.distributions.half_line import truncated
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -133,17 +135,16 @@ class LinearRelation(dist.Distribution):
         covariance, mean = self._covariance, self.mean
         scale = jnp.sqrt(covariance.yy + self._variance_of_width)
         if self.limit is None:
-            standard = random.normal(key_y, shape)
+            deviation = scale * random.normal(key_y, shape)
         else:
-            # Inverting the upper tail probability avoids the cancellation in 1 - cdf; 1 - u is as uniform as u.
-            lower = (self.limit - mean[..., 1]) / scale
-            uniform = random.uniform(key_y, shape, minval=jnp.finfo(scale.dtype).tiny)
-            standard = jnp.maximum(-ndtri(uniform * ndtr(-lower)), lower)
-        y = mean[..., 1] + scale * standard
-        if self.width is not None:  # y is what remains of it without the scatter of the limit
-            remaining = covariance.yy / scale**2
-            y = mean[..., 1] + remaining * scale * standard
-            y = y + self.width * jnp.sqrt(remaining) * random.normal(random.fold_in(key_y, 1), shape)
+            below_mean = self.limit - mean[..., 1]
+            deviation = below_mean + truncated(key_y, -below_mean, scale, shape)
+        if self.width is not None:
+            # A point is detected if y plus a normal deviate of this width exceeds the limit. Draw y given the sum.
+            fraction = covariance.yy / scale**2
+            conditional_std = self.width * jnp.sqrt(fraction)
+            deviation = fraction * deviation + conditional_std * random.normal(random.fold_in(key_y, 1), shape)
+        y = mean[..., 1] + deviation
         variance_x = covariance.xx - covariance.xy**2 / covariance.yy
         x = mean[..., 0] + covariance.xy / covariance.yy * (y - mean[..., 1])
         x = x + jnp.sqrt(jnp.maximum(variance_x, 0.0)) * random.normal(key_x, shape)

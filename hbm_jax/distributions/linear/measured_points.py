@@ -225,13 +225,9 @@ class MeasuredPoints(dist.Distribution):
         """Draw measured values without selection, shape + (D,)."""
         key_component, key_normal = random.split(key)
         log_weights, loc, cov = self._components()
-        mean, tril = _draw_component(
-            key_component,
-            jnp.broadcast_to(log_weights, (*shape, len(log_weights))),
-            loc,
-            cov + self.errors[..., None, :, :],
-        )
-        value = mean + (tril @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
+        log_weights = jnp.broadcast_to(log_weights, (*shape, len(log_weights)))
+        mean, measured = _draw_component(key_component, log_weights, loc, cov + self.errors[..., None, :, :])
+        value = mean + (jnp.linalg.cholesky(measured) @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
         if self.limits is None:
             return value
         limit, _, order = self.limits
@@ -243,12 +239,7 @@ class MeasuredPoints(dist.Distribution):
     def draw_true(self, key, value):
         """Draw the true coordinates (..., D) from their exact conditional distribution given measured values."""
         keys = random.split(key, 3)
-        log_density = self._component_log_density(value)
-        _, loc, cov = self._components()
-        component = random.categorical(keys[0], log_density)
-        one_hot = (component[..., None] == jnp.arange(log_density.shape[-1])).astype(loc.dtype)
-        loc = (one_hot[..., None] * loc).sum(-2)
-        true = (one_hot[..., None, None] * cov).sum(-3)
+        loc, true = _draw_component(keys[0], self._component_log_density(value), *self._components()[1:])
         measured = true + self.errors
         if self.limits is not None:
             value = self._draw_censored(keys[1], value, loc, measured)
@@ -299,10 +290,10 @@ def _last_whitened(residual, covariance):
 
 
 def _draw_component(key, log_weights, loc, cov):
-    """Draw a component for each point; return its mean and Cholesky factor."""
+    """Draw a component for each point; return its mean (..., D) and covariance (..., D, D)."""
     component = random.categorical(key, log_weights)
     one_hot = (component[..., None] == jnp.arange(log_weights.shape[-1])).astype(loc.dtype)
-    return (one_hot[..., None] * loc).sum(-2), jnp.linalg.cholesky((one_hot[..., None, None] * cov).sum(-3))
+    return (one_hot[..., None] * loc).sum(-2), (one_hot[..., None, None] * cov).sum(-3)
 
 
 def _root(cov):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.scipy.special import erfc, log_ndtr
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)  # in each of two intervals of the angle
-FALL = 60.0  # the integrand is left out where it is below exp(-FALL / 2) of its maximum
+FALL = 60.0  # the integrand is neglected below exp(-FALL / 2) of its maximum
 FAR = 12.0  # distance beyond which the radial integral is an asymptotic series
 TERMS = np.cumprod([1.0] + [-(2.0 * n + 1.0) for n in range(1, 13)])  # its coefficients, to 1e-14 at FAR
 LOG_2PI = math.log(2.0 * math.pi)
@@ -30,8 +30,8 @@ def log_bivariate_ndtr(h, k, rho):
     -------
     array (...)
         Its error in double precision is below 1e-8 for probabilities above 1e-6 and correlations from -0.999 to 0.999
-        (``tests/distributions/test_bivariate.py``). It is finite far in the tails. The
-        derivatives are closed forms with the same error.
+        (``tests/distributions/test_bivariate.py``). It is finite far in the tails. The derivatives are closed forms
+        with the same error.
 
     Notes
     -----
@@ -50,16 +50,18 @@ def log_bivariate_ndtr(h, k, rho):
     apex = h, (k - rho * h) / s
     squared_distance = apex[0] ** 2 + apex[1] ** 2
     distance = jnp.sqrt(squared_distance)
-    opening = jnp.arctan2(s, -rho)  # the angle runs from 0 to it
+    opening = jnp.arctan2(s, -rho)  # upper limit of the angle
     origin = jnp.arctan2(*apex)  # direction of the origin seen from the apex, -pi to pi
     to_opening = jnp.abs(origin - opening)
     nearer_end = jnp.where(jnp.abs(origin) < jnp.minimum(to_opening, 2.0 * math.pi - to_opening), 0.0, opening)
     maximum = jnp.where((origin >= 0.0) & (origin <= opening), origin, nearer_end)
-    away = jnp.abs(jnp.remainder(maximum - origin + math.pi, 2.0 * math.pi) - math.pi)
-    sine = jnp.sqrt(jnp.sin(away) ** 2 + FALL / jnp.maximum(squared_distance, 1.0))
-    reach = jnp.where((away < 0.5 * math.pi) & (sine < 1.0), jnp.arcsin(jnp.minimum(sine, 1.0)) - away, math.pi)
+    separation = jnp.abs(jnp.remainder(maximum - origin + math.pi, 2.0 * math.pi) - math.pi)
+    sine = jnp.sqrt(jnp.sin(separation) ** 2 + FALL / jnp.maximum(squared_distance, 1.0))
+    reach = jnp.where(
+        (separation < 0.5 * math.pi) & (sine < 1.0), jnp.arcsin(jnp.minimum(sine, 1.0)) - separation, math.pi
+    )
     # Exponents are relative to that at the maximum, so that no probability underflows.
-    offset = 0.5 * squared_distance * jnp.where(away < 0.5 * math.pi, jnp.sin(away) ** 2, 1.0)
+    offset = 0.5 * squared_distance * jnp.where(separation < 0.5 * math.pi, jnp.sin(separation) ** 2, 1.0)
     total: Any = 0.0
     for end in (jnp.zeros_like(opening), opening):
         length = jnp.minimum(jnp.abs(end - maximum), reach)
@@ -72,8 +74,9 @@ def log_bivariate_ndtr(h, k, rho):
 
 def _radial_integral(b, log_factor):
     """Return the integral of r exp(-r^2 / 2 - b r) over positive r, 1 - b M(b), times the exponential of a factor."""
-    near = jnp.minimum(b, FAR)
-    product = math.sqrt(0.5 * math.pi) * near * erfc(near * math.sqrt(0.5)) * jnp.exp(log_factor + 0.5 * near**2)
+    clipped = jnp.minimum(b, FAR)
+    mills = math.sqrt(0.5 * math.pi) * erfc(clipped * math.sqrt(0.5))  # Mills' ratio times exp(-b^2 / 2)
+    product = clipped * mills * jnp.exp(log_factor + 0.5 * clipped**2)
     inverse_square = 1.0 / jnp.maximum(b, FAR) ** 2
     factor = jnp.exp(log_factor)
     return jnp.where(b > FAR, factor * inverse_square * jnp.polyval(TERMS[::-1], inverse_square), factor - product)
@@ -81,14 +84,17 @@ def _radial_integral(b, log_factor):
 
 @log_bivariate_ndtr.defjvp
 def _derivative(primals, tangents):
-    """Return the log probability and its derivative, of which every term is the density at an edge over it."""
+    """Return the log probability and its directional derivative.
+
+    Each term is the density on the boundary of the region, divided by the probability.
+    """
     h, k, rho = primals
     log_probability = log_bivariate_ndtr(h, k, rho)
     squared = (1.0 - rho) * (1.0 + rho)
     s = jnp.sqrt(squared)
 
-    def edge(at, other):
-        return jnp.exp(-0.5 * (at**2 + LOG_2PI) + log_ndtr((other - rho * at) / s) - log_probability)
+    def edge(limit, other):
+        return jnp.exp(-0.5 * (limit**2 + LOG_2PI) + log_ndtr((other - rho * limit) / s) - log_probability)
 
     density = jnp.exp(
         -0.5 * (h**2 - 2.0 * rho * h * k + k**2) / squared - LOG_2PI - 0.5 * jnp.log(squared) - log_probability

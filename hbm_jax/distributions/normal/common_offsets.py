@@ -9,9 +9,9 @@ J' = C^-1/2 J, and z = C^-1/2 (y - m), the density is that of independent object
 
     det(1 + A)^-1/2 exp(v . (1 + A)^-1 v / 2),    A = J'^T J',  v = J'^T z
 
-(the matrix determinant lemma and the Woodbury identity). An object feels few of the offsets. Binding finds groups of
-objects with similar offsets, so that A is a sum of small dense products, and a basis of the offsets without their
-linear dependences; both are exact.
+(the matrix determinant lemma and the Woodbury identity). Each object is sensitive to few offsets. `bind_offsets`
+finds groups of objects that are sensitive to similar offsets, so that A is a sum of small dense products, and a basis
+of the offsets without their linear dependences; both are exact.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ _BLOCK = 128  # rows of a matrix that is inverted by its Cholesky factor
 
 
 class Groups(NamedTuple):
-    """G groups of objects whose component a feels similar offsets, padded with zero sensitivities to equal sizes.
+    """G groups of objects whose component a is sensitive to similar offsets, padded with zeros to equal sizes.
 
     Attributes
     ----------
@@ -60,9 +60,9 @@ class CommonOffsets(NamedTuple):
     Attributes
     ----------
     groups : tuple of tuple of Groups
-        Groups of equal size, of each size and for each of the n components.
+        For each of the n components, its groups, stacked by size.
     basis : (J, B)
-        Orthonormal basis of the combinations of offsets that the data feel.
+        Orthonormal basis of the combinations of offsets that change the data.
     """
 
     groups: tuple[tuple[Groups, ...], ...]
@@ -89,7 +89,7 @@ def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets
     sensitivity : (N, J, n)
         Change of each component per unit of each offset.
     grouped : bool
-        Whether objects are grouped by the offsets that they feel. Otherwise the shapes depend on N, J and n alone.
+        Whether to group objects by their offsets. Otherwise the shapes depend on N, J and n alone.
     """
     matrix = np.moveaxis(np.asarray(sensitivity, dtype=np.float64), 1, 2)
     num, size, num_offsets = matrix.shape
@@ -97,14 +97,14 @@ def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets
     matrix = matrix @ basis
     groups = []
     for component in range(size):
-        felt = (matrix[:, : component + 1] != 0.0).any(axis=1)
-        members = _similar(felt) if grouped else [(np.arange(num), np.arange(num_offsets))]
+        sensitive = (matrix[:, : component + 1] != 0.0).any(axis=1)
+        members = _similar(sensitive) if grouped else [(np.arange(num), np.arange(num_offsets))]
         groups.append(tuple(_padded(matrix[:, : component + 1], batch) for batch in _batches(members)))
     return CommonOffsets(tuple(groups), basis)
 
 
 def _basis(matrix: np.ndarray) -> np.ndarray:
-    """Return a sparse orthonormal basis (J, B) of the offsets that matter, found among those of the same values."""
+    """Return a sparse orthonormal basis (J, B) of offsets; a vector combines offsets that change the same data."""
     rows = matrix.reshape(-1, matrix.shape[2])
     patterns, index = np.unique(rows != 0.0, axis=1, return_inverse=True)
     largest = np.abs(rows).max(initial=0.0)
@@ -119,16 +119,16 @@ def _basis(matrix: np.ndarray) -> np.ndarray:
     return np.concatenate(columns).T if columns else np.zeros((rows.shape[1], 0))
 
 
-def _similar(felt: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return objects and offsets of groups, from the offsets that each object feels, (N, B).
+def _similar(sensitive: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return objects and offsets of groups, where ``sensitive``, (N, B), marks the offsets of each object.
 
     Groups are merged as long as this reduces the number of multiplications, R K^2 and an overhead for each.
     """
-    patterns, index = np.unique(felt, axis=0, return_inverse=True)
-    some = np.flatnonzero(patterns.any(axis=1))
-    members = [[pattern] for pattern in some]
-    union = patterns[some].astype(np.float64)
-    num = np.bincount(index.ravel(), minlength=len(patterns))[some].astype(np.float64)
+    patterns, index = np.unique(sensitive, axis=0, return_inverse=True)
+    nonzero = np.flatnonzero(patterns.any(axis=1))
+    members = [[pattern] for pattern in nonzero]
+    union = patterns[nonzero].astype(np.float64)
+    num = np.bincount(index.ravel(), minlength=len(patterns))[nonzero].astype(np.float64)
     while len(union) > 1:
         size = union.sum(axis=1)
         cost = num * size**2
@@ -142,8 +142,8 @@ def _similar(felt: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         members[a] += members.pop(b)
         union, num = np.delete(union, b, axis=0), np.delete(num, b)
     return [
-        (np.flatnonzero(np.isin(index.ravel(), patterns)), np.flatnonzero(offsets))
-        for patterns, offsets in zip(members, union, strict=True)
+        (np.flatnonzero(np.isin(index.ravel(), group)), np.flatnonzero(offsets))
+        for group, offsets in zip(members, union, strict=True)
     ]
 
 
@@ -178,7 +178,15 @@ def _padded(matrix: np.ndarray, batch: list) -> Groups:
 
 
 class Whitened(NamedTuple):
-    """Log density without offsets; and for each size residuals (G, R), sensitivities (G, R, K), indices of offsets."""
+    """Whitened vectors of all objects.
+
+    Attributes
+    ----------
+    log_density : scalar
+        Log density without offsets.
+    residuals, sensitivities, offsets : list of (G, R), (G, R, K), (G, K)
+        Whitened residuals and sensitivities, and indices of offsets, for each `Groups`.
+    """
 
     log_density: Any
     residuals: list
@@ -187,7 +195,7 @@ class Whitened(NamedTuple):
 
 
 def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offsets: CommonOffsets) -> Whitened:
-    """Return everything whitened by the covariances, given as in `log_density`."""
+    """Whiten residuals and sensitivities by the covariances; arguments are those of `log_density`."""
     factorisation = factorised(covariance)
     inverse = inverse_of_factor(factorisation.factor)
     z = factorisation.whiten(residual)
@@ -205,13 +213,15 @@ def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offs
 
 def _information(size: int, residuals, sensitivities, offsets):
     """Return 1 + A (B, B) and v (B,)."""
-    places = [(index[:, :, None] * size + index[:, None, :]).ravel() for index in offsets]
+    positions = [(index[:, :, None] * size + index[:, None, :]).ravel() for index in offsets]
     products = [jnp.einsum("grk,grl->gkl", part, part, precision=FULL).ravel() for part in sensitivities]
-    information = jnp.zeros(size * size).at[jnp.concatenate(places)].add(jnp.concatenate(products)).reshape(size, size)
+    information = (
+        jnp.zeros(size * size).at[jnp.concatenate(positions)].add(jnp.concatenate(products)).reshape(size, size)
+    )
     parts = zip(residuals, sensitivities, strict=True)
     scores = [jnp.einsum("gr,grk->gk", z, part, precision=FULL).ravel() for z, part in parts]
-    places = [index.ravel() for index in offsets]
-    score = jnp.zeros(size).at[jnp.concatenate(places)].add(jnp.concatenate(scores))
+    positions = [index.ravel() for index in offsets]
+    score = jnp.zeros(size).at[jnp.concatenate(positions)].add(jnp.concatenate(scores))
     return information + jnp.eye(size), score
 
 
@@ -231,9 +241,9 @@ def _inverse(matrix):
     inverse, log_det = _inverse(first)
     solved = jnp.matmul(inverse, cross, precision=FULL)
     schur_inverse, schur_log_det = _inverse(last - jnp.matmul(cross.T, solved, precision=FULL))
-    off = -jnp.matmul(solved, schur_inverse, precision=FULL)
-    corner = inverse - jnp.matmul(off, solved.T, precision=FULL)
-    return jnp.block([[corner, off], [off.T, schur_inverse]]), log_det + schur_log_det
+    off_diagonal = -jnp.matmul(solved, schur_inverse, precision=FULL)
+    corner = inverse - jnp.matmul(off_diagonal, solved.T, precision=FULL)
+    return jnp.block([[corner, off_diagonal], [off_diagonal.T, schur_inverse]]), log_det + schur_log_det
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -354,5 +364,5 @@ class OffsetGaussian(dist.Distribution):
         factor = jnp.linalg.cholesky(information)
         whitened = solve_triangular(factor, score, lower=True) + random.normal(keys[1], (size,))
         drawn = solve_triangular(factor.T, whitened, lower=False)
-        # The data say nothing of combinations outside the basis, which keep their prior.
+        # Combinations outside the basis do not change the data and keep their prior.
         return prior + jnp.matmul(basis, drawn - jnp.matmul(prior, basis, precision=FULL), precision=FULL)

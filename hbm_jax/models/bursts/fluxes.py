@@ -54,7 +54,7 @@ class Coordinates(NamedTuple):
         Approximate flux of each interval.
     trend : (I,)
         Part of each flux that is subtracted before sampling.
-    centredness : (I,)
+    weight : (I,)
         Weight of partial non-centring: 1 for the flux itself, 0 for its distance from ``guess`` in units of the
         scatter.
     reference : float
@@ -63,7 +63,7 @@ class Coordinates(NamedTuple):
 
     guess: jax.Array
     trend: jax.Array
-    centredness: jax.Array
+    weight: jax.Array
     reference: float
 
 
@@ -85,7 +85,7 @@ class BurstFluxes(dist.Distribution):
 
     Notes
     -----
-    Variances of 0 are allowed: all bursts then share that coefficient. No possibly singular matrix is inverted.
+    Variances of 0 are allowed: all bursts then share that coefficient. The solution does not divide by them.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -121,7 +121,7 @@ class BurstFluxes(dist.Distribution):
         num = jnp.sum(self.of_burst, axis=0)
         log_density = -0.5 * (chi2 + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))
         log_ratio = jnp.log(line.scatter / coordinates.reference)
-        return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.centredness) * log_ratio
+        return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.weight) * log_ratio
 
     def sample(self, key, sample_shape=()):
         """Draw values, ``(*sample_shape, I)``."""
@@ -154,7 +154,8 @@ class BurstFluxes(dist.Distribution):
     def _solve(self, residual):
         """Return for each burst the determinant of 1 + A V, the matrix V (1 + A V)^-1, and the vector (1 + A V)^-1 b.
 
-        V is the diagonal matrix of variances, A = X^T X / scatter^2 and b = X^T residual / scatter^2.
+        V is the diagonal matrix of the variances of log10_N and gamma, A = X^T X / scatter^2 and b = X^T residual /
+        scatter^2, where X has the columns 1 and x.
         """
         line, of_burst = self.line, self.of_burst
         weight, v0, v1 = 1.0 / line.scatter**2, line.log10_N_std**2, line.gamma_std**2

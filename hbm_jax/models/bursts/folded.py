@@ -119,8 +119,8 @@ class FoldedBursts:
         source = _folded(spectrum, stack, instruments, tolerance)
         errors = np.zeros(len(stack))
         errors[np.concatenate(instruments)] = source.errors
-        most = max(map(len, instruments))
-        slots = np.concatenate([np.pad(rows, (0, most - len(rows)), constant_values=-1) for rows in instruments])
+        num_slots = max(map(len, instruments))  # of each instrument
+        slots = np.concatenate([np.pad(rows, (0, num_slots - len(rows)), constant_values=-1) for rows in instruments])
         used = slots >= 0
         order = np.empty(len(stack), int)
         order[slots[used]] = np.flatnonzero(used)

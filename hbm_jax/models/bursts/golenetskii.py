@@ -66,7 +66,7 @@ UNITS = LINE_UNITS | {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class BoundBursts:
-    """Bursts as `Golenetskii` needs them: measured values, and everything that the design alone decides.
+    """Bursts bound to a `Golenetskii` model: measured values, and quantities precomputed from the design.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ class Golenetskii(PopulationModel):
     selection : str or Selection
         Intervals that are missing because of their measured flux: ``"log10_flux > -6.5"``, or ``"log10_flux >
         Normal(-6.5, 0.2) +- 0.1"`` for a smooth limit with a prior, see `hbm_jax.models.selection`. The density of each
-        interval is then that of intervals that are detected. Bursts without any are not modelled.
+        interval is then that of detected intervals. Bursts without a detected interval are not modelled.
     cosmology : str, optional
         Cosmology with free parameters, one of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``, which makes the relation a
         distance indicator. Fixed and flat by default.
@@ -269,8 +269,9 @@ class Golenetskii(PopulationModel):
         Raises
         ------
         DataError
-            If the data have no flux limit where ``truncated`` is set, or fluxes below a known limit.
+            If the data are not `Bursts`, have no flux limit with ``truncated``, or fluxes below a known limit.
         """
+        self.check_container(data, Bursts, "Read them with hbm_jax.data.read_bursts, or use Bursts.from_columns.")
         self.cautions(data)
         for part in self.selections:
             _check_selected(data, part, self.truncated)
@@ -444,7 +445,10 @@ class Golenetskii(PopulationModel):
             numpyro.deterministic("log10_flux", drawn[..., 1])
 
     def simulate(self, key, data: Bursts, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`, with all latents in its truth."""
+        """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`.
+
+        The truth contains all latents; with a selection, it lacks true fluxes and peak energies of intervals.
+        """
         model = self if self.selections else dataclasses.replace(self, latents="sampled")
         return PopulationModel.simulate(model, key, data, parameters)
 
@@ -477,12 +481,12 @@ class Golenetskii(PopulationModel):
 
 def _check_selected(data: Bursts, selection: Selection, truncated: bool) -> None:
     """Raise DataError where the data have no limits, or fluxes below the limit of a step."""
-    what = "Golenetskii(truncated=True)" if truncated else f"Golenetskii: selection {selection}"
+    option = "Golenetskii(truncated=True)" if truncated else f"Golenetskii: selection {selection}"
     if selection.of_objects:
         if selection.limit != "log10_flux_limit" or not data.has_limit:
             remedy = Remedy("truncated", False) if truncated else Remedy("selection", NONE)
             raise DataError(
-                f"{what}: expected bursts with a log10_flux_limit; found none. Set the limit, or use {remedy}.",
+                f"{option}: expected bursts with a log10_flux_limit; found none. Set the limit, or use {remedy}.",
                 [remedy],
             )
     elif selection.is_step:
@@ -490,6 +494,6 @@ def _check_selected(data: Bursts, selection: Selection, truncated: bool) -> None
         if below.any():
             row = int(below.any(axis=1).argmax())
             raise DataError(
-                f"{what}: expected no flux below the limit; found {below.sum()}, the first in {data.name[row]}. Leave "
-                "them out, or give the limit a width, such as +- 0.1."
+                f"{option}: expected no flux below the limit; found {below.sum()}, the first in {data.name[row]}. "
+                "Leave them out, or give the limit a width, such as +- 0.1."
             )

@@ -36,7 +36,7 @@ from hbm_jax.names import choose
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
-from hbm_jax.validation import DataError, energy_band
+from hbm_jax.validation import energy_band
 
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 AREA: dict[str, Prior] = {"effective_area": dist.LogNormal(0.0, 0.1)}
@@ -207,7 +207,7 @@ class GolenetskiiCounts(PopulationModel):
         return defaults | (AREA if self.calibration else {})
 
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
-        """Precompute what depends on the data alone: responses on quadrature nodes, and fits of single intervals.
+        """Precompute responses on quadrature nodes and fits of single intervals, which depend on the data alone.
 
         A call of the model does this automatically and accepts the result in place of the data.
 
@@ -223,11 +223,7 @@ class GolenetskiiCounts(PopulationModel):
         DataError
             If ``data`` are not burst spectra.
         """
-        if not isinstance(data, BurstSpectra):
-            raise DataError(
-                f"GolenetskiiCounts: expected BurstSpectra; found {type(data).__name__}. Read them with "
-                "hbm_jax.data.read_burst_spectra."
-            )
+        self.check_container(data, BurstSpectra, "Read them with hbm_jax.data.read_burst_spectra.")
         folded = FoldedBursts.of(
             data,
             spectrum=self.peaked,

@@ -62,7 +62,7 @@ def fit_intervals(folded: FoldedBursts, effective_area: ArrayLike | None = None)
 
 
 def _fit(folded: FoldedBursts, area) -> IntervalFits:
-    """Return the fits, from the start whose peak energy fits best."""
+    """Return the fits, each started from the peak energy of `STARTS` with the highest posterior."""
     sites, num = folded.spectrum.sites, len(folded.low)
     mean = np.array([*(v.mean[0] for v in sites), 0.0])
     precision = np.array([*(v.start_std**-2 for v in sites), 0.0])
@@ -82,11 +82,11 @@ def _fit(folded: FoldedBursts, area) -> IntervalFits:
         theta = np.tile([peak, *mean[1:-1], START_FLUX], (num, 1))
         theta[:, -1] += np.log10(net / np.asarray(_evaluate(folded, area, theta)[3]))
         starts.append((theta, evaluate(theta)))
-    best = np.argmax([log_posterior(found, theta, mean, precision) for theta, found in starts], axis=0)
-    theta, *found = (
+    best = np.argmax([log_posterior(evaluation, theta, mean, precision) for theta, evaluation in starts], axis=0)
+    theta, *terms = (
         np.stack(arrays)[best, np.arange(num)] for arrays in zip(*((t, *e) for t, e in starts), strict=True)
     )
-    theta, evaluation = fisher_scoring(evaluate, theta, Evaluation(*found), mean, precision, STEPS)
+    theta, evaluation = fisher_scoring(evaluate, theta, Evaluation(*terms), mean, precision, STEPS)
     covariance = np.linalg.inv(evaluation.information + np.diag(precision))
     return IntervalFits(theta, covariance, np.asarray(_evaluate(folded, area, theta)[4]))
 

@@ -25,7 +25,7 @@ KNOWN = {
     "beta": Varying("beta", "beta", "linear", "", (-2.5, 0.4), 0.4, 0.5, 0.05),
     "photon_index": Varying("photon_index", "alpha", "negative", "", (-0.8, 0.4), 0.4, 0.6, 0.05),
 }
-# Population of the flux of any component but that with the peak.
+# Population of the flux of any component except the one with the peak energy.
 OTHER_FLUX = Varying(FLUX, FLUX, "linear", "erg/cm^2/s", (-6.5, 1.0), 0.5, 1.0, 0.1)
 RESERVED = (FLUX, "gamma", "log10_N", "log10_luminosity", "effective_area", "counts")  # other sites of the program
 HINGE = 0.05  # width of the smooth clip of an index at the bound of its domain
@@ -42,14 +42,14 @@ _MIN_TRIALS = 45
 
 @dataclass(frozen=True)
 class PeakedSpectrum:
-    """A model expression one of whose components has a peak energy; the energy flux of that component is a parameter.
+    """Model expression in which one component has a peak energy; the energy flux of that component is a parameter.
 
     Attributes
     ----------
     expression : Component
         The expression, with the component normalised by its amplitude.
     peak : Component
-        The component.
+        The component with the peak energy.
     sites : tuple of Varying
         All parameters but the amplitude, each with its population: the peak energy in the rest frame first.
     """
@@ -96,7 +96,7 @@ class PeakedSpectrum:
         return parameters | {amplitude: values[FLUX] - log10_unit}
 
     def in_domain(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return values of sites with alpha clipped smoothly above -2, where there is a peak, and beta below alpha."""
+        """Return values of sites with alpha softly clipped above -2, as a peak requires, and beta below alpha."""
         if not isinstance(self.peak, Band | CutoffPowerLaw):
             return dict(values)
         alpha = -2.0 + _soft_positive(values["alpha"] + 2.0)
@@ -145,29 +145,29 @@ def _read(spectrum: Any) -> PeakedSpectrum:
     if AMPLITUDE not in peak.own_parameters:
         raise ValueError(f"spectrum of bursts: expected a parameter {AMPLITUDE} of {peak}; found none.")
     expression = spectrum.mapped(lambda part: peak if part is peaks[0] else part)
-    own, known = {_prefixed(peak, name): name for name in peak.own_parameters}, _known(peak)
+    peak_parameters, known = {_prefixed(peak, name): name for name in peak.own_parameters}, _known(peak)
 
     def varying(name):
-        if own.get(name) in known:
-            return dataclasses.replace(known[own[name]], parameter=name)
+        if peak_parameters.get(name) in known:
+            return dataclasses.replace(known[peak_parameters[name]], parameter=name)
         if name.endswith(FLUX):
             return dataclasses.replace(OTHER_FLUX, parameter=name, site=name)
         return varying_of(name, expression.parameters[name])
 
-    sites = [varying(name) for name in expression.parameters if own.get(name) != AMPLITUDE]
+    sites = [varying(name) for name in expression.parameters if peak_parameters.get(name) != AMPLITUDE]
     # The peak energy first, then the other parameters of its component.
-    sites.sort(key=lambda v: (own.get(v.parameter) != PEAK, v.parameter not in own))
+    sites.sort(key=lambda v: (peak_parameters.get(v.parameter) != PEAK, v.parameter not in peak_parameters))
     names = [v.site for v in sites]
-    taken = [name for name in names if names.count(name) > 1 or name in RESERVED]
-    if taken:
+    repeated = [name for name in names if names.count(name) > 1 or name in RESERVED]
+    if repeated:
         raise ValueError(
-            f"spectrum of bursts: expected no second parameter named {taken[0]!r}; give its component a label."
+            f"spectrum of bursts: expected no second parameter named {repeated[0]!r}; give its component a label."
         )
     return PeakedSpectrum(expression, peak, tuple(sites))
 
 
 def _known(component: Component) -> dict[str, Varying]:
-    """Return the populations of the parameters of a component with a peak that are not those of their priors."""
+    """Return the populations of parameters of a component with a peak that do not follow from default priors."""
     return KNOWN if isinstance(component, Band | CutoffPowerLaw) else {PEAK: KNOWN[PEAK]}
 
 

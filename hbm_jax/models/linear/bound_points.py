@@ -1,4 +1,4 @@
-"""Points of a linear relation bound to the model: what the data alone decide, and estimates of lines from the data."""
+"""Points of a linear relation bound to the model, with estimates of the lines of groups from their own points."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from hbm_jax.distributions.linear.measured_points import Limits
 from hbm_jax.models.partial_centering import GaussianLikelihood, slopes_of_groups
 from hbm_jax.models.selection import Selection
 
-MIN_ERROR = 1e-3  # of a predictor in standard deviations, below which sampled predictors are not treated as exact
+MIN_ERROR = 1e-3  # smallest error that whitens a sampled predictor, in standard deviations of the predictor
 
 
 class GroupMeans(NamedTuple):
@@ -103,7 +103,7 @@ class BoundPoints:
 
 
 def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool) -> BoundPoints:
-    """Return what the program of a `hbm_jax.models.Relation` needs of data.
+    """Return points bound to a `hbm_jax.models.Relation`.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
 
 
 def _cut(data: PointsInGroups, selection: Selection) -> Any:
-    """Return the limits of a selection from the column of the data, (J, M), or None where it has its own."""
+    """Return the limits of a selection from the column of the data, (J, M), or None without such a column."""
     if not selection.of_objects:
         return None
     cut, used = np.asarray(data.cut)[..., (*data.predictors, "y").index(selection.quantity)], np.asarray(data.used)

@@ -23,7 +23,12 @@ from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
 class Population(NamedTuple):
     """Population of true predictors, a mixture of K normal distributions.
 
-    Means (K, P), covariances (K, P, P) and log weights (K,), and mean and standard deviation of a single distribution.
+    Attributes
+    ----------
+    loc, cov, log_weights : (K, P), (K, P, P), (K,)
+        Means, covariances and log weights.
+    mean, std : scalar or (P,), or None
+        Mean and standard deviation of a single distribution.
     """
 
     loc: Any
@@ -36,8 +41,14 @@ class Population(NamedTuple):
 class Scatter(NamedTuple):
     """Scatter of the true response about the line.
 
-    Standard deviation, or scale of Student's t; fraction and additional scatter of outliers; degrees of freedom of
-    Student's t. A field that the model does not have is None.
+    Attributes
+    ----------
+    std : scalar
+        Standard deviation, or scale of Student's t.
+    outliers : (scalar, scalar) or None
+        Fraction and additional scatter of outliers.
+    nu : scalar or None
+        Degrees of freedom of Student's t.
     """
 
     std: Any
@@ -48,8 +59,14 @@ class Scatter(NamedTuple):
 class Lines(NamedTuple):
     """Lines of J groups.
 
-    Slopes and intercepts, which are None where they are integrated out, and with partial pooling the means and the
-    standard deviation of the intercepts given the slopes.
+    Attributes
+    ----------
+    alpha : scalar, (P,), (J,) or (J, P)
+        Slopes, with the first axis if groups differ.
+    beta : scalar or (J,), or None
+        Intercepts; None if they are integrated out.
+    offset, spread : (J,), scalar, or None
+        Means and standard deviation of the intercepts given the slopes, with partial pooling.
     """
 
     alpha: Any
@@ -86,7 +103,7 @@ def sample_scatter(model: Any, bound: BoundPoints) -> Scatter:
 
 
 def sample_lines(model: Any, bound: BoundPoints, pooling: str, scatter: Scatter, integrates: bool) -> Lines:
-    """Sample slopes and intercepts of the groups; ``integrates`` tells whether the intercepts are integrated out."""
+    """Sample slopes and intercepts of the groups; ``integrates`` is True if the intercepts are integrated out."""
     num, shape, y_unit, y_center = len(bound.used), bound.shape, bound.unit[-1], bound.center[-1]
     unit = y_unit / bound.x_unit
     if pooling == "complete":
@@ -213,7 +230,7 @@ def _sample_predictors(bound: BoundPoints, population: Population):
 
 
 def _record(true, num: int, x: bool = True) -> None:
-    """Record the true predictors and responses, (J, M, P + 1)."""
+    """Record the true predictors, unless they were sampled (``x=False``), and responses, (J, M, P + 1)."""
     if x:
         numpyro.deterministic("x", true[..., 0] if num == 1 else true[..., :-1])
     numpyro.deterministic("y", true[..., -1])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.05  # weights this close to 0 or 1 are called non-centred or centred in the table of `centring`
 
-# Priors for standardised values, from which the mean of all values is subtracted in units of their standard deviation.
+# Priors for standardised values: minus the mean of all values, in units of their standard deviation.
 DEFAULTS: dict[str, Prior] = {"mu": dist.Normal(0.0, 3.0), "tau": dist.HalfNormal(2.0)}
 WITHIN: dict[str, Prior] = {"sigma": dist.HalfNormal(2.0)}
 
@@ -42,7 +42,7 @@ WITHIN: dict[str, Prior] = {"sigma": dist.HalfNormal(2.0)}
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class BoundValues:
-    """Values of D components in K groups of at most M values, with all that the data decide.
+    """Values of D components in K groups of at most M values, bound to a `Normal` or `NormalVectors`.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class BoundValues:
     values, errors, used, center, unit
         As in `hbm_jax.data.ValuesInGroups`.
     noise : WhitenedNoise or None
-        Factorised errors, where they are all of the noise.
+        Factorised covariances of the errors; None for an inferred sigma.
     weights, reference : (D, K), (D,)
         Weights of the partial non-centring of the true values, and its reference scales.
     """
@@ -115,24 +115,24 @@ class _Hierarchy(PopulationModel):
                 numpyro.deterministic("theta", self._plain(theta))
 
     def _check(self, data) -> None:
-        """Raise an error where the data do not determine the model."""
-        what = type(self).__name__
+        """Raise an error for data that cannot constrain the parameters."""
+        model = type(self).__name__
         advice = "Read them with hbm_jax.data.read_values, or use ValuesInGroups.from_columns."
         self.check_container(data, ValuesInGroups, advice)
         if len(data) < 2:
             raise DataError(
-                f"{what}: expected two groups or more, which a population needs; found {len(data)}. Name the groups in "
-                "a column group."
+                f"{model}: expected two groups or more, to estimate their population; found {len(data)}. Name the "
+                "groups in a column group."
             )
         if self.sigma == "known" and not data.has_errors:
             columns = ", ".join(f"sigma_{key}" for key in data.components)
             raise DataError(
-                f"{what}: sigma='known' expects errors of the values ({columns}); found none. Use sigma='inferred'.",
+                f"{model}: sigma='known' expects errors of the values ({columns}); found none. Use sigma='inferred'.",
                 [Remedy("sigma", "inferred")],
             )
         if self.sigma == "inferred" and not data.has_errors and np.shape(data.used)[1] < 2:
             raise DataError(
-                f"{what}: sigma='inferred' expects errors, or groups of several values, to separate sigma from tau; "
+                f"{model}: sigma='inferred' expects errors, or groups of several values, to separate sigma from tau; "
                 "found neither."
             )
 
@@ -202,9 +202,9 @@ class _Hierarchy(PopulationModel):
         for d, (chosen, scale) in enumerate(zip(*_centring_weights(self.latents, data, self.sigma), strict=True)):
             for k, name in enumerate(data.name):
                 c = float(chosen[k])
-                words = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
+                form = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
                 element = f"theta[{name}]" if len(data.components) == 1 else f"theta[{name},{data.components[d]}]"
-                rows.append(("theta", element, float(scale), float(information[k, d]), c, words))
+                rows.append(("theta", element, float(scale), float(information[k, d]), c, form))
         import pandas as pd  # here, because no other part of a model needs it
 
         return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])

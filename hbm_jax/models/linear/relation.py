@@ -43,7 +43,7 @@ CORRELATION: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
 GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": dist.Normal(0.0, 3.0)}
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
-# With a selection, what is measured is a part of the population, which may lie outside and be much wider.
+# With a selection the mean of the population may be outside the range of the data, and its width much larger.
 SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
 
 
@@ -59,8 +59,9 @@ class Relation(PopulationModel):
         too, with the parameters and default priors of ``"complete"``, and a note of the verdict says so.
     latents : str
         ``"marginal"``: true values are integrated out exactly. With partial pooling of one predictor, without mixtures,
-        Student's t and limits, so are the intercepts of the groups. `hbm_jax.latents` draws them from their conditional
-        posterior. ``"sampled"``: the true predictors and the intercepts are sampled. Both have the same posterior.
+        outliers, Student's t, limits and selection, so are the intercepts of the groups. `hbm_jax.latents` draws them
+        from their conditional posterior. ``"sampled"``: the true predictors and the intercepts are sampled. Both have
+        the same posterior.
     correlated : bool
         Whether slopes and intercept of a group are correlated (partial pooling). The prior is that of Lewandowski,
         Kurowicka & Joe with concentration 1: with one predictor, ``correlation`` is uniform.
@@ -167,7 +168,7 @@ class Relation(PopulationModel):
 
     @property
     def default_priors(self) -> dict[str, Prior]:
-        """Default priors, for standardised variables; those of predictors of groups only if one of them is replaced."""
+        """Default priors, for standardised variables; those of predictors of groups only if one is overridden."""
         groups = GROUPS if GROUPS.keys() & self.priors.keys() else {}
         defaults = PARTIAL | groups if self.pooling == "partial" else dict(LINE)
         defaults |= (CORRELATION if self.correlated else {}) | (SCATTER if self.scatter else {})
@@ -236,9 +237,9 @@ class Relation(PopulationModel):
         self._check_errors(data)
         for selection in self.selections:
             check_selected(data, selection)
-        of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
-        if self.pooling_of(len(data)) != self.pooling and (of_groups or self.correlated):
-            option = f"a prior of {of_groups[0]}" if of_groups else "correlated=True"
+        group_priors = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
+        if self.pooling_of(len(data)) != self.pooling and (group_priors or self.correlated):
+            option = f"a prior of {group_priors[0]}" if group_priors else "correlated=True"
             raise DataError(
                 f"Relation: {option} expects two groups or more; found {len(data)}. Name the groups in a column group, "
                 "or use pooling='complete' without it.",
@@ -246,12 +247,12 @@ class Relation(PopulationModel):
             )
 
     def cautions(self, data: PointsInGroups) -> list[str]:
-        """Return a sentence for data of a single group, whose lines have no population."""
+        """Return a note about data of a single group, for which the population of lines is not sampled."""
         if self.pooling_of(len(data)) == self.pooling:
             return []
         return [
             "The points are one group, so that one line, with slope alpha and intercept beta, is fitted to all. "
-            "A column group names groups with lines of their own, and pooling='complete' is the same without this note"
+            "Name groups in a column group to fit a line to each; pooling='complete' is the same without this note"
         ]
 
     def _check_errors(self, data: PointsInGroups) -> None:
@@ -260,11 +261,13 @@ class Relation(PopulationModel):
         missing = [name for name, values in zip((*data.predictors, "y"), variances.T, strict=True) if not values.all()]
         for name in missing:
             if name == "y" and not self.scatter:
-                raise DataError("Relation(scatter=False): expected errors of y for every point; found points without.")
+                raise DataError(
+                    "Relation(scatter=False): expected errors of y for every point; found points without one."
+                )
             if name != "y" and self.latents == "sampled":
                 raise DataError(
-                    f"Relation(latents='sampled'): expected an error of {name} for every point; found points without, "
-                    "whose true values are known exactly. Use latents='marginal'.",
+                    f"Relation(latents='sampled'): expected an error of {name} for every point; found points without "
+                    "one. Use latents='marginal'.",
                     [Remedy("latents", "marginal")],
                 )
 
@@ -303,10 +306,7 @@ class Relation(PopulationModel):
 
     @property
     def target_accept_prob(self) -> float:
-        """Default of `hbm_jax.sample`; higher where lines or the population of x are weakly constrained.
-
-        They are without pooling, where groups have few points, and with a selection.
-        """
+        """Default of `hbm_jax.sample`; higher without pooling and with a selection, where the data constrain less."""
         if self.selections:
             return 0.95
         return 0.9 if self.pooling == "none" else 0.8

@@ -32,17 +32,17 @@ def _limit_of_points(data: PointsInGroups, selection: Selection) -> np.ndarray |
 
 
 def _missing(data: PointsInGroups, selection: Selection) -> np.ndarray:
-    """Return whether a measured point should be missing, (J, M): it is beyond the limit of a step."""
+    """Return True for measured points beyond the limit of a step, which should be missing, (J, M)."""
     limit, value = _limit_of_points(data, selection), np.asarray(data.values)[..., _coordinate(data, selection)]
     if limit is None or not selection.is_step:
         return np.zeros(np.shape(data.used), bool)
     return np.asarray(data.used) & (value < limit if selection.missing == "below" else value > limit)
 
 
-def inside(data: PointsInGroups, chosen: Sequence[Selection]) -> PointsInGroups:
-    """Return data whose values beyond the limit of a step are at the limit."""
+def inside(data: PointsInGroups, selections: Sequence[Selection]) -> PointsInGroups:
+    """Return the data with values beyond the limit of a step moved to the limit."""
     values = np.array(data.values)
-    for selection in chosen:
+    for selection in selections:
         column = values[..., _coordinate(data, selection)]  # a view
         missing = _missing(data, selection)
         if missing.any():
@@ -53,24 +53,24 @@ def inside(data: PointsInGroups, chosen: Sequence[Selection]) -> PointsInGroups:
 def check_selected(data: PointsInGroups, selection: Selection) -> None:
     """Raise an error where the data contradict a selection or lack its limits."""
     index, used = _coordinate(data, selection), np.asarray(data.used)
-    what = f"Relation: selection {selection}"
+    option = f"Relation: selection {selection}"
     limits, column = _limit_of_points(data, selection), f"cut_{selection.quantity}"
     if selection.of_objects and (limits is None or selection.limit != column or not np.isfinite(limits[used]).all()):
         raise DataError(
-            f"{what}: expected the column {column} with the limit of every point; found none. Name it with columns=, "
+            f"{option}: expected the column {column} with the limit of every point; found none. Name it with columns=, "
             f"or give the limit, such as {selection.quantity} > 1."
         )
     missing = _missing(data, selection)
     if missing.any():
         j, i = np.argwhere(missing)[0]
         raise DataError(
-            f"{what}: expected no point beyond the limit; found {missing.sum()} of {used.sum()}, the first with "
+            f"{option}: expected no point beyond the limit; found {missing.sum()} of {used.sum()}, the first with "
             f"{selection.quantity} = {data.values[j, i, index]:.6g} in row {data.row[j, i]}. Leave them out, or give "
             f"the limit a width, such as +- 0.1."
         )
     censored = used & np.isfinite(data.limit) & (np.asarray(data.order)[..., -1, index] > 0)
     if censored.any():
         raise DataError(
-            f"{what}: expected no upper or lower limits of {selection.quantity}; found {censored.sum()}. A selection "
+            f"{option}: expected no upper or lower limits of {selection.quantity}; found {censored.sum()}. A selection "
             "in another coordinate can be combined with limits."
         )

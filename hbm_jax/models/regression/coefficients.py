@@ -28,7 +28,7 @@ def is_flat(prior: Any) -> bool:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class BoundCoefficients:
-    """Linear maps of the coefficients b of K terms that data and options decide.
+    """Linear maps of the coefficients b of K terms, computed from data and options.
 
     The priors are those of a vector c: the coefficients b, except that an intercept with the default prior is replaced
     by the linear predictor at the mean of the predictors.

@@ -41,7 +41,7 @@ class BoundRates:
     size : (N,)
         Trials or exposures.
     log_mean : scalar
-        Logarithm of the rate of all groups together, with a count of at least one half.
+        Logarithm of the total count, at least one half, over the total size.
     """
 
     counts: Any
@@ -99,7 +99,7 @@ class Rates(PopulationModel):
     def bind(self, data: RegressionData) -> BoundRates:
         """Return counts, trials or exposures, and the mean rate; see `hbm_jax.models.base.PopulationModel.bind`."""
         self._check(data)
-        # Whole numbers of trials: NumPyro draws no binomial counts with others.
+        # Integers: NumPyro draws binomial counts only for integer numbers of trials.
         trials = np.round(np.asarray(data.trials)).astype(int)
         size = trials if self.family == "binomial" else np.exp(np.asarray(data.offset))
         overall = np.maximum(data.y_mean, 0.5 / len(size)) / size.mean()

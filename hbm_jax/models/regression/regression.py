@@ -3,7 +3,7 @@
 For point i with predictors x_i, in group j(i) of each term of groups with columns z_i,
 
     eta_i = offset_i + x_i . coef + sum over terms of z_i . effect_j(i),        y_i ~ family(eta_i),
-    effect_j ~ N(0, diag(sd) C diag(sd)).
+    effect_j ~ N(0, diag(sd) C diag(sd)),
 
 where C is a correlation matrix (Gelman & Hill 2007; Gelman, Goodrich, Gabry & Vehtari 2020 for the priors).
 """
@@ -120,7 +120,7 @@ class Regression(PopulationModel):
     target_accept_prob = 0.95  # sd may be close to 0 where there are few groups
 
     def check_options(self) -> None:
-        """Set the default link, and raise ValueError for another than those of the family, and for a bad ``lkj``."""
+        """Set the default link; raise ValueError for a link of another family, and unless ``lkj`` is positive."""
         object.__setattr__(self, "link", self.link or self._family.links[0])
         choose(f"link of the family {self.family}", self.link, self._family.links)
         if not self.lkj > 0:
@@ -154,9 +154,7 @@ class Regression(PopulationModel):
             y if self._family.values == "real" else np.round(y).astype(int),
             offset,
             error,
-            np.round(trials).astype(
-                int
-            ),  # NumPyro draws no binomial counts with numbers of trials that are not integers
+            np.round(trials).astype(int),  # NumPyro draws binomial counts only for integers
             X * data.within,
             np.asarray(unit),
             BoundCoefficients.of(
@@ -201,8 +199,8 @@ class Regression(PopulationModel):
             known = data.terms if match[1] == "coef" else tuple(group.name for group in data.groups)
             if match[2] not in known:
                 raise DataError(
-                    f"prior.{name}: {match[2]!r} is not in {data.source.formula}{did_you_mean(match[2], known)}: "
-                    f"expected one of {listed(known)}; found {match[2]!r}."
+                    f"prior.{name}: expected one of {listed(known)}, the terms of {data.source.formula}; found "
+                    f"{match[2]!r}{did_you_mean(match[2], known)}."
                 )
         values, text = self._family.values, data.categories
         expected = "text" if values == "category" else "numbers or two categories" if values == "binary" else "numbers"

@@ -1,4 +1,4 @@
-"""Supernovae bound to the supernova model: everything that the data alone decide, as arrays."""
+"""Supernovae bound to the supernova model: observed values, and arrays precomputed from the design."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ _MIN_NODE = 0.01  # times the observed redshift: nodes below have no weight
 @register_dataclass
 @dataclass(frozen=True, eq=False)
 class BoundSupernovae:
-    """N supernovae as the program of `hbm_jax.models.Supernova` needs them.
+    """N supernovae bound to a `hbm_jax.models.Supernova`.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class BoundSupernovae:
         return log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True)
 
 
-def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
+def bind(model, data: Supernovae, keep_design: bool, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
     """Return the bound data of `hbm_jax.models.Supernova`.
 
     Parameters
@@ -90,17 +90,17 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         The options of this model are used.
     data : Supernovae
         N supernovae.
-    own_distances : bool
-        Whether the ``distmod`` of a subclass needs the container.
+    keep_design : bool
+        Whether to keep the container, for the ``distmod`` of a subclass.
     like : sequence of BoundSupernovae
-        Other bound data, with which this one shall have a common structure.
+        Other bound data with which the result is to be stacked.
 
     Raises
     ------
     DataError
-        For another type of data, a host mass that is needed and missing, and redshift errors that the model cannot
-        integrate or that exceed a quarter of the redshift. With ``offsets="marginal"`` also for data without offsets,
-        and for redshifts with errors.
+        For data of another type, host masses missing for the mass step, redshift errors with sampled latents, and
+        redshift errors above a quarter of the redshift. With ``offsets="marginal"`` also for data without offsets, and
+        for redshifts with errors.
     """
     advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
     model.check_container(data, Supernovae, advice)
@@ -130,7 +130,7 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         massive=np.asarray(model.massive(data)) if model.mass_step else None,
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
         offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if data.offset_name else None,
-        design=design if own_distances else None,
+        design=design if keep_design else None,
         num_surveys=len(surveys) if model.by_survey else 0,
     )
 

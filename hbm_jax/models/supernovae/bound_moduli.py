@@ -1,4 +1,4 @@
-"""Distance moduli bound to the model of Hubble diagrams: covariance decomposed and cosmology's nodes precomputed."""
+"""Distance moduli bound to the model of Hubble diagrams: decomposed covariance, and nodes of the moduli."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from hbm_jax.validation import Remedy
 
 
 class Sample(NamedTuple):
-    """What draws of a sample, and densities of single objects, need in addition.
+    """Arrays for draws of a sample and for densities of single objects.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 @register_dataclass
 @dataclass(frozen=True, eq=False)
 class BoundModuli:
-    """N distance moduli as the program of `hbm_jax.models.HubbleDiagram` needs them.
+    """N distance moduli bound to a `hbm_jax.models.HubbleDiagram`.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class BoundModuli:
     sample : Sample or None
         None for subsets of a sample (`hbm_jax.models.HubbleDiagram.without_each_survey`), of which no moduli are drawn.
     num : int
-        Number of moduli, N; of a subset, that of the whole sample.
+        Number of moduli of the whole sample, N, also for a subset.
     scatter : float or None
         Intrinsic scatter that ``projection`` includes; None where it is a parameter.
     """
@@ -95,7 +95,10 @@ def check(data: DistanceModuli, calibrated: bool, keep: np.ndarray | None = None
 
 
 def scatter_weights(data: DistanceModuli, surveys: tuple[str, ...]) -> np.ndarray:
-    """Return 1 for objects with intrinsic scatter, those of some surveys or all without any, and 0 for the others."""
+    """Return 1 for objects of surveys with intrinsic scatter and 0 for others, (N,); no ``surveys`` means all.
+
+    DataError for a survey that is not in the sample.
+    """
     for survey in surveys:
         if survey not in data.survey:
             raise DataError(
@@ -149,7 +152,7 @@ def bind(
 
 
 def _padded(projection: Projection, value: np.ndarray, num: int) -> tuple[Projection, np.ndarray]:
-    """Return the same with rows of zeros at the end, which do not contribute to the density."""
+    """Append rows of zeros, which do not contribute to the density, to a projection and a value."""
     arrays = (projection.basis, projection.ones, projection.spread, value)
     basis, ones, spread, value = (np.pad(array, [(0, num)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
     return projection._replace(basis=basis, ones=ones, spread=spread), value

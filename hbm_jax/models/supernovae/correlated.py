@@ -40,7 +40,7 @@ UNITS = {"H0": "km/s/Mpc", "M0": "mag", "delta_M": "mag", "sigma_int": "mag"}
 @register_dataclass
 @dataclass(frozen=True, eq=False)
 class BoundCorrelatedSupernovae:
-    """N supernovae as the program of `CorrelatedSupernova` needs them.
+    """N supernovae bound to a `CorrelatedSupernova`.
 
     Attributes
     ----------
@@ -86,15 +86,16 @@ class CorrelatedSupernova(PopulationModel):
     cosmology : str or Expansion
         Expansion history, as for `hbm_jax.models.Supernova`.
     scatter : str
-        Intrinsic scatter: ``"published"`` takes that of the data (``variance_coherent``); ``"common"`` and ``"survey"``
-        replace it by a parameter sigma_int, the same for all supernovae or one for each survey.
+        Intrinsic scatter: ``"published"``, that of the data (``variance_coherent``); ``"common"``, a parameter
+        sigma_int; or ``"survey"``, a parameter sigma_int for each survey.
     mass_step : bool
         Whether the magnitudes of supernovae in hosts above 1e10 solar masses are offset by delta_M.
     tabulate : bool
-        Whether the likelihood is interpolated in a precomputed table of alpha and beta. This needs the published
-        scatter, a named cosmology without bins, and at least 200 supernovae. The log density agrees with the
-        factorisation to 1e-8, and a step is a hundred times as fast. Alpha and beta are confined to the table, which
-        contains every point where the likelihood exceeds exp(-32) of its maximum.
+        Whether the likelihood is interpolated in a precomputed table of alpha and beta. Only with the
+        published scatter, ``cosmology`` among ``lcdm, olcdm, wcdm, owcdm, w0wacdm``, and at least 200 supernovae;
+        otherwise the covariance is factorised at every step. The log density agrees with the factorisation to 1e-8, and
+        a step is a hundred times as fast. Alpha and beta are confined to the table, which contains every point where
+        the likelihood exceeds exp(-32) of its maximum.
     priors : mapping of str to Distribution, float or str
         Overrides by parameter name; a number fixes the parameter.
 
@@ -137,7 +138,7 @@ class CorrelatedSupernova(PopulationModel):
 
     @property
     def default_priors(self) -> dict[str, Prior]:
-        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
+        """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         relation = dict(DEFAULT_PRIORS)
         if not self.mass_step:
             del relation["delta_M"]
@@ -151,12 +152,12 @@ class CorrelatedSupernova(PopulationModel):
         Parameters
         ----------
         data : CorrelatedSupernovae
-            The sample of N supernovae. The table takes N^3: seconds for several hundred supernovae.
+            The sample of N supernovae. The time for the table grows as N^3: seconds for several hundred supernovae.
 
         Raises
         ------
         DataError
-            For another type of data, or a host mass that is needed and missing.
+            For data of another type, or host masses missing for the mass step.
         """
         self.check_container(data, CorrelatedSupernovae, "Read them with hbm_jax.data.read_correlated_supernovae.")
         sne, surveys, by_survey = data.sne, list(data.sne.survey_counts), self.scatter == "survey"
@@ -229,7 +230,7 @@ class CorrelatedSupernova(PopulationModel):
 
     def simulate(self, key, data: CorrelatedSupernovae, parameters=None):
         """Draw magnitudes with the design of ``data``; return the simulated sample and the true parameters."""
-        if self.tabulate:  # the table is of no use here
+        if self.tabulate:  # draws do not use the table
             return self.dense().simulate(key, data, parameters)
         return super().simulate(key, data, parameters)
 

@@ -54,7 +54,7 @@ class CorrelatedTable:
     distances : RedshiftMatrix
         Distances to the NUM_MODULUS redshifts at which the distance modulus is computed.
     reference : (NUM_MODULUS,)
-        Modulus of the reference cosmology there.
+        Modulus of the reference cosmology at these redshifts.
     M0 : scalar
         Value subtracted from m_b.
     alpha, beta : (float, float)
@@ -76,8 +76,8 @@ class CorrelatedTable:
         """Return the log density of the observed magnitudes."""
         # Relative to the reference cosmology, to avoid cancellation in the quadratic form.
         modulus = self.distances.distmod(cosmology) - self.reference
-        head = jnp.stack(jnp.broadcast_arrays(1.0, alpha, -beta, self.M0 - M0, -delta_M))
-        vector = jnp.concatenate([head, -modulus])
+        relation = jnp.stack(jnp.broadcast_arrays(1.0, alpha, -beta, self.M0 - M0, -delta_M))
+        vector = jnp.concatenate([relation, -modulus])
         log_det, inner = self.evaluate(alpha, beta)
         return -0.5 * (vector @ inner @ vector + log_det + self.num * np.log(2.0 * np.pi))
 
@@ -89,10 +89,9 @@ class CorrelatedTable:
 
 
 def tabulate(data: CorrelatedSupernovae, massive: np.ndarray, diagonal: np.ndarray) -> CorrelatedTable | None:
-    """Return the table of a sample.
+    """Return the table of a sample, or None for fewer than `FEWEST` supernovae or if no table is accurate enough.
 
-    Return None for fewer than `FEWEST` supernovae, and where the largest table is not accurate enough. This happens
-    where the errors of stretch and colour dominate the covariance at the edges of the posterior.
+    The latter happens if errors of stretch and colour dominate the covariance at the edges of the posterior.
 
     Parameters
     ----------
@@ -129,7 +128,7 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
 
     ranges = _ranges(basis, blocks, diagonal)
     for _ in range(6):
-        widened = _widened(evaluate, basis, ranges)
+        widened = _widened(evaluate, ranges)
         if widened == ranges:
             break
         ranges = widened
@@ -169,7 +168,7 @@ def _unpacked(values):
 
 
 def _covariance(alpha, beta, blocks):
-    """Return the part of the covariance that depends on alpha and beta, (N, N)."""
+    """Return the part of the covariance that depends on alpha and beta, (N, N), with the weights of `coefficients`."""
     kappa = np.array([1.0, alpha**2, beta**2, 2.0 * alpha, -2.0 * beta, -2.0 * alpha * beta])
     return np.tensordot(kappa, blocks, axes=1)
 
@@ -208,7 +207,7 @@ def _ranges(basis, blocks, diagonal) -> Any:
     return tuple((float(v - _REACH * e), float(v + _REACH * e)) for v, e in zip((alpha, beta), errors, strict=True))
 
 
-def _widened(evaluate, basis, ranges) -> Any:
+def _widened(evaluate, ranges) -> Any:
     """Return the ranges, extended on the sides where the profile likelihood is not yet negligible."""
     size = 9
     grids = [np.linspace(low, high, size) for low, high in ranges]
@@ -254,7 +253,7 @@ def _vandermonde(x, span, size):
 
 
 def _polynomials(x, span, size):
-    """Return the same at a traced x, by the recurrence."""
+    """Return the polynomials of `_vandermonde` at a traced x, by their recurrence."""
     t = (2.0 * x - (span[0] + span[1])) / (span[1] - span[0])
     values = [jnp.ones_like(t), t]
     for _ in range(size - 2):

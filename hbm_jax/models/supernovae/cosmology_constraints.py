@@ -50,12 +50,12 @@ def with_constraints(
     Raises
     ------
     ValueError
-        For a cosmology that only has distances.
+        For a cosmology defined by distances only.
     """
     if not isinstance(cosmology, Cosmology):
         raise ValueError(
             f"HubbleDiagram: constraints expect a cosmology with an expansion rate; found "
-            f"{type(cosmology).__name__}, which only has distances."
+            f"{type(cosmology).__name__}, which has distances only."
         )
     if set(CMB) & set(constraints.quantity):
         cosmology = dataclasses.replace(cosmology, radiation=STANDARD_RADIATION)

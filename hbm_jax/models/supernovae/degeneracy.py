@@ -57,7 +57,7 @@ class _MatterBijection:
 
 
 def supernova_degeneracy(free: Mapping[str, Any], fixed: Mapping[str, float]) -> tuple[dict, dict]:
-    """Return the ridges and bijections of `hbm_jax.distributions.CoordinatePriors` for the free parameters.
+    """Return the degeneracies and bijections of `hbm_jax.distributions.CoordinatePriors` for the free parameters.
 
     Parameters
     ----------

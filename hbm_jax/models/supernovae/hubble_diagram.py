@@ -116,7 +116,7 @@ class HubbleDiagram(PopulationModel):
 
     @property
     def default_priors(self) -> dict[str, Prior]:
-        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
+        """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         defaults = expansion.default_priors(self.cosmology)
         if self.calibrated:
             defaults["H0"] = cosmology_constraints.FREE_H0
@@ -134,8 +134,11 @@ class HubbleDiagram(PopulationModel):
     def bind(self, data: DistanceModuli) -> BoundModuli:
         """Return the decomposed covariance, the nodes of the moduli and the observed moduli as arrays.
 
-        The decomposition takes 2 s for 1700 objects. DataError for another type of data, calibrators without
-        ``calibrated=True`` or the reverse, or a survey of ``scatter_surveys`` that is not in the sample.
+        Raises
+        ------
+        DataError
+            For data of another type, calibrators without ``calibrated=True`` or the reverse, or a survey of
+            ``scatter_surveys`` that is not in the sample.
         """
         advice = "Read them with hbm_jax.data.read_distance_moduli, or use DistanceModuli.from_columns."
         self.check_container(data, DistanceModuli, advice)
@@ -193,9 +196,11 @@ class HubbleDiagram(PopulationModel):
         """Run the NumPyro program; ``recover=True`` draws M0 from its exact conditional posterior."""
         priors = self.all_priors
         if bound.scatter != self._known_scatter:
+            scatters = self._known_scatter, bound.scatter
+            expected, found = ("a free value" if scatter is None else f"{scatter:g} mag" for scatter in scatters)
             raise DataError(
-                f"HubbleDiagram: expected data bound to a model with an intrinsic scatter of {self._known_scatter}; "
-                f"found {bound.scatter} (None is a parameter). Bind them to this model."
+                f"HubbleDiagram: expected data bound to a model with the same intrinsic scatter, {expected}; found "
+                f"{found}. Bind them to this model."
             )
         degeneracy = supernova_degeneracy if self.constraints is None else None
         cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
@@ -215,7 +220,7 @@ class HubbleDiagram(PopulationModel):
             numpyro.deterministic("M0", likelihood.offset_given(drawn).sample(numpyro.prng_key()))
 
     def distmod(self, data: DistanceModuli, cosmology: Any):
-        """Return the distance modulus of every object [mag], (N,): of a calibrator that of its host, else mu(z)."""
+        """Return the distance modulus of every object [mag], (N,): of the host of a calibrator, else mu(z)."""
         mu = RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
         return jnp.where(data.is_calibrator, data.mu_calibrator, mu)
 

@@ -1,10 +1,10 @@
-"""Checks of the options of the supernova model, and which of them need a mixture."""
+"""Checks of the options of the supernova model."""
 
 from hbm_jax.validation import OptionError, Remedy
 
 
 def mixture_options(model) -> list[str]:
-    """Return options of `hbm_jax.models.Supernova` in use that need the mixture of `populations`, as text."""
+    """Return the options in use of a `hbm_jax.models.Supernova` that need the mixture of `populations`, as text."""
     flags = [f"{name}=True" for name in ("mass_error", "outliers") if getattr(model, name)]
     gaussian = {name: getattr(model.laws, name).gaussian for name in ("stretch", "colour", "selection")}
     gaussian["velocity"] = model.velocity == "distance"

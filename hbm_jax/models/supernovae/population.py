@@ -50,7 +50,7 @@ class Laws(NamedTuple):
 
     @property
     def gaussian(self) -> bool:
-        """Whether the populations are Gaussian and all observed, so that no mixture is needed."""
+        """True if the populations are Gaussian and completely observed, so that no mixture is needed."""
         return all(law.gaussian for law in self.used)
 
 

@@ -98,8 +98,8 @@ class Supernova(PopulationModel):
     sigma_v : float, optional
         Dispersion of peculiar velocities [km/s], in place of the data's ``variance_velocity``.
     velocity : str
-        Whether ``sigma_v`` is a scatter of the magnitude, ``"distance"``, or an error of the redshift from which the
-        distance is computed, ``"redshift"``. The latter is integrated numerically and also holds where velocities are
+        Effect of ``sigma_v``: ``"distance"``, a scatter of the magnitude; or ``"redshift"``, an error of the redshift
+        from which the distance is computed. The latter is integrated numerically and also holds where velocities are
         not small compared with the recession velocity.
     redshift_prior : str
         Distribution of true redshifts where they have errors (``velocity="redshift"``, or ``sigma_z`` of the data):
@@ -108,9 +108,9 @@ class Supernova(PopulationModel):
         Whether a fraction outlier_fraction of supernovae has an additional scatter outlier_scatter. `hbm_jax.latents`
         then returns the ``outlier_probability`` of each supernova.
     selection : str or SelectionLaw
-        Whether supernovae are in the sample with probability Phi((m_lim + m_lim_colour c - m_b) / m_lim_width) of
-        their observed values: ``"none"``; ``"common"``; or ``"survey"``, with m_lim and m_lim_width for each survey.
-        m_lim_colour is 0 unless it has a prior.
+        ``"none"``: all supernovae are detected. ``"common"``: they are detected with probability
+        Phi((m_lim + m_lim_colour c - m_b) / m_lim_width), for observed c and m_b. ``"survey"``: likewise, with m_lim
+        and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior.
     offsets : str
         Treatment of the calibration offsets of the data (`Supernovae.sensitivity`), N(0, 1) each, and of other linear
         nuisances given in the same way, such as modes of bulk flows: ``"sampled"`` as parameters ``calibration``; or
@@ -202,7 +202,7 @@ class Supernova(PopulationModel):
 
     @property
     def default_priors(self) -> dict[str, Prior]:
-        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
+        """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         return expansion.default_priors(self.cosmology) | self._relation_priors
 
     @property
@@ -221,32 +221,31 @@ class Supernova(PopulationModel):
     @property
     def by_survey(self) -> tuple[str, ...]:
         """Parameters that differ between surveys."""
-        of_laws = tuple(name for law in self.laws.used for name in law.by_survey)
-        return of_laws + (("sigma_int",) if self.survey_scatter else ())
+        law_parameters = tuple(name for law in self.laws.used for name in law.by_survey)
+        return law_parameters + (("sigma_int",) if self.survey_scatter else ())
 
     def bind(self, data: Supernovae) -> BoundSupernovae:
         """Return covariances, distance matrix, weights of the mass step and observed values as arrays.
 
-        DataError for another type of data, a host mass that is needed and missing, or redshift errors that cannot be
-        integrated.
+        Errors are those of `hbm_jax.models.supernovae.bound.bind`.
         """
-        return bind(self, data, self._own_distances)
+        return bind(self, data, self._overrides_distmod)
 
     def bind_each(self, data: Sequence[Supernovae]) -> list[BoundSupernovae]:
         """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
         bound = [self.bound(sample) for sample in data]
         shapes = [tuple(map(np.shape, jax.tree.leaves(sample))) for sample in bound]
         if len({(jax.tree.structure(sample), shape) for sample, shape in zip(bound, shapes, strict=True)}) > 1:
-            bound = [bind(self, sample, self._own_distances, like=bound) for sample in data]
+            bound = [bind(self, sample, self._overrides_distmod, like=bound) for sample in data]
         return bound
 
     @property
-    def _own_distances(self) -> bool:
-        """Whether a subclass overrides `distmod`."""
+    def _overrides_distmod(self) -> bool:
+        """True for a subclass that overrides `distmod`."""
         return type(self).distmod is not Supernova.distmod
 
     def program(self, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
-        """Run the NumPyro program; without latents, ``recover=True`` draws x1_true, c_true and m_b_true."""
+        """Run the NumPyro program; with marginal latents ``recover=True`` draws x1_true, c_true and m_b_true."""
         program.run(self, bound, observed, recover)
 
     def massive(self, data: Supernovae):
@@ -326,7 +325,7 @@ class Supernova(PopulationModel):
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` chooses the partial non-centring of the sampled latents."""
+        """True if `hbm_jax.sample` chooses the partial non-centring of the sampled latents."""
         return self.latents == "sampled"
 
     @property

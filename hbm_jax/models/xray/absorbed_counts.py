@@ -1,4 +1,4 @@
-"""Expected counts of a population of absorbed power laws, with precomputed responses and absorption tables.
+"""Expected counts of a population of absorbed sources, with precomputed responses and absorption tables.
 
 For sources of known redshift the response is reduced to a few quadrature nodes. Where the redshift is a parameter the
 absorption edges of the host move, so those sources are folded on all energy bins of their response, with cross sections
@@ -44,8 +44,8 @@ def at_known_redshifts(
     """
     z = np.asarray(data.z)[rows]
     # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
-    tried = medium if medium.log10_xi is not None else dataclasses.replace(medium, log10_xi=0.0, metallicity=None)
-    trial_spectrum = tried.spectrum(z, band)
+    fixed_xi = medium if medium.log10_xi is not None else dataclasses.replace(medium, log10_xi=0.0, metallicity=None)
+    trial_spectrum = fixed_xi.spectrum(z, band)
     responses = [data.spectra.sparse_response(row) for row in rows]
     counts = zip(np.asarray(data.spectra.counts)[rows], responses, strict=True)
     return ExpectedCounts.of(
@@ -85,7 +85,7 @@ def positive(expected: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class AbsorbedCounts:
-    """Counts of a population, with all that is precomputed for power laws absorbed by host, WHIM and Milky Way.
+    """Counts of a population, with responses and tables precomputed for spectra absorbed by host, WHIM and Milky Way.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class AbsorbedCounts:
         statistic: str | None = None,
         tolerance: float = TOLERANCE,
     ) -> "AbsorbedCounts":
-        """Precompute all that depends on the data alone.
+        """Precompute responses and tables, which depend on the data and the options of the model alone.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class AbsorbedCounts:
         return dataclasses.replace(bound, source_information=SourceInformation.of(bound))
 
     def degenerate_density(self, log10_T) -> jax.Array:
-        """Return log10 of the density at which the mean optical depth of the WHIM is 1, by temperature.
+        """Return log10 of the density [cm^-3] at which the mean optical depth of the WHIM is 1, at temperatures (...).
 
         Density and temperature are degenerate along this curve.
         """
@@ -195,7 +195,10 @@ class AbsorbedCounts:
         if self.uncertain is not None or self.known is None:
             raise ValueError("AbsorbedCounts.each: expected known redshifts; found uncertain ones.")
         if self.known.response is not None and self.known.response.order is not None:
-            raise ValueError("AbsorbedCounts.each: expected small responses to lines; bind the sources one by one.")
+            raise ValueError(
+                "AbsorbedCounts.each: expected the responses to lines of each source; found blocks of all sources. "
+                "Bind the sources one by one."
+            )
         tables = WhimTable, WhimIons
 
         def single(row):

@@ -91,7 +91,7 @@ class Afterglow(PopulationModel):
     abundances : str
         Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
-        What ionises the WHIM: ``"photo+collisional"``, ``"photo"`` or ``"collisional"``.
+        Ionisation of the WHIM: ``"photo+collisional"``, ``"photo"`` or ``"collisional"``.
     band : (float, float)
         Energy range of the unabsorbed flux [keV], in the observer's frame.
     H0, Om0 : float
@@ -162,7 +162,7 @@ class Afterglow(PopulationModel):
 
     @property
     def default_priors(self) -> dict[str, Prior]:
-        """Default prior of every parameter by name; a number is a fixed parameter."""
+        """Default prior of every parameter by name; a number fixes a parameter."""
         medium = self._medium(None, None)
         defaults = {name: prior for varying in medium.sites for name, prior in varying.priors.items()}
         for name in self.common:
@@ -196,7 +196,7 @@ class Afterglow(PopulationModel):
         )
 
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
-        """Precompute all that depends on the data alone: responses on nodes, cross sections, tables of the WHIM.
+        """Precompute responses on nodes, cross sections and tables of the WHIM, which depend on the data alone.
 
         Calling the model with data does this automatically. The result can be passed in place of the data, also with
         traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
@@ -211,8 +211,9 @@ class Afterglow(PopulationModel):
         Raises
         ------
         DataError
-            If a required Galactic column, or its error, is missing.
+            If the data are not `Afterglows`, or a required Galactic column, or its error, is missing.
         """
+        self.check_container(data, Afterglows, "Read them with hbm_jax.data.read_afterglows.")
         self._require_columns(data)
         return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
 
@@ -270,7 +271,7 @@ class Afterglow(PopulationModel):
         _, density = priors
 
         def location_and_scale(sampled):
-            curve = bound.degenerate_density
+            curve = bound.degenerate_density  # relative to the density of the prior, at 10^6 K
             return -7.0 + curve(sampled["log10_T"]) - curve(6.0), 1.0
 
         to_v = LogOrLinear.of(jnp.sum(bound.source_information.density_information) ** -0.5, 1.0)
@@ -337,11 +338,11 @@ class Afterglow(PopulationModel):
         """Units of the parameters; dimensionless ones are absent."""
         medium = self._medium(None, None)
         units = {name: unit for varying in medium.sites for name, unit in varying.units.items()}
-        return units | UNITS | {name: medium.table[name].unit for name in self.common}
+        return units | UNITS | {name: medium.table[name].unit for name in self.common if medium.table[name].unit}
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` chooses the partial non-centring of the densities of the lines of sight."""
+        """True if `hbm_jax.sample` chooses the partial non-centring of the densities of the lines of sight."""
         return self.sightlines
 
     @property

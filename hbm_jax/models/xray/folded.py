@@ -15,13 +15,13 @@ from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 1e-3  # largest change of the log likelihood of a spectrum
-SMOOTH = 0.01  # of the tolerance, where no feature has a free energy: that accuracy takes few more nodes
+SMOOTH = 0.01  # factor of the tolerance if no feature has a free energy: the accuracy then needs few more nodes
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class FoldedSpectra:
-    """N spectra of at most G groups, with all that is precomputed for one model expression; a pytree.
+    """N spectra of at most G groups, with responses and tables precomputed for one model expression; a pytree.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Populations of absorbed sources: a model expression, and which of its parameters differ between sources."""
+"""Populations of absorbed sources: a model expression, and the populations of its parameters."""
 
 import dataclasses
 import functools
@@ -66,7 +66,7 @@ class Medium:
     common: tuple[str, ...] = ()
 
     def spectrum(self, z: Any, band: tuple[float, float], reach: Any = None) -> Component:
-        """Return the model expression of sources at redshifts (N,), or at free redshifts within a reach."""
+        """Return the model expression of sources at redshifts (N,), or at free redshifts within the range ``reach``."""
         at_source = z if reach is None else None
 
         def completed(part):
@@ -88,7 +88,7 @@ class Medium:
 
     @property
     def of_power_laws(self) -> bool:
-        """Whether the expression is that of the default, absorbed power laws."""
+        """True for absorbed power laws without common parameters, the default."""
         return tuple(v.parameter for v in self.sites) == ("photon_index", "log10_flux", "host_nh") and not self.common
 
     @functools.cached_property

@@ -24,7 +24,7 @@ from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized
 from hbm_jax.precomputation import precomputed
 from hbm_jax.xla_options import QUICK
 
-_PRIOR_WEIGHT = 1.0  # in sources, of the initial population where mean and variance are estimated from the sample
+_PRIOR_WEIGHT = 1.0  # of the initial population in estimates of mean and variance, in sources
 _POPULATION_UPDATES, _SCORING_STEPS = 5, 12
 _TEMPERATURES = np.linspace(4.5, 7.5, 13)  # log10 of T [K]
 _THIN = -12.0  # log10 of a density [cm^-3] low enough for an expansion of first order

@@ -30,7 +30,6 @@ from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.statistics.statistic import STATISTICS
-from hbm_jax.validation import DataError
 
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
 NUM_TRIALS = 32  # draws from the prior at which the error of the folds is measured
@@ -84,7 +83,7 @@ class SpectralFit(PopulationModel):
     ------
     ValueError
         For an expression without additive component, or an unknown statistic, parameter or prior; for a formula with an
-        unknown parameter, and formulas that depend on each other in a circle.
+        unknown parameter, and formulas that depend on each other.
 
     Notes
     -----
@@ -135,7 +134,7 @@ class SpectralFit(PopulationModel):
 
     @property
     def _statistics(self) -> tuple[str, ...]:
-        """The statistics that are named, of any spectrum."""
+        """Statistics set by the user, of any spectrum."""
         return (self.statistic,) if isinstance(self.statistic, str) else (self.statistic or ())
 
     @property
@@ -185,7 +184,7 @@ class SpectralFit(PopulationModel):
         return values
 
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
-        """Precompute all that depends on the data alone: responses on nodes, cross sections and tables.
+        """Precompute responses on nodes, cross sections and tables, which depend on the data alone.
 
         Calling the model with data does this automatically. The result can be passed in place of the data.
 
@@ -201,10 +200,7 @@ class SpectralFit(PopulationModel):
         DataError
             If ``data`` is not a `SpectrumStack`.
         """
-        if not isinstance(data, SpectrumStack):
-            raise DataError(
-                f"SpectralFit: expected a SpectrumStack; found {type(data).__name__}. Build one with SpectrumStack.of."
-            )
+        self.check_container(data, SpectrumStack, "Build one with SpectrumStack.of.")
         return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials(), tolerance=tolerance)
 
     bind = prepare

@@ -11,7 +11,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Bursts, BurstSpectra
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
-from hbm_jax.models import Golenetskii, GolenetskiiCounts
+from hbm_jax.models import Golenetskii, GolenetskiiCounts, expansion
 from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
@@ -137,26 +137,29 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
     drawn = latents(fit, num_draws=NUM_DRAWS // 4)
     z = np.asarray(data.z)
     with jax.enable_x64(True):
-        sphere = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
+        log10_areas = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
     bursts = []
     for i in range(len(data)):
         in_burst = np.asarray(data.interval_burst) == i
         x, y = (drawn[name].to_numpy()[:, in_burst] for name in ("log10_E_peak", "log10_flux"))
         line = tuple(float(np.median(drawn[name].to_numpy()[:, i])) for name in ("log10_N", "gamma"))
-        shift, log10_area = float(np.log10(1.0 + z[i])), np.full(in_burst.sum(), sphere[i])
+        shift, log10_area = float(np.log10(1.0 + z[i])), np.full(in_burst.sum(), log10_areas[i])
         values = np.median(x, axis=0) - shift, np.median(y, axis=0), x.std(axis=0), y.std(axis=0)
         bursts.append(_Burst(*values, shift, log10_area, line))  # type: ignore[arg-type]
     return bursts
 
 
 def _log10_area(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
-    """Return log10 of luminosity over measured flux, (B, J), at the posterior medians of H0 and Om0."""
-    values = {name: float(np.median(parameter(fit, name, default))) for name, default in
-              (("H0", model.H0), ("Om0", model.Om0))}  # fmt: skip
+    """Return log10 of luminosity over measured flux, (B, J), at the posterior medians of a free cosmology."""
+    cosmology = Cosmology.flat(H0=model.H0, Om0=model.Om0)
+    if model.cosmology is not None:
+        names = ("H0", *expansion.FREE[model.cosmology])
+        medians = {name: float(np.median(parameter(fit, name))) for name in names}
+        cosmology = expansion.cosmology_from(model.cosmology, medians)
     with jax.enable_x64(True):
-        sphere = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(**values)))  # type: ignore[arg-type]
-        sphere = sphere - (np.log10(1.0 + z) if data.quantity == "fluence" else 0.0)
-        return sphere[:, None] + np.asarray(data.log10_k(z, model.band))
+        log10_area = np.asarray(jax.jit(log10_sphere_area)(z, cosmology))
+        log10_area = log10_area - (np.log10(1.0 + z) if data.quantity == "fluence" else 0.0)
+        return log10_area[:, None] + np.asarray(data.log10_k(z, model.band))
 
 
 def _median_line(fit: Fit, i: int, x, y) -> tuple[float, float]:
@@ -211,13 +214,15 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
     Raises
     ------
     ValueError
-        If the fit is of another model, if no redshift is unknown, or if a true redshift is missing.
+        If the fit is of another model, no redshift is unknown, z is fixed, or a true redshift is missing.
     """
     model, data = model_and_data(fit, Golenetskii, Bursts, "redshift_predictions")
     names = [name for name, z in zip(data.name, data.z, strict=True) if np.isnan(z)]
     prior = model.all_priors["z"]
-    if not names or not isinstance(prior, dist.Distribution):
+    if not names:
         raise ValueError("redshift_predictions: expected bursts of unknown redshift; found none.")
+    if not isinstance(prior, dist.Distribution):
+        raise ValueError(f"redshift_predictions: expected a prior of z; found the fixed redshift {prior}.")
     quantiles = np.quantile(parameter(fit, "z"), QUANTILES, axis=0)
     true_z = None if truth is None else _truth(truth, names)
     prior_quantiles = np.quantile(np.asarray(prior.sample(jax.random.key(0), (20_000,))), QUANTILES)

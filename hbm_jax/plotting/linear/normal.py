@@ -27,7 +27,6 @@ from hbm_jax.plotting.style import (
 NUM_DRAWS = 2000
 MAX_GROUPS = 40  # rows of a forest plot
 BINS = 40
-MIXED = "centredness"
 
 
 def forest(fit: Fit) -> Figure:
@@ -44,7 +43,7 @@ def forest(fit: Fit) -> Figure:
         A panel for each component, a row for each group (of more than 40 groups, 40 evenly spaced ones). Open circles:
         mean of the values of the group with its standard error (no pooling). Dots: posterior median with partial
         pooling, with central 68 and 95 % intervals. Bands: the posterior of mu, the limit of complete pooling. With
-        mixed latents, the right axis shows the weight of partial non-centring of each group.
+        mixed latents, the right axis shows the weight of partial non-centring of each group (1 centred).
 
     Raises
     ------
@@ -58,7 +57,7 @@ def forest(fit: Fit) -> Figure:
     model, data = _model_and_data(fit, "forest")
     theta = _theta(fit, data)
     mean, error = _unpooled(fit, model, data)
-    mu = _vector(fit, model, data, "mu")
+    mu = _vector(fit, data, "mu")
     shown = spread(len(data), MAX_GROUPS)
     rows = np.arange(len(shown), 0, -1)
     size = len(data.components)
@@ -79,7 +78,7 @@ def forest(fit: Fit) -> Figure:
         axes[0].set_yticks(rows, [data.name[k].replace("$", r"\$") for k in shown])
         axes[0].set_ylim(0.3, len(shown) + 0.7)
         if model.latents == "mixed":
-            _label_centredness(axes[-1], model, data, shown, rows)
+            _label_weights(axes[-1], model, data, shown, rows)
         handles, labels = axes[0].get_legend_handles_labels()
         order = [labels.index(text) for text in ("no pooling", "partial pooling", r"$\mu$, 68 and 95 %")]
         handles, labels = [handles[i] for i in order], [labels[i] for i in order]
@@ -87,15 +86,15 @@ def forest(fit: Fit) -> Figure:
     return figure
 
 
-def _label_centredness(axis, model, data, shown, rows) -> None:
+def _label_weights(axis, model, data, shown, rows) -> None:
     """Label the right axis with the weight of partial non-centring of each group."""
-    table = model.centring(data)[MIXED].to_numpy().reshape(len(data.components), len(data))
+    table = model.centring(data)["centredness"].to_numpy().reshape(len(data.components), len(data))
     right = axis.twinx()
     right.set_ylim(axis.get_ylim())
     right.set_yticks(rows, [", ".join(f"{c:.2f}" for c in table[:, k]) for k in shown])
     right.tick_params(axis="y", which="both", length=0)
     right.yaxis.set_minor_locator(NullLocator())
-    right.set_ylabel(MIXED)
+    right.set_ylabel("weight of partial non-centring")
 
 
 def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int = 0) -> Figure:
@@ -165,7 +164,7 @@ def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int =
 
 def _funnel_draws(fit: Fit, group: str | int, component: int):
     """Return theta, ln tau and divergence flag of thinned draws, ln tau of all draws, and the index of the group."""
-    model, data = _model_and_data(fit, "funnel")
+    _, data = _model_and_data(fit, "funnel")
     if isinstance(group, str) and group not in data.name:
         raise ValueError(f"funnel: expected a group, one of {', '.join(data.name[:20])}; found {group!r}.")
     row = data.name.index(group) if isinstance(group, str) else range(len(data))[group]
@@ -173,7 +172,7 @@ def _funnel_draws(fit: Fit, group: str | int, component: int):
         raise ValueError(f"funnel: expected a component from 0 to {len(data.components) - 1}; found {component}.")
     if "tau" not in fit.posterior:
         raise ValueError("funnel: expected a fit in which tau varies; found a fixed tau.")
-    log_tau = np.log(_vector(fit, model, data, "tau")[:, component])
+    log_tau = np.log(_vector(fit, data, "tau")[:, component])
     diverging = fit.tree["sample_stats"]["diverging"].transpose("chain", "draw").to_numpy().ravel()
     keep = np.zeros(len(log_tau), bool)
     keep[spread(len(log_tau), NUM_DRAWS)] = True
@@ -191,7 +190,7 @@ def _model_and_data(fit: Fit, figure_name: str) -> tuple[Normal | NormalVectors,
     return model_and_data(fit, kind, ValuesInGroups, figure_name)
 
 
-def _vector(fit: Fit, model, data: ValuesInGroups, name: str) -> np.ndarray:
+def _vector(fit: Fit, data: ValuesInGroups, name: str) -> np.ndarray:
     """Return the draws of a parameter with one element per component, (draw, D); one draw if it is fixed."""
     if name in fit.posterior:
         values = parameter(fit, name)
@@ -214,7 +213,7 @@ def _unpooled(fit: Fit, model, data: ValuesInGroups) -> tuple[np.ndarray, np.nda
     used = np.asarray(data.used)[..., None]
     variance = np.diagonal(np.asarray(data.errors), axis1=-2, axis2=-1)
     if model.sigma == "inferred":
-        variance = variance + np.median(_vector(fit, model, data, "sigma"), axis=0) ** 2
+        variance = variance + np.median(_vector(fit, data, "sigma"), axis=0) ** 2
     weights = np.where(used, 1.0 / np.where(used, variance, 1.0), 0.0)
     total = weights.sum(axis=1)
     return (weights * np.asarray(data.values)).sum(axis=1) / total, 1.0 / np.sqrt(total)

@@ -1,4 +1,4 @@
-"""Figure of a selection: measured points, and the population with what the selection leaves out."""
+"""Figure of a selection: measured points, and a simulated population with its detected and missing points."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from hbm_jax.models.selection import Selection
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import BLACK, GREY, SKY, Figure, house_style
 
-MIN_POINTS = 3000  # of the population
-MAX_DOTS = 1500  # drawn of it
-BINS = 30  # one of their edges is the limit
+MIN_POINTS = 3000  # smallest number of simulated points
+MAX_DOTS = 1500  # largest number of simulated points that are drawn
+BINS = 30  # of the histograms; one edge is the limit
 SEED = 0
 
 
 def selected_points(fit: Fit) -> Figure:
-    """Plot measured points with the population that they come from, and with the points that a selection leaves out.
+    """Plot measured points with a simulated population, of which the selection detects a part.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def selected_points(fit: Fit) -> Figure:
     Raises
     ------
     ValueError
-        If the fit is of another model, or of one without a selection, with several predictors, populations of x or
-        lines without pooling.
+        If the fit is of another model or without a selection, has several predictors or populations of x, predictors
+        of groups, or lines without pooling.
 
     Examples
     --------
@@ -55,11 +55,11 @@ def selected_points(fit: Fit) -> Figure:
             f"lines without predictors of groups; found {model.description}."
         )
     names = {name for part in model.selections for name in part.priors}
-    kept = {name: prior for name, prior in model.priors.items() if name not in names}
+    priors = {name: prior for name, prior in model.priors.items() if name not in names}
     pooling: Any = model.pooling_of(len(data))
-    everything = dataclasses.replace(model, selection="none", pooling=pooling, priors=kept)
-    means = {name: parameter(fit, name).mean(axis=0) for name in (*everything.all_priors, *names)}
-    points, probability = _population(everything, model.selections, data, means)
+    unselected = dataclasses.replace(model, selection="none", pooling=pooling, priors=priors)
+    means = {name: parameter(fit, name).mean(axis=0) for name in (*unselected.all_priors, *names)}
+    points, probability = _population(unselected, model.selections, data, means)
     detected = np.random.default_rng(SEED).random(len(points)) < probability
     measured = np.asarray(data.values)[np.asarray(data.used)]
     with house_style():
@@ -91,19 +91,19 @@ def drawable(model: Relation, data: PointsInGroups) -> bool:
 
 
 def _population(
-    everything: Relation, selections: Sequence[Selection], data: PointsInGroups, means: dict[str, Any]
+    unselected: Relation, selections: Sequence[Selection], data: PointsInGroups, means: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return measured points simulated without selection, (N, 2), and the probability that each is detected."""
     repeats = -(-MIN_POINTS // data.num_points)
     design = data.subset(np.tile(np.arange(len(data)), repeats))
-    parameters = {name: means[name] for name in everything.all_priors}
-    drawn, _ = everything.simulate(jax.random.key(SEED), design, parameters)
+    parameters = {name: means[name] for name in unselected.all_priors}
+    drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
     used = np.asarray(design.used)
     points, probability = np.asarray(drawn.values)[used], np.ones(int(used.sum()))
     for part in selections:
         value = points[:, (*data.predictors, "y").index(part.quantity)]
-        room = (_limits(part, design, means)[used] - value) * (-1.0 if part.missing == "below" else 1.0)
-        probability = probability * ((room >= 0.0) if part.is_step else ndtr(room / means[part.names[1]]))
+        margin = (_limits(part, design, means)[used] - value) * (-1.0 if part.missing == "below" else 1.0)
+        probability = probability * ((margin >= 0.0) if part.is_step else ndtr(margin / means[part.names[1]]))
     return points[order := np.random.default_rng(SEED).permutation(len(points))], probability[order]
 
 
@@ -111,8 +111,8 @@ def _limits(part: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.
     """Return the limit of each point, (J, M)."""
     if part.of_objects:
         return np.asarray(data.cut)[..., (*data.predictors, "y").index(part.quantity)]
-    of_groups = np.resize(np.atleast_1d(means[part.names[0]]), len(data))  # one for all, or those of repeated groups
-    return np.broadcast_to(of_groups[:, None], np.shape(data.used))
+    limits = np.resize(np.atleast_1d(means[part.names[0]]), len(data))  # one for all, or those of repeated groups
+    return np.broadcast_to(limits[:, None], np.shape(data.used))
 
 
 def _distribution(axis, measured, simulated, detected, limit) -> None:

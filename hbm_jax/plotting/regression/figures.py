@@ -1,5 +1,6 @@
 """Figures of regressions: coefficients, group effects, shrinkage, and posterior predictive checks."""
 
+import functools
 from typing import Any, cast
 
 import numpy as np
@@ -9,6 +10,7 @@ from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.inference import Fit, latents, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
+from hbm_jax.models.regression.families import working
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import (
     BAND_68,
@@ -162,7 +164,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
     Raises
     ------
     ValueError
-        If the fit is of another model.
+        If the fit is of another model, has no such term, or the term is a random walk.
     """
     program: Any = model_of(fit)
     with house_style():
@@ -216,8 +218,6 @@ def _shrinkage(size, unpooled, draws, labels, population_mean: float) -> Figure:
 
 def _unpooled(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
     """Return the weighted mean working residual of each group at the posterior mean of the common coefficients."""
-    from hbm_jax.models.regression.families import working
-
     model: Any = model_of(fit)
     coef = fit.posterior["coef"].mean(("chain", "draw")).to_numpy()
     response, weights = working(model.link, np.asarray(data.y), np.asarray(data.trials), None)
@@ -299,7 +299,7 @@ def _group_term(data: RegressionData, name: str | None, figure_name: str) -> Gro
     """Return the group term of this name, or the first; the error names the figure ``figure_name``."""
     names = [group.name for group in data.groups]
     if not names or (name is not None and name not in names):
-        actual = repr(name) if names else f"{data.source.formula}, which has none"
+        actual = repr(name) if names else f"none in {data.source.formula}"
         raise ValueError(
             f"{figure_name}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {actual}."
         )
@@ -331,12 +331,7 @@ def figures(fit: Fit):
         caption = f"Effects of {group.factor}: medians with 68 and 95 % intervals. Band: population standard deviation."
         if group.walk:
             caption = f"Coefficients against {group.factor}: medians with 68 and 95 % intervals."
-        figures_of_fit[f"group_effects_{group.name}"] = (caption, _for_term(group_effects, group.name))
+        figures_of_fit[f"group_effects_{group.name}"] = (caption, functools.partial(group_effects, name=group.name))
         if not group.walk:
-            figures_of_fit[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _for_term(shrinkage, group.name))
+            figures_of_fit[f"shrinkage_{group.name}"] = (SHRINKAGE[0], functools.partial(shrinkage, name=group.name))
     return figures_of_fit | {"predictive_check": CHECK}
-
-
-def _for_term(function, name: str):
-    """Return the figure function of a fit for the group term of this name."""
-    return lambda fit: function(fit, name)

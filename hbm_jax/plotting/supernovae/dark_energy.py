@@ -61,7 +61,7 @@ def expansion_contour(
     if len(chosen) != 2 or not set(chosen) <= set(free):
         raise ValueError(
             f"expansion_contour: expected two free parameters, such as {', '.join(free)}; found "
-            f"{', '.join(chosen) or 'none chosen'}."
+            f"{', '.join(chosen) or 'none'}."
         )
     draws = np.stack([parameter(fit, key) for key in chosen])
     priors = [model.all_priors[key] for key in chosen]

@@ -15,11 +15,11 @@ from hbm_jax.xla_options import QUICK
 
 NUM_GRID = 120  # redshifts at which the band is evaluated
 CHUNK = 50  # cosmologies evaluated in parallel
-MIN_PER_BIN = 5  # objects; the mean of fewer is not shown
+MIN_PER_BIN = 5  # smallest number of objects in a bin whose mean is shown
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SURVEYS = {"sdss": "SDSS", "snls": "SNLS", "lowz": "low z", "hst": "HST"}
 NAMED = 6  # surveys with a colour and a legend entry; the others are grey
-MANY = 100  # objects; of more, points and error bars are pale and means in bins are drawn
+MANY = 100  # objects from which points and error bars are pale and means in bins are drawn
 MEANS: dict[str, Any] = {
     "fmt": "o", "color": BLACK, "markersize": 3.4, "markerfacecolor": "white", "elinewidth": 1.1, "zorder": 5,
     "label": "weighted mean in bins",

@@ -193,7 +193,7 @@ FIGURES = {
     ),
 }
 CONTOUR = (
-    "Expansion history: contours hold 68 and 95 % of the posterior; dashed, the prior, or its edges where it is flat.",
+    "Expansion history: contours contain 68 and 95 % of the posterior; dashed: the prior, or its edges if it is flat.",
     expansion_contour,
 )
 EQUATION_OF_STATE = (

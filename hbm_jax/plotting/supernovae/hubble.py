@@ -100,8 +100,8 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Supernova`, with its program and data. For a fit of `hbm_jax.models.HubbleDiagram`, draw
-        `distance_diagram`.
+        Fit of `hbm_jax.models.Supernova`, with its program and data. A fit of `hbm_jax.models.HubbleDiagram` is drawn
+        by `distance_diagram`.
     num_draws : int
         Number of posterior draws from which the band is computed.
 

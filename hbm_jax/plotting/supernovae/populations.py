@@ -77,16 +77,16 @@ def _components(law, parameters, ndim: int) -> tuple[dict[str, np.ndarray], tupl
 
     Axes are draws, components, and those of the values, of which there are ``ndim``.
     """
-    last = (1,) * ndim
-    p = {key: np.reshape(draws, (-1, 1, *last)) for key, draws in parameters.items()}
+    trailing = (1,) * ndim
+    p = {key: np.reshape(draws, (-1, 1, *trailing)) for key, draws in parameters.items()}
     with jax.enable_x64(True):
-        population = law.population(p, lambda of_components: jnp.reshape(jnp.asarray(of_components), (-1, *last)))
-        given = {name: np.asarray(getattr(population, name), float) for name in ("loc", "scale", "log_weight")}
+        population = law.population(p, lambda values: jnp.reshape(jnp.asarray(values), (-1, *trailing)))
+        components = {name: np.asarray(getattr(population, name), float) for name in ("loc", "scale", "log_weight")}
         latent = population.latent
         if latent is None:
-            return given, None
+            return components, None
         precision = 0.0 if latent.precision is None else latent.precision
-        return given, tuple(np.asarray(value, float) for value in (latent.quantity, latent.rate, precision))
+        return components, tuple(np.asarray(value, float) for value in (latent.quantity, latent.rate, precision))
 
 
 def _log_half_line(rate: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -107,8 +107,8 @@ def _law(fit: Fit, name: str):
 def _parameters(fit: Fit) -> dict[str, np.ndarray]:
     """Return the draws of the scalar parameters, (draw,); a single one of those that are fixed."""
     model, _ = model_and_data(fit, Supernova, Supernovae, "populations")
-    every = {name: parameter(fit, name) for name in model.all_priors}
-    return {name: draws for name, draws in every.items() if draws.ndim == 1}
+    parameters = {name: parameter(fit, name) for name in model.all_priors}
+    return {name: draws for name, draws in parameters.items() if draws.ndim == 1}
 
 
 def populations(fit: Fit, num_draws: int = 300) -> Figure:

@@ -11,7 +11,7 @@ from hbm_jax.models import Supernova
 from hbm_jax.plotting.draws import model_and_data
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_style, panels
-from hbm_jax.plotting.supernovae.diagram import MARKERS, SURVEYS, label_redshifts
+from hbm_jax.plotting.supernovae.diagram import SURVEYS, label_redshifts
 from hbm_jax.plotting.supernovae.hubble import modulus_draws, standardise
 
 COVARIATES = {"z_cmb": "redshift $z_\\mathrm{CMB}$", "x1": label("x1"), "c": label("c", "mag")}
@@ -133,7 +133,7 @@ def influence(fits: Fits, parameters: Sequence[str]) -> Figure:
     available = set(table.index.get_level_values("parameter"))
     for name in parameters:
         if name not in available:
-            raise ValueError(f"influence: expected parameters of the fits; found {name!r}, which they do not have.")
+            raise ValueError(f"influence: expected parameters of the fits, such as M0; found {name!r}.")
     names = [name for name in fits.names if name in table.index.get_level_values("object")]
     position = np.arange(len(names))[::-1]
     with house_style():
@@ -147,8 +147,7 @@ def influence(fits: Fits, parameters: Sequence[str]) -> Figure:
                 errors = [[row["median"] - row["lower_68"]], [row["upper_68"] - row["median"]]]
                 face = BLUE if fits.usable[key] else "white"
                 colour = BLACK if y == position[0] else BLUE
-                marker = MARKERS[0]
-                axes.errorbar([row["median"]], [y], xerr=errors, fmt=marker, color=colour, mfc=face, ms=4.0)
+                axes.errorbar([row["median"]], [y], xerr=errors, fmt="o", color=colour, mfc=face, ms=4.0)
             axes.set_xlabel(label(name))
             axes.set_ylim(-0.6, len(names) - 0.4)
         grid[0].set_yticks(position, names)

@@ -17,6 +17,7 @@ from hbm_jax.plotting.count_spectra import (
     _few_ticks,
     _outline,
     residuals,
+    unfolded_points,
 )
 from hbm_jax.plotting.folded_draws import points
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, Figure, house_style, panels
@@ -108,7 +109,7 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
     best : hbm_jax.best_fits.BestFit
         The best fit.
     row : int
-        Number of the spectrum, from 0.
+        Index of the spectrum.
 
     Returns
     -------
@@ -123,16 +124,13 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
     with jax.enable_x64(True):
         values = {name: np.asarray(value, float) for name, value in model.complete(best.likelihood.parameters).items()}
         values.pop("calibration", None)
-        own = {name: np.ravel(value)[row] if value.ndim else value for name, value in values.items()}
+        values = {name: np.ravel(value)[row] if value.ndim else value for name, value in values.items()}
         curves = {
-            name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(own))
+            name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(values))
             for name, term in {"model": model.spectrum, **best.terms}.items()
         }
     source, background = (binned.bins.total(table[name].to_numpy()) for name in ("source", "background"))
-    cumulative = np.append(0.0, np.cumsum(np.diff(energy) * 0.5 * (curves["model"][1:] + curves["model"][:-1])))
-    start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
-    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(source, 1e-300)
-    net = binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0))
+    net, scale = unfolded_points(binned, source, background, energy, curves["model"])
     with house_style():
         figure, axes = panels(1, 1, (5.4, 4.0), margins=(0.8, 0.12, 0.48, 0.3))
         axis = axes[0, 0]

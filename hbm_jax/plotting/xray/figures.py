@@ -39,7 +39,7 @@ WHIM = (
 
 
 def figures(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
-    """Return the figures of a fit: of afterglows, with the WHIM if it is free; of a spectral fit, of its spectra."""
+    """Return the figures of a fit of afterglows or of a spectral fit, with their captions, by name."""
     is_sample = not isinstance(fit.data, SpectrumStack)
     expected = functools.cache(lambda: folded(fit))  # takes longest; two figures share it
     selected: dict[str, tuple[str, Callable[[Fit], Any]]] = {

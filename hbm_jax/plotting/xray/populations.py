@@ -57,15 +57,15 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     Raises
     ------
     ValueError
-        If a fit is not one of afterglows or was loaded without its program and data, or if they have no source in
-        common.
+        If a fit is not one of afterglows, has no host columns or was loaded without its program and data, or if the
+        fits have no source in common.
 
     Examples
     --------
-    >>> host_columns(without, with_whim).savefig("columns.pdf")  # doctest: +SKIP
+    >>> host_columns(hosts_alone, with_whim).savefig("columns.pdf")  # doctest: +SKIP
     """
     fits = [fit] if other is None else [fit, other]
-    models = [model_and_data(each, Afterglow, Afterglows, "host_columns")[0] for each in fits]
+    models = [model_and_data(member, Afterglow, Afterglows, "host_columns")[0] for member in fits]
     names = ["with WHIM" if model.whim else "without WHIM" for model in models]
     names = names if len(set(names)) == len(names) else ["fit", "other"]
     if other is not None and not set(fit.data.name) & set(other.data.name):
@@ -74,14 +74,14 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
         figure, axes = panels(1, 1, (6.4, 4.3), margins=(0.6, 0.12, 0.48, 0.35))
         axis = axes[0, 0]
         positions: list[dict[str, tuple[float, float]]] = []
-        log1p_z = [float(np.log1p(z)) for each in fits for z in each.data.z]
+        log1p_z = [float(np.log1p(z)) for member in fits for z in member.data.z]
         pad = 0.04 * (max(log1p_z) - min(log1p_z)) + 0.02
         # The two points of a source are drawn side by side.
         shift = 0.0 if other is None else 0.12 * pad
-        for number, each in enumerate(fits):
+        for number, member in enumerate(fits):
             text = "host column" if other is None else names[number]
-            positions.append(_draw_columns(axis, each, number, (2 * number - 1) * shift, text))
-            _draw_mean(axis, each, SERIES[number][0], single=other is None)
+            positions.append(_draw_columns(axis, member, number, (2 * number - 1) * shift, text))
+            _draw_mean(axis, member, SERIES[number][0], single=other is None)
         if other is not None:
             for name in positions[0].keys() & positions[1].keys():
                 ends = zip(positions[0][name], positions[1][name], strict=True)
@@ -123,7 +123,7 @@ def _draw_columns(axis, fit: Fit, number: int, shift: float, name: str) -> dict[
 
 def _draw_mean(axis, fit: Fit, colour: str, single: bool) -> None:
     """Draw the mean of a population, and its standard deviation if it is the only one in the figure."""
-    mean, std = (parameter(fit, f"log10_nh_{what}") for what in ("mean", "std"))
+    mean, std = (parameter(fit, f"log10_nh_{part}") for part in ("mean", "std"))
     lower, median, upper = np.quantile(mean, (0.16, 0.5, 0.84)) + UNIT_COLUMN
     if single:
         width = float(np.median(std))

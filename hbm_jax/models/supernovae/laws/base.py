@@ -23,7 +23,7 @@ class Law:
     Attributes
     ----------
     kind : str
-        What the law describes, for messages.
+        Subject of the law, for messages.
     name : str
         Name of the choice.
     registry : dict of str to type
@@ -73,7 +73,7 @@ class Law:
 
     @property
     def own(self) -> bool:
-        """Whether the law cannot be restored from its name."""
+        """True if the law cannot be restored from its name."""
         registered = self.registry.get(self.name)
         return registered is not type(self) or self != registered()
 
@@ -122,9 +122,9 @@ class Population(NamedTuple):
 
 
 def skewed(mean, std, shape) -> tuple[Any, Any, Any]:
-    """Return loc, scale and slope such that loc + slope |n| + scale n', n, n' ~ N(0, 1), is the given skew normal.
+    """Return loc, scale and slope such that loc + slope |n| + scale n' is skew normal for standard normal n and n'.
 
-    ``mean`` and ``std`` are its mean and standard deviation, ``shape`` its shape parameter.
+    ``mean``, ``std`` and ``shape`` are the mean, standard deviation and shape parameter of the skew normal.
     """
     delta = shape / jnp.sqrt(1.0 + shape**2)
     scale = std / jnp.sqrt(1.0 - 2.0 / math.pi * delta**2)

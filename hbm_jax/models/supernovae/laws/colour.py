@@ -99,7 +99,8 @@ class Dust(ColourLaw):
         return Population(p["c_mean"], p["c_std"], p["beta"], latent=reddening)
 
     def standardisation(self, p: Mapping[str, Any], c: np.ndarray) -> tuple[Any, Any]:
-        """Return the linear regression of magnitude on true colour, of whose variance dust contributes a fraction."""
+        """Return the linear regression of magnitude on true colour."""
+        # Fraction of the variance of colour that is due to dust.
         fraction = p["c_dust"] ** 2 / (p["c_dust"] ** 2 + p["c_std"] ** 2)
         slope = p["beta"] + (p["beta_dust"] - p["beta"]) * fraction
         mean = p["beta"] * p["c_mean"] + p["beta_dust"] * p["c_dust"]

@@ -40,7 +40,7 @@ class MassStep(Law):
 
     @property
     def gaussian(self) -> bool:  # type: ignore[override]
-        """Whether the side of the step is known."""
+        """True if the side of the step is known."""
         return not self.error
 
     @property

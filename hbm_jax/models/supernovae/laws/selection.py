@@ -54,7 +54,7 @@ class CommonLimit(SelectionLaw):
 
 @dataclass(frozen=True)
 class SurveyLimits(CommonLimit):
-    """The same with a limit m_lim and its width m_lim_width for each survey."""
+    """Detection probability as `CommonLimit`, with m_lim and m_lim_width for each survey."""
 
     name = "survey"
     by_survey = ("m_lim", "m_lim_width")

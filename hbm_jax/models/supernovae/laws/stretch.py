@@ -58,7 +58,7 @@ class SkewedStretch(StretchLaw):
 
 @dataclass(frozen=True)
 class TwoStretches(StretchLaw):
-    """Two normal populations; a fraction x1_fraction_low has a mean lower by x1_shift and deviation x1_std_low."""
+    """Two normal populations; a fraction x1_fraction_low has a mean lower by x1_shift and the width x1_std_low."""
 
     name = "two"
     symbols: ClassVar[Mapping[str, str]] = {
