@@ -257,14 +257,14 @@ def whim_optical_depth(
     max_energy = MAX_ENERGY / (1.0 + (0.0 if concrete_z is None else float(concrete_z)))
     energy, in_energy = within("energy", energy, MIN_ENERGY, max_energy, "keV")
     dtype = jnp.result_type(energy, z, n0, *jax.tree.leaves(cosmology), log10_T, metallicity)
-    values = (energy, z, n0, log10_T, log10_xi, metallicity)
-    others = (photon_index, density_slope, metallicity_slope, temperature_slope, numbers, cosmology)
+    arguments = (energy, z, n0, log10_T, log10_xi, metallicity, photon_index, density_slope, metallicity_slope)
+    arguments += (temperature_slope, numbers, cosmology)
     within("log10_T", log10_T, *LOG10_T)
     log10_T_source = jnp.add(log10_T, temperature_slope * jnp.log10(1.0 + z))
     within("log10_T at the source", log10_T_source, *LOG10_T)
     evolving = not (isinstance(temperature_slope, int | float) and temperature_slope == 0)
     with jax.enable_x64(True):
-        doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), (*values, *others))
+        doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), arguments)
         domains = (in_energy, in_z, in_n0 & in_metallicity)
         static = {"mode": mode, "rates": rates, "evolving": evolving, "num_cells": num_cells, "dtype": dtype}
         static["xi_band"] = band_of_xi(xi_band)

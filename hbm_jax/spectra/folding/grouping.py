@@ -49,8 +49,8 @@ def noticed(
         Ranges of nominal channel energies [keV]; default: all energies. A channel is used if it lies entirely within
         one range. Ranges that touch at a channel edge act as one range.
     keep_bad : bool
-        Whether to keep channels that are marked as bad (QUALITY other than 0) in the spectrum or its background.
-        Channels with counts of NaN are never kept.
+        True: also use channels marked as bad (QUALITY other than 0) in the spectrum or its background, except those
+        with counts of NaN.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.i
 
 
 def fwhm(response: Response) -> Floats:
-    """Return the spectral resolution at the nominal energy of each channel, as a full width at half maximum.
+    """Return the spectral resolution (full width at half maximum) at the nominal energy of each channel.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ def _until_enough(start: int, stop: int, net: Floats, variance: Floats | None, a
 
 
 def _while_narrow(start: int, stop: int, fits: Callable[[int, int], bool]) -> Iterator[int]:
-    """Yield the ends of groups of at least one channel that grow while they fit."""
+    """Yield the ends of groups of at least one channel that grow while ``fits(first, last)`` is true."""
     begin = start
     for channel in range(start + 1, stop):
         if not fits(begin, channel):
@@ -329,7 +329,7 @@ def _used(spectrum: Spectrum, mask: ArrayLike | None) -> Mask:
 
 
 def _response(spectrum: Spectrum, purpose: str) -> Response:
-    """Return the response of a spectrum, or raise DataError without one."""
+    """Return the response of a spectrum; raise DataError if it has none."""
     if spectrum.response is None:
         raise DataError(
             f"{spectrum.name}: expected a response, for {purpose}; found none. Name one (rmf=PATH, arf=PATH)."

@@ -1,7 +1,7 @@
 """Fluxes, luminosities and energies of a spectral model, for parameter values such as posterior draws.
 
 Parameter values and z broadcast against each other, and the result has their common shape (...). All functions can be
-compiled and differentiated. Band limits and z may be traced, unless a spectrum with absorbers is integrated.
+compiled and differentiated. Band limits and z may be traced if the spectrum has no absorbers.
 
 Fluxes of `PowerLaw` and `BrokenPowerLaw` are closed forms; for other spectra see `Component.integral`.
 """
@@ -49,7 +49,7 @@ def photon_flux(
     low, high : scalar or (...)
         Limits of the observed band [keV].
     unabsorbed : bool
-        Whether to remove the absorbers.
+        True: remove the absorbers.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def energy_flux(
     Parameters
     ----------
     spectrum, values, low, high, unabsorbed
-        As in `photon_flux`, and so are the errors.
+        As in `photon_flux`, which raises the same errors.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def k_correction(
     observed : (low, high)
         Band in which the flux was measured [keV].
     unabsorbed : bool
-        Whether to remove the absorbers.
+        True: remove the absorbers.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def log10_sphere_area(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
     Parameters
     ----------
     z : (...)
-        Redshift, above 0. See `hbm_jax.cosmology.distances`.
+        Redshift; its domain is that of `hbm_jax.cosmology.distances`.
     cosmology : Cosmology
         Background cosmology.
 
@@ -166,7 +166,7 @@ def log10_sphere_area(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 def log10_luminosity(
     spectrum: Component, values: Values, z: ArrayLike, cosmology: Cosmology, *, rest: Band, unabsorbed: bool = True
 ) -> jax.Array:
-    """Return log10 of `luminosity` [erg/s], which does not overflow in single precision; same parameters."""
+    """Return log10 of the `luminosity` [erg/s], with the same parameters; it does not overflow in single precision."""
     check_band(*rest, "rest")
     flux = energy_flux(spectrum, values, *_observed(rest, z), unabsorbed=unabsorbed)
     return jnp.log10(flux) + log10_sphere_area(z, cosmology)
@@ -246,7 +246,7 @@ def _additive(spectrum: Component, unabsorbed: bool) -> Component:
 
 def _observed(rest: Band, z: ArrayLike) -> Band:
     """Return the observed band of a rest-frame band."""
-    known = concrete(z)
-    one_plus_z = 1.0 + (z if known is None else known)
+    concrete_z = concrete(z)
+    one_plus_z = 1.0 + (z if concrete_z is None else concrete_z)
     low, high = (np.asarray(limit, dtype=float) / one_plus_z for limit in rest)
     return low, high
