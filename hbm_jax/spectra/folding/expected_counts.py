@@ -132,7 +132,7 @@ class ExpectedCounts:
     def on_nodes(
         cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, num_blocks: int = 1, shared: bool = False
     ) -> "ExpectedCounts":
-        """Stack responses on nodes, and precompute the tables of the expression; the errors are 0.
+        """Stack responses on nodes, and precompute the tables of the expression; errors are set to 0.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class ExpectedCounts:
 
     @classmethod
     def averaged(cls, spectrum: Component, responses: Sequence[tuple[Any, Any]], num_groups: int) -> "ExpectedCounts":
-        """Fold an expression with free redshifts on all energy bins; the errors are 0.
+        """Fold an expression with free redshifts on all energy bins; errors are not measured and are set to 0.
 
         The expression is averaged over the bins (`Component.averaged`). The photons of lines are exact, and multiplied
         by the mean transmission of the bin.

@@ -212,7 +212,10 @@ class _Trials:
         return np.asarray(photons @ self.matrix)
 
     def exact_at_known_redshifts(self) -> Floats:
-        """Return the result of `exact` for a free redshift: each trial spectrum has its own absorption edges."""
+        """Return the result of `exact` for a free redshift: each trial spectrum has its own absorption edges.
+
+        NaN for trial spectra with energies outside the domain of an absorber.
+        """
         photons = []
         for row in range(len(next(iter(self.values.values())))):
             values = {name: value[row : row + 1] for name, value in self.values.items()}
@@ -264,13 +267,16 @@ class _Trials:
         return Folded(fold, self.errors(expected, self.reference), float(np.nanmax(relative, initial=0.0)))
 
     def errors(self, expected: Floats, reference: Floats) -> Floats:
-        """Return the largest error of each spectrum over the valid trial spectra, (num_spectra,)."""
+        """Return the largest error of each spectrum over the valid trial spectra, (num_spectra,).
+
+        It is inf without valid trial spectra, and where a logarithm would need positive expected counts.
+        """
         expected, reference = expected[:, self.sensitive], reference[:, self.sensitive]
         valid = np.isfinite(reference).all(axis=1) & np.isfinite(expected).all(axis=1)
         counts = self.counts[:, self.sensitive]
         if self.background is None:
             valid &= (reference > 0).all(axis=1)
-        # Weights may be negative, and a logarithm needs positive counts.
+        # Expected counts may be negative, because the weights of nodes may be.
         if not valid.any() or (self.background is None and not (expected[valid] > 0).all()):
             return np.full(len(counts), np.inf)
         if self.background is not None:

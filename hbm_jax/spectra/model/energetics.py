@@ -124,7 +124,12 @@ def k_correction(
     -------
     (...)
         Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands
-        (1 + z)^(photon_index - 2). Errors are those of `photon_flux`.
+        (1 + z)^(photon_index - 2).
+
+    Raises
+    ------
+    ValueError
+        As for `photon_flux`.
 
     Examples
     --------
@@ -190,7 +195,12 @@ def luminosity(
     -------
     (...)
         [erg/s], always in double precision, because single precision overflows above 3e38. Gradients with respect to
-        parameters in single precision overflow; those of `log10_luminosity` do not. Errors are those of `photon_flux`.
+        parameters in single precision overflow; those of `log10_luminosity` do not.
+
+    Raises
+    ------
+    ValueError
+        As for `photon_flux`.
 
     Examples
     --------

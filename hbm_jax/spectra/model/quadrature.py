@@ -37,7 +37,7 @@ def pieces(spectrum: Any, edges: np.ndarray, width: float = WIDTH) -> np.ndarray
 
 
 def pieces_of_bands(spectrum: Any, low: np.ndarray, high: np.ndarray, width: float = WIDTH) -> np.ndarray:
-    """Return the edges of the quadrature pieces of bands (...), (..., num_pieces + 1); see `padded_edges`."""
+    """Return the edges (..., num_pieces + 1) of the pieces of bands with limits (...), padded to equal length."""
     low, high = np.broadcast_arrays(low, high)
     check_band(low, high)
     edges = padded_edges([pieces(spectrum, band, width) for band in np.stack([low.ravel(), high.ravel()], axis=-1)])

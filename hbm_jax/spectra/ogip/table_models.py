@@ -330,10 +330,10 @@ def _interpolation_error(
     middles = [0.5 * (x[1:] + x[:-1]) for x in nodes]
     middles = [np.exp(x) if p.logarithmic else x for x, p in zip(middles, parameters, strict=True)]
     num = int(np.prod([len(x) for x in middles]))
-    chosen = np.unique(np.linspace(0, num - 1, min(num, NUM_CHECKS)).round().astype(int))
+    cells = np.unique(np.linspace(0, num - 1, min(num, NUM_CHECKS)).round().astype(int))
     errors = []
-    for flat in chosen:
-        index = np.unravel_index(flat, [len(x) for x in middles])
+    for cell in cells:
+        index = np.unravel_index(cell, [len(x) for x in middles])
         point = [float(x[i]) for x, i in zip(middles, index, strict=True)]
         truth = exact(point)
         difference = np.abs(hat_weights(point, parameters) @ spectra - truth)

@@ -143,7 +143,10 @@ def as_floats(values: Any, where: str) -> Floats:
 
 
 def keyword(header: fits.Header, name: str, default: float, where: str) -> float:
-    """Return a number from a header; a number in quotes is accepted, as in CFITSIO."""
+    """Return a number from a header, the default if it is absent, NaN for a logical value.
+
+    A number in quotes is accepted, as in CFITSIO. Raise DataError for other text.
+    """
     value = header.get(name)
     if value is None or isinstance(value, fits.card.Undefined):
         return default
