@@ -58,9 +58,13 @@ def locate(z: jax.Array, num_panels: int) -> Panels:
     """Return the positions of traced redshifts in panels."""
     u, inside = log_redshift(z)
     # The integral up to u does not depend on u_max.
-    u_max = jax.lax.stop_gradient(jnp.max(u, initial=SMALLEST_RANGE))
+    return positions(u, jax.lax.stop_gradient(jnp.max(u, initial=SMALLEST_RANGE)), inside, num_panels)
+
+
+def positions(u, u_max, inside, num_panels: int) -> Panels:
+    """Return the positions of u = log(1 + z), a NumPy or JAX array, in panels of [0, u_max]."""
     position = u * (num_panels / u_max)
-    index = jnp.minimum(position.astype(np.int32), num_panels - 1)
+    index = position.astype(np.int32).clip(None, num_panels - 1)
     return Panels(index, position - index, u_max, inside)
 
 

@@ -60,7 +60,10 @@ class RedshiftGrid(LinesOfSight):
         if self.panels is not None or self.z is None:
             return
         z, z_hel = both_redshifts(self.z, self.z_hel)
-        for name, value in _precomputed(z, z_hel, self.num_panels or _panels_needed(z)).items():
+        num_panels, u = self.num_panels or _panels_needed(z), np.log1p(z)
+        u_max = np.max(u, initial=quadrature.SMALLEST_RANGE)
+        panels = quadrature.positions(u, u_max, np.ones(z.shape, bool), num_panels)
+        for name, value in {"z": z, "z_hel": z_hel, "num_panels": num_panels, "panels": panels}.items():
             object.__setattr__(self, name, value)
 
     @staticmethod
@@ -76,16 +79,6 @@ class RedshiftGrid(LinesOfSight):
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
         """Return the integral of 1 / E over u from log(1 + z) to infinity, and the mask of its domain."""
         return quadrature.tail_in_panels(self.panels, self.num_panels, cosmology)
-
-
-def _precomputed(z: np.ndarray, z_hel: np.ndarray, num_panels: int) -> dict[str, Any]:
-    """Return the fields of the grid of concrete redshifts."""
-    u = np.log1p(z)
-    u_max = np.max(u, initial=quadrature.SMALLEST_RANGE)
-    position = u * (num_panels / u_max)
-    index = np.minimum(position.astype(np.int32), num_panels - 1)
-    panels = quadrature.Panels(index, position - index, u_max, np.ones(z.shape, bool))
-    return {"z": z, "z_hel": z_hel, "num_panels": num_panels, "panels": panels}
 
 
 def _panels_needed(z: np.ndarray) -> int:

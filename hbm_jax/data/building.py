@@ -40,26 +40,11 @@ def build_from_table(
     aliases: Mapping[str, str],
     quantities: Sequence[str],
 ) -> Container:
-    """Build a container from a table, with warnings about rows left out and about unused errors.
+    """Build a container from a table, with warnings about rows left out and about unused errors of `quantities`.
 
-    Parameters
-    ----------
-    table : TableColumns
-        The table.
-    make : callable
-        ``make(columns, called=...)`` returns the container; ``called`` are the names of the columns in the table.
-    declared : mapping of str to Column
-        All columns that `make` takes, by standard name.
-    columns, aliases
-        As in `TableColumns.resolve`.
-    leave_out
-        Rows to leave out, by their entries in the column `name`; see `make_from_rows`.
-    required
-        As in `TableColumns.require`.
-    name : str
-        Standard name of the column with the names of rows.
-    quantities : sequence of str
-        Columns whose errors may be in the table without being used, which causes a warning.
+    ``make(columns, called=...)`` returns the container from columns by standard name, which are all in `declared`;
+    ``called`` are their names in the table. For `columns` and `aliases` see `TableColumns.resolve`, for `required`
+    `TableColumns.require`, for `name` and `leave_out` `make_from_rows`.
     """
     with named_errors(table.origin):
         called = table.resolve(list(declared), columns, aliases)
@@ -87,21 +72,11 @@ def make_from_rows(
     whole: Sequence[str] = (),
     matrices: Sequence[str] = (),
 ) -> tuple[Container, list[str], np.ndarray | slice]:
-    """Build a container from columns, without the rows to leave out.
+    """Build a container from columns by standard name, without the rows to leave out.
 
-    Parameters
-    ----------
-    columns : mapping
-        Columns by standard name.
-    make : callable
-        Builds the container from columns.
-    name : str
-        Column with the names of rows.
-    leave_out : str or sequence of str
-        Names of rows, or row numbers such as ``"row 3"``, counted from 0; ``"bad"`` leaves out rows that `make`
-        rejects.
-    whole, matrices : sequence of str
-        Columns that are not indexed by row, and columns with one row and one column per object.
+    `leave_out` contains entries of the column `name`, or row numbers such as ``"row 3"``, counted from 0; ``"bad"``
+    leaves out the rows that `make` rejects. Columns in `whole` are not indexed by row, and columns in `matrices` have
+    one row and one column per object.
 
     Returns
     -------

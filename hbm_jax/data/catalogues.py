@@ -125,19 +125,12 @@ class Catalogue:
         return numbers
 
     def read_each(self, read: Callable[[int, str], Read], kind: str) -> tuple[list[Read], list[tuple[str, str]]]:
-        """Read every source that is not left out by name.
-
-        Parameters
-        ----------
-        read : callable
-            ``read(row, name)`` returns a source.
-        kind : str
-            Kind of source in messages, such as ``"burst"``.
+        """Read every source that is not left out by name; messages call a source `kind`.
 
         Returns
         -------
         list
-            Results of `read`.
+            Results of ``read(row, name)``.
         list of (str, str)
             Names of sources left out, each with the reason.
 

@@ -58,16 +58,9 @@ FRAMES_DIFFER = 0.01  # times 1 + z
 def check_values(
     numbers: Mapping[str, Floats], declared: Mapping[str, Column], labels: Mapping[str, str], names: Sequence[str]
 ) -> list[str]:
-    """Return warnings about values outside the usual ranges; raise DataError for values outside the allowed ranges.
+    """Return warnings about values outside the usual ranges of columns, whose missing values are NaN.
 
-    Parameters
-    ----------
-    numbers, declared
-        Columns, with NaN for missing values, and their declarations, by standard name.
-    labels : mapping of str to str
-        Names of the columns in messages, by standard name.
-    names : sequence of str
-        Names of the objects.
+    All mappings are by standard name; `labels` are the names of the columns in messages, `names` those of the objects.
 
     Raises
     ------
@@ -166,14 +159,8 @@ def repeated_names(names: Sequence[str], objects: str) -> list[str]:
 def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantities: Iterable[str]) -> list[str]:
     """Return warnings about unused columns that look like errors of the quantities in use.
 
-    Parameters
-    ----------
-    column_names : mapping of str to str
-        Columns that are used, by standard name.
-    table : iterable of str
-        All columns of the table.
-    quantities : iterable of str
-        Standard names of the quantities that have errors.
+    `column_names` are the used columns by standard name, `table` all columns, and `quantities` the standard names of
+    quantities with errors.
     """
     used = set(column_names.values())
     texts = []

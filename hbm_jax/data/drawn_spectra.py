@@ -50,9 +50,9 @@ def channel_rates(spectrum: Component, response: Response, values: Mapping[str, 
 
 
 def ungrouped(
-    name: str, channels: Any, exposure: float, counts: Any, *, backscal: float = 1.0, **others: Any
+    name: str, channels: Any, exposure: float, counts: Any, *, backscal: float = 1.0, **fields: Any
 ) -> Spectrum:
-    """Return a spectrum without grouping, all channels of good quality; ``others`` are fields of `Spectrum`."""
+    """Return a spectrum without grouping and with good channels only; ``fields`` are further fields of `Spectrum`."""
     num = len(counts)
     return Spectrum(
         name=name,
@@ -63,5 +63,5 @@ def ungrouped(
         areascal=np.ones(num),
         quality=np.zeros(num, int),
         grouping=np.zeros(num, int),
-        **others,
+        **fields,
     )

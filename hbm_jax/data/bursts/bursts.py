@@ -206,7 +206,7 @@ class Bursts(HasWarnings):
 
     @property
     def knows_redshift(self) -> NDArray[np.bool_]:
-        """Mask (B,) of the redshifts without error."""
+        """Mask (B,) of the known redshifts without error."""
         return np.isfinite(self.z) & (np.asarray(self.sigma_z) == 0)
 
     @property

@@ -271,7 +271,7 @@ def _cuts(rows: GroupedRows) -> Floats:
 
 
 def _exchanges(size: int) -> Floats:
-    """Return the permutation matrices (size, size, size) of which number j swaps coordinate j with the last one."""
+    """Return permutation matrices (size, size, size); matrix j swaps coordinate j with the last one."""
     exchanges = np.tile(np.eye(size), (size, 1, 1))
     for j, permutation in enumerate(exchanges):
         permutation[[j, -1]] = permutation[[-1, j]]

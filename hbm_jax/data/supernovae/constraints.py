@@ -246,7 +246,10 @@ def desi_dr2_bao() -> GaussianConstraints:
 
 
 def _acoustic_oscillations(isotropic: list, pairs: list, source: str) -> GaussianConstraints:
-    """Return constraints of rows z, D_V / r_d, error; and z, D_M / r_d, error, D_H / r_d, error, correlation."""
+    """Return constraints from isotropic and anisotropic distances.
+
+    Rows are (z, D_V / r_d, error), and (z, D_M / r_d, error, D_H / r_d, error, correlation).
+    """
     columns: dict[str, Any] = {"quantity": [], "z": [], "value": []}
     blocks = []
     for z, distance, sigma in isotropic:

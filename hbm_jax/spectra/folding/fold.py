@@ -5,22 +5,21 @@ are refined. For expressions that are smooth between known energies, the referen
 For all others, such as those with lines, breaks or edges at free energies, it is exact in the bins of the response.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import sparse
 
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.panels import Fold, dense, integrals_of, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
-from hbm_jax.spectra.model.composition import Component, components_of
+from hbm_jax.spectra.model.composition import Component, Values, components_of
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
+from hbm_jax.validation import Floats
 
-Floats = NDArray[np.float64]
 # From coarse to fine: error and width of a panel (`num_nodes_of`), and allowed error of a discontinuity in slope in it.
 LEVELS = (
     *((1e-2, 0.8, 1e-3), (6e-4, 0.6, 1e-3), (5e-5, 0.45, 1e-3), (5e-6, 0.35, 3e-4)),
@@ -38,7 +37,6 @@ RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # of `interpolated
 SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
 _STEP = 3e-4  # step in ln E of the second differences that measure a change of slope
 _CHUNK = 512  # energies per compiled evaluation
-Values = Mapping[str, ArrayLike]
 
 
 class Folded(NamedTuple):

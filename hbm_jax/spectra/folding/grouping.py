@@ -12,12 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.validation import DataError, reject_unknown
+from hbm_jax.validation import DataError, Floats, reject_unknown
 
 __all__ = ["METHODS", "fwhm", "group", "groups", "noticed", "optimal_widths"]
 
 Mask = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 # Meaning of the amount for each method; None for methods without an amount.
 METHODS: dict[str, str | None] = {

@@ -16,7 +16,8 @@ from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-Floats = NDArray[np.float64]
+from hbm_jax.validation import Floats
+
 WIDTH = 0.05  # largest width of a panel in ln E
 STEEPNESS = 10.0  # d ln N / d ln E assumed for the number of nodes: that of cold matter with an optical depth of 3
 MAX_NODES = 8

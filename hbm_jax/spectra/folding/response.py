@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Floats
 
-Floats = NDArray[np.float64]
 # Largest row sum of a redistribution matrix without effective area: at most one count per photon, with a margin for
 # interpolation errors of calibration files. Effective areas in cm^2 exceed it at some energy.
 AREA_INCLUDED = 1.5

@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.spectra.folding.response import Response
-from hbm_jax.validation import DataError
-
-Floats = NDArray[np.float64]
+from hbm_jax.validation import DataError, Floats
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from numpy.typing import NDArray
 
 from hbm_jax.absorption import MODES, WhimIons, WhimTable, neutral_cross_section
 from hbm_jax.absorption.abundances import as_abundances
@@ -22,9 +21,8 @@ from hbm_jax.absorption.whim import MAX_REDSHIFT
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import elementwise, precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
-from hbm_jax.validation import concrete
+from hbm_jax.validation import Floats, concrete
 
-Floats = NDArray[np.float64]
 _ROUNDING = 1e-6  # relative tolerance of the energy limits
 _CELLS = 16384  # of the grid in ln E of the integrated neutral cross section
 _NUM_Z = 6  # Chebyshev nodes in ln(1 + z) at which the WHIM is tabulated over the range of a free redshift

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from numpy.typing import NDArray
 
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.spectra.model.quadrature import (
@@ -22,9 +21,8 @@ from hbm_jax.spectra.model.quadrature import (
     nodes_between,
     pieces_of_bands,
 )
-from hbm_jax.validation import concrete
+from hbm_jax.validation import Floats, concrete
 
-Floats = NDArray[np.float64]
 Values = Mapping[str, ArrayLike]
 
 

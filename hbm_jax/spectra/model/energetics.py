@@ -7,7 +7,6 @@ Fluxes of `PowerLaw` and `BrokenPowerLaw` are closed forms; for other spectra se
 """
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jax.typing import ArrayLike
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.distances import luminosity_distance
-from hbm_jax.spectra.model.composition import Component
+from hbm_jax.spectra.model.composition import Component, Values
 from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.validation import concrete
 
@@ -31,7 +30,6 @@ __all__ = [
     "photon_flux",
 ]
 
-Values = Mapping[str, ArrayLike]
 Band = tuple[ArrayLike, ArrayLike]
 
 

@@ -58,10 +58,13 @@ class _Table(Component):
         """True if the energies of the table depend on parameters, such as the redshift."""
         return self.z is None or self.table.has_energy_scale
 
+    def _one_plus_z(self, params: dict[str, jax.Array]) -> Any:
+        """Return 1 + z, with the fixed redshift or that among the parameters."""
+        return 1.0 + (params["z"] if self.z is None else self.z)
+
     def _stretch(self, params: dict[str, jax.Array]) -> Any:
         """Return the ratio of the energy in the table to the observed energy."""
-        one_plus_z = 1.0 + (params["z"] if self.z is None else self.z)
-        return one_plus_z / params.get("energy_scale", 1.0)
+        return self._one_plus_z(params) / params.get("energy_scale", 1.0)
 
     def _interpolated(self, rows: Any, params: dict[str, jax.Array]) -> jax.Array:
         """Return the model (..., K), interpolated on the grid, from rows (1 + num_additional, ..., num_grid, K)."""
@@ -184,7 +187,7 @@ class AdditiveTable(_Table):
         edges, density = self.table.energy, self._rows() / np.diff(self.table.energy)
         if self._moves:
             return observed, density
-        source = observed * (1.0 + float(self.z or 0.0))
+        source = observed * self._one_plus_z({})
         inside = (source >= edges[0]) & (source < edges[-1])
         cell = np.clip(np.searchsorted(edges, source, side="right") - 1, 0, len(edges) - 2)
         return np.moveaxis(np.where(inside, density[..., cell], 0.0), 1, -2)
@@ -210,7 +213,7 @@ class AdditiveTable(_Table):
         cumulative = _cumulative(self._rows())
         if self._moves:
             return edges, cumulative
-        one_plus_z = 1.0 + float(self.z or 0.0)
+        one_plus_z = self._one_plus_z({})
         return np.diff(_interpolated_rows(self.table.energy, cumulative, np.asarray(edges) * one_plus_z)) / one_plus_z
 
     def _integrals(self, limits, values):
@@ -221,8 +224,7 @@ class AdditiveTable(_Table):
         totals = self._interpolated(cumulative, params)
         target = jnp.asarray(edges, totals.dtype) * self._stretch(params)[..., None]
         photons = jnp.diff(_interp(target, jnp.asarray(self.table.energy, totals.dtype), totals))
-        one_plus_z = jnp.asarray(1.0 + (params["z"] if self.z is None else self.z))
-        return self._norm(params) * photons / one_plus_z[..., None]
+        return self._norm(params) * photons / jnp.asarray(self._one_plus_z(params))[..., None]
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral as in `Component.integral`, exact for photons that are uniform in the bins."""
@@ -234,8 +236,7 @@ class AdditiveTable(_Table):
         limits = (jnp.asarray(limit, spectrum.dtype)[..., None] * stretch for limit in (low, high))
         inside = jnp.clip(jnp.asarray(edges, spectrum.dtype), *limits)
         moments = jnp.diff(inside ** (power + 1)) / (power + 1)
-        one_plus_z = jnp.asarray(1.0 + (params["z"] if self.z is None else self.z))
-        total = jnp.sum(spectrum * moments, axis=-1) / stretch[..., 0] ** power / one_plus_z
+        total = jnp.sum(spectrum * moments, axis=-1) / stretch[..., 0] ** power / self._one_plus_z(params)
         return self._norm(params)[..., 0] * total
 
 
@@ -265,7 +266,7 @@ class MultiplicativeTable(_Table):
         observed = self._concrete(energy)
         if self._moves:
             return observed, self._rows()
-        return _interpolated_rows(self._middles, self._rows(), observed * (1.0 + float(self.z or 0.0)))
+        return _interpolated_rows(self._middles, self._rows(), observed * self._one_plus_z({}))
 
     @property
     def _middles(self) -> np.ndarray:

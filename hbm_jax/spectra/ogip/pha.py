@@ -20,7 +20,6 @@ from hbm_jax.spectra.folding.response import Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip.tables import (
-    Floats,
     as_floats,
     consecutive,
     keyword,
@@ -30,7 +29,7 @@ from hbm_jax.spectra.ogip.tables import (
     spectrum_table,
     whole,
 )
-from hbm_jax.validation import DataError, Remedy, warn_unusual
+from hbm_jax.validation import DataError, Floats, Remedy, warn_unusual
 
 NONE = ("", "none", "null")  # values of a header keyword that mean no file
 OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}

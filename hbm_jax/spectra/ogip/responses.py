@@ -9,7 +9,6 @@ from scipy import sparse
 
 from hbm_jax.spectra.folding.response import AREA_INCLUDED, Arf, Rmf
 from hbm_jax.spectra.ogip.tables import (
-    Floats,
     as_floats,
     column,
     consecutive,
@@ -22,7 +21,7 @@ from hbm_jax.spectra.ogip.tables import (
     tables,
     whole,
 )
-from hbm_jax.validation import DataError, warn_unusual
+from hbm_jax.validation import DataError, Floats, warn_unusual
 
 MATRICES = ("MATRIX", "SPECRESP MATRIX")
 LARGEST_GAP = 1e-4  # relative, between the end of an energy bin and the start of the next, stored in single precision

@@ -18,9 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.spectra.ogip.tables import opened
 from hbm_jax.spectra.ogip.writing import refuse_existing
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Floats
 
-Floats = NDArray[np.float64]
 NUM_CHECKS = 200  # largest number of grid cells in which the interpolation error is measured
 
 

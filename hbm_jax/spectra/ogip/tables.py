@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from hbm_jax.names import listed
 from hbm_jax.reading import MAX_BYTES, read_bytes, refuse_expansion
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Floats
 
-Floats = NDArray[np.float64]
 KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # by TUNIT; keV if a header has none
 LARGEST_COUNT = 999  # most axes or columns that a header may have
 MAX_REPETITION = 20  # largest number of array elements of a table per byte

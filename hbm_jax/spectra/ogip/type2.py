@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import MATRICES
-from hbm_jax.spectra.ogip.tables import Floats, as_floats, keyword, opened, reject, spectrum_table, tables
+from hbm_jax.spectra.ogip.tables import as_floats, keyword, opened, reject, spectrum_table, tables
 from hbm_jax.spectra.ogip.writing import NO_CORRECTION, identity, limits, table_of, write_file
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Floats
 
 
 def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:

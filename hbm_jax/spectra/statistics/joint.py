@@ -14,7 +14,7 @@ from hbm_jax.spectra.statistics.statistic import Statistic
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class JointStatistic:
-    """Sum of statistics with the interface of `Statistic`. Each is padding where another one has data.
+    """Sum of statistics with the interface of `Statistic`; each part is padding where another part has data.
 
     Attributes
     ----------
