@@ -17,8 +17,8 @@ from hbm_jax.absorption.rates import ABSORBING, BALANCE, RATES, log_collisional_
 MODES = ("photo+collisional", "photo", "collisional")
 IONS = tuple((Z, n) for Z in BALANCE for n in range(Z, -1, -1))  # order of `ion_fractions`: neutral to bare
 PHOTON_INDEX = (0.0, 4.0)
-XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in xi, as absori's parameter is defined
-# Named bands of the luminosity in xi. The code of absori, and so published fits with it, normalises over its grid.
+XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in the definition of xi
+# Named bands of the luminosity in xi. Published fits with absori have that of its code, which normalises over its grid.
 XI_BANDS = {"definition": XI_BAND, "absori_code": (0.005, 19.9)}
 _DEGREE = 32  # of the polynomial in the photon index; error below 1e-10
 _MAX_Z = max(BALANCE)

@@ -16,7 +16,7 @@ from hbm_jax.absorption.coefficients import rows_of
 from hbm_jax.absorption.cross_sections import all_ions
 
 BALANCE = (1, 2, 6, 7, 8, 10, 12, 14, 16, 26)  # H He C N O Ne Mg Si S Fe
-# Ions with at least one electron; each also stands for the transitions between it and the next charge state
+# Ions with at least one electron; rates of the transitions between an ion and the next charge state have the same order
 ABSORBING = all_ions(BALANCE)
 RATES = ("modern", "older")
 _PAIR = ("Z", "N_final")

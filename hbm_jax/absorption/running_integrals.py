@@ -15,7 +15,7 @@ from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY
 from hbm_jax.absorption.rates import ABSORBING
 
-NUM_NODES = 200  # at the start, in addition to the edges
+NUM_NODES = 200  # initial number of nodes, in addition to those at edges
 # Error of S1 at the middle of an interval, relative to the integral over the interval; if it is larger, the interval is
 # halved. Some fits, such as that of Fe XIX, bend sharply within 10 eV of an edge.
 TOLERANCE = 1e-5

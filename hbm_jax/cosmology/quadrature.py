@@ -140,7 +140,7 @@ def _table(u_max, num_panels: int, power: int, cosmology: Cosmology):
 
 def _look_up(row, panels: Panels):
     """Return the entry of a row of the table for the panel of each redshift."""
-    # `locate` keeps indices in bounds, so look-ups need no check.
+    # `positions` keeps indices in bounds, so look-ups need no check.
     return row.at[panels.panel].get(mode="promise_in_bounds")
 
 

@@ -470,7 +470,7 @@ def _column_of(table, name: str):
     if not np.ma.isMaskedArray(values):
         return values
     is_numeric = values.dtype.kind in "iuf"
-    # MaskedArray.filled takes None for the default fill value.
+    # Not MaskedArray.filled(None), which uses the default fill value.
     filled = np.ma.getdata(values).astype(float if is_numeric else object)
     filled[np.ma.getmaskarray(values)] = np.nan if is_numeric else None
     return filled

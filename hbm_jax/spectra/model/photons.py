@@ -19,7 +19,7 @@ __all__ = ["GaussianSmoothing", "exact_terms", "photons"]
 
 _STEP = 0.004  # in ln E of the bins whose photons are smoothed
 _MARGIN = 1.5  # factor in energy by which these bins extend beyond the bins of the result
-_LOWEST = 0.0301  # keV, the range of absorbers
+_LOWEST = 0.0301  # keV, lowest energy of these bins, within the domain of absorbers
 _PIVOT = 6.0  # keV, energy at which the width is given, as in XSPEC's gsmooth
 
 
