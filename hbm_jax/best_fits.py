@@ -198,8 +198,8 @@ def terms_of(spectrum: Component) -> dict[str, Component]:
     _, lines = separated(spectrum, lambda part: part.kind == "additive")
     terms: dict[str, Component] = {}
     for line in lines:
-        name = line.light.label or type(line.light).__name__
-        terms[name] = line.light if line.factor is None else line.factor * line.light
+        name = line.component.label or type(line.component).__name__
+        terms[name] = line.component if line.factor is None else line.factor * line.component
     return terms
 
 

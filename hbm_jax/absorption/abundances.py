@@ -46,12 +46,12 @@ def abundance_table(name: str = "wilm") -> np.ndarray:
 
 
 def as_abundances(abundances: Any) -> jax.Array | np.ndarray:
-    """Return 30 abundances from the name of a table or from values; traced values below 0 become NaN.
+    """Return the abundances (30,) of a named table, or the given values; traced values below 0 become NaN.
 
     Raises
     ------
     ValueError
-        For an unknown name, a wrong shape, or known values that are negative or not finite.
+        For an unknown name, a wrong shape, or concrete values that are negative or not finite.
     """
     if isinstance(abundances, str):
         return abundance_table(abundances)

@@ -24,7 +24,7 @@ def table(name: str) -> dict[str, np.ndarray]:
 
 @functools.cache
 def rows_of(name: str, key: tuple[str, str], values: tuple[str, ...]) -> dict[tuple[int, int], list[np.ndarray]]:
-    """Return the `values` columns of a file as a list of rows for each pair of two integer columns."""
+    """Return the rows of the columns `values` of a file, grouped by the pair of integers in the columns `key`."""
     columns = table(name)
     grouped: dict[tuple[int, int], list[np.ndarray]] = {}
     for i, pair in enumerate(zip(*(columns[k].astype(int).tolist() for k in key), strict=True)):

@@ -47,6 +47,11 @@ class Fits:
     outer: np.ndarray
     switch: np.ndarray
 
+    @property
+    def coefficients(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """`shells`, `outer` (None if no ion has an outer-shell fit) and `switch`."""
+        return self.shells, self.outer if (self.switch > 0).any() else None, self.switch
+
     def thresholds(self) -> list[np.ndarray]:
         """Return the energies [keV] at which the cross section of each ion is discontinuous, in increasing order."""
         thresholds = []
@@ -60,13 +65,7 @@ class Fits:
 
 @functools.cache
 def fit_coefficients(ions: tuple[tuple[int, int], ...]) -> Fits:
-    """Return the fit coefficients of ions, each (Z, num_electrons).
-
-    Raises
-    ------
-    ValueError
-        If there is no fit for an ion.
-    """
+    """Return the fit coefficients of ions, each (Z, num_electrons); raise ValueError for an ion without fits."""
     by_shell = rows_of("verner_yakovlev_1995", ("Z", "N_electrons"), _SHELL)
     quantum_numbers = rows_of("verner_yakovlev_1995", ("Z", "N_electrons"), ("n", "l"))
     outer_fits = rows_of("verner_1996", ("Z", "N_electrons"), _OUTER)
@@ -110,17 +109,16 @@ def evaluate(energy: Any, fits: Fits) -> Any:
     Parameters
     ----------
     energy : array of any shape
-        Photon energy [keV], positive; an array of NumPy for precomputation in double precision, or of JAX.
+        Photon energy [keV], positive: a NumPy array, for precomputation in double precision, or a JAX array.
     fits : Fits
-        Coefficients.
+        Coefficients of the ions.
 
     Returns
     -------
     (ions, *energy.shape) array
         [1e-22 cm^2], of the same kind as the energy.
     """
-    outer = fits.outer if (fits.switch > 0).any() else None
-    return _sum_of_shells(energy, fits.shells, outer, fits.switch)
+    return _sum_of_shells(energy, *fits.coefficients)
 
 
 def _sum_of_shells(energy, shells, outer, switch):
@@ -151,9 +149,9 @@ def _single_ion(energy, inside, shells, outer, switch):
     return masked(_sum_of_shells(jnp.where(inside, energy, 1.0), shells, outer, switch)[0], inside)
 
 
-def _shape(y, above, Q, y_a, P, y_w):
-    """Return the dependence on energy that all fits have in common."""
-    return (above**2 + y_w**2) * y**-Q * (1.0 + (y / y_a) ** 0.5) ** -P
+def _shape(y, difference, Q, y_a, P, y_w):
+    """Return the energy dependence common to both fits; `difference` is y - 1 for a subshell, x - 1 for the outer."""
+    return (difference**2 + y_w**2) * y**-Q * (1.0 + (y / y_a) ** 0.5) ** -P
 
 
 def photoionization_cross_section(energy: ArrayLike, Z: int, num_electrons: int) -> jax.Array:
@@ -193,8 +191,7 @@ def photoionization_cross_section(energy: ArrayLike, Z: int, num_electrons: int)
             raise ValueError(f"{name}: expected a whole number; found {value!r}.")
     energy, inside = within("energy", energy, 1e-3, 500.0, "keV")
     fits = fit_coefficients(((int(Z), int(num_electrons)),))
-    coefficients = fits.shells, fits.outer if (fits.switch > 0).any() else None, fits.switch
-    return _single_ion(energy, inside, *as_constants(coefficients))
+    return _single_ion(energy, inside, *as_constants(fits.coefficients))
 
 
 def parse_ion(name: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Domains of the arguments of absorption functions: known values outside raise an error, traced ones give NaN."""
+"""Domains of the arguments of absorption functions: concrete values outside raise an error, traced ones give NaN."""
 
 from typing import Any
 
@@ -22,12 +22,14 @@ _ROUNDING = 1e-6  # relative tolerance, so that a bound rounded to single precis
 
 
 def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "") -> tuple[jax.Array, Any]:
-    """Return a value as a floating array and a mask of the domain, which is a NumPy array if the value is known.
+    """Return a value as a floating array, and the mask of its elements inside the domain.
+
+    For a concrete value the mask is a NumPy array, all True.
 
     Raises
     ------
     ValueError
-        If the value is known and outside its domain anywhere.
+        If a concrete value has an element outside the domain.
     """
     lowest, highest = low - _ROUNDING * abs(low), high + _ROUNDING * abs(high)
     values = concrete(value)
@@ -45,26 +47,29 @@ def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "")
     return value, (value >= lowest) & (value <= highest)
 
 
-def one_of(what: str, value: Any, known: tuple[str, ...]) -> str:
-    """Return a choice; raise ValueError with the nearest known one if it is unknown."""
+def one_of(kind: str, value: Any, known: tuple[str, ...]) -> str:
+    """Return `value` if it is a known name; otherwise raise ValueError, suggesting the nearest name."""
     if not isinstance(value, str) or value not in known:
-        near = did_you_mean(value, known) if isinstance(value, str) else ""
-        raise ValueError(f"unknown {what} {value!r}{near}: expected one of {listed(known)}.")
+        suggestion = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise ValueError(f"unknown {kind} {value!r}{suggestion}: expected one of {listed(known)}.")
     return value
 
 
 def masked(value: jax.Array, inside: jax.Array | np.ndarray) -> jax.Array:
-    """Return NaN where not inside; must be the last step, so that gradients inside are not NaN."""
+    """Return `value` with NaN outside the domain.
+
+    It must be the last step of a function: a NaN earlier in it would make gradients inside the domain NaN.
+    """
     if isinstance(inside, np.ndarray) and inside.all():
         return value
     return jnp.where(inside, value, np.nan)
 
 
 def as_constants(tree: Any) -> Any:
-    """Return a pytree with its NumPy arrays as JAX arrays in the current precision; other leaves are unchanged.
+    """Return a pytree whose NumPy arrays are replaced by JAX arrays in the current precision.
 
-    Without it, compiled functions and `jnp.asarray` have kept NumPy arrays in double precision within
-    ``jax.enable_x64(False)``, after the process had used both precisions.
+    Within ``jax.enable_x64(False)``, compiled functions and `jnp.asarray` have kept NumPy arrays in double precision
+    after the process had used both precisions.
     """
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if isinstance(x, np.ndarray) else x, tree)

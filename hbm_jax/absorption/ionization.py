@@ -17,8 +17,8 @@ from hbm_jax.absorption.rates import ABSORBING, BALANCE, RATES, log_collisional_
 MODES = ("photo+collisional", "photo", "collisional")
 IONS = tuple((Z, n) for Z in BALANCE for n in range(Z, -1, -1))  # order of `ion_fractions`: neutral to bare
 PHOTON_INDEX = (0.0, 4.0)
-XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in xi, as absori's parameter is defined
-# Named bands of the luminosity in xi. The code of absori, and so published fits with it, normalises over its grid.
+XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in the definition of xi
+# Named bands of the luminosity in xi. Published fits with absori have that of its code, which normalises over its grid.
 XI_BANDS = {"definition": XI_BAND, "absori_code": (0.005, 19.9)}
 _DEGREE = 32  # of the polynomial in the photon index; error below 1e-10
 _MAX_Z = max(BALANCE)
@@ -123,14 +123,24 @@ def band_of_xi(xi_band: str | tuple[float, float]) -> tuple[float, float]:
 
 
 def xi_shift(photon_index: ArrayLike, xi_band: str | tuple[float, float]) -> jax.Array:
-    """Return what is to be added to log10 of xi in a band, to obtain that of the same light from 5 eV to 300 keV.
+    """Return the correction to log10 xi from a band to 5 eV - 300 keV, for the same ionising power law.
 
     Parameters
     ----------
     photon_index : array
         Photon index of the ionising power law.
     xi_band : str or (float, float)
-        As in `ion_fractions`.
+        Band in which xi is given, as in `ion_fractions`.
+
+    Returns
+    -------
+    array of the shape of photon_index
+        The number to add to log10 xi.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or limits that are not positive and increasing.
 
     Examples
     --------
@@ -162,7 +172,7 @@ def ion_index(name: str) -> int:
 
 
 def _log_photo_rates(log10_xi, photon_index):
-    """Return the logarithm of the photo-ionisation rate of each absorbing ion over electron density [cm^3/s]."""
+    """Return the logarithm of each absorbing ion's photo-ionisation rate divided by the electron density [cm^3/s]."""
     return log10_xi * math.log(10.0) - math.log(4.0 * math.pi) + _log_photoionization(photon_index)
 
 
@@ -186,7 +196,11 @@ def _fractions(log10_T, log_photo_rates, *, mode, rates):
 
 @functools.cache
 def _layout():
-    """Return the indices of the ratios in `ABSORBING`, a mask of existing states, and the indices of `IONS` in it."""
+    """Return the layout of charge states in a table of one row per element.
+
+    The indices of the ratios in `ABSORBING` (elements, states - 1), -1 where there is none; the mask of existing states
+    (elements, states); and the position of each of `IONS` in the table.
+    """
     ratio_index = np.full((len(BALANCE), _MAX_Z), -1, np.int32)
     exists = np.zeros((len(BALANCE), _MAX_Z + 1), bool)
     for row, Z in enumerate(BALANCE):
@@ -198,7 +212,7 @@ def _layout():
 def _log_photoionization(photon_index: jax.Array) -> jax.Array:
     """Return the logarithm of the integral of f(E) sigma(E) / E [cm^2/erg] for each absorbing ion.
 
-    It is a Chebyshev polynomial in the photon index.
+    It is evaluated as a Chebyshev series in the photon index.
     """
     low, high = PHOTON_INDEX
     x = (2.0 * photon_index - low - high) / (high - low)
@@ -212,20 +226,21 @@ def _log_photoionization(photon_index: jax.Array) -> jax.Array:
 def _log_flux(slope: jax.Array, band: tuple[float, float] = XI_BAND) -> jax.Array:
     """Return the logarithm of the integral of E^slope / E over a band of xi, smooth at slope 0."""
     low, high = math.log(band[0]), math.log(band[1])
+    # The integral is exp(slope (low + high) / 2) (high - low) sinh(y) / y.
     y = 0.5 * slope * (high - low)
     small = y**2 < 1e-2
-    size = jnp.abs(jnp.where(small, 1.0, y))
-    far = size - jnp.log(2.0 * size) + jnp.log1p(-jnp.exp(-2.0 * size))
-    near = y**2 * (1.0 / 6.0 - y**2 * (1.0 / 180.0 - y**2 * (1.0 / 2835.0 - y**2 / 37800.0)))
-    return 0.5 * slope * (high + low) + math.log(high - low) + jnp.where(small, near, far)
+    abs_y = jnp.abs(jnp.where(small, 1.0, y))
+    exact = abs_y - jnp.log(2.0 * abs_y) + jnp.log1p(-jnp.exp(-2.0 * abs_y))
+    series = y**2 * (1.0 / 6.0 - y**2 * (1.0 / 180.0 - y**2 * (1.0 / 2835.0 - y**2 / 37800.0)))
+    return 0.5 * slope * (high + low) + math.log(high - low) + jnp.where(small, series, exact)
 
 
 @functools.cache
 def _photoionization_coefficients() -> np.ndarray:
-    """Return Chebyshev coefficients (degree + 1, ions) of a function of the photon index.
+    """Return the Chebyshev coefficients in the photon index, (degree + 1, ions), of a logarithm of integrals.
 
-    The function is the logarithm of the integral of E^(1 - index) sigma / E, with E in keV in the power and in erg in
-    the denominator. The quadrature is split at every edge.
+    The integrand is E^(1 - index) sigma / E, with E in keV in the power and in erg in the denominator. The quadrature
+    is split at every edge.
     """
     nodes = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     index = 0.5 * (PHOTON_INDEX[0] + PHOTON_INDEX[1] + nodes * (PHOTON_INDEX[1] - PHOTON_INDEX[0]))

@@ -23,9 +23,9 @@ from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY, as_constants, mask
 MODELS = ("tbabs", "phabs")
 H2_FRACTION = 0.2  # fraction of hydrogen nuclei in H2, Wilms et al.
 ATOMIC_MASS = 1.660565e-24  # g, the value in the reference tables
-# Elements in XSPEC's phabs; the others of the 30 are too rare to matter.
+# Elements in XSPEC's phabs; the absorption by the other twelve is negligible.
 PHABS_ELEMENTS = ("H", "He", "C", "N", "O", "Ne", "Na", "Mg", "Al", "Si", "S", "Cl", "Ar", "Ca", "Cr", "Fe", "Co", "Ni")
-# keV, ranges with fine structure that the fits do not include; an overlay must cover them
+# keV, ranges of the fine structure, which the fits do not include; an overlay must cover its range
 FINE_STRUCTURE = {"O": (0.490, 0.585), "Ne": (0.865, 0.871), "Fe": (0.700, 0.795)}
 _HYDROGEN, _HELIUM = 13.599, 24.58  # eV, thresholds of the fits in this file
 _RYDBERG = 13.598  # eV, of the helium resonances
@@ -89,8 +89,8 @@ def neutral_cross_section(
         Name of a table (see `hbm_jax.absorption.abundance_table`), or numbers relative to hydrogen, H to Zn, which may
         be traced. This choice is the largest systematic uncertainty, up to 50 %.
     grains : bool or Grains
-        tbabs only. Whether the depleted part of the elements is in grains, which shield their interior; False: all of
-        it is gas.
+        tbabs only. True or a distribution of grains: the depleted fraction of each element is in grains, which shield
+        their interior. False: all elements are in the gas.
     molecules : bool or float
         tbabs only. Fraction of the hydrogen in H2; True: 20 %, False: none.
     overlay : mapping, optional
@@ -106,8 +106,8 @@ def neutral_cross_section(
     Raises
     ------
     ValueError
-        For energies outside their domain, an unknown model or table, or an overlay that does not cover the fine
-        structure of its edge.
+        For energies outside their domain, an unknown model or table, invalid abundances, grains or molecules, or an
+        overlay that does not cover the fine structure of its edge.
 
     Notes
     -----
@@ -138,7 +138,7 @@ def neutral_cross_section(
 
 @functools.partial(jax.jit, static_argnames=("model", "grains", "fraction"))
 def _cross_section(energy, inside, values, overlay, *, model, grains=False, fraction=0.0):
-    """Return the cross section, compiled as one program instead of some fifty single operations."""
+    """Return the cross section [1e-22 cm^2 per H]; one compiled program is faster than some fifty operations."""
     energy = jnp.where(inside, energy, 1.0)
     dust = table("ism_depletion_wilms_2000")
     elements = PHABS_ELEMENTS if model == "phabs" else tuple(dust["element"].tolist())
@@ -201,7 +201,7 @@ def _yan(species) -> dict[str, list[float]]:
 
 
 def _in_grains(sigma, depleted, mass_number, grains: Grains):
-    """Return the cross section of the grains per hydrogen nucleus; sigma (elements, ...), depleted (elements,)."""
+    """Return the cross section of the grains [1e-22 cm^2 per H]; sigma is (elements, ...), depleted (elements,)."""
     p, a0, a1 = grains.index, 1e-4 * grains.radius_min, 1e-4 * grains.radius_max  # cm
     mass = jnp.sum(depleted * mass_number) * ATOMIC_MASS
     has_dust = mass > 0
@@ -215,7 +215,7 @@ def _in_grains(sigma, depleted, mass_number, grains: Grains):
     )
     ends = a0 ** (3.0 - p) * -jnp.expm1(-t * a0) - a1 ** (3.0 - p) * -jnp.expm1(-t * a1)
     integral = (ends + t ** (p - 3.0) * (_gamma(4.0 - p, t * a1) - _gamma(4.0 - p, t * a0))) / (p - 3.0)
-    # Without dust: zero, with the gradient of grains too few to shield their interior.
+    # Without dust the cross section is zero; its gradient is that of unshielded atoms.
     return jnp.where(has_dust, grains_per_hydrogen * math.pi * k * integral * 1e22, jnp.tensordot(depleted, sigma, 1))
 
 
@@ -227,7 +227,7 @@ def _gamma(s, x):
 
 
 def _checked_overlay(overlay: Overlay | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the tables of an overlay as arrays; raise ValueError if one is not valid."""
+    """Return the tables of an overlay as arrays; raise ValueError for an invalid one."""
     checked = {}
     for element, pair in (overlay or {}).items():
         one_of("element of an overlay", element, tuple(FINE_STRUCTURE))

@@ -16,7 +16,7 @@ from hbm_jax.absorption.coefficients import rows_of
 from hbm_jax.absorption.cross_sections import all_ions
 
 BALANCE = (1, 2, 6, 7, 8, 10, 12, 14, 16, 26)  # H He C N O Ne Mg Si S Fe
-# Ions with at least one electron; each also stands for the transitions between it and the next charge state
+# Ions with at least one electron; rates of the transitions between an ion and the next charge state have the same order
 ABSORBING = all_ions(BALANCE)
 RATES = ("modern", "older")
 _PAIR = ("Z", "N_final")
@@ -28,10 +28,10 @@ class Recombination:
 
     Attributes
     ----------
-    four : (6, ions)
+    badnell : (6, ions)
         a, b, T0, T1, C, T2 of Badnell's formula, which includes that of Verner & Ferland as a special case; a is 0 for
         ions with another formula.
-    power : (2, ions)
+    power_law : (2, ions)
         A and eta of a power law; A is 0 for ions with another formula.
     hydrogenic : (ions,)
         Nuclear charge of ions with the hydrogenic formula, 0 for others.
@@ -39,20 +39,20 @@ class Recombination:
         c and E of the dielectronic sum.
     """
 
-    four: np.ndarray
-    power: np.ndarray
+    badnell: np.ndarray
+    power_law: np.ndarray
     hydrogenic: np.ndarray
     dielectronic: np.ndarray
 
     def __call__(self, T: jax.Array) -> jax.Array:
         """Return the rates (ions,) [cm^3/s] at a temperature [K]."""
         dtype = T.dtype
-        a, b, T0, T1, C, T2 = self.four.astype(dtype)
+        a, b, T0, T1, C, T2 = self.badnell.astype(dtype)
         root0, root1 = jnp.sqrt(T / T0), jnp.sqrt(T / T1)
         b = b + C * jnp.exp(-T2 / T)
         total = a / (root0 * (1.0 + root0) ** (1.0 - b) * (1.0 + root1) ** (1.0 + b))
-        if self.power[0].any():
-            A, eta = self.power.astype(dtype)
+        if self.power_law[0].any():
+            A, eta = self.power_law.astype(dtype)
             total = total + A * (T / 1e4) ** -eta
         if self.hydrogenic.any():
             Z2 = self.hydrogenic.astype(dtype) ** 2
@@ -66,26 +66,25 @@ class Recombination:
 def recombination(rates: str) -> Recombination:
     """Return the recombination coefficients of a collection of rates.
 
-    ``"modern"``: Badnell 2006 and the dielectronic series of Badnell et al. 2003. For recombination into ions of S with
-    16 electrons and of Fe with 21 or more, where they have no fits: Verner & Ferland 1996, or the power law for S, and
-    Mazzotta et al. 1998. ``"older"``: the hydrogenic formula, the power laws and Arnaud & Rothenflug 1985.
+    ``"modern"``: Badnell 2006 and the dielectronic series of Badnell et al. 2003. They have no fits for recombination
+    into ions of S with 16 electrons and of Fe with 21 or more. For these: Verner & Ferland 1996, or the power law for
+    S, and Mazzotta et al. 1998. ``"older"``: the hydrogenic formula, the power laws and Arnaud & Rothenflug 1985.
     """
-    names = ("a", "b", "T0", "T1")
-    badnell = rows_of("recombination_radiative_badnell_2006", _PAIR, ("A", "B", "T0", "T1", "C", "T2"))
-    ferland = rows_of("recombination_radiative_verner_ferland_1996", _PAIR, names)
-    power_laws = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
+    badnell_fits = rows_of("recombination_radiative_badnell_2006", _PAIR, ("A", "B", "T0", "T1", "C", "T2"))
+    ferland_fits = rows_of("recombination_radiative_verner_ferland_1996", _PAIR, ("a", "b", "T0", "T1"))
+    power_law_fits = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
     num = len(ABSORBING)
-    four, power, hydrogenic = np.ones((6, num)), np.zeros((2, num)), np.zeros(num)
-    four[0], four[4], four[5] = 0.0, 0.0, 0.0
+    badnell, power_law, hydrogenic = np.ones((6, num)), np.zeros((2, num)), np.zeros(num)
+    badnell[0], badnell[4], badnell[5] = 0.0, 0.0, 0.0
     for i, ion in enumerate(ABSORBING):
-        if rates == "modern" and ion in badnell:
-            four[:, i] = badnell[ion][0]
-        elif rates == "modern" and ion in ferland and ion[0] != 16:
-            four[:4, i] = ferland[ion][0]
+        if rates == "modern" and ion in badnell_fits:
+            badnell[:, i] = badnell_fits[ion][0]
+        elif rates == "modern" and ion in ferland_fits and ion[0] != 16:
+            badnell[:4, i] = ferland_fits[ion][0]
         elif ion[1] == 1:
             hydrogenic[i] = ion[0]
         else:
-            power[:, i] = power_laws[ion][0]
+            power_law[:, i] = power_law_fits[ion][0]
     terms = _dielectronic(rates)
     num_terms = max(len(t) for t in terms)
     dielectronic = np.zeros((2, num, num_terms))
@@ -93,11 +92,11 @@ def recombination(rates: str) -> Recombination:
     for i, ion_terms in enumerate(terms):
         if len(ion_terms):
             dielectronic[:, i, : len(ion_terms)] = np.transpose(ion_terms)
-    return Recombination(four, power, hydrogenic, dielectronic)
+    return Recombination(badnell, power_law, hydrogenic, dielectronic)
 
 
 def _dielectronic(rates: str) -> list[list[np.ndarray]]:
-    """Return the terms (c, E) of each ion."""
+    """Return the dielectronic terms (c, E) of each ion of `ABSORBING`."""
     if rates == "modern":
         badnell = rows_of("recombination_dielectronic_badnell", _PAIR, ("c_i", "E_i"))
         mazzotta = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
@@ -118,9 +117,9 @@ def _voronov() -> np.ndarray:
 
 
 def log_collisional_ionization(T: jax.Array) -> jax.Array:
-    """Return the logarithm of the collisional ionisation rates (ions,) [cm^3/s] (Voronov 1997) at a temperature [K].
+    """Return the logarithms of the collisional ionisation rates (ions,) [cm^3/s] (Voronov 1997) at a temperature [K].
 
-    The rate itself underflows for highly charged ions at low temperature.
+    The logarithm is used because rates of highly charged ions underflow at low temperature.
     """
     dE, P, A, X, K = _voronov().astype(T.dtype)
     U = dE / (constants.boltzmann_constant_ev * T)

@@ -15,7 +15,7 @@ from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY
 from hbm_jax.absorption.rates import ABSORBING
 
-NUM_NODES = 200  # at the start, in addition to the edges
+NUM_NODES = 200  # initial number of nodes, in addition to those at edges
 # Error of S1 at the middle of an interval, relative to the integral over the interval; if it is larger, the interval is
 # halved. Some fits, such as that of Fe XIX, bend sharply within 10 eV of an edge.
 TOLERANCE = 1e-5
@@ -79,7 +79,7 @@ def _one_sided(node, fits):
 
 
 def _inaccurate(lower, upper, fits):
-    """Return whether the cubic of each interval is too inaccurate for some ion."""
+    """Return the mask of the intervals whose cubic is too inaccurate for some ion."""
     x, w = np.polynomial.legendre.leggauss(GAUSS_NODES)
     quarter = 0.25 * (upper - lower)[:, None, None]
     starts = np.stack([lower, 0.5 * (lower + upper)], axis=-1)[..., None]
@@ -95,9 +95,9 @@ def _sum_from_end(steps):
 
 
 def hermite_weights(L, node):
-    """Return the interval of each L, and weights of the values and slopes at the two ends of the interval.
+    """Return the interval of each L, and the weights of values and slopes at its two ends.
 
-    Both arguments are arrays of NumPy, or both of JAX.
+    Both arguments are NumPy arrays, or both are JAX arrays.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def hermite_weights(L, node):
 
 
 def look_up(table: Running, L: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return S1, S2 and S3 at any L in the table, for one combination of ions (nodes,)."""
+    """Return S1, S2 and S3 at L of any shape within the table; its columns are (nodes,), of one sum over ions."""
     i, (v0, v1), (s0, s1) = hermite_weights(L, table.node)
     first0, first1, second0, second1 = table.first[i], table.first[i + 1], table.second[i], table.second[i + 1]
     first = v0 * first0 + v1 * first1 - s0 * table.right[i] - s1 * table.left[i + 1]

@@ -18,13 +18,17 @@ _NODES = 3  # Gauss-Legendre nodes per bin, or per part of a bin between edges
 def edges_of_neutral_matter(low: float, high: float) -> np.ndarray:
     """Return the absorption edges [keV] of neutral matter between two energies, in increasing order."""
     charges = [ELEMENTS.index(element) + 1 for element in PHABS_ELEMENTS]
-    edges = np.unique(np.concatenate(fit_coefficients(tuple((Z, Z) for Z in charges)).thresholds()))
-    return edges[(edges > low) & (edges < high)]
+    return _edges(tuple((Z, Z) for Z in charges), low, high)
 
 
 def edges_of_ions(low: float, high: float) -> np.ndarray:
     """Return the absorption edges [keV] of the ions of the WHIM between two energies, in increasing order."""
-    edges = np.unique(np.concatenate(fit_coefficients(ABSORBING).thresholds()))
+    return _edges(ABSORBING, low, high)
+
+
+def _edges(ions: tuple[tuple[int, int], ...], low: float, high: float) -> np.ndarray:
+    """Return the absorption edges [keV] of ions between two energies, in increasing order."""
+    edges = np.unique(np.concatenate(fit_coefficients(ions).thresholds()))
     return edges[(edges > low) & (edges < high)]
 
 
@@ -33,23 +37,27 @@ def edges_of_ions(low: float, high: float) -> np.ndarray:
 class EnergyBins:
     """Energy bins with quadrature nodes between absorption edges.
 
-    The value at the centre of a bin with an edge differs from the average by up to 35 %. Here bins are split at every
-    edge, and an average costs three evaluations per part.
+    In a bin with an edge, the value at the centre differs from the average by up to 35 %. Here bins are split at every
+    edge, and an average costs three evaluations per part of a bin.
 
     Parameters
     ----------
     edges : (num_bins + 1,)
         Bin edges [keV], increasing.
     redshifts : sequence of float
-        Redshifts of cold absorbers, at whose edges bins are split; 0 for the Milky Way.
+        Redshifts of cold absorbers; bins are split at their edges. 0 for the Milky Way.
     whim_redshifts : sequence of float
         Redshifts of sources behind the warm-hot intergalactic medium. Its optical depth is not smooth at the edges of
-        every ion, and at these energies divided by 1 + z.
+        all ions, and at their energies divided by 1 + z; bins are split there.
 
     Attributes
     ----------
     energy : (num_nodes,)
         Energies [keV] at which to evaluate a function.
+    whole : (num_bins, 3)
+        Quadrature weights of bins without an edge, 0 in the others.
+    parts : pair of arrays
+        Quadrature weights of the parts of split bins, and the matrix (num_bins, split bins) that assigns them to bins.
 
     Raises
     ------
@@ -92,7 +100,7 @@ class EnergyBins:
             )
         absorbers = [(edges_of_neutral_matter, z) for z in redshifts]
         absorbers += [(edges_of_ions, z) for z in sorted({0.0, *whim_redshifts})] if whim_redshifts else []
-        observed_edges = [find(edges[0] * (1 + z), edges[-1] * (1 + z)) / (1 + z) for find, z in absorbers]
+        observed_edges = [edges_in(edges[0] * (1 + z), edges[-1] * (1 + z)) / (1 + z) for edges_in, z in absorbers]
         cuts = np.unique(np.concatenate(observed_edges)) if observed_edges else np.zeros(0)
         bin_of_cut = np.searchsorted(edges, cuts, side="right") - 1
         split_bins = np.unique(bin_of_cut)
@@ -113,7 +121,7 @@ class EnergyBins:
             ends[row, : len(bin_cuts) + 1] = np.append(edges[b], bin_cuts)
         part_nodes, weights = nodes(ends[:, :-1], ends[:, 1:])
         part_weights = weights / (edges[split_bins + 1] - edges[split_bins])[:, None, None]
-        # Indicator matrix (bins, split bins); a product with it replaces a scatter.
+        # A product with this indicator matrix replaces a scatter.
         membership = np.zeros((len(edges) - 1, len(split_bins)))
         membership[split_bins, np.arange(len(split_bins))] = 1.0
         object.__setattr__(self, "edges", edges)

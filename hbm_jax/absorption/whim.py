@@ -109,7 +109,7 @@ def along_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
 
 
 def combine(weights: jax.Array, dtype: Any) -> Running:
-    """Return tables of sums over ions with weights (..., ions); their columns are (..., nodes)."""
+    """Return the table of weighted sums over ions, with columns (..., nodes), for weights (..., ions)."""
     table = running_integrals()
 
     def summed(column):
@@ -120,7 +120,7 @@ def combine(weights: jax.Array, dtype: Any) -> Running:
 
 
 def weights_of(cosmology: Cosmology, density_slope, metallicity, metallicity_slope):
-    """Return the weights along u = log(1 + z) of hydrogen and helium, and of metals."""
+    """Return the weights of hydrogen and helium, and of metals, as functions of u = log(1 + z)."""
 
     def weight(u):
         inverse_e, positive = guarded_inverse_e(u, cosmology)
@@ -140,6 +140,7 @@ def weights_along(z: float, cosmology: Cosmology, density_slope, metallicity_slo
 
 @functools.partial(jax.jit, static_argnames="num_cells")
 def _weights_along(z, cosmology, density_slope, metallicity_slope, *, num_cells):
+    """Compiled part of `weights_along`."""
     weights = weights_of(cosmology, density_slope, 1.0, metallicity_slope)
     return [parabolic_cells(z, weight, num_cells) for weight in weights]
 
@@ -210,7 +211,8 @@ def whim_optical_depth(
     Returns
     -------
     array of the shape of energy
-        0 at redshift 0; NaN where a traced argument is outside its domain, or where E^2 is not positive up to z.
+        0 at redshift 0; NaN where a traced argument is outside its domain, or if E(z')^2 is not positive for some z'
+        between 0 and z.
 
     Raises
     ------
@@ -251,18 +253,18 @@ def whim_optical_depth(
     z, in_z = within("z", z, 0.0, MAX_REDSHIFT)
     n0, in_n0 = within("n0", n0, 0.0, math.inf, "cm^-3")
     metallicity, in_metallicity = within("metallicity", metallicity, 0.0, math.inf)
-    known_z = concrete(z)
-    highest = MAX_ENERGY / (1.0 + (0.0 if known_z is None else float(known_z)))
-    energy, in_energy = within("energy", energy, MIN_ENERGY, highest, "keV")
+    concrete_z = concrete(z)
+    max_energy = MAX_ENERGY / (1.0 + (0.0 if concrete_z is None else float(concrete_z)))
+    energy, in_energy = within("energy", energy, MIN_ENERGY, max_energy, "keV")
     dtype = jnp.result_type(energy, z, n0, *jax.tree.leaves(cosmology), log10_T, metallicity)
-    values = (energy, z, n0, log10_T, log10_xi, metallicity)
-    others = (photon_index, density_slope, metallicity_slope, temperature_slope, numbers, cosmology)
+    slopes = (density_slope, metallicity_slope, temperature_slope)
+    arguments = (energy, z, n0, log10_T, log10_xi, metallicity, photon_index, *slopes, numbers, cosmology)
     within("log10_T", log10_T, *LOG10_T)
     log10_T_source = jnp.add(log10_T, temperature_slope * jnp.log10(1.0 + z))
     within("log10_T at the source", log10_T_source, *LOG10_T)
     evolving = not (isinstance(temperature_slope, int | float) and temperature_slope == 0)
     with jax.enable_x64(True):
-        doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), (*values, *others))
+        doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), arguments)
         domains = (in_energy, in_z, in_n0 & in_metallicity)
         static = {"mode": mode, "rates": rates, "evolving": evolving, "num_cells": num_cells, "dtype": dtype}
         static["xi_band"] = band_of_xi(xi_band)

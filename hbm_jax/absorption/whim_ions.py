@@ -14,8 +14,8 @@ from hbm_jax.absorption.domain import LOG10_T, masked, one_of, within
 from hbm_jax.absorption.ionization import MODES, ion_fractions
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import running_integrals
-from hbm_jax.absorption.whim import ABSORBING_INDEX, METAL, NUM_CELLS
-from hbm_jax.absorption.whim_table import along_lines
+from hbm_jax.absorption.whim import ABSORBING_INDEX, METAL, NUM_CELLS, checked_cells
+from hbm_jax.absorption.whim_table import along_lines, checked_lines
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
 
@@ -25,26 +25,31 @@ from hbm_jax.precomputation import precomputed
 class WhimIons:
     """Optical depth of the warm-hot intergalactic medium with a free ionisation parameter.
 
-    Like `WhimTable`, but with the integral of the cross section of each ion along each line of sight, and ion fractions
-    computed at every evaluation. The fractions are computed once per evaluation, because temperature and ionisation
-    parameter are the same for all lines of sight. It takes thirteen times as many multiply-adds as a table and half the
-    memory, and has no interpolation error.
+    Like `WhimTable`, but the integral of each ion's cross section along each line of sight is stored, and the ion
+    fractions are computed once per evaluation: temperature and ionisation parameter are the same for all lines of
+    sight. It takes thirteen times as many multiply-adds as a table and half the memory, and has no interpolation error.
 
     Parameters
     ----------
     energy : (num_sources, num_energies)
-        Observed photon energies [keV].
+        Observed photon energies [keV], 0.03 to 500 / (1 + max(z)).
     z : (num_sources,)
         Redshifts, 0 to 10.
     cosmology : Cosmology
         Cosmology of the lines of sight.
     abundances, mode, rates, photon_index, num_cells
-        As in `whim_optical_depth`; the first four are fixed.
+        As in `whim_optical_depth`; all are fixed.
 
     Attributes
     ----------
     integrals : (102, num_sources, num_energies)
-        Integral of each ion times the abundance of its element, [1 per n0 in cm^-3].
+        Integral of each ion's cross section times the abundance of its element, [1 per n0 in cm^-3], in single
+        precision.
+
+    Raises
+    ------
+    ValueError
+        For arguments outside their domain, unknown names, or shapes that do not match.
 
     Examples
     --------
@@ -68,16 +73,17 @@ class WhimIons:
     def __post_init__(self, cosmology, abundances, num_cells):
         if self.integrals is not None or self.energy is None:
             return
+        if not isinstance(cosmology, Cosmology):
+            raise ValueError(f"WhimIons: expected a Cosmology; found {cosmology!r}.")
         one_of("mode", self.mode, MODES)
         one_of("collection of rates", self.rates, RATES)
+        num_cells = checked_cells(num_cells)
+        energy, z = checked_lines("WhimIons", self.energy, self.z)
         charges = np.array([Z for Z, _ in ABSORBING])
         numbers = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))[charges - 1]
-        table = running_integrals()
-        basis = np.concatenate(list(table[1:]))  # (5 nodes, ions)
-        group_numbers = [numbers * ~METAL, numbers * METAL]
-        energy, z = np.asarray(self.energy, float), np.asarray(self.z, float)
-        combinations = np.stack([basis * group for group in group_numbers], axis=1)
-        integrals = along_lines(energy, z, cosmology, combinations, 1.0, num_cells=num_cells)[:, :, 0]
+        columns = np.concatenate(list(running_integrals()[1:]))  # (5 nodes, ions)
+        basis = np.stack([columns * numbers * ~METAL, columns * numbers * METAL], axis=1)
+        integrals = along_lines(energy, z, cosmology, basis, 1.0, num_cells=num_cells)[:, :, 0]
         for name, value in (("energy", energy), ("z", z), ("integrals", integrals)):
             object.__setattr__(self, name, value)
 
@@ -104,7 +110,12 @@ class WhimIons:
         Returns
         -------
         (num_sources, num_energies)
-            NaN where a traced temperature is outside its domain.
+            NaN where a traced temperature or ionisation parameter is outside its domain.
+
+        Raises
+        ------
+        ValueError
+            For a temperature or an ionisation parameter outside its domain.
         """
         T, inside = within("log10_T", log10_T, *LOG10_T)
         T = jnp.where(inside, T, 6.0)

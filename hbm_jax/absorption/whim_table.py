@@ -44,13 +44,13 @@ _STEP = (LOG10_T[1] - LOG10_T[0]) / (NUM_TEMPERATURES - 1)
 class WhimTable:
     """Optical depth of the warm-hot intergalactic medium for fixed energies, redshifts and cosmology.
 
-    The precomputed form of `whim_optical_depth`: everything that does not depend on density, temperature and
-    metallicity is computed once. An optical depth then costs eight multiply-adds, or four if the metallicity is fixed.
+    The precomputed form of `whim_optical_depth`: everything that does not depend on density, temperature or metallicity
+    is computed once. An optical depth then costs eight multiply-adds, or four if the metallicity is fixed.
 
     Parameters
     ----------
     energy : (num_energies,) or (num_sources, num_energies)
-        Observed photon energies [keV].
+        Observed photon energies [keV], 0.03 to 500 / (1 + max(z)).
     z : scalar or (num_sources,)
         Redshifts, 0 to 10.
     cosmology : Cosmology
@@ -60,17 +60,18 @@ class WhimTable:
     log10_xi, abundances, mode, rates, photon_index, density_slope, metallicity_slope, num_cells
         As in `whim_optical_depth`.
     double : bool
-        Whether the table is stored in double precision.
+        True: store the table in double precision; False: in single precision.
     log10_temperatures : tuple of float, optional
-        The only temperatures at which the table will be evaluated, if they are known: it is then that much smaller.
+        Store the optical depth at these temperatures only, which takes less memory. The table then returns the values
+        at the stored temperature nearest to its argument.
 
     Attributes
     ----------
     coefficients : (195, ..., 2, num_energies) or (195, ..., 1, num_energies)
         Coefficients of cubic B-splines in log10 T, for hydrogen and helium and for metals, or for their sum at a fixed
-        metallicity, [1 per n0 in cm^-3]. With known temperatures, one row for each.
+        metallicity, [1 per n0 in cm^-3]. With ``log10_temperatures``, the values at each of them instead.
     log10_T : (num_temperatures,) or None
-        The known temperatures.
+        ``log10_temperatures``.
 
     Raises
     ------
@@ -81,9 +82,8 @@ class WhimTable:
     -----
     A transmission exp(-tau) differs from that of `whim_optical_depth` by less than 1e-4, for all modes, log10 T from 4
     to 8, energies from 0.3 keV and any density (``tests/absorption/test_whim.py``). A temperature that evolves with
-    redshift needs `whim_optical_depth`. The table is computed in double precision, whatever JAX's default, and stored
-    in single precision; it is evaluated in the precision of the arguments. The object is a pytree: pass it to a
-    compiled function as an argument.
+    redshift needs `whim_optical_depth`. The table is computed in double precision, whatever JAX's default, and
+    evaluated in the precision of the arguments. The object is a pytree: pass it to a compiled function as an argument.
 
     Examples
     --------
@@ -141,7 +141,7 @@ class WhimTable:
         num_cells = checked_cells(num_cells)
         one_of("mode", mode, MODES)
         one_of("collection of rates", rates, RATES)
-        energy, z = _checked_lines(self.energy, self.z)
+        energy, z = checked_lines("WhimTable", self.energy, self.z)
         if metallicity is not None:
             within("metallicity", metallicity, 0.0, math.inf)
         values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
@@ -205,23 +205,30 @@ class WhimTable:
         T = jnp.where(in_T, log10_T, 6.0)
         dtype = jnp.result_type(n0, T, metallicity)
         coefficients = jnp.asarray(self.coefficients)
-        at = _spline if self.log10_T is None else functools.partial(_nearest, jnp.asarray(self.log10_T))
-        spline = jax.vmap(at, in_axes=(1, 0)) if T.ndim else at
+        interpolate = _spline if self.log10_T is None else functools.partial(_nearest, jnp.asarray(self.log10_T))
+        if T.ndim:
+            interpolate = jax.vmap(interpolate, in_axes=(1, 0))
         # One group of elements after the other: XLA fuses this into one loop; both at once are four times slower.
-        tau, *metals = (spline(coefficients[..., group, :], T.astype(dtype)) for group in range(1 if fixed else 2))
+        tau, *metals = (interpolate(coefficients[..., group, :], T.astype(dtype)) for group in range(1 if fixed else 2))
         if metals:
             tau = tau + metallicity[..., None] * metals[0]
         tau = n0[..., None] * tau
         return masked(tau, (in_n0 & in_T & in_metallicity)[..., None])
 
 
-def _checked_lines(energy: Any, z: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return energies and redshifts as arrays of fitting shapes within their domain, or raise ValueError."""
+def checked_lines(name: str, energy: Any, z: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the energies and redshifts of lines of sight as arrays; `name` begins the messages.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, or a value is outside its domain.
+    """
     energy, z = np.asarray(energy, dtype=float), np.asarray(z, dtype=float)
     if z.ndim > 1 or energy.ndim not in (1, 1 + z.ndim) or energy.shape[:-1] not in ((), z.shape):
         raise ValueError(
-            f"WhimTable: expected one redshift, or one for each row of energies; found redshifts {z.shape} and "
-            f"energies {energy.shape}."
+            f"{name}: expected one redshift, or one for each row of energies; found redshifts {z.shape} and energies "
+            f"{energy.shape}."
         )
     within("z", z, 0.0, MAX_REDSHIFT)
     within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
@@ -255,7 +262,7 @@ def _nearest(temperatures, coefficients, T):
 
 @functools.lru_cache(maxsize=4)
 def _basis_at(log10_temperatures: tuple[float, ...], *options: Any) -> np.ndarray:
-    """Return `_spline_basis` for the values at temperatures instead of spline coefficients."""
+    """Return the running integrals at given temperatures, (5 nodes, 2, temperatures), from those of `_spline_basis`."""
     from scipy.interpolate import BSpline  # here: its import takes a tenth of a second
 
     knots = LOG10_T[0] + _STEP * np.arange(-3, NUM_TEMPERATURES + 3)
@@ -270,14 +277,14 @@ def _interpolation() -> np.ndarray:
     matrix = np.zeros((num + 2, num + 2))
     for i in range(num):
         matrix[i, i : i + 3] = 1.0 / 6.0, 4.0 / 6.0, 1.0 / 6.0
-    # The third derivative is the same on both sides of the last node but one.
+    # Not-a-knot: the third derivative is continuous at the second node and at the last but one.
     matrix[num, :5] = matrix[num + 1, -5:] = 1.0, -4.0, 6.0, -4.0, 1.0
     return np.linalg.inv(matrix)[:, :num]
 
 
 @functools.lru_cache(maxsize=32)
 def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
-    """Return the fractions of all ions at the nodes in temperature."""
+    """Return the fractions of all ions at the temperature nodes, (nodes, ions)."""
 
     def fractions():
         nodes = np.linspace(*LOG10_T, NUM_TEMPERATURES)
@@ -288,7 +295,7 @@ def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)  # some 30 MB each
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
-    """Return the running integrals of the spline coefficients of each group, (5 nodes, 2, knots)."""
+    """Return the running integrals for each spline coefficient, of H and He and of metals, (5 nodes, 2, knots)."""
     fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)
     charges = np.array([Z for Z, _ in ABSORBING])
     ion_splines = _interpolation() @ (fractions[:, ABSORBING_INDEX] * np.array(numbers)[charges - 1])  # (knots, ions)
@@ -311,16 +318,16 @@ def along_lines(
     cosmology : Cosmology
         Cosmology of the lines of sight.
     basis : (5 nodes, 2, num_combinations)
-        Running integrals of every combination, for its ions of H and He and for its metals.
+        Running integrals of each combination of ions: the sum over ions of H and He, and that over metals.
     metallicity : float or None
-        Factor of the metals in the sum of both groups; None: both groups are kept.
+        Factor of the metals in the sum of both groups; None: the groups are returned separately.
     slopes : (float, float)
         ``density_slope`` and ``metallicity_slope``.
     num_cells : int
         As in `whim_optical_depth`.
     dtype : type
-        Single precision, with an error of 6e-8, unless the differences of spectra matter more than the cost of an
-        evaluation, which is that of reading the table.
+        Type of the result. Single precision, with an error of 6e-8, halves the cost of an evaluation, which is
+        limited by reading the table.
 
     Returns
     -------
@@ -337,7 +344,7 @@ def along_lines(
 
 
 def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity, dtype) -> np.ndarray:
-    """Return the coefficients of a source, (knots, 2, energies), or (knots, 1, energies) at a fixed metallicity."""
+    """Return the integrals of one source, (combinations, 2, energies), or with 1 for 2 at a fixed metallicity."""
     coefficients = []
     for group, cells in enumerate(weights):
         functional = _functional(np.log(energy)[:, None] + cells.edge, *cells[1:])

@@ -36,7 +36,7 @@ def decoupling_redshift(omega_m: Any, omega_b: Any) -> jax.Array:
     Parameters
     ----------
     omega_m, omega_b : scalar
-        Densities of matter and baryons, Om0 h^2 and Ob0 h^2.
+        Physical densities of matter and baryons, Om0 h^2 and Ob0 h^2.
     """
     g1 = 0.0783 * omega_b**-0.238 / (1.0 + 39.5 * omega_b**0.763)
     g2 = 0.560 / (1.0 + 21.1 * omega_b**1.81)
@@ -75,7 +75,7 @@ def sound_horizon(z: Any, cosmology: Cosmology, omega_b: Any) -> jax.Array:
     x, weights = 0.5 * (x + 1.0), 0.5 * weights
     a = x**2 / (1.0 + z)  # the integrand is smooth in sqrt(a)
     baryon_loading = 31500.0 * omega_b * (cosmology.radiation.Tcmb0 / 2.7) ** -4
-    # E^2 > 0 at early times unless all densities are close to zero. Then there is no big bang, and the distance is NaN.
+    # E^2 > 0 at early times, except for densities close to zero: then there is no big bang, and the distance is NaN.
     inverse_e, _ = guarded_inverse_e(-jnp.log(a), cosmology)
     integrand = inverse_e / (a**2 * jnp.sqrt(3.0 * (1.0 + baryon_loading * a)))
     return cosmology.hubble_distance * jnp.sum(weights * 2.0 * x / (1.0 + z) * integrand)
@@ -103,7 +103,12 @@ def compressed(quantities: Sequence[str], z: np.ndarray, cosmology: Cosmology, o
     Returns
     -------
     array (N,)
-        All NaN if E^2 is not positive up to one of the redshifts.
+        All NaN if E^2 is not positive along the line of sight to one of the redshifts.
+
+    Raises
+    ------
+    ValueError
+        For R or l_A of a cosmology without radiation.
     """
     omega_m = cosmology.Om0 * (cosmology.H0 / 100.0) ** 2
     predictions = {"H0": cosmology.H0, "Om0": cosmology.Om0, "omega_m": omega_m, "omega_b": omega_b, "r_d": r_d}
@@ -127,6 +132,9 @@ def compressed(quantities: Sequence[str], z: np.ndarray, cosmology: Cosmology, o
 
 
 def _guarded(distance: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return distances with 1 in place of non-finite ones, which would spoil even a masked gradient, and a mask."""
+    """Return distances with 1 where they are not finite, and the mask of finite ones.
+
+    A NaN in the program would make the gradient NaN, even if the caller masks it.
+    """
     exists = jnp.isfinite(distance)
     return jnp.where(exists, distance, 1.0), exists

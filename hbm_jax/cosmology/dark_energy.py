@@ -1,8 +1,8 @@
 """Dark energy beyond w0 + wa z / (1 + z): w in bins of redshift, or any user-defined function.
 
-`BinnedDarkEnergy` and `CustomDarkEnergy` are passed as the ``dark_energy`` of a cosmology. Distances use only
-``density(u)``, the density at u = log(1 + z) relative to today, exp(3 int_0^u (1 + w) du'), and ``breaks``, the
-redshifts at which w is not smooth. `DistanceFunction` replaces a cosmology altogether.
+`BinnedDarkEnergy` and `CustomDarkEnergy` are values of the argument ``dark_energy`` of a cosmology. Distances use two
+of their attributes: ``density(u)``, the density at u = log(1 + z) relative to today, exp(3 int_0^u (1 + w) du'), and
+``breaks``, the redshifts at which w is not smooth. `DistanceFunction` replaces a whole cosmology.
 """
 
 import itertools

@@ -1,12 +1,12 @@
 """Distances, times and volumes at any redshift in any cosmology.
 
 Every function takes ``(z, cosmology)`` and returns an array of the shape of z, for example
-``distmod(1.0, Cosmology.flat(H0=70.0, Om0=0.3))``. Both may be traced, and z may have any shape. It is the redshift of
-the expansion (in the CMB frame). The observed (heliocentric) redshift ``z_hel``, which sets the energy loss and time
-dilation of photons, is z where it is not given.
+``distmod(1.0, Cosmology.flat(H0=70.0, Om0=0.3))``. Both may be traced, and z may have any shape. z is the redshift of
+the expansion (in the CMB frame). The observed (heliocentric) redshift ``z_hel`` sets the energy loss and time dilation
+of photons; it is z by default.
 
 - Domain: z >= 0, and E(z)^2 > 0 along the line of sight (from 0 to z; for `age` from z to infinity). Outside it the
-  result is NaN. Once the caller has masked it, gradients with respect to the cosmology and to other redshifts are
+  result is NaN. If the caller masks these NaN, gradients with respect to the cosmology and to other redshifts are
   finite. With more than `FEW` redshifts the line of sight is divided into panels of about 0.005 in log(1 + z), and all
   redshifts in the panel where E^2 vanishes give NaN.
 - Accuracy: relative error below 1e-10 for 0 < z <= 10, Om0 in [0.05, 1], Ode0 in [0, 1.2], w0 in [-2, -0.3], wa in
@@ -29,7 +29,7 @@ FEW = 8  # up to 8 redshifts, 320 nodes for each are fewer than the 512 x 6 node
 
 
 def _lines_of_sight(z: ArrayLike, cosmology: Cosmology, z_hel: ArrayLike | None = None) -> LinesOfSight:
-    """Choose the quadrature by the number of redshifts."""
+    """Return the lines of sight with the faster quadrature for this number of redshifts."""
     z = as_floating(z, cosmology)
     if z_hel is not None:
         z_hel = as_floating(z_hel, cosmology)

@@ -138,7 +138,7 @@ class FlatCosmology(Cosmology):
 
 
 def is_exactly(value: Any, number: float) -> bool:
-    """Return whether a field is a Python number equal to `number`, so that code may branch on it."""
+    """Return True if a field is a Python number equal to `number`, so that code may branch on it."""
     return isinstance(value, int | float) and value == number
 
 
@@ -165,14 +165,17 @@ def dark_energy_density(u: Scalar, cosmology: Cosmology) -> Scalar:
 
 
 def guarded_inverse_e(u: Scalar, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-    """Return 1/E at ``u = log(1 + z)`` and whether E^2 > 0; 1 where it is not, so that no gradient is NaN."""
+    """Return 1/E at ``u = log(1 + z)``, and the mask E^2 > 0.
+
+    1/E is 1 where the mask is False, so that no gradient is NaN.
+    """
     squared = jnp.asarray(e_squared(u, cosmology))
     positive = squared > 0
     return 1.0 / jnp.sqrt(jnp.where(positive, squared, 1.0)), positive
 
 
 def as_floating(z: ArrayLike, cosmology: Cosmology | None = None) -> jax.Array:
-    """Return redshifts as a JAX array of the floating type that they and the cosmology promote to."""
+    """Return redshifts as a JAX array of the common floating type of redshifts and cosmology."""
     return jnp.asarray(z, jnp.result_type(float, jnp.result_type(z, *jax.tree.leaves(cosmology))))
 
 
@@ -236,7 +239,7 @@ def from_astropy(cosmology: "FLRW") -> Cosmology:
     Raises
     ------
     TypeError
-        For any other class, including subclasses: its dark energy, or what it overrides, cannot be represented.
+        For any other class, including subclasses, whose dark energy or methods may differ.
 
     Examples
     --------

@@ -39,17 +39,17 @@ def curvature_factor(k: jax.Array) -> jax.Array:
 
 
 class LinesOfSight:
-    """Redshifts and the nine quantities at them, NaN outside the domain (see `distances`)."""
+    """Redshifts, and distances, times and volumes at them; NaN outside the domain (see `distances`)."""
 
     z: Any
     z_hel: Any
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and the mask of its domain."""
         raise NotImplementedError
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and the mask of its domain."""
         raise NotImplementedError
 
     def efunc(self, cosmology: Cosmology) -> jax.Array:
@@ -98,7 +98,7 @@ class LinesOfSight:
         return _where(exists & positive, cosmology.hubble_distance * value**2 * inverse_e)
 
     def _transverse(self, cosmology: Any) -> tuple[jax.Array, jax.Array]:
-        """Return the transverse comoving distance [Mpc], and whether it exists."""
+        """Return the transverse comoving distance [Mpc], and the mask of its domain."""
         if isinstance(cosmology, DistanceFunction):
             return cosmology.transverse_comoving_distance(self.z), jnp.asarray(True)
         value, exists = self.integral(1, cosmology)
@@ -116,17 +116,17 @@ class FewLinesOfSight(LinesOfSight):
         self._u, self._inside = quadrature.log_redshift(z)
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and the mask of its domain."""
         value, positive = quadrature.integral_direct(self._u, power, cosmology)
         return value, positive & self._inside
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and the mask of its domain."""
         value, positive = quadrature.tail_direct(self._u, cosmology)
         return value, positive & self._inside
 
 
 def _where(exists: jax.Array, value: jax.Array) -> jax.Array:
+    """Return a value, NaN where it does not exist."""
     # Must be the last step: 0 times NaN is NaN, so a NaN earlier in the program would spoil even a masked gradient.
-    """Return NaN where a value does not exist."""
     return jnp.where(exists, value, np.nan)

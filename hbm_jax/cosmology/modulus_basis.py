@@ -1,8 +1,8 @@
 """Distance moduli of known redshifts as a constant matrix times values at a few nodes.
 
-5 log10(D_M / log(1 + z)), the modulus without its steep dependence on redshift, is as smooth in log(1 + z) as 1/E. Its
-values at some thirty Chebyshev nodes determine the moduli of any number of objects. Linear functions of the moduli,
-such as their projection on the eigenvectors of a covariance, can be precomputed for the nodes.
+The quantity 5 log10(D_M / log(1 + z)), the modulus without its steep dependence on redshift, is as smooth in log(1 + z)
+as 1/E. Its values at some thirty Chebyshev nodes determine the moduli of any number of objects. Linear functions of the
+moduli, such as their projection on the eigenvectors of a covariance, can be precomputed for the nodes.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix, chebyshev_points, enough_nodes, nodes_per_panel
+from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix, chebyshev_panels
 
 
 class ModulusBasis(NamedTuple):
@@ -63,6 +63,11 @@ def modulus_basis(
         relative to `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance cosmology, 1e-6 mag over the default
         priors of flat wCDM (``tests/cosmology/test_modulus_basis.py``).
 
+    Raises
+    ------
+    ValueError
+        If a redshift is above z_max.
+
     Examples
     --------
     >>> basis = modulus_basis(np.array([0.1, 0.5, 1.0]))
@@ -70,21 +75,14 @@ def modulus_basis(
     """
     z = np.asarray(z, dtype=np.float64)
     z_hel = z if z_hel is None else np.asarray(z_hel, dtype=np.float64)
-    u = np.log1p(z)
-    u_max = max(float(u.max()) if z_max is None else float(np.log1p(z_max)), 1e-3)  # an interval of positive width
-    u_breaks = np.log1p(np.array(breaks, dtype=float))
-    u_breaks = u_breaks[u_breaks < u_max]
-    edges = np.concatenate([[0.0], u_breaks, [u_max]])
-    panel = np.searchsorted(u_breaks, u, side="right")
-    blocks, nodes = [], []
-    for index, count in enumerate(nodes_per_panel(enough_nodes(u_max), u_breaks, u_max)):
-        low, high = edges[index], edges[index + 1]
-        points = chebyshev_points(count)
-        x = np.clip(2.0 * (u - low) / (high - low) - 1.0, -1.0, 1.0)
-        interpolation = chebyshev.chebvander(x, count - 1) @ np.linalg.inv(chebyshev.chebvander(points, count - 1))
+    u, panels = chebyshev_panels(z, breaks, z_max)
+    panel = np.searchsorted([low for low, _, _ in panels[1:]], u, side="right")
+    blocks = []
+    for index, (low, high, points) in enumerate(panels):
+        x, degree = np.clip(2.0 * (u - low) / (high - low) - 1.0, -1.0, 1.0), len(points) - 1
+        interpolation = chebyshev.chebvander(x, degree) @ np.linalg.inv(chebyshev.chebvander(points, degree))
         blocks.append(np.where((panel == index)[:, None], interpolation, 0.0))
-        nodes.append(low + 0.5 * (high - low) * (1.0 + points))
-    node_u = np.concatenate(nodes)
+    node_u = np.concatenate([low + 0.5 * (high - low) * (1.0 + points) for low, high, points in panels])
     return ModulusBasis(
         5.0 * np.log10((1.0 + z_hel) * u) + 25.0,
         np.concatenate(blocks, axis=1),

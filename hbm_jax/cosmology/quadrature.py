@@ -1,15 +1,17 @@
 """Fixed quadrature of e^(power u) / E over u = log(1 + z), for a few or for many redshifts.
 
-Two rules, each fast where the other is slow:
+Two rules:
 
-- `integral_direct`: Gauss-Legendre nodes on each [0, u]. The cost is (number of redshifts) x `DIRECT_NODES`.
-- `integral_in_panels`: [0, u_max] is divided into panels. In each panel the integrand is interpolated at `PANEL_NODES`
-  Chebyshev nodes, and the antiderivative is a table of polynomials. Each redshift costs one look-up and one Horner sum.
+- `integral_direct`, for few redshifts: Gauss-Legendre nodes on each [0, u]. The cost is (number of redshifts) x
+  `DIRECT_NODES`.
+- `integral_in_panels`, for many: [0, u_max] is divided into panels. In each panel the integrand is interpolated at
+  `PANEL_NODES` Chebyshev nodes, and the antiderivative is a table of polynomials. Each redshift costs one look-up and
+  one Horner sum.
 
-Loitering universes set the number of nodes: 1/E has a branch point where E^2 = 0, which approaches the real axis as the
-minimum of E^2 approaches 0. A single rule over [0, log 11] needs 48 nodes for ordinary universes but 256 for 1e-10 at
-E^2 > 0.01, in any variable; for short panels the branch point is relatively further away. NaN is never used internally:
-both rules return a finite integral and whether it is valid.
+Loitering universes determine the number of nodes: 1/E has a branch point where E^2 = 0, which approaches the real axis
+as the minimum of E^2 approaches 0. A single rule over [0, log 11] needs 48 nodes for ordinary universes, but 256 for an
+error of 1e-10 at E^2 > 0.01, in any variable; relative to a short panel, the branch point is further away. NaN is never
+used internally: both rules return a finite integral and the mask of its domain.
 """
 
 import functools
@@ -43,11 +45,11 @@ class Panels(NamedTuple):
     panel: jax.Array | np.ndarray  # index of the panel, shape of z
     offset: jax.Array | np.ndarray  # position within the panel, from 0 at its lower edge to 1 at its upper edge
     u_max: jax.Array | np.ndarray  # scalar
-    inside: jax.Array | np.ndarray  # whether the redshift is finite and not negative
+    inside: jax.Array | np.ndarray  # True for redshifts that are finite and not negative
 
 
 def log_redshift(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return log(1 + z), and whether z is finite and not negative; the logarithm is 0 where it is not."""
+    """Return log(1 + z), and the mask of finite, non-negative z; the logarithm is 0 where the mask is False."""
     inside = (z >= 0) & jnp.isfinite(z)
     return jnp.log1p(jnp.where(inside, z, 0.0)), inside
 
@@ -56,9 +58,13 @@ def locate(z: jax.Array, num_panels: int) -> Panels:
     """Return the positions of traced redshifts in panels."""
     u, inside = log_redshift(z)
     # The integral up to u does not depend on u_max.
-    u_max = jax.lax.stop_gradient(jnp.max(u, initial=SMALLEST_RANGE))
+    return positions(u, jax.lax.stop_gradient(jnp.max(u, initial=SMALLEST_RANGE)), inside, num_panels)
+
+
+def positions(u, u_max, inside, num_panels: int) -> Panels:
+    """Return the positions of u = log(1 + z), a NumPy or JAX array, in panels of [0, u_max]."""
     position = u * (num_panels / u_max)
-    index = jnp.minimum(position.astype(np.int32), num_panels - 1)
+    index = position.astype(np.int32).clip(None, num_panels - 1)
     return Panels(index, position - index, u_max, inside)
 
 
@@ -70,8 +76,8 @@ def _unit_chebyshev(num: int) -> np.ndarray:
 def _mean_matrix(num: int) -> np.ndarray:
     """Return the matrix from values at the unit Chebyshev nodes to the mean over [0, t], in powers of 2 t - 1.
 
-    The mean is used instead of the integral, because multiplied by t it keeps its relative accuracy as t goes to 0.
-    Powers of t instead of 2 t - 1 would have coefficients of 1e5 and lose five digits.
+    The mean times t keeps its relative accuracy as t goes to 0, unlike the integral itself. Powers of t instead of
+    2 t - 1 would have coefficients of 1e5 and lose five digits.
     """
     powers_from_values = np.linalg.inv(np.vander(2.0 * _unit_chebyshev(num) - 1.0, num, increasing=True))
     i, j = np.meshgrid(np.arange(num), np.arange(num))
@@ -87,13 +93,13 @@ def _unit_legendre(num: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _integrand(u, power: int, cosmology: Cosmology):
-    """Return e^(power u) / E, and whether E^2 > 0."""
+    """Return e^(power u) / E, and the mask E^2 > 0."""
     inverse_e, positive = guarded_inverse_e(u, cosmology)
     return (jnp.exp(power * u) * inverse_e if power else inverse_e), positive
 
 
 def integral_direct(u: jax.Array, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-    """Return the integral from 0 to each u, split at the breaks of the expansion, and whether E^2 > 0 on [0, u]."""
+    """Return the integral from 0 to each u, split at the breaks of the expansion, and the mask E^2 > 0 on [0, u]."""
     nodes, weights = (a.astype(u.dtype) for a in _unit_legendre(DIRECT_NODES))
     value, exists = jnp.zeros_like(u), jnp.ones(u.shape, bool)
     edges = [0.0, *np.log1p(breaks_of(cosmology))]
@@ -101,14 +107,14 @@ def integral_direct(u: jax.Array, power: int, cosmology: Cosmology) -> tuple[jax
         width = u if len(edges) == 1 else jnp.clip(u - low, 0.0, [*edges, np.inf][index + 1] - low)
         offsets = width[..., None] * nodes
         values, positive = _integrand(offsets + low if low else offsets, power, cosmology)
-        # The width as a factor outside keeps relative accuracy, and the derivative at u = 0.
+        # The factor outside the sum keeps the relative accuracy, and the derivative at u = 0.
         value = value + width * jnp.sum(values * weights, axis=-1)
         exists = exists & jnp.all(positive, axis=-1)
     return value, exists
 
 
 def tail_direct(u: jax.Array, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-    """Return the integral of 1/E from each u to infinity, and whether E^2 > 0 there.
+    """Return the integral of 1/E from each u to infinity, and the mask E^2 > 0 there.
 
     E must grow at least as fast as 1 + z.
     """
@@ -121,7 +127,7 @@ def tail_direct(u: jax.Array, cosmology: Cosmology) -> tuple[jax.Array, jax.Arra
 
 
 def _table(u_max, num_panels: int, power: int, cosmology: Cosmology):
-    """Return the polynomials of each panel (nodes, panels), its integral, and whether E^2 <= 0 at one of its nodes."""
+    """Return polynomials (nodes, panels) and integrals (panels,), and the mask of panels with E^2 <= 0 at a node."""
     dtype = u_max.dtype
     width = u_max / num_panels
     nodes = np.arange(num_panels)[:, None] + _unit_chebyshev(PANEL_NODES)
@@ -133,13 +139,13 @@ def _table(u_max, num_panels: int, power: int, cosmology: Cosmology):
 
 
 def _look_up(row, panels: Panels):
-    # `locate` keeps indices in bounds, so look-ups need no check.
     """Return the entry of a row of the table for the panel of each redshift."""
+    # `positions` keeps indices in bounds, so look-ups need no check.
     return row.at[panels.panel].get(mode="promise_in_bounds")
 
 
 def _within_panel(coefficients, panels: Panels):
-    """Return the integral from the lower edge of its panel to each redshift."""
+    """Return the integral to each redshift from the lower edge of its panel."""
     centred = 2.0 * panels.offset - 1.0
     mean = _look_up(coefficients[-1], panels)
     for row in coefficients[-2::-1]:
@@ -148,24 +154,21 @@ def _within_panel(coefficients, panels: Panels):
 
 
 def integral_in_panels(panels: Panels, num_panels: int, power: int, cosmology: Cosmology):
-    """Return the integral from 0 to each redshift, and whether E^2 > 0 from 0 to the upper edge of its panel."""
-    coefficients, panel_integrals, broken = _table(jnp.asarray(panels.u_max), num_panels, power, cosmology)
+    """Return the integral from 0 to each redshift, and the mask E^2 > 0 from 0 to the upper edge of its panel."""
+    coefficients, panel_integrals, invalid = _table(jnp.asarray(panels.u_max), num_panels, power, cosmology)
     below = jnp.concatenate([jnp.zeros_like(panel_integrals[:1]), jnp.cumsum(panel_integrals)[:-1]])
-    first_broken = jnp.min(jnp.where(broken, np.arange(num_panels), num_panels))
+    first_invalid = jnp.min(jnp.where(invalid, np.arange(num_panels), num_panels))
     value = _look_up(below, panels) + _within_panel(coefficients, panels)
-    return value, (panels.panel < first_broken) & panels.inside
+    return value, (panels.panel < first_invalid) & panels.inside
 
 
 def tail_in_panels(panels: Panels, num_panels: int, cosmology: Cosmology):
-    """Return the integral of 1/E from each redshift to infinity, and whether E^2 > 0 there.
-
-    E^2 must be positive from the lower edge of the panel of the redshift.
-    """
+    """Return the integral of 1/E from each redshift to infinity, and the mask E^2 > 0 there and in the whole panel."""
     u_max = jnp.asarray(panels.u_max)
-    coefficients, panel_integrals, broken = _table(u_max, num_panels, 0, cosmology)
+    coefficients, panel_integrals, invalid = _table(u_max, num_panels, 0, cosmology)
     tail, tail_positive = tail_direct(u_max, cosmology)
-    # Summed from infinity down: differences of two long integrals would lose digits at high redshift.
+    # Summed from infinity downwards, because a difference of two long integrals would lose digits at high redshift.
     above = tail + jnp.cumsum(panel_integrals[::-1])[::-1]
-    last_broken = jnp.max(jnp.where(broken, np.arange(num_panels), -1))
+    last_invalid = jnp.max(jnp.where(invalid, np.arange(num_panels), -1))
     value = _look_up(above, panels) - _within_panel(coefficients, panels)
-    return value, (panels.panel > last_broken) & tail_positive & panels.inside
+    return value, (panels.panel > last_invalid) & tail_positive & panels.inside

@@ -10,7 +10,7 @@ from hbm_jax import constants
 
 Scalar = jax.Array | float
 
-# Digits as in astropy, so that a converted cosmology agrees to rounding
+# Values as in astropy, so that a converted cosmology agrees to rounding
 _NEUTRINO_TO_PHOTON = 0.22710731766  # 7/8 (4/11)^(4/3)
 _NEUTRINO_TEMPERATURE = 0.7137658555036082  # (4/11)^(1/3)
 _KOMATSU_K = 0.3173

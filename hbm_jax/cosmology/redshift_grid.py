@@ -38,8 +38,8 @@ class RedshiftGrid(LinesOfSight):
     -----
     The object is a pytree and can be an argument of a compiled function. It stores the position of each redshift in the
     panels. Each cosmology costs 1/E at 6 nodes per panel; each redshift costs one look-up and a sum of 6 terms. A
-    matrix (redshifts x nodes) applied to 1/E would need 256 columns for the same accuracy. With as few as 16 columns it
-    takes four times as long for 1e5 redshifts, limited by memory bandwidth.
+    matrix (redshifts x nodes) applied to 1/E would need 256 columns for the same accuracy; even 16 columns take four
+    times as long for 1e5 redshifts, limited by memory bandwidth.
 
     Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as the only argument.
     They agree to 1e-10 where E^2 > 0.01 up to the largest redshift, for z <= 10
@@ -60,7 +60,10 @@ class RedshiftGrid(LinesOfSight):
         if self.panels is not None or self.z is None:
             return
         z, z_hel = both_redshifts(self.z, self.z_hel)
-        for name, value in _precomputed(z, z_hel, self.num_panels or _panels_needed(z)).items():
+        num_panels, u = self.num_panels or _panels_needed(z), np.log1p(z)
+        u_max = np.max(u, initial=quadrature.SMALLEST_RANGE)
+        panels = quadrature.positions(u, u_max, np.ones(z.shape, bool), num_panels)
+        for name, value in {"z": z, "z_hel": z_hel, "num_panels": num_panels, "panels": panels}.items():
             object.__setattr__(self, name, value)
 
     @staticmethod
@@ -70,22 +73,12 @@ class RedshiftGrid(LinesOfSight):
         return RedshiftGrid(z, z if z_hel is None else z_hel, num_panels, quadrature.locate(z, num_panels))
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and the mask of its domain."""
         return quadrature.integral_in_panels(self.panels, self.num_panels, power, cosmology)
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and the mask of its domain."""
         return quadrature.tail_in_panels(self.panels, self.num_panels, cosmology)
-
-
-def _precomputed(z: np.ndarray, z_hel: np.ndarray, num_panels: int) -> dict[str, Any]:
-    """Return the fields of the grid of known redshifts."""
-    u = np.log1p(z)
-    u_max = np.max(u, initial=quadrature.SMALLEST_RANGE)
-    position = u * (num_panels / u_max)
-    index = np.minimum(position.astype(np.int32), num_panels - 1)
-    panels = quadrature.Panels(index, position - index, u_max, np.ones(z.shape, bool))
-    return {"z": z, "z_hel": z_hel, "num_panels": num_panels, "panels": panels}
 
 
 def _panels_needed(z: np.ndarray) -> int:
@@ -94,27 +87,27 @@ def _panels_needed(z: np.ndarray) -> int:
 
 
 def both_redshifts(z: Any, z_hel: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return z and z_hel, which is z if it is None, as float64; raise ValueError if they are invalid or traced."""
+    """Return z and z_hel (by default z) as float64; raise ValueError if they are invalid or traced."""
     try:
         z = _checked(z, "z")
-        z_hel = z if z_hel is None else _checked(z_hel, "z_hel", above=-1.0)
+        z_hel = z if z_hel is None else _checked(z_hel, "z_hel", lower_bound=-1.0)
     except jax.errors.TracerArrayConversionError:
         raise ValueError(
-            "z: expected known redshifts; found redshifts traced by a JAX transformation. Build the object before, and "
-            "pass it as an argument, or use the functions of hbm_jax.cosmology."
+            "z: expected concrete redshifts; found redshifts traced by a JAX transformation. Build the object before, "
+            "and pass it as an argument, or use the functions of hbm_jax.cosmology."
         ) from None
     if z_hel.shape != z.shape:
         raise ValueError(f"z_hel: expected the shape of z, {z.shape}; found {z_hel.shape}.")
     return z, z_hel
 
 
-def _checked(z: Any, name: str, above: float | None = None) -> np.ndarray:
-    """Return redshifts as float64; raise ValueError at the first that is not finite or below its bound."""
+def _checked(z: Any, name: str, lower_bound: float | None = None) -> np.ndarray:
+    """Return redshifts as float64; raise ValueError for one that is not finite, or negative, or not above the bound."""
     z = np.asarray(z, dtype=np.float64)
-    valid = np.isfinite(z) & ((z >= 0) if above is None else (z > above))
+    valid = np.isfinite(z) & ((z >= 0) if lower_bound is None else (z > lower_bound))
     if not valid.all():
         index = tuple(int(i) for i in np.argwhere(~valid)[0])
-        expected = "not negative" if above is None else f"above {above:g}"
+        expected = "not negative" if lower_bound is None else f"above {lower_bound:g}"
         raise ValueError(
             f"{name}{list(index) if index else ''}: expected a finite redshift {expected}; found {z[index]}."
         )

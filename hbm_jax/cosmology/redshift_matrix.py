@@ -33,9 +33,9 @@ _SMALLEST_RANGE = 1e-3  # of log(1 + z), so that the nodes differ even if all re
 class RedshiftMatrix(LinesOfSight):
     """Fixed redshifts whose distances are one constant matrix times 1/E at a few Chebyshev nodes.
 
-    An alternative to `RedshiftGrid` for fits: it has no look-up in the forward pass, hence no scatter in the gradient,
-    and much less to compile. In exchange, the error depends on the cosmology. It falls geometrically with the number of
-    nodes, but more slowly the closer E^2 comes to zero below the largest redshift.
+    An alternative to `RedshiftGrid` for fits: without a look-up in the forward pass there is no scatter in the
+    gradient, and much less to compile. However, the error depends on the cosmology. It falls geometrically with the
+    number of nodes, but more slowly the closer E^2 comes to zero below the largest redshift.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class RedshiftMatrix(LinesOfSight):
         divided among the panels between them, in steps of 16, so that the errors stated below still hold.
     z_max : float, optional
         Upper end of the nodes, at least the largest redshift. None: the largest redshift. Matrices of several samples
-        with one ``z_max`` have equal structure.
+        with the same ``z_max`` have equal structure.
 
     Raises
     ------
     ValueError
-        If a redshift is not finite, negative or traced, or if the shapes of z and z_hel differ.
+        If a redshift is not finite, negative, traced or above z_max, or if the shapes of z and z_hel differ.
 
     Notes
     -----
@@ -92,13 +92,13 @@ class RedshiftMatrix(LinesOfSight):
             object.__setattr__(self, name, value)
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and the mask of its domain."""
         inverse_e, positive = guarded_inverse_e(self.nodes, cosmology)
         integrand = inverse_e if power == 0 else jnp.exp(power * self.nodes) * inverse_e
         return self.u * jnp.matmul(self.matrix, integrand, precision=FULL), jnp.all(positive)
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and the mask of its domain."""
         return quadrature.tail_direct(jnp.asarray(self.u), cosmology)
 
 
@@ -121,14 +121,35 @@ def enough_nodes(u_max: float) -> int:
     return NUM_NODES + NODE_STEP * math.ceil(beyond / NODE_STEP)
 
 
-def mean_coefficients(points: np.ndarray) -> np.ndarray:
-    """Return the matrix C for which T(x) @ C, with T the Chebyshev polynomials, has the means of the interpolant.
+def chebyshev_panels(
+    z: np.ndarray, breaks: tuple[float, ...], z_max: float | None, num_nodes: int | None = None
+) -> tuple[np.ndarray, list[tuple[float, float, np.ndarray]]]:
+    """Return u = log(1 + z), and lower end, upper end and Chebyshev points in [-1, 1] of each panel in u.
 
-    The interpolant is that of values at ``points``, which are Chebyshev nodes; its mean is over [-1, x]. The mean, not
-    the integral, keeps relative accuracy as x goes to -1.
+    Raises
+    ------
+    ValueError
+        If a redshift is above z_max.
+    """
+    u = np.log1p(z)
+    if z_max is not None and np.max(z) > z_max:
+        raise ValueError(f"z_max: expected at least the largest redshift, {np.max(z):g}; found {z_max:g}.")
+    u_max = max(float(np.max(u) if z_max is None else np.log1p(z_max)), _SMALLEST_RANGE)
+    u_breaks = np.log1p(np.array(breaks, dtype=float))
+    u_breaks = u_breaks[u_breaks < u_max]
+    counts = nodes_per_panel(num_nodes or enough_nodes(u_max), u_breaks, u_max)
+    limits = itertools.pairwise([0.0, *u_breaks, u_max])
+    return u, [(low, high, chebyshev_points(count)) for count, (low, high) in zip(counts, limits, strict=True)]
+
+
+def mean_coefficients(points: np.ndarray) -> np.ndarray:
+    """Return the matrix C with which T(x) @ C gives the mean of an interpolant over [-1, x] from its values at points.
+
+    T are the Chebyshev polynomials, and the points are Chebyshev nodes. The mean, unlike the integral, keeps its
+    relative accuracy as x goes to -1.
     """
     num = len(points)
-    # Means over [-1, x] of each T_k at the nodes themselves, by Gauss-Legendre quadrature, exactly.
+    # Means of each T_k over [-1, x], with x at the nodes; Gauss-Legendre quadrature is exact.
     from_values = np.linalg.inv(chebyshev.chebvander(points, num - 1))
     nodes, weights = np.polynomial.legendre.leggauss(num // 2 + 1)
     abscissae = -1.0 + 0.5 * (points[:, None] + 1.0) * (nodes + 1.0)
@@ -137,23 +158,16 @@ def mean_coefficients(points: np.ndarray) -> np.ndarray:
 
 
 def _precomputed(z, z_hel, num_nodes, breaks, z_max) -> dict[str, Any]:
-    """Return the fields of the matrix of known redshifts."""
-    u = np.log1p(z)
-    u_max = max(float(np.max(u) if z_max is None else np.log1p(z_max)), _SMALLEST_RANGE)
-    num_nodes = num_nodes or enough_nodes(u_max)
-    u_breaks = np.log1p(np.array(breaks, dtype=float))
-    u_breaks = u_breaks[u_breaks < u_max]
-    edges = [0.0, *u_breaks, u_max]
+    """Return the fields of the matrix of concrete redshifts."""
+    u, panels = chebyshev_panels(z, breaks, z_max, num_nodes)
     blocks: list = []
-    nodes: list = []
-    for count, (low, high) in zip(nodes_per_panel(num_nodes, u_breaks, u_max), itertools.pairwise(edges), strict=True):
-        points = chebyshev_points(count)
-        reach = np.clip(u - low, 0.0, high - low)
-        polynomials = chebyshev.chebvander(2.0 * reach / (high - low) - 1.0, count - 1).reshape(*u.shape, count)
-        block = polynomials @ mean_coefficients(points)
-        if len(edges) > 2:
-            block = block * np.where(u > 0, reach / np.where(u > 0, u, 1.0), float(not blocks))[..., None]
+    for low, high, points in panels:
+        length = np.clip(u - low, 0.0, high - low)  # of [0, u] in the panel
+        x, count = 2.0 * length / (high - low) - 1.0, len(points)
+        block = chebyshev.chebvander(x, count - 1).reshape(*u.shape, count) @ mean_coefficients(points)
+        if len(panels) > 1:
+            block = block * np.where(u > 0, length / np.where(u > 0, u, 1.0), float(not blocks))[..., None]
         blocks.append(block)
-        nodes.append(low + 0.5 * (high - low) * (1.0 + points))
-    matrix, joined = np.concatenate(blocks, axis=-1), np.concatenate(nodes)
-    return {"z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": matrix, "nodes": joined, "u": u}
+    nodes = np.concatenate([low + 0.5 * (high - low) * (1.0 + points) for low, high, points in panels])
+    fields = {"z": z, "z_hel": z_hel, "num_nodes": num_nodes or enough_nodes(panels[-1][1])}
+    return fields | {"matrix": np.concatenate(blocks, axis=-1), "nodes": nodes, "u": u}

@@ -1,4 +1,4 @@
-"""Building containers from tables: rows left out, errors that name the table, and warnings."""
+"""Construction of containers from tables: rows left out, errors that name the table, and warnings."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from hbm_jax.data.tables import TableColumns
 from hbm_jax.names import listed
 from hbm_jax.validation import DataError, warn_unusual
 
-Made = TypeVar("Made")
+Container = TypeVar("Container")
 
 
 @contextmanager
 def named_errors(origin: Any) -> Iterator[None]:
-    """Begin the messages of `DataError` with the name of the table or file, if they do not yet."""
+    """Context in which the messages of `DataError` begin with the name of the table or file."""
     try:
         yield
     except DataError as error:
@@ -30,7 +30,7 @@ def named_errors(origin: Any) -> Iterator[None]:
 
 def build_from_table(
     table: TableColumns,
-    make: Callable[..., Made],
+    make: Callable[..., Container],
     declared: Mapping[str, Column],
     *,
     columns: Mapping[str, str] | None,
@@ -39,12 +39,12 @@ def build_from_table(
     name: str,
     aliases: Mapping[str, str],
     quantities: Sequence[str],
-) -> Made:
-    """Build a container from a table, with warnings about the rows left out and about unused errors.
+) -> Container:
+    """Build a container from a table, with warnings about rows left out and about unused errors of `quantities`.
 
-    `declared` has all columns that ``make(columns, called=...)`` takes, by standard name; ``called`` are their names in
-    the table. The names in `leave_out` are in the column `name`; `quantities` have errors that may be unused. The rest
-    is as in `TableColumns.resolve` and `TableColumns.require`.
+    ``make(columns, called=...)`` returns the container from columns by standard name, which are all in `declared`;
+    ``called`` are their names in the table. For `columns` and `aliases` see `TableColumns.resolve`, for `required`
+    `TableColumns.require`, for `name` and `leave_out` `make_from_rows`.
     """
     with named_errors(table.origin):
         called = table.resolve(list(declared), columns, aliases)
@@ -57,30 +57,30 @@ def build_from_table(
     return with_warnings(data, [*left_out, *unused, *data.warnings], table, stacklevel=5)  # type: ignore[attr-defined]
 
 
-def with_warnings(data: Made, texts: Sequence[str], table: TableColumns, *, stacklevel: int = 4) -> Made:
-    """Return a container with these warnings, after issuing them; `stacklevel` is 4 for the caller of a reader."""
+def with_warnings(data: Container, texts: Sequence[str], table: TableColumns, *, stacklevel: int = 4) -> Container:
+    """Issue warnings and return the container with them; `stacklevel` 4 attributes them to the caller of a reader."""
     warnings_issued = warn_unusual(texts, origin=table.origin, stacklevel=stacklevel)
     return replace(data, warnings=warnings_issued)  # type: ignore[type-var]
 
 
 def make_from_rows(
     columns: Mapping[str, Any],
-    make: Callable[[dict[str, Any]], Made],
+    make: Callable[[dict[str, Any]], Container],
     *,
     name: str,
     leave_out: str | Sequence[str],
     whole: Sequence[str] = (),
     matrices: Sequence[str] = (),
-) -> tuple[Made, list[str], np.ndarray | slice]:
-    """Build a container from columns, by standard name, without the rows to leave out.
+) -> tuple[Container, list[str], np.ndarray | slice]:
+    """Build a container from columns by standard name, without the rows to leave out.
 
-    The names in `leave_out` are those of the column `name`, or row numbers such as ``"row 3"``, counted from 0;
-    ``"bad"`` leaves out the rows that `make` rejects. Columns in `whole` are not indexed by row, those in `matrices`
-    have one row and one column per object.
+    `leave_out` contains entries of the column `name`, or row numbers such as ``"row 3"``, counted from 0; ``"bad"``
+    leaves out the rows that `make` rejects. Columns in `whole` are not indexed by row, and columns in `matrices` have
+    one row and one column per object.
 
     Returns
     -------
-    made
+    data
         The container.
     left_out : list of str
         One message for each set of rejected rows: their names and the reason.
@@ -118,7 +118,7 @@ def make_from_rows(
 
 
 def _rows_of(values: Any, rows: np.ndarray, *, is_matrix: bool) -> Any:
-    """Return the given rows of a column, or the given rows and columns of a matrix."""
+    """Return rows of a column, or rows and columns of a matrix."""
     if is_matrix:
         return np.asarray(values)[np.ix_(rows, rows)]
     if hasattr(values, "iloc"):  # pandas

@@ -1,4 +1,4 @@
-"""Sources with spectra: base of their containers, and catalogues from which they are read with a folder of spectra."""
+"""Sources with spectra: base class of their containers, and readers of a catalogue with a folder of spectra."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ REQUIRED = ("name", "z")
 
 
 class HasSpectra(Sample):
-    """Base of containers of sources with a stack of spectra and the names of sources left out."""
+    """Base class of containers of sources, with a stack of spectra and the names of sources left out."""
 
     whole = ("left_out",)
     spectra: SpectrumStack
@@ -51,11 +51,11 @@ class HasSpectra(Sample):
 
     @staticmethod
     def _left_out(stored: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-        """Return names and reasons from the output of `to_dict`."""
+        """Return the names and reasons of sources left out from the output of `to_dict`."""
         return tuple((str(name), str(reason)) for name, reason in np.asarray(stored["left_out"]).reshape(-1, 2))
 
     def _notes(self) -> str:
-        """Return the sources left out, and the warnings, as sentences to append to a description."""
+        """Return sentences on the sources left out, and the warnings, to append to a description."""
         reasons = "; ".join(f"{name} ({reason})" for name, reason in self.left_out)
         return (f" Left out: {reasons}" if reasons else "") + self._warning_text()
 
@@ -94,7 +94,7 @@ class Catalogue:
     warnings: tuple[str, ...]
 
     def text(self, key: str, row: int) -> str:
-        """Return a cell as text, empty where it is masked or the column is absent."""
+        """Return a cell as text; empty if it is masked or the column is absent."""
         value = self.values[key][row] if key in self.values else None
         return "" if value is None or value is np.ma.masked else str(value).strip()
 
@@ -103,7 +103,7 @@ class Catalogue:
         return f"{self.called.get(key, key)}, row {row}"
 
     def numbers(self, row: int) -> dict[str, float]:
-        """Return the numerical columns of one source, NaN for missing values; warn of unusual values.
+        """Return the numerical columns of one source, NaN for missing values; issue warnings about unusual values.
 
         Raises
         ------
@@ -118,14 +118,14 @@ class Catalogue:
             except (TypeError, ValueError):
                 raise DataError(f"{label}: expected a number; found {self.values[key][row]!r}.") from None
             if key in REQUIRED and np.isnan(numbers[key]):
-                raise DataError(f"{label}: expected {self.declared[key].what}; found {text or 'none'}.")
+                raise DataError(f"{label}: expected {self.declared[key].description}; found {text or 'none'}.")
             column = np.where(np.arange(len(self.names)) == row, numbers[key], np.nan)
             unusual = check_values({key: column}, self.declared, self.called, self.names)
             warn_unusual(unusual, origin=self.origin, stacklevel=6)
         return numbers
 
-    def read_each(self, read: Callable[[int, str], Read], what: str) -> tuple[list[Read], list[tuple[str, str]]]:
-        """Read every source that is not left out by name.
+    def read_each(self, read: Callable[[int, str], Read], kind: str) -> tuple[list[Read], list[tuple[str, str]]]:
+        """Read every source that is not left out by name; messages call a source `kind`.
 
         Returns
         -------
@@ -137,28 +137,29 @@ class Catalogue:
         Raises
         ------
         DataError
-            With all unreadable sources and the reasons, unless ``"bad"`` ones are left out; and if none is readable.
+            If sources cannot be read, with their names and the reasons, unless ``"bad"`` sources are left out; if no
+            source can be read.
         """
-        made: list[Read] = []
+        sources: list[Read] = []
         bad: list[tuple[str, str]] = []
         rows = [row for row, name in enumerate(self.names) if name not in self.excluded]
         for row in rows:
             try:
-                made.append(read(row, self.names[row]))
+                sources.append(read(row, self.names[row]))
             except DataError as error:
                 bad.append((self.names[row], str(error)))
         if bad and "bad" not in self.excluded:
-            listing = "\n".join(f"  {name}: {why}" for name, why in bad)
+            listing = "\n".join(f"  {name}: {reason}" for name, reason in bad)
             by_name, all_bad = Remedy("leave_out", [name for name, _ in bad]), Remedy("leave_out", "bad")
             raise DataError(
-                f"{self.origin}: expected {len(rows)} {what}s that can be read; found {len(bad)} that cannot:\n"
+                f"{self.origin}: expected {len(rows)} {kind}s that can be read; found {len(bad)} that cannot:\n"
                 f"{listing}\nCorrect them, or leave them out by name: {by_name} ({all_bad} leaves out all of them).",
                 [by_name, all_bad],
             )
-        if not made:
-            reasons = "\n".join(why for _, why in bad)
-            raise DataError(f"{self.origin}: expected a {what} that can be read; found none.\n{reasons}")
-        return made, [*((name, "by name") for name in self.excluded if name != "bad"), *bad]
+        if not sources:
+            reasons = "\n".join(reason for _, reason in bad)
+            raise DataError(f"{self.origin}: expected a {kind} that can be read; found none.\n{reasons}")
+        return sources, [*((name, "by name") for name in self.excluded if name != "bad"), *bad]
 
 
 def read_catalogue(

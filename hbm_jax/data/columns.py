@@ -28,18 +28,18 @@ class Column:
     ----------
     unit : str or None
         astropy unit; ``""`` for dimensionless numbers; None for text, or if the unit differs from entry to entry.
-    what : str
+    description : str
         Description of a value in messages, such as ``"a redshift"``.
     allowed : (float, float)
         Open interval; values outside it are errors.
     usual : (float, float)
         Closed interval; values outside it cause a warning.
     zero : bool
-        Whether 0 is allowed too, for an `allowed` interval that begins at 0.
+        True: 0 is allowed too, for an `allowed` interval that begins at 0.
     """
 
     unit: str | None = ""
-    what: str = "a number"
+    description: str = "a number"
     allowed: tuple[float, float] = EVERYTHING
     usual: tuple[float, float] = EVERYTHING
     zero: bool = False
@@ -56,18 +56,17 @@ FRAMES_DIFFER = 0.01  # times 1 + z
 
 
 def check_values(
-    numbers: Mapping[str, Floats], declared: Mapping[str, Column], what: Mapping[str, str], names: Sequence[str]
+    numbers: Mapping[str, Floats], declared: Mapping[str, Column], labels: Mapping[str, str], names: Sequence[str]
 ) -> list[str]:
-    """Reject values outside the allowed ranges and return warnings about values outside the usual ranges.
+    """Return warnings about values outside the usual ranges of columns, whose missing values are NaN.
 
-    Arrays and declarations are by standard name, with NaN for missing values; `what` has the names of the columns in
-    messages, `names` those of the objects.
+    All mappings are by standard name; `labels` are the names of the columns in messages, `names` those of the objects.
 
     Raises
     ------
     DataError
         If a value is outside its allowed range. The message names column, row, object and value; if the value looks
-        like a missing-value code, it also says how to declare it as one.
+        like a missing-value code, it also contains the option that declares it as one.
     """
     texts = []
     for key, values in numbers.items():
@@ -80,30 +79,31 @@ def check_values(
             codes = sorted({float(value) for value in values[bad] if _is_code(value)})
             remedies = [_missing_remedy(codes)] if codes else []
             hint = f" ({MISSING_VALUE} {remedies[0]})" if codes else ""
-            reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(column)}{hint}", names, remedies)
+            expected = f"{column.description} {_between(column)}{hint}"
+            reject_rows(bad, values, labels.get(key, key), expected, names, remedies)
         low, high = column.usual
         unusual = np.flatnonzero((values < low) | (values > high))
         if unusual.size:
             first = names[unusual[0]] if unusual[0] < len(names) else f"row {unusual[0]}"
             more = f" and {unusual.size - 1} more" if unusual.size > 1 else ""
             texts.append(
-                f"{what.get(key, key)} of {first}{more} is {values[unusual[0]]:g}, unusual for {column.what}: "
-                f"{low:g} to {high:g} are usual"
+                f"{labels.get(key, key)} of {first}{more} is {values[unusual[0]]:g}, unusual for "
+                f"{column.description}: {low:g} to {high:g} are usual"
             )
     return texts
 
 
-def check_plain(numbers: Mapping[str, Floats], what: Mapping[str, str]) -> list[str]:
+def check_plain(numbers: Mapping[str, Floats], labels: Mapping[str, str]) -> list[str]:
     """Return warnings about values that look like missing-value codes, in columns without declared ranges."""
-    return [text for key, values in numbers.items() for text in isolated_values(values, what.get(key, key))]
+    return [text for key, values in numbers.items() for text in isolated_values(values, labels.get(key, key))]
 
 
-def check_frames(z_cmb: Floats, z_hel: Floats, what: Mapping[str, str], names: Sequence[str]) -> None:
-    """Reject CMB and heliocentric redshifts that differ by more than 0.01 (1 + z)."""
+def check_frames(z_cmb: Floats, z_hel: Floats, labels: Mapping[str, str], names: Sequence[str]) -> None:
+    """Raise DataError for CMB and heliocentric redshifts that differ by more than 0.01 (1 + z)."""
     inconsistent = np.abs(z_hel - z_cmb) > FRAMES_DIFFER * (1.0 + z_cmb)
     pairs = Labels(len(z_cmb), lambda row: f"{z_cmb[row]:g} and {z_hel[row]:g}")
     expected = f"redshifts of one object in two frames, no further apart than {FRAMES_DIFFER:g} (1 + z)"
-    label = " and ".join(what.get(key, key) for key in ("z_cmb", "z_hel"))
+    label = " and ".join(labels.get(key, key) for key in ("z_cmb", "z_hel"))
     reject_rows(inconsistent, pairs, label, expected, names)
 
 
@@ -118,7 +118,7 @@ def _between(column: Column) -> str:
 
 
 def _is_code(value: float) -> bool:
-    """Return whether a number looks like a missing-value code: nines only, or -1."""
+    """Return True for a number that looks like a missing-value code: nines only, or -1."""
     text = f"{value:g}"
     return text == "-1" or set(text.lstrip("-").replace(".", "")) == {"9"}
 
@@ -129,7 +129,7 @@ def _missing_remedy(codes: Sequence[float]) -> Remedy:
     return Remedy("missing", numbers if len(numbers) > 1 else numbers[0])
 
 
-def isolated_values(values: Floats, what: str) -> list[str]:
+def isolated_values(values: Floats, label: str) -> list[str]:
     """Return a warning if several rows share a value far from all others, such as -99 for "not measured"."""
     finite = values[np.isfinite(values)]
     for value in (finite.min(), finite.max()) if finite.size else ():
@@ -141,12 +141,12 @@ def isolated_values(values: Floats, what: str) -> list[str]:
         if len(others) >= 3 and np.min(np.abs(others - value)) > threshold * np.ptp(others):
             range_text = f"and between {others[0]:g} and {others[-1]:g} in the other rows"
             remedy = _missing_remedy([float(value)])
-            return [f"{what} is {value:g} in {count} rows {range_text}; {MISSING_VALUE} {remedy}"]
+            return [f"{label} is {value:g} in {count} rows {range_text}; {MISSING_VALUE} {remedy}"]
     return []
 
 
 def repeated_names(names: Sequence[str], objects: str) -> list[str]:
-    """Return a warning if names are repeated: objects counted twice make the errors too small."""
+    """Return a warning if names are repeated, because errors are too small if an object is counted twice."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if not repeated:
         return []
@@ -159,8 +159,8 @@ def repeated_names(names: Sequence[str], objects: str) -> list[str]:
 def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantities: Iterable[str]) -> list[str]:
     """Return warnings about unused columns that look like errors of the quantities in use.
 
-    `column_names` has the columns that are used, by standard name; `table` all columns; `quantities` the standard names
-    of those that have errors.
+    `column_names` are the used columns by standard name, `table` all columns, and `quantities` the standard names of
+    quantities with errors.
     """
     used = set(column_names.values())
     texts = []
@@ -228,7 +228,10 @@ def rows_by_group(group_index: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def padded(values: NDArray[Any], rows: NDArray[np.int64], filler: Any) -> NDArray[Any]:
-    """Return values (num_rows, ...) in the shape of the `rows_by_group`, read-only, with `filler` in the padding."""
+    """Return values (num_rows, ...) arranged like `rows`, the output of `rows_by_group`; read-only.
+
+    The padding has the value `filler`.
+    """
     # Row -1 is the padding. For a million rows, `take` is five times as fast as indexing.
     out = np.concatenate([values, np.asarray(filler)[None]]).take(rows, 0, mode="wrap")
     out.flags.writeable = False

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from hbm_jax.validation import DataError, Floats, frozen_array
 
 
-def selected_rows(rows: ArrayLike, num: int, what: str) -> NDArray[np.intp]:
+def selected_rows(rows: ArrayLike, num: int, object_name: str) -> NDArray[np.intp]:
     """Return the indices, from 0 to ``num`` - 1, of objects selected by a boolean mask or by integer indices.
 
     Raises
@@ -24,7 +24,7 @@ def selected_rows(rows: ArrayLike, num: int, what: str) -> NDArray[np.intp]:
             raise DataError(f"subset: expected a mask of shape ({num},); found shape {index.shape}.")
         index = np.flatnonzero(index)
     if index.size == 0:
-        raise DataError(f"subset: expected at least one {what}; found an empty selection.")
+        raise DataError(f"subset: expected at least one {object_name}; found an empty selection.")
     if index.dtype.kind not in "iu" or index.ndim != 1:
         raise DataError(f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}.")
     outside = index[(index < -num) | (index >= num)]
@@ -34,23 +34,23 @@ def selected_rows(rows: ArrayLike, num: int, what: str) -> NDArray[np.intp]:
 
 
 def warnings_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the warnings stored by `to_dict` of a container."""
+    """Return the warnings in the output of `to_dict`."""
     return tuple(str(text) for text in np.atleast_1d(stored.get("warnings", ())))
 
 
-def reshaped(values: ArrayLike, expected: Any, what: str) -> Floats:
-    """Return new observed values as float64; raise `DataError` unless they have the shape of the `expected` array."""
-    array, shape = np.asarray(values, float), np.shape(expected)
+def reshaped(values: ArrayLike, original: Any, label: str) -> Floats:
+    """Return new observed values as float64; raise `DataError` unless they have the shape of the original ones."""
+    array, shape = np.asarray(values, float), np.shape(original)
     if array.shape != shape:
-        raise DataError(f"{what}: expected shape {shape}; found {array.shape}.")
+        raise DataError(f"{label}: expected shape {shape}; found {array.shape}.")
     return array
 
 
 class Sample:
-    """Base of containers, which are dataclasses; see `hbm_jax.data.protocol.Container`."""
+    """Base class of containers, which are dataclasses; see `hbm_jax.data.protocol.Container`."""
 
     object_name: ClassVar[str] = "object"
-    whole: ClassVar[tuple[str, ...]] = ()  # fields that do not have one entry per object
+    whole: ClassVar[tuple[str, ...]] = ()  # fields without an entry for each object
     matrices: ClassVar[tuple[str, ...]] = ()  # fields with one row and one column per object
     name: tuple[str, ...]
 
@@ -109,7 +109,7 @@ class Sample:
         return {name: getattr(self, name) for name in names if name != "warnings"}
 
     def _stored_warnings(self) -> dict[str, np.ndarray]:
-        """Return the entry of `to_dict` that holds the warnings, if there are any."""
+        """Return the warnings as an entry of `to_dict`; an empty dict if there are none."""
         warnings = getattr(self, "warnings", ())
         return {"warnings": np.array(warnings)} if warnings else {}
 
@@ -133,7 +133,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HasWarnings(Sample):
-    """Base of containers with a field for warnings about unusual data.
+    """Base class of containers with a field for warnings about unusual data.
 
     Attributes
     ----------

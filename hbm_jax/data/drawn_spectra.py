@@ -14,11 +14,12 @@ from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.composition import separated
 from hbm_jax.spectra.model.photons import photons
 
-_NUM_NODES, _WIDTH = 6, 0.025  # of panels between the energies where a spectrum is not smooth, in ln E
+# Nodes and largest width in ln E of panels between the energies where a spectrum is not smooth
+_NUM_NODES, _WIDTH = 6, 0.025
 
 
 def channel_rates(spectrum: Component, response: Response, values: Mapping[str, Any]) -> np.ndarray:
-    """Return the expected count rates in all channels, finer than the fold of any fit.
+    """Return the expected count rates in all channels, more accurately than in any fit.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def channel_rates(spectrum: Component, response: Response, values: Mapping[str, 
         precise = spectrum.mapped(lambda part: part.in_double_precision())
         with jax.enable_x64(True):
             in_bins = np.asarray(jax.jit(photons(precise, edges))(values))
-    else:  # a fifth of the work with a WHIM
+    else:  # with a WHIM, a fifth of the work of the other branch
         low, high = float(edges[0]), float(edges[-1])
         cuts = spectrum.discontinuities(low, high), spectrum.slope_discontinuities(low, high)
         nodes, integrals = integrals_of(edges, panel_edges(low, high, *cuts, width=_WIDTH, gap=0.0), _NUM_NODES)
@@ -49,9 +50,9 @@ def channel_rates(spectrum: Component, response: Response, values: Mapping[str, 
 
 
 def ungrouped(
-    name: str, channels: Any, exposure: float, counts: Any, *, backscal: float = 1.0, **others: Any
+    name: str, channels: Any, exposure: float, counts: Any, *, backscal: float = 1.0, **fields: Any
 ) -> Spectrum:
-    """Return a spectrum without grouping, all channels of good quality; ``others`` are fields of `Spectrum`."""
+    """Return a spectrum without grouping and with good channels only; ``fields`` are further fields of `Spectrum`."""
     num = len(counts)
     return Spectrum(
         name=name,
@@ -62,5 +63,5 @@ def ungrouped(
         areascal=np.ones(num),
         quality=np.zeros(num, int),
         grouping=np.zeros(num, int),
-        **others,
+        **fields,
     )

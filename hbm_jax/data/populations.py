@@ -1,4 +1,4 @@
-"""Parts that the simulated populations of bursts and of afterglows share: checks, redshifts, drawing and catalogues."""
+"""Common parts of the simulated populations of bursts and of afterglows: checks, redshifts, drawing and catalogues."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ MAX_DRAWS = 200  # draws per requested object, after which a threshold is consid
 
 
 def require(population: Any, names: tuple[str, ...], expected: str, valid: Callable[[Any], Any]) -> None:
-    """Raise `ValueError` for the first of the fields of a population that is not valid."""
+    """Raise `ValueError` for the first of the named fields of a population that is not valid."""
     for name in names:
         value = getattr(population, name)
         if not valid(value):
@@ -31,9 +31,9 @@ def require_moments(population: Any, *names: str) -> None:
     require(population, names, "mean and standard deviation", lambda pair: len(pair) == 2 and pair[1] >= 0)
 
 
-def require_ranges(population: Any, what: str, *names: str) -> None:
+def require_ranges(population: Any, quantity: str, *names: str) -> None:
     """Raise `ValueError` unless these fields are pairs of positive numbers in increasing order."""
-    require(population, names, f"two positive {what} in increasing order", lambda pair: 0 < pair[0] <= pair[1])
+    require(population, names, f"two positive {quantity} in increasing order", lambda pair: 0 < pair[0] <= pair[1])
 
 
 def require_choice(population: Any, name: str, known: tuple[str, ...]) -> None:
@@ -42,7 +42,7 @@ def require_choice(population: Any, name: str, known: tuple[str, ...]) -> None:
 
 
 def moments(population: Any, *names: str) -> dict[str, float]:
-    """Return the means and standard deviations in these fields, named as in the models."""
+    """Return the means and standard deviations in these fields, as ``<name>_mean`` and ``<name>_std``."""
     pairs = {name: getattr(population, name) for name in names}
     return {f"{name}_{end}": value for name in names for end, value in zip(("mean", "std"), pairs[name], strict=True)}
 
@@ -62,15 +62,15 @@ def log10_areas(z: ArrayLike, H0: float, Om0: float) -> Floats:
 def draw_until(num: int, draw: Callable[[int, int], Drawn | None], unreachable: str) -> tuple[list[Drawn], int]:
     """Draw objects until `num` are accepted; return these, and the number of objects drawn.
 
-    ``draw(num_drawn, num_accepted)`` returns None for an object that is not accepted.
+    ``draw(num_drawn, num_accepted)`` returns an object, or None if it is not accepted.
 
     Raises
     ------
     ValueError
         If `num` is below 1.
     DataError
-        If 200 draws per object do not suffice, with the message `unreachable`, in which ``{accepted}`` and ``{drawn}``
-        are filled in.
+        If 200 draws per object do not suffice. The message is `unreachable`, a template with ``{accepted}`` and
+        ``{drawn}``.
     """
     if num < 1:
         raise ValueError(f"draw: expected at least one object; found {num}.")
@@ -97,7 +97,7 @@ def new_catalogue(folder: str | Path, name: str, overwrite: bool) -> Path:
 def write_catalogue(
     path: Path, columns: Mapping[str, Any], truth: Mapping[str, Any], true_columns: Mapping[str, Any], overwrite: bool
 ) -> Path:
-    """Write a catalogue: its header holds the true numbers of the population; columns ``true_`` those of objects."""
+    """Write a catalogue with the scalars of `truth` in its header, and `true_columns` as columns ``true_<name>``."""
     from astropy.table import Table
 
     table = Table({**columns, **{f"true_{key}": np.asarray(value) for key, value in true_columns.items()}})

@@ -1,4 +1,4 @@
-"""The interface of data containers that models, inference and reports rely on."""
+"""Interface of data containers for models, inference and reports."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, Self, runtime_checkable

@@ -52,7 +52,7 @@ class TableColumns:
             astropy unit to convert to. Columns without a unit, and dimensionless ones, are assumed to be in it.
             Logarithmic units are supported: ``mag(AB)`` is read as ``mag``, ``dex(kg)`` converts to ``dex(solMass)``.
         text
-            Whether the column holds text, to which the missing-value codes do not apply.
+            True for a column of text, to which missing-value codes do not apply.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class TableColumns:
         return column_names
 
     def require(self, column_names: Mapping[str, str], *required: str | tuple[str, ...]) -> None:
-        """Raise a DataError that lists all required columns that are missing.
+        """Raise a DataError with all required columns that are missing.
 
         Parameters
         ----------
@@ -123,14 +123,14 @@ class TableColumns:
         if not missing:
             return
         names = [f"{keys[0]!r}{did_you_mean(keys[0], self.columns)}" for keys in missing]
-        what = f"columns {', '.join(names)} are missing"
+        problem = f"columns {', '.join(names)} are missing"
         if len(missing) == 1:
             key = missing[0][0]
-            what = f"column {key!r} is missing{did_you_mean(key, self.columns)}"
+            problem = f"column {key!r} is missing{did_you_mean(key, self.columns)}"
         expected = ", ".join(" or ".join(map(repr, keys)) for keys in missing)
         remedy = Remedy("columns", {keys[0]: "its name in the table" for keys in missing})
         present = listed(self.columns) or "(none)"
-        raise DataError(f"{what}: expected {expected}, or {remedy}; found the columns {present}.", [remedy])
+        raise DataError(f"{problem}: expected {expected}, or {remedy}; found the columns {present}.", [remedy])
 
 
 def read_table(source: Any, *, format: str | None = None, missing: float | Sequence[float] = ()) -> TableColumns:
@@ -141,8 +141,8 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     source
         Path of a ``.csv``, ``.tsv``, ``.ecsv`` or ``.fits`` file, optionally compressed (``.gz``; at most 1 GiB when
         decompressed); or an astropy ``Table`` or ``QTable``, a pandas ``DataFrame``, a NumPy structured array, or a
-        mapping of names to arrays. In CSV and TSV files, lines that start with ``#`` are comments and the first other
-        line contains the column names; the separator is a comma, tab or semicolon. Of a FITS file, the first table
+        mapping of names to arrays. In CSV and TSV files, lines that start with ``#`` are comments, and the first other
+        line contains the column names; the separator is a comma, tab or semicolon. In a FITS file, the first table
         extension is read.
     format
         Overrides the suffix: ``"csv"``, or any format name of `astropy.table.Table.read`, such as ``"fits"``,
@@ -163,17 +163,16 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
 
     Notes
     -----
-    The readers of containers take the same `source`, `format` and `missing`, by which columns with units are converted
-    to those of the container, and two more options:
+    The readers of containers have the same parameters `source`, `format` and `missing`, and two more:
 
     - ``columns``: the names of columns in the table, by standard name: ``columns={"m_b": "mB", "z_cmb": "zHD"}``.
-      Standard names are those of the container's ``from_columns``; columns that have them need no entry, and other
-      columns are ignored.
+      Standard names are those of the container's ``from_columns``. Columns with a standard name need no entry, and
+      other columns are ignored.
     - ``leave_out``: the names of objects (or of their groups), or rows such as ``"row 3"``, counted from 0.
-      ``leave_out="bad"`` leaves out unusable rows with a warning.
+      ``leave_out="bad"`` leaves out invalid rows with a warning.
 
-    Their errors begin with the path or type of the table. They warn of unusual values and of unused columns that look
-    like errors of the values.
+    Columns with units are converted to the units of the container. Messages of errors begin with the path or type of
+    the table. Warnings are issued for unusual values, and for unused columns that look like errors of the values.
 
     Examples
     --------
@@ -190,7 +189,7 @@ def read_bundled(name: str) -> TableColumns:
 
 
 def missing_codes(missing: Any) -> tuple[float, ...]:
-    """Return the missing-value codes as a tuple of floats; raise a DataError if they are not numbers."""
+    """Return the missing-value codes as a tuple of floats; raise DataError if they are not numbers."""
     try:
         return tuple(np.atleast_1d(np.asarray(missing, float)).tolist())
     except (TypeError, ValueError):
@@ -267,7 +266,7 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
 
 
 def _refuse_repetition(path: Path, contents: bytes) -> None:
-    """Reject a FITS file whose headers declare far more numbers than the file has bytes."""
+    """Raise DataError for a FITS file whose headers declare far more numbers than the file has bytes."""
     from astropy.io import fits
 
     from hbm_jax.spectra.ogip.tables import refuse_repetition
@@ -278,10 +277,10 @@ def _refuse_repetition(path: Path, contents: bytes) -> None:
 
 
 def _csv_columns(text: str) -> dict[str, np.ndarray]:
-    """Return the columns of CSV text as arrays of strings; `float_vector` later parses numbers exactly.
+    """Return the columns of CSV text as arrays of strings, which `float_vector` parses later.
 
-    For speed with a million rows, lines are processed one by one only if the text contains comments, empty lines or
-    quotes.
+    Lines are processed one by one only if the text contains comments, empty lines or quotes, because that is slow for a
+    million rows.
     """
     lines = text.splitlines()
     numbers: Sequence[int] = range(1, len(lines) + 1)
@@ -319,7 +318,7 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
 
 
 def _is_number(text: str) -> bool:
-    """Return whether text represents a number other than NaN."""
+    """Return True for text that represents a number other than NaN."""
     try:
         float(text)
     except ValueError:
@@ -350,7 +349,7 @@ def _number(entry: Any) -> float:
 
 def _plain(column: Any) -> tuple[np.ndarray, Any]:
     """Return the values of a column of any supported type, with its mask if it has one, and its unit or None."""
-    if hasattr(column, "to_numpy"):  # pandas; extension types mark missing entries with their own NA
+    if hasattr(column, "to_numpy"):  # pandas, whose extension types have their own value NA for missing entries
         plain = isinstance(column.dtype, np.dtype)
         return (column.to_numpy() if plain else column.to_numpy(dtype=object, na_value=None)), None
     unit, mask = getattr(column, "unit", None), getattr(column, "mask", None)

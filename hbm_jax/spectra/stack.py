@@ -52,16 +52,16 @@ class SpectrumStack:
     exposure : (N,)
         Exposure times [s].
     counts, background : (N, G)
-        Counts in the source and the background region; the background is 0 where a spectrum has none.
+        Counts in the source and the background region; 0 for a spectrum without a background.
     ratio : (N, G)
-        Background counts in the background region over those in the source region, averaged over a group; 1e12 without
-        a background.
+        Ratio of the background counts expected in the background region to those in the source region, averaged over a
+        group; 1e12 without a background.
     ratio_spread : (N, G)
-        Largest minus smallest ratio of the channels of a group, relative to the mean.
+        Range of the ratio over the channels of a group, relative to the mean.
     background_error : (N, G)
         Standard deviation of a background with Gaussian errors; NaN if the background is Poisson or absent.
     background_mean : (N, G)
-        Background counts expected from the mean of the neighbouring channels.
+        Background counts expected from the mean of neighbouring channels, the prior mean of the statistic ``marginal``.
     areascal : (N, G)
         Scale of the effective area, averaged over a group; 1 where it is multiplied into the response.
     e_min, e_max : (N, G)
@@ -69,10 +69,10 @@ class SpectrumStack:
     used : (N, G)
         False for padding.
     error : (N, G)
-        Standard deviation of counts with Gaussian errors, systematic errors included; their background is subtracted.
-        NaN for Poisson counts.
+        Standard deviation of counts with Gaussian errors, including systematic errors; the background is subtracted
+        from these counts. NaN for Poisson counts.
     systematic : (N, G)
-        Systematic error of Poisson counts, which chi-square statistics use.
+        Systematic error of Poisson counts, used by chi-square statistics.
     warnings : tuple of str
         Anomalies of the files, one sentence each.
     """
@@ -106,9 +106,9 @@ class SpectrumStack:
         spectra : sequence of Spectrum
             Spectra with their responses.
         noticed : sequence of (num_channels,) bool, optional
-            Channels to use of each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
+            Channels to use in each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
         poisson : bool
-            Whether all counts must be Poisson.
+            True: reject counts with Gaussian errors.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class SpectrumStack:
                 raise DataError(f"{spectrum.name}: expected Poisson counts; found counts with Gaussian errors.")
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
         rows = [grouped_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
-        no_errors = warn_unusual([text for row in rows for text in row.pop("warnings")])
+        group_warnings = warn_unusual([text for row in rows for text in row.pop("warnings")])
         shared: dict[Any, Response] = {}
         responses = [_scaled_response(spectrum, row, shared) for spectrum, row in zip(spectra, rows, strict=True)]
         num_groups = max(len(row["counts"]) for row in rows)
@@ -135,7 +135,7 @@ class SpectrumStack:
             responses=tuple(responses),
             grouping=tuple(row["grouping"] for row in rows),
             exposure=frozen_array([s.exposure for s in spectra]),
-            warnings=tuple(dict.fromkeys([text for s in spectra for text in s.warnings] + list(no_errors))),
+            warnings=tuple(dict.fromkeys([text for s in spectra for text in s.warnings] + list(group_warnings))),
             **{key: frozen_array(value, None) for key, value in arrays.items()},
         )
 
@@ -147,12 +147,12 @@ class SpectrumStack:
 
     @property
     def has_background(self) -> NDArray[np.bool_]:
-        """Whether each spectrum has a background, (N,)."""
+        """Mask (N,) of the spectra with a background."""
         return np.asarray(self.ratio)[:, 0] != NO_BACKGROUND
 
     @property
     def has_gaussian_background(self) -> NDArray[np.bool_]:
-        """Whether the background of each spectrum has Gaussian errors, (N,)."""
+        """Mask (N,) of the spectra whose background has Gaussian errors."""
         return np.isfinite(self.background_error).any(axis=1)
 
     @property
@@ -162,7 +162,7 @@ class SpectrumStack:
 
     @property
     def default_statistic(self) -> str:
-        """Statistic that suits counts and backgrounds, joined by "and" if spectra differ.
+        """Name of the statistic for these counts and backgrounds; several, joined by "and", if the spectra differ.
 
         ``chi2`` for counts with Gaussian errors, ``pgstat`` for backgrounds with Gaussian errors, ``marginal`` for
         Poisson backgrounds, and ``cstat`` without backgrounds.
@@ -191,10 +191,10 @@ class SpectrumStack:
         Raises
         ------
         ValueError
-            If the name is unknown or the statistic does not suit the backgrounds: cstat if any spectrum has one; wstat
-            and marginal if all have Gaussian errors; pgstat if none has; chi-square if any has. For wstat and marginal
-            also if the ratio of a Poisson background varies by more than 1 % within a group; for chi2 if no counts
-            have Gaussian errors.
+            If the name is unknown, or the statistic does not suit the data: cstat if any spectrum has a background;
+            wstat and marginal if all backgrounds have Gaussian errors, or if the ratio of a Poisson background varies
+            by more than 1 % within a group; pgstat if no background has Gaussian errors; chi2 if no counts have them;
+            the other chi-square statistics if any background has them.
 
         Notes
         -----
@@ -209,27 +209,27 @@ class SpectrumStack:
             if len(names) != len(self):
                 found = f"{len(names)}: {listed(names)}"
                 raise ValueError(f"statistic: expected one, or one for each of {len(self)} spectra; found {found}.")
-            parts = tuple(part for each in dict.fromkeys(names) for part in self._parts(str(each), names == each))
+            parts = tuple(part for key in dict.fromkeys(names) for part in self._parts(str(key), names == key))
         return parts[0] if len(parts) == 1 else JointStatistic.of(parts)
 
     def _parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`."""
-        with_errors = self.has_gaussian_counts & rows
-        others = rows & ~with_errors
+        gaussian = self.has_gaussian_counts & rows
+        poisson = rows & ~gaussian
         if name == "chi2":
-            none = rows & (not with_errors.any())
-            self._reject(
-                name, none, "counts with errors; found Poisson counts", "chi2_gehrels, chi2_data or chi2_model"
-            )
+            if not gaussian.any():
+                self._reject(
+                    name, rows, "counts with errors; found Poisson counts", "chi2_gehrels, chi2_data or chi2_model"
+                )
             name = None
-        if not with_errors.any():
-            return self._poisson_parts(name, others)
-        if name is not None and not others.any():
+        if not gaussian.any():
+            return self._poisson_parts(name, poisson)
+        if name is not None and not poisson.any():
             choose("statistic", name, STATISTICS)
-            self._reject(name, with_errors, "Poisson counts; found counts with Gaussian errors", "chi2")
-        used = with_errors[:, None] & self.used
+            self._reject(name, gaussian, "Poisson counts; found counts with Gaussian errors", "chi2")
+        used = gaussian[:, None] & self.used
         chi2 = prepare("chi2", self.counts, error=np.where(used, self.error, 1.0), used=used)
-        return (chi2, *self._poisson_parts(name, others)) if others.any() else (chi2,)
+        return (chi2, *self._poisson_parts(name, poisson)) if poisson.any() else (chi2,)
 
     def _poisson_parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`, whose counts are Poisson."""
@@ -277,10 +277,10 @@ class SpectrumStack:
                 )
         return prepare(name, self.counts, **arguments)
 
-    def _reject(self, name: str, bad: NDArray[np.bool_], expected: str, instead: str) -> None:
-        """Raise ValueError for the first spectrum that a statistic does not suit."""
-        if bad.any():
-            raise ValueError(f"{name}: expected {expected} in {self.name[int(bad.argmax())]}. Use {instead}.")
+    def _reject(self, name: str, rows: NDArray[np.bool_], expected: str, alternative: str) -> None:
+        """Raise ValueError for the first spectrum in the mask `rows`, if any: the statistic does not suit it."""
+        if rows.any():
+            raise ValueError(f"{name}: expected {expected} in {self.name[int(rows.argmax())]}. Use {alternative}.")
 
     def expected_background(self, source: Floats, statistic: AnyStatistic) -> Floats:
         """Return the expected background counts in the source region.
@@ -295,7 +295,7 @@ class SpectrumStack:
         Returns
         -------
         (..., N, G)
-            The best background for these counts (wstat, pgstat), its posterior mean given the background region
+            The most likely background for these counts (wstat, pgstat), its posterior mean given the background region
             (marginal), the scaled counts of the background region (chi-square), or 0.
         """
         if isinstance(statistic, JointStatistic):
@@ -332,7 +332,7 @@ class SpectrumStack:
         return energy, matrix.toarray()
 
     def sparse_response(self, row: int) -> tuple[Floats, sparse.csr_matrix]:
-        """Return energies and response of one spectrum as `grouped_response` does, the matrix sparse."""
+        """Return the same as `grouped_response`, with a sparse matrix."""
         response, used = self.responses[row], np.asarray(self.used[row])
         scale = self.exposure[row] * np.asarray(self.areascal[row])[used]
         return response.energy, sparse.csr_matrix(response.in_groups(self.grouping[row]) @ sparse.diags(scale))
@@ -351,7 +351,7 @@ class SpectrumStack:
         )
 
     def describe(self) -> str:
-        """Return a summary of each spectrum in words: counts, exposure, groups and energy range; and the warnings."""
+        """Return a sentence on each spectrum (counts, exposure, groups and energy range), and the warnings."""
         counts, groups = np.asarray(self.counts).sum(axis=1), np.asarray(self.used).sum(axis=1)
         parts = [
             f"{name}: {total:.0f} counts in {exposure:.6g} s, {num} groups of channels from {low:.3g} to {high:.3g} keV"
@@ -387,15 +387,15 @@ class SpectrumStack:
         if counts.shape != np.shape(self.counts):
             raise DataError(f"counts: expected an array of shape {np.shape(self.counts)}; found {counts.shape}.")
         is_count = np.where(self.has_gaussian_counts[:, None], np.isfinite(counts), (counts >= 0) & (counts % 1 == 0))
-        bad = np.asarray(self.used) & ~is_count
-        if bad.any():
-            row = int(bad.any(axis=1).argmax())
-            first_bad = counts[bad][0]
-            raise DataError(f"counts, {self.name[row]}: expected whole numbers, 0 or more; found {first_bad:g}.")
+        invalid = np.asarray(self.used) & ~is_count
+        if invalid.any():
+            row = int(invalid.any(axis=1).argmax())
+            value = counts[invalid][0]
+            raise DataError(f"counts, {self.name[row]}: expected whole numbers, 0 or more; found {value:g}.")
         return dataclasses.replace(self, counts=frozen_array(np.where(self.used, counts, 0.0)))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return the contents as NumPy arrays for storage, with each redistribution matrix stored once."""
+        """Return the contents as NumPy arrays for storage; each redistribution matrix is stored once."""
         rmfs = list({id(r.rmf): r.rmf for r in self.responses}.values())
         rmf_number = np.array([next(i for i, rmf in enumerate(rmfs) if rmf is r.rmf) for r in self.responses])
         num_bins, num_channels = (
@@ -413,7 +413,7 @@ class SpectrumStack:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
-        """Build a stack from the arrays of `to_dict`, which restores every value exactly."""
+        """Build a stack from the arrays of `to_dict`; every value is restored exactly."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
             parts = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS}

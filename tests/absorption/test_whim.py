@@ -18,7 +18,7 @@ from lines_of_sight import (
     scale,
 )
 
-from hbm_jax.absorption import MODES, WhimTable, abundance_table, whim_optical_depth
+from hbm_jax.absorption import MODES, WhimIons, WhimTable, abundance_table, whim_optical_depth
 from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
@@ -407,9 +407,10 @@ def test_errors(change, message):
         ),
     ],
 )
-def test_errors_of_the_table(arguments, options, message):
+@pytest.mark.parametrize("kind", [WhimTable, WhimIons])
+def test_errors_of_precomputed_optical_depths(arguments, options, message, kind):
     with pytest.raises(ValueError, match=message):
-        WhimTable(*arguments, **options)
+        kind(*arguments, **options)
 
 
 def test_errors_of_the_evaluation_of_a_table(table):

@@ -237,6 +237,7 @@ def test_shapes():
         ({"z": [0.1, 0.2], "z_hel": [0.1, np.inf]}, r"z_hel\[1\]: expected a finite redshift above -1; found inf"),
         ({"z": [0.1, 0.2], "z_hel": [0.1, -1.0]}, r"z_hel\[1\]: expected a finite redshift above -1; found -1.0"),
         ({"z": [0.1, 0.2], "z_hel": [0.1]}, r"z_hel: expected the shape of z, \(2,\); found \(1,\)"),
+        ({"z": [0.1, 0.9], "z_max": 0.5}, r"z_max: expected at least the largest redshift, 0\.9; found 0\.5"),
     ],
 )
 def test_bad_redshifts_are_named(arguments, message):

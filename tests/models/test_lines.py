@@ -91,7 +91,7 @@ def test_lines_are_taken_out_of_any_expression():
     assert separated(light * mw) == (light * mw, ())
     smooth, lines = separated((line + (light + other) * host) * mw * scale)
     assert set(smooth.parameters) == {"mw_nh", "factor", "photon_index", "log10_flux", "host_nh"}
-    factors = {one.light: set(one.factor.parameters) for one in lines}
+    factors = {line.component: set(line.factor.parameters) for line in lines}
     assert factors == {line: {"mw_nh", "factor"}, other: {"mw_nh", "factor", "host_nh"}}
     assert separated(line * mw)[0] is None
 

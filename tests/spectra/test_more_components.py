@@ -242,7 +242,7 @@ def test_smoothed_lines_and_continua():
         # The width of the smoothing changes across the line, and the bins that are smoothed are 0.4 % wide.
         np.testing.assert_allclose(row, line + 1e-6 * np.diff(edges), atol=0.03 * line.max())
         assert row.sum() == pytest.approx(line.sum() + 3e-6, rel=2e-3)
-    with pytest.raises(ValueError, match="give it a label"):
+    with pytest.raises(ValueError, match="Give it a label"):
         spectrum_from_text("gsmooth(gauss)")
 
 

@@ -388,7 +388,7 @@ def test_what_is_not_used_is_said(tmp_path):
     path = tmp_path / "a.pha"
     write_pha(path, small_spectrum())
     for key, value, words in (
-        ("SYS_ERR", 0.03, "SYS_ERR: systematic errors of 12 channels are used by chi-square alone"),
+        ("SYS_ERR", 0.03, "SYS_ERR: systematic errors of 12 channels are used only by chi-square"),
         ("CORRFILE", "c.pha", "'c.pha' is not"),
     ):
         with fits.open(path) as hdus:

@@ -45,9 +45,10 @@ OPTIONAL = ("covariance", "correlation", "alpha", "beta", "band_low", "band_high
 
 
 def columns_of(quantity: str) -> dict[str, Column]:
-    """Return the declarations of all columns that `Bursts.from_columns` accepts, for fluxes or for fluences.
+    """Return the declarations of all columns that `Bursts.from_columns` accepts, for ``"flux"`` or ``"fluence"``.
 
-    Peak energies are limited to 0.1 keV to 1 GeV. Alpha must exceed -2: otherwise E^2 N(E) has no peak.
+    Peak energies are limited to 0.1 keV to 1 GeV. Alpha must exceed -2, because otherwise E^2 N(E) has no peak. Raise
+    DataError for another quantity.
     """
     if quantity not in FLUX_UNITS:
         raise DataError(f"quantity: expected one of {listed(FLUX_UNITS)}; found {quantity!r}.")
@@ -83,8 +84,8 @@ def columns_of(quantity: str) -> dict[str, Column]:
 class Bursts(HasWarnings):
     """Gamma-ray bursts with spectral parameters fitted in time intervals.
 
-    Build it with `from_columns`, `hbm_jax.data.read_bursts` or `hbm_jax.data.load_konus`; the constructor itself
-    checks nothing. It is a pytree. There are B bursts of at most J intervals; shorter bursts are padded.
+    Build it with `from_columns`, `hbm_jax.data.read_bursts` or `hbm_jax.data.load_konus`; the constructor does not
+    validate. Registered as a pytree. There are B bursts of at most J intervals; shorter bursts are padded.
 
     Attributes
     ----------
@@ -136,8 +137,8 @@ class Bursts(HasWarnings):
         Parameters
         ----------
         columns : mapping of str to array
-            ``burst``: names; rows of the same name are the intervals of one burst, in this order. ``z``: the same in
-            all rows of a burst; masked or NaN where it is unknown. Peak energy and flux, either as ``log10_E_peak`` and
+            Required: ``burst``, names; rows of the same name are the intervals of one burst, in this order. ``z``, the
+            same in all rows of a burst; masked or NaN if unknown. Peak energy and flux, either as ``log10_E_peak`` and
             ``log10_flux`` with ``sigma_log10_E_peak`` and ``sigma_log10_flux``, or as ``E_peak`` [keV] and ``flux``
             [erg/cm^2/s] with ``E_peak_err_lo``, ``E_peak_err_hi``, ``flux_err_lo`` and ``flux_err_hi``; the standard
             deviation of the logarithm is then half of log10(value + err_hi) - log10(value - err_lo). Optional:
@@ -168,11 +169,11 @@ class Bursts(HasWarnings):
         burst_index = index_of_groups(burst, names)
         no_value = np.full(len(burst), np.nan)
 
-        def of_burst(key: str, default: float) -> Floats:
+        def per_burst(key: str, default: float) -> Floats:
             values = _one_per_burst(rows.get(key, no_value), burst_index, names, called.get(key, key))
             return frozen_array(np.where(np.isnan(values), default, values))
 
-        limit = of_burst("log10_flux_limit", -np.inf)
+        limit = per_burst("log10_flux_limit", -np.inf)
         below = rows["log10_flux"] < limit[burst_index]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
         sigma_x, sigma_y = rows["sigma_log10_E_peak"], rows["sigma_log10_flux"]
@@ -181,8 +182,8 @@ class Bursts(HasWarnings):
         intervals = rows_by_group(burst_index)
         return cls(
             name=names,
-            z=of_burst("z", np.nan),
-            sigma_z=of_burst("sigma_z", 0.0),
+            z=per_burst("z", np.nan),
+            sigma_z=per_burst("sigma_z", 0.0),
             log10_flux_limit=limit,
             used=frozen_array(intervals >= 0, None),
             log10_E_peak=padded(rows["log10_E_peak"], intervals, 0.0),
@@ -205,21 +206,21 @@ class Bursts(HasWarnings):
 
     @property
     def knows_redshift(self) -> NDArray[np.bool_]:
-        """Whether each redshift is known exactly, (B,)."""
+        """Mask (B,) of the known redshifts without error."""
         return np.isfinite(self.z) & (np.asarray(self.sigma_z) == 0)
 
     @property
     def has_limit(self) -> bool:
-        """Whether any burst has a flux limit."""
+        """True if any burst has a flux limit."""
         return bool(np.isfinite(self.log10_flux_limit).any())
 
     @property
     def has_band(self) -> NDArray[np.bool_]:
-        """Whether each flux refers to an observed band (not bolometric) and has a known spectral shape, (B, J)."""
+        """Mask (B, J) of the fluxes in an observed band (not bolometric) with a known spectral shape."""
         return np.asarray(self.used) & np.isfinite(self.flux_band).all(axis=-1) & np.isfinite(self.alpha)
 
     def log10_k(self, z: ArrayLike, rest: tuple[float, float] = BOLOMETRIC):
-        """Return the k-correction: log10 of the flux in a rest-frame band over the measured flux.
+        """Return the k-correction: log10 of the ratio of the flux in a rest-frame band to the measured flux.
 
         Parameters
         ----------
@@ -239,24 +240,29 @@ class Bursts(HasWarnings):
     def describe(self) -> str:
         """Return a paragraph on the sample: numbers of bursts and intervals, redshifts, peak energies and bands."""
         known, unknown = int(self.knows_redshift.sum()), int(np.isnan(self.z).sum())
-        num_each = np.asarray(self.used).sum(axis=1)
+        sizes = np.asarray(self.used).sum(axis=1)
         intervals = (
-            f"{num_each.min()} to {num_each.max()} intervals each"
-            if num_each.max() > num_each.min()
-            else f"{num_each[0]} each"
+            f"{sizes.min()} to {sizes.max()} intervals each" if sizes.max() > sizes.min() else f"{sizes[0]} each"
         )
         redshifts = f" at redshift {np.nanmin(self.z):.4g} to {np.nanmax(self.z):.4g}" if unknown < len(self) else ""
         peak = 10.0 ** np.asarray(self.log10_E_peak)[np.asarray(self.used)]
         limit = ", above a flux limit" if self.has_limit else ""
+        quantities = "fluences" if self.quantity == "fluence" else "fluxes"
         text = (
             f"{len(self)} gamma-ray bursts{redshifts}; {known} redshifts are known, {unknown} unknown, the others "
-            f"uncertain. {self.num_intervals} {self.quantity}es{limit}, {intervals}, with peak energies of "
+            f"uncertain. {self.num_intervals} {quantities}{limit}, {intervals}, with peak energies of "
             f"{peak.min():.3g} to {peak.max():.4g} keV; {int(self.has_band.sum())} in observed bands."
         )
-        return text.replace("fluencees", "fluences") + self._warning_text()
+        return text + self._warning_text()
 
     def without_redshifts(self, which: ArrayLike) -> "Bursts":
-        """Return a copy in which the redshifts of the bursts selected by mask (B,), indices or names are unknown."""
+        """Return a copy in which the redshifts of some bursts, given by a mask (B,), indices or names, are unknown.
+
+        Raises
+        ------
+        DataError
+            For a name that is not in the sample.
+        """
         selected = np.asarray(which)
         names = [str(value) for value in selected] if selected.dtype.kind in "US" else []
         for name in names:
@@ -284,7 +290,7 @@ class Bursts(HasWarnings):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Bursts":
-        """Build the container from the output of `to_dict`, checking it; every value is restored exactly."""
+        """Build the container from the output of `to_dict`, after checking it; every value is restored exactly."""
         restored = super().from_dict(stored)
         cls.from_columns(restored._columns(), quantity=restored.quantity)
         return restored
@@ -322,7 +328,7 @@ class Bursts(HasWarnings):
 def _checked_rows(
     columns: Mapping[str, Any], declared: Mapping[str, Column], called: Mapping[str, str]
 ) -> tuple[dict[str, Floats], tuple[str, ...], list[str]]:
-    """Return the columns of numbers with logarithms of peak energy and flux, the burst of each row, and warnings."""
+    """Return the numerical columns (including the logarithms), the burst of each row, and warnings."""
     reject_unknown(columns, list(declared), "column")
     for key in ("burst", "z"):
         require_present(key, columns)
@@ -362,7 +368,7 @@ def _logarithm(rows, linear: str, burst, called) -> tuple[Floats, Floats]:
 
 
 def _check_spectral_shapes(rows, burst, called) -> None:
-    """Reject inconsistent photon indices and energy bands."""
+    """Raise DataError for inconsistent photon indices or energy bands."""
     if "beta" in rows:
         bad = ~np.isnan(rows["beta"]) & (rows["beta"] >= np.minimum(rows.get("alpha", 0.0), -1.0))
         reject_rows(bad, rows["beta"], called.get("beta", "beta"), "an index below alpha and below -1", burst)
@@ -391,7 +397,7 @@ def _repeated_intervals(rows, burst) -> list[str]:
 
 
 def _covariance(rows, burst, called) -> Floats:
-    """Return the covariance of log10_E_peak and log10_flux, 0 where the table has none."""
+    """Return the covariance of log10_E_peak and log10_flux; 0 if the table does not contain it."""
     product = rows["sigma_log10_E_peak"] * rows["sigma_log10_flux"]
     if "covariance" in rows and "correlation" in rows:
         raise DataError("covariance, correlation: expected one of the two columns; found both.")
@@ -406,10 +412,10 @@ def _covariance(rows, burst, called) -> Floats:
     return correlation * product
 
 
-def _one_per_burst(values: Floats, burst_index, names, what: str) -> Floats:
-    """Return one value per burst, which must be the same in all its rows."""
+def _one_per_burst(values: Floats, burst_index, names, label: str) -> Floats:
+    """Return the value of each burst; raise DataError if it is not the same in all its rows."""
     first = values[np.unique(burst_index, return_index=True)[1]]
     differs = ~((values == first[burst_index]) | (np.isnan(values) & np.isnan(first[burst_index])))
-    labels = Labels(len(burst_index), lambda row: names[burst_index[row]])
-    reject_rows(differs, values, what, "one value in all intervals of a burst", labels)
+    row_names = Labels(len(burst_index), lambda row: names[burst_index[row]])
+    reject_rows(differs, values, label, "one value in all intervals of a burst", row_names)
     return first

@@ -1,4 +1,4 @@
-"""K-corrections of measured fluxes, from their energy bands and spectral shapes."""
+"""K-corrections of measured fluxes with known energy bands and spectral shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from hbm_jax.spectra.model.energetics import k_correction
 @register_dataclass
 @dataclass(frozen=True, eq=False)
 class FluxBands:
-    """Measured spectral shapes and energy bands of fluxes, from which k-corrections follow; a pytree.
+    """Measured spectral shapes and energy bands of fluxes, for k-corrections; a pytree.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class FluxBands:
     observed : (B, J, 2)
         Energy bands of the fluxes [keV].
     has_band, is_band_function : (B, J)
-        Whether the flux has a band and a spectral shape, and whether that is a Band function.
+        Masks of the fluxes with a band and a spectral shape, and of those whose shape is a Band function.
     """
 
     values: Mapping[str, Any]
@@ -34,7 +34,7 @@ class FluxBands:
 
     @classmethod
     def of(cls, bursts: Any) -> "FluxBands | None":
-        """Return those of `Bursts`; None if all fluxes are bolometric."""
+        """Return the flux bands of `Bursts`; None if all fluxes are bolometric."""
         has_band = bursts.has_band
         if not has_band.any():
             return None
@@ -50,7 +50,7 @@ class FluxBands:
         return cls(values, np.where(has_band[..., None], bursts.flux_band, [10.0, 1000.0]), has_band, is_band_function)
 
     def log10_k(self, z: Any, rest: tuple[float, float]):
-        """Return the k-corrections, (B, J), as `Bursts.log10_k`."""
+        """Return the k-corrections (B, J); see `Bursts.log10_k`."""
         observed = self.observed[..., 0], self.observed[..., 1]
         band_k, cutoff_k = (
             jnp.log10(k_correction(shape, self.values, jnp.asarray(z)[:, None], rest=rest, observed=observed))

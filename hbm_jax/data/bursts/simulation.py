@@ -41,15 +41,16 @@ class SimulatedBursts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BurstPopulation:
-    """A population of bursts whose intervals obey L = N (E_peak (1 + z) / 100 keV)^gamma.
+    """A population of bursts whose intervals obey L = N (E_peak (1 + z) / 100 keV)^gamma, with the observed E_peak.
 
-    Pairs are means and standard deviations.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
 
     Parameters
     ----------
     redshift : str or (float, float) or sequence of float
-        ``"log-normal"``: ln z ~ N(0.5, 0.6^2), which is also the prior of `hbm_jax.models.Golenetskii` for unknown
-        redshifts. Two numbers: uniform between them. More than two: these values, cyclically.
+        ``"log-normal"``: ln z ~ N(0.5, 0.6^2), clipped to 0.02 to 12; without the limits it is also the prior of
+        `hbm_jax.models.Golenetskii` for unknown redshifts. Two numbers: uniform between them. More than two: these
+        values, cyclically.
     unknown : float or int
         Fraction (below 1) or number of bursts whose redshift is unknown; these are the last bursts of the sample.
     num_intervals : int or sequence of int
@@ -161,8 +162,8 @@ class BurstPopulation:
         num_unknown = round(self.unknown * num) if self.unknown < 1 else int(self.unknown)
         if num_unknown:
             data = data.without_redshifts(np.arange(num - num_unknown, num))
-        others = ("correlation", "log10_E_peak_scatter", "intrinsic_scatter")
-        truth = moments(self, "gamma", "log10_N", "log10_E_peak") | {key: getattr(self, key) for key in others}
+        single_numbers = ("correlation", "log10_E_peak_scatter", "intrinsic_scatter")
+        truth = moments(self, "gamma", "log10_N", "log10_E_peak") | {key: getattr(self, key) for key in single_numbers}
         truth |= {"z": z, "gamma": gamma, "log10_N": log10_N, "log10_E_peak_burst": mean_log10_E_peak, **true_values}
         truth["num_drawn"] = sum(num_of_burst for _, num_of_burst in drawn)
         return SimulatedBursts(data, {key: np.asarray(value) for key, value in truth.items()})
@@ -175,9 +176,9 @@ class BurstPopulation:
         return rng.uniform(*values, num) if len(values) == 2 else np.resize(values, num)
 
     def _intervals(self, rng, num: int, mean_log10_E_peak, log10_flux_at_100keV, gamma, z, name):
-        """Draw one burst; return its intervals and the number of draws.
+        """Draw one burst; return its intervals (num, 6) and the number of draws.
 
-        The rows of the intervals have true peak energy and flux, the measured ones, and the two errors.
+        The columns are true log10_E_peak (rest frame) and log10_flux, the measured values, and the two errors.
         """
         accepted: list[np.ndarray] = []
         drawn = 0
@@ -201,7 +202,7 @@ class BurstPopulation:
         return rows[self._order(rows[:, 0])], drawn
 
     def _order(self, peak) -> np.ndarray:
-        """Return indices that put intervals in time order, from their peak energies."""
+        """Return the indices of the intervals in the order of time that the evolution of the peak energy implies."""
         order = np.argsort(-peak)
         if self.evolution == "none":
             return np.arange(len(peak))
@@ -212,5 +213,5 @@ class BurstPopulation:
 
 
 def _are_redshifts(values: str | Sequence[float]) -> bool:
-    """Return whether values are ``"log-normal"``, or two or more positive numbers."""
+    """Return True for ``"log-normal"``, and for two or more positive numbers."""
     return values == LOG_NORMAL_TEXT if isinstance(values, str) else len(values) >= 2 and min(values) > 0

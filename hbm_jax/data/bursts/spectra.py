@@ -50,7 +50,7 @@ class BurstObservation:
         Energy ranges to use [keV], by detector. Detectors that are not listed use `default_range`, or all energies if
         that is None.
     reference : str, optional
-        Detector relative to which the effective areas of the others are scaled; the first by default.
+        Reference detector, whose effective area is not scaled; the first by default.
     """
 
     name: str
@@ -67,9 +67,10 @@ class BurstObservation:
 class BurstSpectra(HasSpectra):
     """Gamma-ray bursts: counts of every interval in every detector, with responses and redshifts.
 
-    Build it with `of`, `hbm_jax.data.read_burst` or `hbm_jax.data.read_burst_spectra`; the constructor itself checks
-    nothing. It is a pytree. B is the number of bursts, I the total number of intervals, D the total number of detectors
-    (a detector counts once per burst), and N the number of spectra, in the order of burst, detector, interval.
+    Build it with `of`, `hbm_jax.data.read_burst` or `hbm_jax.data.read_burst_spectra`; the constructor does not
+    validate. Registered as a pytree. B is the number of bursts, I the total number of intervals, D the total number of
+    detectors (a detector counts once per burst), and N the number of spectra, in the order of burst, detector,
+    interval.
 
     Attributes
     ----------
@@ -84,7 +85,7 @@ class BurstSpectra(HasSpectra):
     interval_burst, detector_burst : (I,), (D,)
         Index of the burst to which each interval and each detector belongs.
     reference : (D,)
-        1 for each burst's reference detector, relative to which effective areas are scaled; 0 for the others.
+        1 for each burst's reference detector, whose effective area is not scaled; 0 for the others.
     spectrum_interval, spectrum_detector : (N,)
         Index of the interval and of the detector of each spectrum.
     spectra : SpectrumStack
@@ -125,9 +126,9 @@ class BurstSpectra(HasSpectra):
         grouping, group_by
             Method of `hbm_jax.spectra.group` by which channels are grouped, and its argument.
         bad_channels : bool
-            Whether to include channels flagged as bad in the files.
+            True: include channels flagged as bad in the files.
         left_out : sequence of (str, str)
-            Names of bursts left out already, each with the reason.
+            Names of bursts of the catalogue that are not in `bursts`, each with the reason.
 
         Raises
         ------
@@ -196,13 +197,13 @@ class BurstSpectra(HasSpectra):
         """Return a paragraph on the sample: numbers of bursts and intervals, redshifts, energies and counts."""
         s = self.spectra
         counts = np.bincount(self.spectrum_interval, np.asarray(s.counts).sum(axis=1), minlength=len(self.start))
-        each = np.bincount(self.interval_burst)
+        num_intervals = np.bincount(self.interval_burst)
         low, high = np.nanmin(s.e_min), np.nanmax(s.e_max)
         text = (
             f"{len(self)} burst{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to {np.max(self.z):.4g} "
-            f"with {each.min()} to {each.max()} intervals ({len(self.start)} in all) in {len(self.detector)} "
-            f"detectors, {len(s)} spectra from {low:.3g} to {high:.4g} keV; {counts.min():.0f} to {counts.max():.0f} "
-            f"counts per interval (median {np.median(counts):.0f}). Statistic of the backgrounds: "
+            f"with {num_intervals.min()} to {num_intervals.max()} intervals ({len(self.start)} in all) in "
+            f"{len(self.detector)} detectors, {len(s)} spectra from {low:.3g} to {high:.4g} keV; {counts.min():.0f} to "
+            f"{counts.max():.0f} counts per interval (median {np.median(counts):.0f}). Statistic of the backgrounds: "
             f"{s.default_statistic}."
         )
         return text + self._notes()
@@ -225,7 +226,7 @@ class BurstSpectra(HasSpectra):
         return self._select(index, intervals, detectors)
 
     def intervals(self, rows: ArrayLike) -> "BurstSpectra":
-        """Return the intervals selected by indices from 0 to I - 1; bursts without any are left out."""
+        """Return the intervals selected by indices from 0 to I - 1; bursts without selected intervals are left out."""
         rows = np.sort(np.asarray(rows, int))
         bursts = np.unique(np.asarray(self.interval_burst)[rows])
         used = np.isin(np.asarray(self.spectrum_interval), rows)
@@ -285,7 +286,7 @@ class BurstSpectra(HasSpectra):
 
 
 def _check_burst(burst: BurstObservation, names: Sequence[str]) -> str:
-    """Check a burst; return the name of its reference detector."""
+    """Return the name of the reference detector of a burst; raise DataError for an invalid burst."""
     name, num = burst.name, np.size(burst.start)
     if name in names:
         raise DataError(f"name: expected distinct names; found {name!r} twice.")
@@ -315,7 +316,7 @@ def _check_burst(burst: BurstObservation, names: Sequence[str]) -> str:
 
 
 def _renumbered(numbers: ArrayLike, kept: ArrayLike) -> list[int]:
-    """Return the index of each number among those kept."""
+    """Return the index in `kept` of each number."""
     index = {int(number): new for new, number in enumerate(np.asarray(kept))}
     return [index[int(number)] for number in np.asarray(numbers)]
 

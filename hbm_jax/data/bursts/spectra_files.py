@@ -58,7 +58,7 @@ def read_burst(
     intervals : sequence of int, optional
         Rows to use, from 1; by default all rows with a positive exposure in at least one detector.
     reference : str, optional
-        Detector relative to which the effective areas of the others are scaled; the first by default.
+        Reference detector, whose effective area is not scaled; the first by default.
     grouping, group_by, bad_channels
         As in `BurstSpectra.of`.
 
@@ -73,16 +73,15 @@ def read_burst(
 
     Notes
     -----
-    For a response file with several matrices (RSP II) and no extension chosen as ``file{number}``, each interval uses
-    the matrix whose time range contains the middle of the interval, else the nearest in time; if the file has no times,
-    the matrix of the same row. Identical matrices are stored once.
+    If a response file has several matrices (RSP II) and none is selected as ``file{number}``, each interval uses the
+    matrix whose time range contains the middle of the interval, else the nearest in time; without times in the file,
+    the matrix with the number of its row. Identical matrices are stored once.
 
     Examples
     --------
     >>> read_burst({"n3": "n3.pha", "b0": "b0.pha"}, name="GRB 160910A", z=1.2)  # doctest: +SKIP
     """
-    arguments = (name, z, energies or {}, intervals, reference)
-    observation = _read(files, *arguments, {})
+    observation = _read(files, name, z, energies or {}, intervals, reference, {})
     return BurstSpectra.of([observation], grouping=grouping, group_by=group_by, bad_channels=bad_channels)
 
 
@@ -112,7 +111,8 @@ def read_burst_spectra(
     spectra
         Folder that contains one folder per burst, named like the burst (blanks may be omitted or replaced with ``_``),
         with one PHA file per detector; by default the folder of the catalogue. Without a column ``detectors``, all PHA
-        files are read whose names do not end in ``bak``, ``bkg``, ``back`` or ``background``, in alphabetical order.
+        files are read in alphabetical order, except those whose names end in ``bak``, ``bkg``, ``back`` or
+        ``background``.
     energies, grouping, group_by, bad_channels
         As in `read_burst`, for all bursts.
     leave_out
@@ -166,7 +166,7 @@ def _read(
     reference: str | None,
     rmf_cache: dict,
 ) -> BurstObservation:
-    """Read all detectors of a burst; check that their intervals agree."""
+    """Read all detectors of a burst; raise DataError if their intervals differ."""
     if not isinstance(files, Mapping):
         files = {read_detector(path): path for path in files}
     spectra: dict[str, list[Spectrum | None]] = {}
@@ -185,17 +185,20 @@ def _read(
         if not 1 <= number <= len(start):
             raise DataError(f"{name}: intervals: expected numbers from 1 to {len(start)}; found {number}.")
     requested = range(len(start)) if intervals is None else [number - 1 for number in intervals]
-    rows = [row for row in requested if any(of_detector[row] is not None for of_detector in spectra.values())]
+    rows = [row for row in requested if any(rows_read[row] is not None for rows_read in spectra.values())]
     if not rows or (intervals is not None and len(rows) < len(requested)):
         raise DataError(
             f"{name}: expected intervals with a positive exposure in at least one detector; found one without."
         )
-    selected = {detector: [of_detector[row] for row in rows] for detector, of_detector in spectra.items()}
+    selected = {detector: [rows_read[row] for row in rows] for detector, rows_read in spectra.items()}
     return BurstObservation(name, z, start[rows], stop[rows], selected, energies, reference)
 
 
 def _common_intervals(paths: Mapping[str, Path], spectra: Mapping[str, Sequence], times: Mapping[str, Any]):
-    """Return the intervals (start, stop) of all detectors, which must agree; numbers from 0 if no file has times."""
+    """Return start and stop of the intervals, which must agree between detectors.
+
+    Without times in any file, interval n is from n to n + 1.
+    """
     first, *_ = spectra
     num = len(spectra[first])
     numbers = np.arange(num + 1.0)
@@ -218,7 +221,7 @@ def _common_intervals(paths: Mapping[str, Path], spectra: Mapping[str, Sequence]
 
 
 def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict) -> list[Spectrum | None]:
-    """Read the spectra of a detector, each with the response for its time; None for intervals without exposure."""
+    """Read the spectra of a detector, each with the response of its time; None for intervals without exposure."""
     response = files.get("rmf") or _response_in_header(path)
     file, number = numbered(response) if response is not None else (None, None)
     is_rsp2 = file is not None and number is None and file.is_file() and num_matrices(file) > 1
@@ -231,9 +234,9 @@ def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict)
     middle = 0.5 * (times[0] + times[1])
     outside = np.maximum(matrix_times[0] - middle[:, None], middle[:, None] - matrix_times[1])
     centre = np.abs(0.5 * (matrix_times[0] + matrix_times[1]) - middle[:, None])
-    # Sort by distance of the interval's middle from the time range of a matrix (0 within), then from its centre.
-    chosen = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
-    matrices = {int(index): read_rmf(file, int(index) + 1) for index in np.unique(chosen)}  # type: ignore[arg-type]
+    # Nearest matrix: by distance of the interval's middle from its time range (0 within), then from its centre.
+    nearest = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
+    matrices = {int(index): read_rmf(file, int(index) + 1) for index in np.unique(nearest)}  # type: ignore[arg-type]
     warnings = {index: (*rmf.warnings, *warn_unusual(area_warnings(rmf, arf))) for index, rmf in matrices.items()}
     with_responses = [
         None
@@ -242,13 +245,13 @@ def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict)
             spectrum.with_response(Response.of(matrices[int(index)], arf)),
             warnings=(*spectrum.warnings, *warnings[int(index)]),
         )
-        for spectrum, index in zip(spectra, chosen, strict=True)
+        for spectrum, index in zip(spectra, nearest, strict=True)
     ]
     return [_share_matrix(spectrum, rmf_cache) for spectrum in with_responses]
 
 
 def _share_matrix(spectrum: Spectrum | None, rmf_cache: dict) -> Spectrum | None:
-    """Share one redistribution matrix among spectra whose matrices are identical."""
+    """Return a spectrum that shares one redistribution matrix with all spectra whose matrices are identical."""
     if spectrum is None or spectrum.response is None:
         return spectrum
     rmf, area = spectrum.response.rmf, spectrum.response.area
@@ -259,7 +262,7 @@ def _share_matrix(spectrum: Spectrum | None, rmf_cache: dict) -> Spectrum | None
 
 
 def _response_in_header(path: Path) -> str | None:
-    """Return the response file named in the header; None if rows differ or the header chooses an extension."""
+    """Return the response file named in the header; None if rows differ or the header selects a matrix by number."""
     base, _ = numbered(path)
     files = {file_of(spectrum, base, "RESPFILE", None) for spectrum in read_pha(path)}
     first = files.pop()

@@ -56,9 +56,9 @@ class SimulatedBurstSpectra(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BurstSpectraPopulation:
-    """A population of bursts whose intervals obey L = N (E_peak (1 + z) / 100 keV)^gamma.
+    """A population of bursts whose intervals obey L = N (E_peak (1 + z) / 100 keV)^gamma, with the observed E_peak.
 
-    Pairs are means and standard deviations.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ class BurstSpectraPopulation:
     effective_area : float
         Scatter of ln(true effective area / effective area of the response) of the detectors other than the reference.
     threshold : float
-        Detection threshold: a burst is drawn again if the signal-to-noise ratio of its brightest interval in the
-        second-best detector is smaller.
+        Detection threshold on the signal-to-noise ratio: each detector has the ratio of its brightest interval, and a
+        burst is drawn again if the second largest of these is below the threshold.
 
     Raises
     ------
@@ -179,7 +179,6 @@ class BurstSpectraPopulation:
         log10_area = float(log10_areas(z, self.H0, self.Om0))
         gamma, log10_N = rng.normal(*self.gamma), rng.normal(*self.log10_N)
         flux = log10_N - log10_area + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
-        num_others = len(self.detectors) - 1
         burst = {
             "z": z,
             "gamma": gamma,
@@ -188,7 +187,7 @@ class BurstSpectraPopulation:
             "alpha": np.maximum(rng.normal(*self.alpha, num), -1.95),  # E^2 N(E) has no peak for alpha <= -2
             "log10_flux": flux,
             "width": np.exp(rng.uniform(*np.log(self.duration), num)),
-            "effective_area": np.exp(self.effective_area * rng.normal(size=num_others)),
+            "effective_area": np.exp(self.effective_area * rng.normal(size=len(self.detectors) - 1)),
         }
         return burst | ({"beta": rng.normal(*self.beta, num)} if self.spectrum == "band" else {})
 
@@ -212,11 +211,11 @@ class BurstSpectraPopulation:
             for interval, exposure in enumerate(burst["width"]):
                 expected = background_rate * exposure
                 error = np.sqrt(np.maximum(expected, 1e-3) / self.background_exposure)
-                drawn = rng.normal(expected, error)
-                background = ungrouped(f"{name} background", response.channels, exposure, drawn, error=error)
+                measured = rng.normal(expected, error)
+                background = ungrouped(f"{name} background", response.channels, exposure, measured, error=error)
                 counts = rng.poisson((rate[interval] + background_rate) * exposure)
-                others: dict[str, Any] = {"background": background, "response": response}
-                spectra[detector].append(ungrouped(name, response.channels, exposure, counts, **others))
+                fields: dict[str, Any] = {"background": background, "response": response}
+                spectra[detector].append(ungrouped(name, response.channels, exposure, counts, **fields))
                 ratios.append((rate[interval][in_range].sum() * exposure) / math.sqrt(expected[in_range].sum()))
             max_ratios.append(max(ratios))
         signal_to_noise = sorted(max_ratios)[-min(2, len(max_ratios))]
@@ -254,17 +253,17 @@ def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, ov
     Parameters
     ----------
     folder : path
-        Output folder, created if missing. It receives ``bursts.ecsv``, and one folder per burst with PHA II, background
-        (PHA II) and response (RSP) of each detector.
+        Output folder, created if missing. The files are the catalogue ``bursts.ecsv``, and one folder per burst with
+        the spectra (PHA II), backgrounds (PHA II) and response (RSP) of each detector.
     sample : SimulatedBurstSpectra
         Output of `BurstSpectraPopulation.draw`.
     overwrite : bool
-        Whether to replace existing files.
+        True: replace existing files.
 
     Returns
     -------
     path
-        The catalogue, as that of `hbm_jax.data.write_afterglows`.
+        The catalogue, with the true parameters as in `hbm_jax.data.write_afterglows`.
 
     Raises
     ------
@@ -290,5 +289,5 @@ def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, ov
         "z": [float(burst.z) for burst in sample.bursts],
         "detectors": [" ".join(burst.spectra) for burst in sample.bursts],
     }
-    of_bursts = {key: sample.truth[key] for key in ("gamma", "log10_N")}
-    return write_catalogue(catalogue, columns, sample.truth, of_bursts, overwrite)
+    true_columns = {key: sample.truth[key] for key in ("gamma", "log10_N")}
+    return write_catalogue(catalogue, columns, sample.truth, true_columns, overwrite)

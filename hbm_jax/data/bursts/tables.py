@@ -35,11 +35,11 @@ def read_bursts(
     Parameters
     ----------
     source, columns, format, missing, leave_out
-        As for all readers of tables, see the notes of `hbm_jax.data.read_table`. Rows are named by their ``burst``;
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`. The name of a row is its ``burst``;
         ``name`` and ``redshift`` are recognised too.
     quantity
-        ``"flux"`` [erg/cm^2/s] or ``"fluence"`` [erg/cm^2]; by default the quantity recorded in an ECSV table written
-        by `Bursts.to_table`, otherwise flux.
+        ``"flux"`` [erg/cm^2/s] or ``"fluence"`` [erg/cm^2]; by default the quantity that `Bursts.to_table` stored in
+        the metadata of the table, otherwise flux.
 
     Returns
     -------
@@ -58,8 +58,8 @@ def read_bursts(
     2
     """
     table = read_table(source, format=format, missing=missing)
-    stated = str(table.meta.get("quantity"))
-    kind = quantity or (stated if stated in FLUX_UNITS else "flux")
+    stored = str(table.meta.get("quantity"))
+    kind = quantity or (stored if stored in FLUX_UNITS else "flux")
     with named_errors(table.origin):
         declared = columns_of(kind)
     return build_from_table(
@@ -84,7 +84,7 @@ def load_konus(relation: str = "amati") -> Bursts:
     ----------
     relation : str
         ``"amati"``: fluence, and peak energy of the time-integrated spectrum, of 137 bursts. ``"yonetoku"``: peak flux,
-        and peak energy of the spectrum around the peak, of the 108 bursts that have one.
+        and peak energy of the spectrum around the peak, of the 108 bursts for which it was published.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Points in groups, each with an error covariance: what the containers of relations and of grouped values share."""
+"""Points in groups, each with an error covariance: base of the containers of relations and of grouped values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from hbm_jax.validation import (
 
 
 class InGroups(HasWarnings):
-    """Base of containers of points in groups, padded to the largest group."""
+    """Base class of containers of points in groups, padded to the largest group."""
 
     whole = ("predictors", "group_predictor_names", "components", "center", "unit")
     object_name = "group"
@@ -33,18 +33,18 @@ class InGroups(HasWarnings):
     row: Any
 
     def _group_sizes(self) -> str:
-        """Return the numbers of points in a group in words."""
+        """Return the number of points in a group, or the range of these numbers, as text."""
         sizes = np.asarray(self.used).sum(axis=1)
         return f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
 
-    def _replaced(self, values: ArrayLike, what: str) -> Self:
+    def _replaced(self, values: ArrayLike, label: str) -> Self:
         """Return a copy with other measured values, after checking their shape."""
-        values = np.where(np.asarray(self.used)[..., None], reshaped(values, self.values, what), 0.0)
+        values = np.where(np.asarray(self.used)[..., None], reshaped(values, self.values, label), 0.0)
         arrays: dict[str, Any] = {"values": frozen_array(values)}
         return replace(self, **arrays)
 
     def _median_errors(self, coordinates: Sequence[str]) -> str:
-        """Return the median error of each coordinate in words."""
+        """Return the median error of each coordinate as text."""
         variances = np.diagonal(np.asarray(self.errors)[np.asarray(self.used)], axis1=-2, axis2=-1)
         return "; ".join(
             f"{key}: median error {np.sqrt(np.median(variance)):.3g}" if variance.any() else f"{key}: no errors"
@@ -52,12 +52,12 @@ class InGroups(HasWarnings):
         )
 
     def _of_rows(self, array: Any) -> NDArray[Any]:
-        """Return an array (group, point in group, ...) in the order of the rows of the table."""
+        """Return an array (groups, points in a group, ...) as one row per point, in the order of the table."""
         used = np.asarray(self.used)
         return np.asarray(array)[used][np.argsort(np.asarray(self.row)[used])]
 
     def _measured(self, coordinates: Sequence[str], pairs: Mapping[tuple[int, int], str]):
-        """Return a table of groups, values, their errors and those covariances that are not 0."""
+        """Return a table of groups, values, their errors and non-zero covariances."""
         from astropy.table import Table
 
         values, errors = self._of_rows(self.values), self._of_rows(self.errors)
@@ -74,7 +74,7 @@ class InGroups(HasWarnings):
 
 
 class GroupedRows:
-    """Columns of a table with one row per point, checked when they are taken from it.
+    """Columns of a table with one row per point, which are checked on access.
 
     Parameters
     ----------
@@ -84,8 +84,8 @@ class GroupedRows:
         Names of the D measured coordinates.
     called : mapping of str to str
         Names of columns in messages.
-    least : int
-        Smallest number of rows.
+    min_rows : int
+        Smallest allowed number of rows.
 
     Raises
     ------
@@ -93,14 +93,16 @@ class GroupedRows:
         For too few rows, values that are missing or not numbers, and rows without a group.
     """
 
-    def __init__(self, columns: Mapping[str, Any], coordinates: Sequence[str], called: Mapping[str, str], least: int):
+    def __init__(
+        self, columns: Mapping[str, Any], coordinates: Sequence[str], called: Mapping[str, str], min_rows: int
+    ):
         self.columns, self.coordinates, self.called = columns, tuple(coordinates), called
         for key in coordinates:
             require_present(key, columns)
         key = self.coordinates[-1]
         self.num = len(np.asarray(columns[key]))
-        if self.num < least:
-            raise DataError(f"{self.label(key)}: expected {least} rows or more; found {self.num}.")
+        if self.num < min_rows:
+            raise DataError(f"{self.label(key)}: expected {min_rows} rows or more; found {self.num}.")
         self.group = text_tuple(columns["group"], self.label("group"), "") if "group" in columns else ()
         if self.group and len(self.group) != self.num:
             raise DataError(f"{self.label('group')}: expected {self.num} names, one per row; found {len(self.group)}.")
@@ -137,12 +139,12 @@ class GroupedRows:
         return tuple(f"group {row}" for row in range(self.num)), np.arange(self.num)
 
     def errors(self, pairs: Mapping[tuple[int, int], str], *, without_error: Sequence[str] = ()) -> Floats:
-        """Return the error covariances (N, D, D), with zeros where the columns have none.
+        """Return the error covariances (N, D, D); elements without a column are zero.
 
         Parameters
         ----------
         pairs
-            Ends of the names of covariances and correlations, by the indices of two coordinates.
+            Suffixes of the names of covariances and correlations, by the indices of two coordinates.
         without_error
             Coordinates whose errors may be 0.
         """
@@ -175,13 +177,13 @@ class GroupedRows:
         return values
 
     def padded_fields(
-        self, group_index: NDArray[np.int64], errors: Floats, others: Mapping[str, tuple[Any, Any]] | None = None
+        self, group_index: NDArray[np.int64], errors: Floats, additional: Mapping[str, tuple[Any, Any]] | None = None
     ) -> dict[str, Any]:
-        """Return the fields that both containers have, and `others`: arrays by row with their padding, by name."""
+        """Return the fields common to both containers, and additional fields from arrays by row and their padding."""
         rows = rows_by_group(group_index)
         size = len(self.coordinates)
         spread = self.values.std(axis=0)
-        arrays = {"values": (self.values, np.zeros(size)), "errors": (errors, np.eye(size)), **(others or {})}
+        arrays = {"values": (self.values, np.zeros(size)), "errors": (errors, np.eye(size)), **(additional or {})}
         return {
             **{key: padded(values, rows, filler) for key, (values, filler) in arrays.items()},
             "used": frozen_array(rows >= 0, None),
@@ -193,6 +195,6 @@ class GroupedRows:
 
 
 def pairs_of(coordinates: Sequence[str], *, short: bool = False) -> dict[tuple[int, int], str]:
-    """Return the ends of the names of covariances, ``_A_B``, by the indices of two coordinates; "" if `short`."""
+    """Return the suffixes ``_A_B`` of the names of covariances, by the indices of two coordinates; "" if `short`."""
     pairs = combinations(range(len(coordinates)), 2)
     return {(i, j): "" if short else f"_{coordinates[i]}_{coordinates[j]}" for i, j in pairs}

@@ -39,7 +39,7 @@ class PointsInGroups(InGroups):
         Error covariances of the points; the unit matrix in padding.
     limit, side : (J, M)
         Censoring of one coordinate per point. A value at or below an upper limit (side 1), or at or above a lower limit
-        (side -1), is censored: the true measurement is only known to lie there. NaN in `limit` if there is no limit.
+        (side -1), is censored: only the limit is known. NaN in `limit` if there is no limit.
     order : (J, M, P + 1, P + 1)
         Permutation matrix that moves the coordinate with the limit to the end.
     used : (J, M)
@@ -52,9 +52,9 @@ class PointsInGroups(InGroups):
         Mean and standard deviation of the measured values, which scale the default priors of
         `hbm_jax.models.Relation`. `replace_observations` does not change them.
     limited : str
-        Which coordinates have limits: ``"no"``, ``"y"`` or ``"both"`` (at least one predictor).
+        Coordinates with limits: ``"no"``, ``"y"``, or ``"both"`` if at least one predictor has limits.
     cut : (J, M, P + 1)
-        Value of each coordinate beyond which the point would not be in the data; NaN where it has none.
+        Selection limit of each coordinate, beyond which the point would not be in the data; NaN for no limit.
     warnings : tuple of str
         One sentence for each unusual feature of the data.
     """
@@ -168,14 +168,14 @@ class PointsInGroups(InGroups):
 
     @property
     def is_limit(self) -> np.ndarray:
-        """Whether a point has a censored coordinate, (J, M)."""
+        """Mask (J, M) of the points with a censored coordinate."""
         last = (np.asarray(self.order)[..., -1, :] * np.asarray(self.values)).sum(-1)
         side = np.asarray(self.side)
         with np.errstate(invalid="ignore"):
             return np.asarray(self.used) & (side * last <= side * np.asarray(self.limit))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name; ``cut`` is included only if the points have limits of a selection."""
+        """Return plain arrays by field name; ``cut`` is included only if a point has a selection limit."""
         stored = super().to_dict()
         return stored if np.isfinite(self.cut).any() else {key: v for key, v in stored.items() if key != "cut"}
 
@@ -207,7 +207,7 @@ class PointsInGroups(InGroups):
 
 
 def _centered_by_group(rows: GroupedRows, predictors, group_index, num_groups: int) -> Floats:
-    """Return the predictors of groups, (J, Q), minus their means over the groups."""
+    """Return the group-level predictors (J, Q), minus their means over the groups."""
     if not predictors:
         return np.zeros((num_groups, 0))
     for key in predictors:
@@ -262,7 +262,7 @@ def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
 
 
 def _cuts(rows: GroupedRows) -> Floats:
-    """Return the value of each coordinate beyond which a point would not be in the data, (N, D); NaN for none."""
+    """Return the selection limit of each coordinate, (N, D); NaN for no limit."""
     cuts = np.full(rows.values.shape, np.nan)
     for index, coordinate in enumerate(rows.coordinates):
         if (key := f"cut_{coordinate}") in rows.columns:
@@ -271,7 +271,7 @@ def _cuts(rows: GroupedRows) -> Floats:
 
 
 def _exchanges(size: int) -> Floats:
-    """Return the permutation matrices (size, size, size) of which number j swaps coordinate j with the last one."""
+    """Return permutation matrices (size, size, size); matrix j swaps coordinate j with the last one."""
     exchanges = np.tile(np.eye(size), (size, 1, 1))
     for j, permutation in enumerate(exchanges):
         permutation[[j, -1]] = permutation[[-1, j]]
@@ -293,7 +293,7 @@ def read_relation(
     Parameters
     ----------
     source, columns, format, missing, leave_out
-        As for all readers of tables, see the notes of `hbm_jax.data.read_table`. Rows are named by their ``group``.
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`. The name of a row is its ``group``.
     predictors, group_predictors
         Names of the predictors of points and of groups.
 

@@ -43,7 +43,7 @@ class ValuesInGroups(InGroups):
         Mean and standard deviation of all values, which scale the default priors. `replace_observations` does not
         change them.
     has_errors : bool
-        Whether the errors are known.
+        True if the errors are known.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -127,13 +127,13 @@ class ValuesInGroups(InGroups):
 def _errors(rows: GroupedRows) -> Floats:
     """Return the error covariances (N, D, D); zero if the columns contain no errors."""
     sigmas = [f"sigma_{key}" for key in rows.coordinates]
-    given = [key for key in sigmas if key in rows.columns]
-    if not given:
+    present = [key for key in sigmas if key in rows.columns]
+    if not present:
         return np.zeros((rows.num, len(sigmas), len(sigmas)))
     for key in sigmas:
-        if key not in given:
+        if key not in present:
             raise DataError(
-                f"column {key!r} is missing: expected errors of all components or of none; found {listed(given)}."
+                f"column {key!r} is missing: expected errors of all components or of none; found {listed(present)}."
             )
     return require_covariances(rows.errors(pairs_of(rows.coordinates)), "covariance of the errors", rows.labels)
 
@@ -152,7 +152,7 @@ def read_values(
     Parameters
     ----------
     source, columns, format, missing, leave_out
-        As for all readers of tables, see the notes of `hbm_jax.data.read_table`. Rows are named by their ``group``.
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`. The name of a row is its ``group``.
     components
         Names of the components.
 

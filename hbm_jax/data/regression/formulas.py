@@ -1,4 +1,4 @@
-"""Design matrices of regression formulas, built by formulaic after the formula has been parsed."""
+"""Design matrices of parsed regression formulas, built by formulaic."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from hbm_jax.validation import DataError
 
 
 def require_few_columns(terms: str, frame: Any, limit: int) -> None:
-    """Raise `DataError` if a right-hand side has more columns than `limit`, before any column is computed."""
+    """Raise `DataError` if a right-hand side has more columns than `limit`; no column is computed."""
     expansion = expanded(terms)
     min_columns = {}
     for factor in frozenset().union(*expansion):
@@ -30,16 +30,16 @@ def require_few_columns(terms: str, frame: Any, limit: int) -> None:
             raise DataError(f"formula: expected at most {limit} coefficients, one per point; found more in {terms!r}.")
 
 
-def design(formula: str, frame: Any, what: str) -> tuple[tuple[str, ...], np.ndarray]:
+def design(formula: str, frame: Any, role: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the design matrix of a formula.
 
     Parameters
     ----------
     formula : str
-        Right-hand side, as `parse` returns it: ``x1 * x2``, ``log(x)``, ``C(k)``, ``poly(x, 2)``, ``0 + x``.
+        Right-hand side from `parse`: ``x1 * x2``, ``log(x)``, ``C(k)``, ``poly(x, 2)``, ``0 + x``.
     frame : pandas.DataFrame
         The table.
-    what : str
+    role : str
         Role of the formula, for messages.
 
     Returns
@@ -56,7 +56,7 @@ def design(formula: str, frame: Any, what: str) -> tuple[tuple[str, ...], np.nda
     """
     formulaic, errors = _formulaic()
     require_few_columns(formula, frame, len(frame))
-    # formulaic evaluates arguments of functions as Python code, so columns get names that cannot clash with anything.
+    # formulaic evaluates arguments of functions as Python code, so columns get names that are no Python names in use.
     safe_names = {name: f"column_{index}_" for index, name in enumerate(frame)}
     text, end = "", 0
     for token, next_token in pairwise(tokens_of(formula)):
@@ -70,7 +70,7 @@ def design(formula: str, frame: Any, what: str) -> tuple[tuple[str, ...], np.nda
             matrix = formulaic.model_matrix(text, renamed, context=dict(NUMBER_FUNCTIONS), na_action="ignore")
     except (errors.FormulaicError, ArithmeticError, TypeError, ValueError) as error:
         raise DataError(
-            f"formula: {what} {formula!r} cannot be evaluated: {_plain_message(error, safe_names)}"
+            f"formula: {role} {formula!r} cannot be evaluated: {_plain_message(error, safe_names)}"
         ) from None
     original_names = {safe_name: name for name, safe_name in safe_names.items()}
     pattern = re.compile(r"column_\d+_")
@@ -81,7 +81,7 @@ def design(formula: str, frame: Any, what: str) -> tuple[tuple[str, ...], np.nda
 
 
 def frame_of(columns: Mapping[str, np.ndarray]) -> Any:
-    """Return a pandas data frame, with columns of text converted to numbers where all values allow it."""
+    """Return a pandas data frame; columns of text are converted to numbers if all values are numeric."""
     import pandas as pd
 
     return pd.DataFrame({name: _numbers_where_possible(values) for name, values in columns.items()})
@@ -122,7 +122,7 @@ def require_numbers(names, frame: Any) -> None:
 
 
 def _plain_message(error, safe_names: Mapping[str, str]) -> str:
-    """Return the first line of a formulaic message with the original column names, without terminal colours."""
+    """Return the first line of a formulaic message, with the original column names and without terminal colours."""
     text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).strip().splitlines()[0]
     for name, safe_name in safe_names.items():
         text = text.replace(safe_name, name)

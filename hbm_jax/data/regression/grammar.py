@@ -55,9 +55,9 @@ class GroupTerm:
     factors : tuple of str
         Columns whose combinations define the groups.
     walk : bool
-        Whether the effects follow a random walk along the factor.
+        True: the effects follow a random walk along the factor.
     correlated : bool
-        Whether the effects of a group are correlated: true for ``|``, false for ``||``.
+        True: the effects of a group are correlated (``|``); False: they are not (``||``).
     """
 
     columns: str
@@ -102,7 +102,7 @@ class Token:
 
 @dataclass
 class _Tokens:
-    """Tokens of a formula, read one after the other."""
+    """Tokens of a formula, with the position of the next one, and the columns read so far."""
 
     formula: str
     tokens: list[Token] = field(default_factory=list)
@@ -134,7 +134,7 @@ class _Tokens:
         return self.tokens[self.position]
 
     def error(self, expected: str, start: int | None = None, found: str | None = None, hint: str = "") -> DataError:
-        """Return an error that says what was expected, what was found, and where in the formula."""
+        """Return an error with the expected and the found token, and its position in the formula."""
         start = self.current.start if start is None else start
         found = found or ("its end" if self.current.kind == "end" else repr(self.current.text))
         first, last = max(0, start - 40), start + 20
@@ -152,12 +152,12 @@ class _Tokens:
         return self.take() if self.current.kind == "sign" and self.current.text in signs else None
 
     def expect(self, sign: str, expected: str) -> None:
-        """Read a sign that must come next."""
+        """Read the next token; raise an error unless it is this sign."""
         if self.accept(sign) is None:
             raise self.error(expected)
 
     def enter_parenthesis(self) -> None:
-        """Count the depth of nested parentheses, which is limited."""
+        """Increase the depth of nested parentheses; raise an error above `MAX_DEPTH`."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise self.error(f"at most {MAX_DEPTH} nested parentheses")
@@ -175,22 +175,22 @@ class _Tokens:
         return self.take()
 
     def is_call(self) -> bool:
-        """Return whether a function comes next."""
+        """Return True if a function comes next."""
         return self.current.kind == "name" and self.tokens[self.position + 1].text == "("
 
 
 class _Arithmetic(_Tokens):
-    """Parser of functions and of arithmetic: each method named like a rule of the grammar reads it, returns its text.
+    """Parser of functions and of arithmetic. Each method reads the rule of its name and returns the text.
 
-    Columns of arithmetic must be numeric.
+    Columns in arithmetic must be numeric.
     """
 
     def function(self, only_numbers: bool = False) -> str:
         """Read a function and its arguments."""
         name = self.current.text
-        known = NUMBER_FUNCTIONS if only_numbers else NUMBER_FUNCTIONS.keys() | COLUMN_FUNCTIONS.keys()
-        if name not in known:
-            raise self.error(f"a function, one of {listed(sorted(known))}{did_you_mean(name, known)}")
+        functions = NUMBER_FUNCTIONS if only_numbers else NUMBER_FUNCTIONS.keys() | COLUMN_FUNCTIONS.keys()
+        if name not in functions:
+            raise self.error(f"a function, one of {listed(sorted(functions))}{did_you_mean(name, functions)}")
         self.position += 2
         self.enter_parenthesis()
         arguments = [_quoted(self.column()) if name == "C" else self.arithmetic()]
@@ -259,7 +259,7 @@ class _Arithmetic(_Tokens):
 class _Parser(_Arithmetic):
     """Parser of formulas and their terms, by recursive descent.
 
-    Methods of terms also return their expansion: the set of products, each a set of columns and functions.
+    Methods that read terms also return their expansion: a set of products, each a set of columns and functions.
     """
 
     def parse(self) -> ParsedFormula:
@@ -292,7 +292,7 @@ class _Parser(_Arithmetic):
                 return text, expansion
 
     def is_group(self) -> bool:
-        """Return whether a group term comes next: a parenthesis with a bar at its own level."""
+        """Return True if a group term comes next: a parenthesis with a bar that is not in an inner parenthesis."""
         if self.current.text != "(" or self.current.kind != "sign":
             return False
         depth = 0
@@ -352,7 +352,7 @@ class _Parser(_Arithmetic):
         return {a | b for a in first for b in second}
 
     def power(self) -> tuple[str, set[frozenset]]:
-        """Read a factor with an optional power, which stands for all interactions up to that degree."""
+        """Read a factor with an optional power; a power means all interactions up to that degree."""
         text, terms = self.factor()
         if self.accept("**") is None:
             return text, terms
@@ -381,7 +381,7 @@ class _Parser(_Arithmetic):
 
 
 def _quoted(name: str) -> str:
-    """Return a column name as written in a formula, with backticks where it is not an identifier."""
+    """Return a column name as written in a formula, in backticks unless it is an identifier."""
     return name if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) else f"`{name}`"
 
 

@@ -29,7 +29,7 @@ class GroupDesign:
     columns : tuple of str
         Names of the columns whose coefficients vary.
     walk, correlated : bool
-        Whether effects follow a random walk along the groups, and whether the effects of a group are correlated.
+        True: the effects follow a random walk along the groups; the effects of a group are correlated.
     index : (N,)
         Index of each point's group.
     values : (N, Q)
@@ -71,9 +71,9 @@ def group_designs(terms, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupD
     tuple of GroupDesign
         One design per term.
     (K,)
-        0 for columns that, within each group, are a multiple of a column with varying coefficients: with a varying
-        intercept, the intercept and predictors that are constant within groups. They set the mean of the effects of a
-        group. 1 for other columns.
+        0 for columns that, within each group, are a multiple of a column with varying coefficients (with a varying
+        intercept: the intercept, and predictors that are constant within groups). They determine the prior mean of the
+        effects of a group, see ``GroupDesign.between``. 1 for other columns.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def _groups(term, frame) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _text(value) -> str:
-    """Return a label; numbers with 15 significant digits."""
+    """Return the label of a group; numbers have 15 significant digits."""
     return f"{value:.15g}" if isinstance(value, float | int | np.number) else str(value)
 
 

@@ -38,8 +38,8 @@ class Source:
 class RegressionData(HasWarnings):
     """A response of N points, K predictors, and effects that vary between groups.
 
-    Build it with `from_columns` (a formula), `from_arrays` or `hbm_jax.data.read_regression`; the constructor itself
-    checks nothing. It is a pytree.
+    Build it with `from_columns` (a formula), `from_arrays` or `hbm_jax.data.read_regression`; the constructor does not
+    validate. Registered as a pytree.
 
     Attributes
     ----------
@@ -72,8 +72,8 @@ class RegressionData(HasWarnings):
         Matrix from coordinates in which the centred columns are orthogonal and have unit mean square to coefficients,
         from a QR decomposition.
     y_mean, y_std : float
-        Mean and standard deviation of the original response, the scale of default priors. `replace_observations` keeps
-        them, as part of the design.
+        Mean and standard deviation of the original response, which scale the default priors. `replace_observations`
+        does not change them.
     source : Source
         Columns, formula and roles from which the container was built.
     """
@@ -194,7 +194,7 @@ class RegressionData(HasWarnings):
         groups : mapping of str to sequence (N,), optional
             Labels of the groups, by name of the factor; each factor adds a varying intercept.
         intercept : bool
-            Whether to include an intercept.
+            True: include an intercept.
         varying : sequence of str
             Names of predictors whose slopes also vary between groups.
         trials, exposure, offset, error : (N,), optional
@@ -247,11 +247,11 @@ class RegressionData(HasWarnings):
 
     def subset(self, rows: ArrayLike) -> "RegressionData":
         """Return the points selected by a boolean mask or by integer indices, with means and scales computed anew."""
-        picked = selected_rows(rows, len(self), "point")
-        columns = {key: values[picked] for key, values in self.source.columns.items()}
+        index = selected_rows(rows, len(self), "point")
+        columns = {key: values[index] for key, values in self.source.columns.items()}
         data = RegressionData.from_columns(columns, self.source.formula, **self.source.roles)
-        data = dataclasses.replace(data, name=tuple(self.name[i] for i in picked), warnings=self.warnings)
-        return data.replace_observations(np.asarray(self.y)[picked])
+        data = dataclasses.replace(data, name=tuple(self.name[i] for i in index), warnings=self.warnings)
+        return data.replace_observations(np.asarray(self.y)[index])
 
     def replace_observations(self, observed: ArrayLike) -> "RegressionData":
         """Return a copy with a new response (N,) and the same design."""
@@ -261,8 +261,8 @@ class RegressionData(HasWarnings):
         """Return plain arrays, with text as arrays of strings, for storage and fingerprints."""
         columns = {f"column:{key}": values for key, values in self.source.columns.items()}
         roles = {f"role:{role}": np.asarray(column) for role, column in self.source.roles.items()}
-        others = {"formula": np.asarray(self.source.formula), "observed": np.asarray(self.y)}
-        return columns | roles | others | self._stored_warnings()
+        single = {"formula": np.asarray(self.source.formula), "observed": np.asarray(self.y)}
+        return columns | roles | single | self._stored_warnings()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "RegressionData":
@@ -309,7 +309,7 @@ def _checked_frame(columns: Mapping[str, Any], formula: str, roles: Mapping[str,
 
 
 def _reject_empty_groups(columns, parsed) -> None:
-    """Raise `DataError` for declared categories, as in pandas, without rows."""
+    """Raise `DataError` for declared categories of a pandas column that have no rows."""
     for factor in {name for term in parsed.groups for name in term.factors}:
         declared = getattr(getattr(columns[factor], "cat", None), "categories", None)
         if declared is None:
@@ -323,7 +323,7 @@ def _reject_empty_groups(columns, parsed) -> None:
 
 
 def _response(response: str, frame, labels) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the values of the response, and its categories where it is text."""
+    """Return the values of the response, and the categories of a text response."""
     values = frame.get(response)
     if values is None:
         _, matrix = formulas.design(f"0 + {response}", frame, "the response")
@@ -462,7 +462,7 @@ def _unusual(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> lis
 
 
 def _column_of(table, name: str):
-    """Return a column: categorical ones as they are, masked numbers with NaN, masked text with None."""
+    """Return a column: categorical columns unchanged, masked numbers as NaN, masked text as None."""
     column = table.columns[name]
     if hasattr(column, "cat"):
         return column
@@ -470,7 +470,7 @@ def _column_of(table, name: str):
     if not np.ma.isMaskedArray(values):
         return values
     is_numeric = values.dtype.kind in "iuf"
-    # MaskedArray.filled takes None for the default fill value.
+    # Not MaskedArray.filled(None), which uses the default fill value.
     filled = np.ma.getdata(values).astype(float if is_numeric else object)
     filled[np.ma.getmaskarray(values)] = np.nan if is_numeric else None
     return filled

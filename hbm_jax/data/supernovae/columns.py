@@ -69,7 +69,7 @@ COLUMNS: dict[str, Column] = {
 
 
 class HasSurveys(HasWarnings):
-    """Base of samples of objects from several surveys."""
+    """Base class of samples of objects from several surveys."""
 
     survey: tuple[str, ...]
 
@@ -79,7 +79,7 @@ class HasSurveys(HasWarnings):
         return dict(Counter(self.survey).most_common())
 
     def _survey_text(self) -> str:
-        """Return the numbers of objects in the surveys in words, empty if these are unknown."""
+        """Return the numbers of objects in the surveys as text; empty if the surveys are unknown."""
         counts = self.survey_counts
         return "" if set(counts) == {"unknown"} else f" ({', '.join(f'{name} {num}' for name, num in counts.items())})"
 
@@ -94,27 +94,28 @@ class CheckedColumns(NamedTuple):
 
 
 def checked_columns(
-    columns: Mapping[str, Any], declared: Mapping[str, Column], what: Mapping[str, str], optional: Container[str]
+    columns: Mapping[str, Any], declared: Mapping[str, Column], labels: Mapping[str, str], optional: Container[str]
 ) -> CheckedColumns:
-    """Check names, surveys and numbers of objects, by standard name, of which ``z_cmb`` is required.
+    """Check the names, surveys and numbers of objects; the column ``z_cmb`` is required.
 
-    Values may be missing in `optional` columns; `what` has the names of the columns in messages.
+    All mappings are by standard name. Values may be missing in `optional` columns; `labels` are the names of the
+    columns in messages.
     """
     texts = {
-        key: text_tuple(columns[key], what.get(key, key), default)
+        key: text_tuple(columns[key], labels.get(key, key), default)
         for key, default in (("name", "row {row}"), ("survey", "unknown"))
         if key in columns
     }
     names = texts.get("name", ())
     numbers = {
-        key: float_vector(value, what.get(key, key), names, allow_missing=key in optional)
+        key: float_vector(value, labels.get(key, key), names, allow_missing=key in optional)
         for key, value in columns.items()
         if key not in texts
     }
     num = require_same_length({key: len(value) for key, value in (numbers | texts).items()})
     names = names or tuple(f"row {row}" for row in range(num))
-    warnings = check_values(numbers, declared, what, names)
-    check_frames(numbers["z_cmb"], numbers.get("z_hel", numbers["z_cmb"]), what, names)
+    warnings = check_values(numbers, declared, labels, names)
+    check_frames(numbers["z_cmb"], numbers.get("z_hel", numbers["z_cmb"]), labels, names)
     return CheckedColumns(names, texts.get("survey", ("unknown",) * num), numbers, warnings)
 
 
@@ -123,13 +124,13 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
     reject_unknown(columns, list(COLUMNS), "column")
     for key in ("z_cmb", "z_hel", *QUANTITIES):
         require_present(key, columns)
-    what = {key: f"column {called.get(key, key)!r}" for key in columns}
-    what |= {key: f"{what[key]} ({key})" for key, name in called.items() if key in columns and name != key}
+    labels = {key: f"column {called.get(key, key)!r}" for key in columns}
+    labels |= {key: f"{labels[key]} ({key})" for key, name in called.items() if key in columns and name != key}
     single = {key: value for key, value in columns.items() if key not in ("covariance", "sensitivity", "offset_name")}
-    names, survey, numbers, warnings = checked_columns(single, COLUMNS, what, MASSES)
+    names, survey, numbers, warnings = checked_columns(single, COLUMNS, labels, MASSES)
     num = len(names)
     if "covariance" in columns:
-        covariance = _full_covariance(columns, what["covariance"], num, names)
+        covariance = _full_covariance(columns, labels["covariance"], num, names)
     else:
         covariance = _assembled_covariance(numbers, num, names)
     arrays = {key: numbers[key] for key in ("z_cmb", "z_hel", *QUANTITIES)}
@@ -160,17 +161,18 @@ def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
     return {"sensitivity": frozen_array(sensitivity), "offset_name": offsets}
 
 
-def _full_covariance(columns: Mapping[str, Any], what: str, num: int, names: tuple[str, ...]) -> Floats:
+def _full_covariance(columns: Mapping[str, Any], label: str, num: int, names: tuple[str, ...]) -> Floats:
     """Return the validated (N, 3, 3) covariance of the column ``covariance``."""
-    others = [key for key in columns if key.startswith(("sigma_m", "sigma_x", "sigma_c", "var_", "cov_"))]
-    if others:
+    error_columns = [key for key in columns if key.startswith(("sigma_m", "sigma_x", "sigma_c", "var_", "cov_"))]
+    if error_columns:
         raise DataError(
-            f"{what}: expected either this covariance or errors in separate columns, found also {listed(others)}."
+            f"{label}: expected either this covariance or errors in separate columns, found also "
+            f"{listed(error_columns)}."
         )
     covariance = np.array(columns["covariance"], dtype=np.float64)
     if covariance.shape != (num, 3, 3):
-        raise DataError(f"{what}: expected shape ({num}, 3, 3), found {covariance.shape}.")
-    return require_covariances(covariance, what, names)
+        raise DataError(f"{label}: expected shape ({num}, 3, 3), found {covariance.shape}.")
+    return require_covariances(covariance, label, names)
 
 
 def _assembled_covariance(numbers: Mapping[str, Floats], num: int, names: tuple[str, ...]) -> Floats:

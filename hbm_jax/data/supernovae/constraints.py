@@ -40,7 +40,7 @@ class GaussianConstraints:
 
     Attributes
     ----------
-    quantity
+    quantity : tuple of str
         N names among ``R, l_A`` (microwave background), ``DM_over_rd, DH_over_rd, DV_over_rd`` (baryon acoustic
         oscillations), ``H0, Om0, omega_m, omega_b, r_d``; see `hbm_jax.cosmology.compressed`.
     z : (N,)
@@ -49,7 +49,7 @@ class GaussianConstraints:
         Measured values.
     covariance : (N, N)
         Covariance of the measured values, positive definite.
-    source
+    source : str
         Citation.
     """
 
@@ -124,17 +124,17 @@ class GaussianConstraints:
 
     @property
     def needs_baryons(self) -> bool:
-        """Whether the predictions need Ob0 h^2, as those of the microwave background do."""
+        """True if the predictions depend on Ob0 h^2, as those of the microwave background do."""
         return bool({*CMB, "omega_b"} & set(self.quantity))
 
     @property
     def needs_sound_horizon(self) -> bool:
-        """Whether the predictions need the sound horizon at the drag epoch."""
+        """True if the predictions depend on the sound horizon at the drag epoch."""
         return bool({*BAO, "r_d"} & set(self.quantity))
 
     @property
     def needs_hubble(self) -> bool:
-        """Whether the constraints depend on H0 separately, not only through the product H0 r_d."""
+        """True if the constraints depend on H0 separately, not only through the product H0 r_d."""
         return bool({*CMB, "omega_b", "omega_m", "H0", "r_d"} & set(self.quantity))
 
     def to_config(self) -> dict[str, Any]:
@@ -246,7 +246,10 @@ def desi_dr2_bao() -> GaussianConstraints:
 
 
 def _acoustic_oscillations(isotropic: list, pairs: list, source: str) -> GaussianConstraints:
-    """Return constraints of rows z, D_V / r_d, error; and z, D_M / r_d, error, D_H / r_d, error, correlation."""
+    """Return constraints from isotropic and anisotropic distances.
+
+    Rows are (z, D_V / r_d, error), and (z, D_M / r_d, error, D_H / r_d, error, correlation).
+    """
     columns: dict[str, Any] = {"quantity": [], "z": [], "value": []}
     blocks = []
     for z, distance, sigma in isotropic:

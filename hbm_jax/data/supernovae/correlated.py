@@ -13,9 +13,9 @@ from hbm_jax.data.containers import Sample, selected_rows, warnings_of
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.validation import DataError, frozen_array
 
-# In the order of their coefficients 1, alpha^2, beta^2, 2 alpha, -2 beta, -2 alpha beta.
+# Blocks with the coefficients 1, alpha^2, beta^2, 2 alpha, -2 beta, -2 alpha beta.
 BLOCKS = ("v0", "va", "vb", "v0a", "v0b", "vab")
-PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # of (m_b, x1, c), whose covariance each block is
+PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # indices in (m_b, x1, c) of the covariance in each block
 
 
 @register_dataclass
@@ -33,13 +33,13 @@ class CorrelatedSupernovae(Sample):
     Attributes
     ----------
     sne : Supernovae
-        Redshifts, (m_b, x1, c) and host masses. ``sne.covariance`` gives the part of D that depends on alpha and beta;
-        the fields ``sne.variance_*`` give the rest. ``x1`` is the quantity that alpha multiplies: x1 of SALT, or s - 1
-        of SiFTO.
+        Redshifts, (m_b, x1, c) and host masses. D is the sum of the variance from ``sne.covariance``, which depends on
+        alpha and beta, unless the blocks include it, and of ``sne.variance_*``. ``x1`` is the quantity that alpha
+        multiplies: x1 of SALT, or s - 1 of SiFTO.
     blocks : (6, N, N)
         v0, va, vb, v0a, v0b, vab.
     blocks_hold_errors : bool
-        Whether the blocks already include the errors of the light-curve fits (``sne.covariance``), as those of JLA do.
+        True: the blocks include the errors of the light-curve fits (``sne.covariance``), as those of JLA do.
     """
 
     sne: Supernovae
@@ -60,7 +60,7 @@ class CorrelatedSupernovae(Sample):
             Mapping from the names of the blocks, where zero blocks may be omitted; or an array in the order of
             ``BLOCKS``: v0, va, vb, v0a, v0b, vab.
         blocks_hold_errors : bool
-            Whether the blocks include the errors of the light-curve fits.
+            True: the blocks include the errors of the light-curve fits.
 
         Raises
         ------

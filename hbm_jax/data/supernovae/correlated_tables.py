@@ -101,9 +101,9 @@ def _block_of(blocks, rows):
 
 
 def _published(source: Any) -> tuple[Supernovae, bool] | None:
-    """Return the supernovae of a light-curve table of SNLS3 or JLA, and whether its blocks include the fit errors.
+    """Return the supernovae of a light-curve table of SNLS3 or JLA; None for any other table.
 
-    Return None for any other table.
+    The second result is True if the published blocks include the errors of the fits.
     """
     if not isinstance(source, str | Path) or not Path(source).is_file():
         return None
@@ -133,7 +133,7 @@ def _published(source: Any) -> tuple[Supernovae, bool] | None:
 
 
 def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
-    """Return the blocks, and whether they are from a joint covariance, which includes the errors of the fits."""
+    """Return the blocks, and True if they are from a joint covariance, which includes the errors of the fits."""
     if path.is_dir():
         joint_files = sorted(path.glob("C_*.fits"))
         if joint_files:

@@ -16,8 +16,8 @@ from hbm_jax.validation import SMALLEST_CORRELATION_EIGENVALUE, DataError, Float
 ASYMMETRY = 1e-6
 
 
-def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floats:
-    """Validate a covariance (N, N) and return it exactly symmetric.
+def checked_covariance(covariance: Any, label: str, names: Sequence[str]) -> Floats:
+    """Return a valid covariance (N, N), made exactly symmetric; `label` begins the messages.
 
     Raises
     ------
@@ -29,18 +29,18 @@ def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floa
     matrix = np.array(covariance, dtype=np.float64)
     num = len(names)
     if matrix.shape != (num, num):
-        raise DataError(f"{what}: expected shape ({num}, {num}), one row and column per object; found {matrix.shape}.")
+        raise DataError(f"{label}: expected shape ({num}, {num}), one row and column per object; found {matrix.shape}.")
     bad = ~np.isfinite(matrix)
-    reject_rows(bad.any(axis=1), [f"{row[~np.isfinite(row)][:1]}" for row in matrix], what, "finite numbers", names)
+    reject_rows(bad.any(axis=1), [f"{row[~np.isfinite(row)][:1]}" for row in matrix], label, "finite numbers", names)
     variance = np.diagonal(matrix)
-    reject_rows(variance <= 0, variance, f"{what}, its diagonal", "a variance above 0", names)
+    reject_rows(variance <= 0, variance, f"{label}, its diagonal", "a variance above 0", names)
     sigma = np.sqrt(variance)
     correlation = matrix / sigma[:, None] / sigma
     asymmetry = np.abs(correlation - correlation.T)
     if asymmetry.max() > ASYMMETRY:
         i, j = (int(k) for k in np.unravel_index(asymmetry.argmax(), asymmetry.shape))
         raise DataError(
-            f"{what}: expected a symmetric matrix; found {matrix[i, j]:.8g} at ({i}, {j}), of {names[i]} and "
+            f"{label}: expected a symmetric matrix; found {matrix[i, j]:.8g} at ({i}, {j}), of {names[i]} and "
             f"{names[j]}, and {matrix[j, i]:.8g} at ({j}, {i})."
         )
     correlation = 0.5 * (correlation + correlation.T)
@@ -52,7 +52,7 @@ def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floa
         num_bad = int((eigenvalues <= SMALLEST_CORRELATION_EIGENVALUE).sum())
         worst = np.argsort(-np.abs(vectors[:, 0]))[:2]
         raise DataError(
-            f"{what}: expected a positive definite {num} x {num} matrix; found {num_bad} "
+            f"{label}: expected a positive definite {num} x {num} matrix; found {num_bad} "
             f"eigenvalues of its correlation matrix that are not above 0, the smallest {eigenvalues[0]:.3g}; its "
             f"eigenvector is dominated by {' and '.join(names[i] for i in worst)}."
         ) from None
@@ -60,7 +60,7 @@ def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floa
 
 
 def only_one_of(keys: Sequence[str], columns: Iterable[str]) -> str:
-    """Return the one of several alternative columns that is there; raise `DataError` if none or several are."""
+    """Return the key that is among the columns; raise `DataError` if none or several are."""
     present = [key for key in keys if key in columns]
     if len(present) != 1:
         expected = " and ".join(map(repr, keys))
@@ -70,7 +70,7 @@ def only_one_of(keys: Sequence[str], columns: Iterable[str]) -> str:
 
 
 def read_covariance(path: str | os.PathLike, num: int) -> Floats:
-    """Read a matrix (num, num) in any format in which covariances of supernovae are published.
+    """Read a covariance (num, num) in the formats in which supernova samples are published.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def read_covariance(path: str | os.PathLike, num: int) -> Floats:
 
 
 def symmetric(triangle: Floats, num: int, *, lower: bool) -> Floats:
-    """Return the symmetric matrix (num, num) whose lower or upper triangle, row by row, has these values."""
+    """Return the symmetric matrix (num, num) with these values in its lower or upper triangle, row by row."""
     matrix = np.zeros((num, num))
     rows, columns = np.tril_indices(num) if lower else np.triu_indices(num)
     matrix[rows, columns] = matrix[columns, rows] = triangle

@@ -58,8 +58,8 @@ class DistanceModuli(HasSurveys):
         Content of `mu`: ``"mu"`` for distance moduli, up to a common offset; ``"m_b_corr"`` for corrected magnitudes,
         the sum of distance modulus and absolute magnitude.
     z_cmb, z_hel : (N,)
-        Cosmological redshift (in the CMB frame, corrected for peculiar velocities if the sample is) and heliocentric
-        redshift, positive.
+        Redshift in the CMB frame (corrected for peculiar velocities in some samples) and heliocentric redshift,
+        positive.
     mu : (N,)
         Distance modulus or corrected magnitude [mag].
     covariance : (N, N)
@@ -151,19 +151,20 @@ class DistanceModuli(HasSurveys):
 
     @property
     def is_calibrator(self) -> NDArray[np.bool_]:
-        """Whether the distance of an object's host is known independently of its redshift, (N,)."""
+        """Mask (N,) of the objects with a host distance that is independent of redshift."""
         return np.isfinite(self.mu_calibrator)
 
     def describe(self) -> str:
         """Return a one-paragraph summary: number of objects, surveys, redshifts and errors."""
-        what = "distance moduli" if self.quantity == "mu" else "corrected magnitudes"
+        quantities = "distance moduli" if self.quantity == "mu" else "corrected magnitudes"
         off_diagonal = np.asarray(self.covariance) - np.diag(np.diagonal(self.covariance))
         errors = "correlated" if off_diagonal.any() else "uncorrelated"
         num_calibrators = int(self.is_calibrator.sum())
         calibrators = f" {num_calibrators} are calibrators of known distance." if num_calibrators else ""
         return (
-            f"{len(self)} {what} at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}{self._survey_text()}. "
-            f"Errors are {errors}, with a median of {np.median(self.sigma):.3g} mag.{calibrators}{self._warning_text()}"
+            f"{len(self)} {quantities} at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
+            f"{self._survey_text()}. Errors are {errors}, with a median of {np.median(self.sigma):.3g} mag."
+            f"{calibrators}{self._warning_text()}"
         )
 
     def without_survey(self, survey: str) -> "DistanceModuli":

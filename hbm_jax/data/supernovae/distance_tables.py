@@ -1,4 +1,4 @@
-"""Readers of distance-level samples: files of published releases, and tables in general."""
+"""Readers of distance-level samples: files of published releases, and any table."""
 
 import dataclasses
 import os
@@ -43,8 +43,8 @@ class DistanceFormat:
     z_min : float
         Objects at or below this redshift are left out, except calibrators, as in the likelihood of the release.
     covariates : dict of str to str
-        Column names in the file of covariates for residual plots, by name of the covariate.
-    usual : str
+        Column names of covariates for residual plots, by name of the covariate.
+    covariance_file : str
         Name of the covariance file in the release.
     """
 
@@ -53,7 +53,7 @@ class DistanceFormat:
     covariance_is: str = "total"
     z_min: float = 0.0
     covariates: Mapping[str, str] = field(default_factory=dict)
-    usual: str = ""
+    covariance_file: str = ""
 
 
 def _union3(path: Path) -> TableColumns:
@@ -83,25 +83,27 @@ DISTANCE_FORMATS: dict[str, DistanceFormat] = {
         _PANTHEON_PLUS,
         z_min=0.01,
         covariates={"x1": "x1", "c": "c", "log10_mass": "HOST_LOGMASS", "mw_ebv": "MWEBV"},
-        usual="Pantheon+SH0ES_STAT+SYS.cov",
+        covariance_file="Pantheon+SH0ES_STAT+SYS.cov",
     ),
-    "des-sn5yr": DistanceFormat(read_table, _SNANA | {"sigma": "MUERR_FINAL"}, "systematic", usual="STAT+SYS.txt.gz"),
-    "des-dovekie": DistanceFormat(snana_text, _SNANA, "inverse", usual="STAT+SYS.npz"),
+    "des-sn5yr": DistanceFormat(
+        read_table, _SNANA | {"sigma": "MUERR_FINAL"}, "systematic", covariance_file="STAT+SYS.txt.gz"
+    ),
+    "des-dovekie": DistanceFormat(snana_text, _SNANA, "inverse", covariance_file="STAT+SYS.npz"),
     "union3": DistanceFormat(_union3, {"name": "name", "z_cmb": "z", "mu": "mu", "covariance": "covariance"}),
     "jla-binned": DistanceFormat(
-        partial(blank_separated, names=["z", "mu"]), {"z_cmb": "z", "mu": "mu"}, usual="jla_mub_covmatrix.dat"
+        partial(blank_separated, names=["z", "mu"]), {"z_cmb": "z", "mu": "mu"}, covariance_file="jla_mub_covmatrix.dat"
     ),
     "pantheon2018": DistanceFormat(
         partial(blank_separated, short=True),  # rows have one entry fewer than the header has names
         _JLA_STYLE,
         "systematic",
-        usual="sys_full_long.txt",
+        covariance_file="sys_full_long.txt",
     ),
     "union2.1": DistanceFormat(
         partial(blank_separated, names=["name", "z", "mu", "sigma", "probability_low_mass"]),
         {"name": "name", "z_cmb": "z", "mu": "mu", "sigma": "sigma"},
         covariates={"probability_low_mass": "probability_low_mass"},
-        usual="SCPUnion2.1_covmat_sys.txt",
+        covariance_file="SCPUnion2.1_covmat_sys.txt",
     ),
     "snana": DistanceFormat(snana_text, _SNANA, covariates={"x1": "x1", "c": "c", "log10_mass": "HOST_LOGMASS"}),
 }
@@ -144,8 +146,8 @@ def read_distance_moduli(
     z_min
         Objects at or below this redshift are left out, except calibrators. Default: 0.01 for Pantheon+, otherwise 0.
     calibrators
-        Whether to keep calibrators and their independent distances, which determine H0. If False, `z_min` applies to
-        calibrators too, and the remaining ones are treated as other objects.
+        True: keep calibrators and their independent distances, which determine H0. False: `z_min` applies to
+        calibrators too, and the remaining ones are treated like other objects.
 
     Returns
     -------
@@ -167,7 +169,7 @@ def read_distance_moduli(
             f"format: expected one of {', '.join(DISTANCE_FORMATS)}; found {format!r}"
             f"{did_you_mean(format, DISTANCE_FORMATS)}."
         )
-    chosen = DISTANCE_FORMATS[format]
+    release = DISTANCE_FORMATS[format]
     is_path = isinstance(source, str | os.PathLike)
     if format != "table" and not is_path:
         raise DataError(f"format={format!r} is the format of a file: expected a path; found a {type(source).__name__}.")
@@ -178,13 +180,13 @@ def read_distance_moduli(
             table = read_table(source, missing=missing)
         else:
             with readable(Path(source), f"a table of the format {format!r}"):
-                table = chosen.read(Path(source))
+                table = release.read(Path(source))
             table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
-        values, called = _columns(table, chosen, columns or {})
+        values, called = _columns(table, release, columns or {})
         repeated = repeated_names(values["name"], "objects") if "name" in values else []
         if "name" in values:
             values["name"] = _distinct(values["name"], values.get("survey"))
-        values = _with_covariance(values, chosen, covariance, covariance_is)
+        values = _with_covariance(values, release, covariance, covariance_is)
         data, left_out, _ = make_from_rows(
             values,
             partial(DistanceModuli.from_columns, called=called),
@@ -196,19 +198,19 @@ def read_distance_moduli(
         unused = unused_errors(called, table.columns, ("mu_calibrator",))
         texts = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
         data = with_warnings(data, texts, table)
-    return _selected(data, chosen.z_min if z_min is None else float(z_min), calibrators)
+    return _selected(data, release.z_min if z_min is None else float(z_min), calibrators)
 
 
-def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[str, str]) -> tuple[dict, dict]:
+def _columns(table: TableColumns, release: DistanceFormat, user_columns: Mapping[str, str]) -> tuple[dict, dict]:
     """Return columns and covariates of a table by standard name, and the names of the columns in the table."""
     standard = [key for key in COLUMNS if key != "covariance"]
-    release_columns = {key: name for key, name in chosen.columns.items() if key in standard and name in table.columns}
+    release_columns = {key: name for key, name in release.columns.items() if key in standard and name in table.columns}
     if any(key in user_columns for key in QUANTITIES):
         release_columns = {key: name for key, name in release_columns.items() if key not in QUANTITIES}
     names = table.resolve(standard, dict(release_columns) | dict(user_columns), {})
     table.require(names, "z_cmb", QUANTITIES)
     values: dict[str, Any] = dict(table.values_of(names, COLUMNS))
-    if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in values:
+    if "IDSURVEY" in (names.get("survey"), release.columns.get("survey")) and "survey" in values:
         values["survey"] = [survey_name(number) for number in values["survey"]]
     if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in values:
         flags = np.array([str(flag) not in ("0", "0.0") for flag in table.values("IS_CALIBRATOR")])
@@ -220,7 +222,7 @@ def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[
     elif "covariance_0" in table.columns:
         rows = range(len(table.columns["covariance_0"]))
         values["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
-    covariates = {f"{COVARIATE}{key}": name for key, name in chosen.covariates.items() if name in table.columns}
+    covariates = {f"{COVARIATE}{key}": name for key, name in release.covariates.items() if name in table.columns}
     covariates |= {key: key for key in table.columns if key.startswith(COVARIATE)}
     return values | {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in covariates.items()}, names
 
@@ -233,7 +235,7 @@ def _numbers(values: Any) -> np.ma.MaskedArray:
 
 
 def _distinct(names: list[str], surveys) -> list[str]:
-    """Return distinct names: the survey is added to repeated names and, where that is not enough, a number."""
+    """Return distinct names: the survey is added to repeated names, and a number if they are still equal."""
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if surveys is not None:
         names = [f"{n} ({s})" if n in repeated else n for n, s in zip(names, surveys, strict=True)]
@@ -245,19 +247,19 @@ def _distinct(names: list[str], surveys) -> list[str]:
     return names
 
 
-def _with_covariance(columns: dict[str, Any], chosen: DistanceFormat, covariance, covariance_is) -> dict[str, Any]:
-    """Return the columns with the covariance in place of the errors, if a covariance is given."""
-    kind = covariance_is or chosen.covariance_is
+def _with_covariance(columns: dict[str, Any], release: DistanceFormat, covariance, covariance_is) -> dict[str, Any]:
+    """Return the columns with a covariance, if there is one, in place of the errors."""
+    kind = covariance_is or release.covariance_is
     if kind not in KINDS:
         raise DataError(f"covariance_is: expected one of {', '.join(KINDS)}; found {kind!r}.")
     if covariance is None:
         if "covariance" in columns:
             columns.pop("sigma", None)
-        elif chosen.usual:
+        elif release.covariance_file:
             remedy = Remedy("covariance", DIAGONAL)
             raise DataError(
-                f"expected covariance=<file> ({chosen.usual} of the release), or {remedy} for the errors of the table "
-                "without correlations; found none.",
+                f"expected covariance=<file> ({release.covariance_file} of the release), or {remedy} for the errors of "
+                "the table without correlations; found none.",
                 [remedy],
             )
         return columns

@@ -13,7 +13,7 @@ FOLDER = "HBM_JAX_DATA"  # environment variable with the download folder, instea
 
 
 class DownloadError(OSError):
-    """Failed download of a published sample; the message contains the URL and a way to proceed without a network."""
+    """Failed download of a published sample; the message contains the URL and an alternative without a network."""
 
 
 @dataclass(frozen=True)

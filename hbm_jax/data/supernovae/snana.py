@@ -26,7 +26,7 @@ COLUMNS = {
 
 
 def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
-    """Return a table from rows of entries; raise a DataError if a row has a wrong number of entries."""
+    """Return a table from rows of entries; raise DataError if a row has a wrong number of entries."""
     for number, row in enumerate(rows):
         if len(row) != len(names):
             raise DataError(f"row {number}: expected {len(names)} entries ({listed(names, 6)}), found {len(row)}.")
@@ -36,9 +36,10 @@ def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
 
 
 def blank_separated(path: Path, names: list[str] | None = None, *, short: bool = False) -> TableColumns:
-    """Read blank-separated text; without `names`, the first line (with or without a leading #) has the column names.
+    """Read blank-separated text.
 
-    With ``short``, the last columns may be absent from all rows.
+    The names of the columns are in the first line (with or without a leading #), unless they are given as `names`. With
+    ``short``, the last columns may be absent from all rows.
     """
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     if names is None:
@@ -51,7 +52,7 @@ def blank_separated(path: Path, names: list[str] | None = None, *, short: bool =
 
 
 def snana_text(path: Path) -> TableColumns:
-    """Read a text table of SNANA: a line ``VARNAMES:`` with names, lines ``SN:``, ``GAL:`` or ``ROW:`` with values."""
+    """Read a text table of SNANA: a line ``VARNAMES:`` with names, and lines ``SN:``, ``GAL:`` or ``ROW:``."""
     lines = [line.split() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line[0].startswith("#")]
     header = [line for line in lines if line[0] == "VARNAMES:"]

@@ -134,7 +134,7 @@ class Supernovae(HasSurveys):
 
     @property
     def has_host_mass(self) -> NDArray[np.bool_]:
-        """Whether each object has a host mass, (N,)."""
+        """Mask (N,) of the objects with a host mass."""
         return np.isfinite(self.log10_mass)
 
     def describe(self) -> str:
@@ -238,7 +238,7 @@ class Supernovae(HasSurveys):
         return dataclasses.replace(separated, covariance=frozen_array(covariance))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, text as arrays of strings, for storage, without absent optional fields."""
+        """Return plain arrays by field name for storage, text as arrays of strings; omit absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
         return {key: value for key, value in super().to_dict().items() if key not in absent}
@@ -253,8 +253,8 @@ class Supernovae(HasSurveys):
         """
         from astropy.table import Table
 
-        others = ("covariance", "sensitivity", "offset_name")
-        columns: dict[str, Any] = {key: value for key, value in self._fields().items() if key not in others}
+        not_columns = ("covariance", "sensitivity", "offset_name")
+        columns: dict[str, Any] = {key: value for key, value in self._fields().items() if key not in not_columns}
         for index, key in enumerate(QUANTITIES):
             columns[f"var_{key}"] = self.covariance[:, index, index]
         columns |= {key: self.covariance[:, i, j] for key, (i, j) in COVARIANCES.items()}

@@ -39,9 +39,9 @@ def read_supernovae(
     source, columns, format, missing, leave_out
         As for all readers of tables, see the notes of `hbm_jax.data.read_table`; `log_mass` and `sigma_log_mass` are
         recognised too. Covariances that the table does not contain are zero. Columns ``d_m_b_NAME, d_x1_NAME,
-        d_c_NAME`` are the sensitivities to the calibration offset NAME, in units of its prior error; of the three,
-        those that are absent are zero. ``format="snana"``: a text table of SNANA (FITRES), in which -9 stands for
-        missing values and the covariances with x0 are converted to covariances with m_b.
+        d_c_NAME`` are the sensitivities to the calibration offset NAME, in units of its prior error; absent ones are
+        zero. ``format="snana"``: a text table of SNANA (FITRES), in which -9 stands for missing values and the
+        covariances with x0 are converted to covariances with m_b.
     sigma_m_b_includes
         Contributions to the table's error of m_b other than the light-curve fit. They are subtracted and stored in the
         ``variance_*`` fields. By default, the error is that of the fit alone.
@@ -101,8 +101,8 @@ def load_jla() -> Supernovae:
     The published error of m_b is the quadratic sum of the light-curve fit, the coherent scatter of the survey (0.080,
     0.108, 0.134, 0.100 mag for snls, sdss, lowz, hst), lensing (0.055 z) and peculiar velocities (150 km/s). Here these
     contributions are separated: `covariance` is that of the fit, the `variance_*` fields contain the others. Lensing
-    and velocity terms use the CMB redshift, as the published errors do: after subtraction with `z_cmb`, all 740
-    covariances are positive definite (smallest fit error 0.0122 mag, median 0.035 mag); with `z_hel`, 21 are not and 6
+    and velocity terms use the CMB redshift, as in the published errors: after subtraction with `z_cmb`, all 740
+    covariances are positive definite (smallest fit error 0.0122 mag, median 0.035 mag); with `z_hel`, 21 are not, and 6
     variances are negative.
 
     `m_b` includes the published selection-bias correction. Hosts without a measured mass have the published
@@ -137,7 +137,10 @@ def _sensitivities(table: TableColumns) -> dict[str, Any]:
 
 
 def _resolve(table: TableColumns, columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the column names of the table by standard name, after checks of required columns and duplicate errors."""
+    """Return the column names of the table by standard name; raise DataError for missing columns.
+
+    Of an error and a variance of the same quantity, the one named by the user is kept.
+    """
     column_names = table.resolve(list(COLUMNS), columns, ALIASES)
     for quantity in QUANTITIES:
         sigma, variance = f"sigma_{quantity}", f"var_{quantity}"

@@ -28,7 +28,7 @@ COLUMNS: dict[str, Column] = {
 class Afterglows(HasSpectra):
     """X-ray afterglows with one spectrum each: counts, response, redshift and Galactic column density.
 
-    Build it with `from_spectra` or `hbm_jax.data.read_afterglows`; the constructor itself checks nothing. It is a
+    Build it with `from_spectra` or `hbm_jax.data.read_afterglows`; the constructor does not validate. Registered as a
     pytree. N is the number of afterglows.
 
     Attributes
@@ -82,7 +82,7 @@ class Afterglows(HasSpectra):
         name : sequence of str, optional
             Names of the sources; those of the spectra by default.
         left_out : sequence of (str, str)
-            Names of sources left out already, each with the reason.
+            Names of sources of the catalogue that are not in `spectra`, each with the reason.
         called : mapping, optional
             Names of columns in the user's table, by standard name, for use in messages.
 
@@ -90,7 +90,7 @@ class Afterglows(HasSpectra):
         ------
         DataError
             For unequal lengths, duplicate names, a redshift that is missing or out of range, a column density that is
-            negative or in other units, or a negative error.
+            negative or above 50e22 cm^-2, a negative error, or a source without any counts.
         """
         called = called or {}
         names = tuple(str(n) for n in (spectra.name if name is None else name))
@@ -115,7 +115,7 @@ class Afterglows(HasSpectra):
 
     @property
     def knows_redshift(self) -> NDArray[np.bool_]:
-        """Whether each redshift is known exactly, (N,)."""
+        """Mask (N,) of the redshifts without error."""
         return np.asarray(self.sigma_z) == 0
 
     def describe(self) -> str:
@@ -145,7 +145,7 @@ class Afterglows(HasSpectra):
         )
 
     def to_table(self):
-        """Return the catalogue that `hbm_jax.data.read_afterglows` reads as an astropy ``Table``, with added counts."""
+        """Return an astropy ``Table``, the catalogue for `hbm_jax.data.read_afterglows`, with counts and exposures."""
         from astropy.table import Table
 
         counts = np.asarray(self.spectra.counts).sum(axis=1)

@@ -19,7 +19,7 @@ from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.model.components import Absorption, PowerLaw, Whim
 
-BAND = (0.3, 10.0)  # keV; of fluxes, luminosities and the minimum counts
+BAND = (0.3, 10.0)  # keV, band of fluxes, luminosities and the minimum counts
 STAR_FORMATION = "star formation"
 
 
@@ -46,14 +46,14 @@ class SimulatedAfterglows(NamedTuple):
 class AfterglowPopulation:
     """A population of absorbed power laws.
 
-    Pairs are means and standard deviations.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
 
     Parameters
     ----------
     redshift : str or (float, float) or sequence of float
-        ``"star formation"``: density in z proportional to the star-formation rate of Madau & Dickinson (2014, ARA&A 52,
-        415) times the differential comoving volume over 1 + z, from 0.1 to 8. Two numbers: uniform between them. More
-        than two: these values, cyclically.
+        ``"star formation"``: density in z, from 0.1 to 8, proportional to the star-formation rate of Madau & Dickinson
+        (2014, ARA&A 52, 415) times the differential comoving volume, divided by 1 + z. Two numbers: uniform between
+        them. More than two: these values, cyclically.
     photon_index : (float, float)
         Photon index of the power law.
     log10_flux : (float, float), optional
@@ -66,7 +66,8 @@ class AfterglowPopulation:
     log10_nh, log10_nh_mw : (float, float)
         Column densities of host and Milky Way [1e22 cm^-2].
     log10_n0, log10_T, metallicity : float
-        Density at redshift 0 [cm^-3], temperature [K] and metallicity of the WHIM; no WHIM where log10_n0 is None.
+        Logarithms of the density at redshift 0 [cm^-3] and of the temperature [K], and metallicity of the WHIM; no WHIM
+        if log10_n0 is None.
     exposure : float
         Exposure [s].
     background : float
@@ -197,7 +198,7 @@ class AfterglowPopulation:
         }
 
     def _redshift(self, rng, number: int) -> float:
-        """Draw a redshift, or return the one of source `number` where they are listed."""
+        """Draw a redshift, or return that of source `number` from a list of redshifts."""
         if not isinstance(self.redshift, str):
             return redshift(rng, self.redshift, number)
         z, cumulative = _cumulative_burst_rate()
@@ -215,14 +216,14 @@ class AfterglowPopulation:
         values: dict[str, Any] = source | {"mw_nh": source["nh_mw"], "host_nh": 10.0 ** source["log10_nh"]}
         values |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T}
         rate = channel_rates(spectrum, response, {name: [value] for name, value in values.items()})[0]
-        # The background is flat, with a rise towards low energies.
+        # A background that is flat, with a rise towards low energies.
         width = response.e_max - response.e_min
         shape = width * (1.0 + 0.5 / np.maximum(0.5 * (response.e_min + response.e_max), 0.2))
         in_band = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
         background_rate = self.background * shape / shape[in_band].sum()
-        drawn = rng.poisson(background_rate * self.background_ratio * self.exposure)
+        background_counts = rng.poisson(background_rate * self.background_ratio * self.exposure)
         background = ungrouped(
-            f"{name} background", response.channels, self.exposure, drawn, backscal=self.background_ratio
+            f"{name} background", response.channels, self.exposure, background_counts, backscal=self.background_ratio
         )
         counts = rng.poisson((rate + background_rate) * self.exposure)
         return ungrouped(name, response.channels, self.exposure, counts, background=background, response=response)

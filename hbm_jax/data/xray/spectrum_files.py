@@ -31,14 +31,15 @@ def read_grouped_spectra(
     Parameters
     ----------
     source
-        PHA file, or several. All rows of a type II file are read, or the row given in braces, as in ``name.pha{3}``. A
-        mapping in place of a name has the name as ``file``, and any of the options below for this file alone.
+        PHA file, or several. All rows of a type II file are read, or the row in braces, as in ``name.pha{3}``. Instead
+        of a name, a mapping with the name as ``file`` and options below for this file only.
     columns
         Must be None: spectra have no named columns.
     also
         More PHA files, or mappings, as for ``source``.
     background, rmf, arf
-        Files that replace those named in the headers, for all spectra without their own; ``"none"`` for no file.
+        Files that replace those named in the headers, for all spectra without an option of their own; ``"none"`` for
+        no file.
     energies
         Energy range to use [keV]; only channels entirely within it are used. None for all good channels.
     grouping, group_by, bad_channels
@@ -66,12 +67,13 @@ def read_grouped_spectra(
     shared |= {"grouping": grouping, "group_by": group_by, "bad_channels": bad_channels}
     entries = [*_entries(source), *_entries(also)]
     options = [shared | _options(entry, shared) for entry in entries]
-    files = [one.pop("file") for one in options]
+    files = [file_options.pop("file") for file_options in options]
     grouped, masks = [], []
-    for path, own in zip(files, options, strict=True):
-        for spectrum in read_spectra(path, **{key: own[key] for key in ("background", "rmf", "arf")}):
-            masks.append(noticed(spectrum, own["energies"], keep_bad=own["bad_channels"]))
-            grouped.append(group(spectrum, own["grouping"], own["group_by"], noticed=masks[-1]))
+    for path, file_options in zip(files, options, strict=True):
+        names = {key: file_options[key] for key in ("background", "rmf", "arf")}
+        for spectrum in read_spectra(path, **names):
+            masks.append(noticed(spectrum, file_options["energies"], keep_bad=file_options["bad_channels"]))
+            grouped.append(group(spectrum, file_options["grouping"], file_options["group_by"], noticed=masks[-1]))
     stack = SpectrumStack.of(grouped, masks)
     repeated = [str(path) for path, num in Counter(str(path) for path in files).items() if num > 1]
     texts = warn_unusual(
@@ -83,7 +85,7 @@ def read_grouped_spectra(
 
 
 def _entries(files: Any) -> list[Any]:
-    """Return the entries of a list of files, or the only one as a list."""
+    """Return the entries of a list of files; a single entry becomes a list."""
     return [files] if isinstance(files, str | Path | Mapping) else list(files)
 
 

@@ -45,8 +45,8 @@ def read_afterglows(
     source
         Catalogue: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns:
         ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and file names
-        ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, which override the files
-        that follow from the name of the source and the header.
+        ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, which override the spectrum
+        named like the source and the files named in its header.
     columns, format, missing
         As for all readers of tables, see the notes of `hbm_jax.data.read_table`.
     spectra
@@ -54,7 +54,7 @@ def read_afterglows(
         ``.pi``, ``.fits``, ``.fit`` or ``.ds``, is named like the source (blanks may be omitted or replaced with
         ``_``), and lies in this folder or in a subfolder named like the source.
     rmf
-        Redistribution matrix that overrides the one in the header, for sources whose catalogue row names none.
+        Redistribution matrix that overrides that of the header, for sources without an entry ``rmf`` in the catalogue.
     energies
         Energy range to use [keV]; only channels entirely within it are used.
     grouping
@@ -62,7 +62,7 @@ def read_afterglows(
     group_by
         Argument of that method: counts, signal-to-noise ratio, or number of channels per group.
     bad_channels
-        Whether to include channels flagged as bad in the file.
+        True: include channels flagged as bad in the file.
     leave_out
         Names of sources to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
 
@@ -116,12 +116,12 @@ def _read(catalogue: Catalogue, row: int, name: str, rmf: str | None, cache: dic
 
 
 def _path_of(folder: Path, text: str) -> str | Path:
-    """Return the path of a file named in the catalogue, or ``none``, which stands for no file."""
+    """Return the path of a file named in the catalogue, or ``none`` for no file."""
     return text if text.lower() == "none" else folder / text
 
 
 def _spectrum_of(name: str, folder: Path) -> Path:
-    """Return the one spectrum file that is named like a source."""
+    """Return the only spectrum file that is named like a source; raise DataError if there are none or several."""
     stems = possible_stems(name)
     folders = [folder, *(folder / stem for stem in stems)]
     matches = [parent / f"{stem}{suffix}" for parent in folders for stem in stems for suffix in SUFFIXES]

@@ -18,18 +18,18 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
     Parameters
     ----------
     folder : path
-        Output folder, created if missing. It receives ``catalog.ecsv``, and ``spectra/`` with source and background PHA
-        files and the response.
+        Output folder, created if missing. The files are ``catalog.ecsv``, and in ``spectra/`` the PHA files of sources
+        and backgrounds and the response.
     sample : SimulatedAfterglows
         Output of `AfterglowPopulation.draw`.
     overwrite : bool
-        Whether to replace existing files.
+        True: replace existing files.
 
     Returns
     -------
     path
-        The catalogue. Its header holds the true population parameters; columns beginning with ``true_`` hold those of
-        each source.
+        The catalogue. Its header contains the true population parameters; columns beginning with ``true_`` contain
+        those of each source.
 
     Raises
     ------
@@ -48,5 +48,5 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
         write_pha(spectra / background_file, spectrum.background, overwrite=overwrite)  # type: ignore[arg-type]
         files = {"background": background_file, "rmf": "response.rmf", "arf": "response.arf"}
         write_pha(spectra / f"{spectrum.name}.pha", spectrum, overwrite=overwrite, **files)
-    of_sources = {key: value for key, value in sample.truth.items() if np.ndim(value)}
-    return write_catalogue(catalogue, sample.columns, sample.truth, of_sources, overwrite)
+    true_columns = {key: value for key, value in sample.truth.items() if np.ndim(value)}
+    return write_catalogue(catalogue, sample.columns, sample.truth, true_columns, overwrite)

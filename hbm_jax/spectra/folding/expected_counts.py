@@ -1,4 +1,4 @@
-"""Expected counts of a model expression in several spectra: on quadrature nodes, or exact where they do not suffice."""
+"""Expected counts of a model expression in several spectra, folded on quadrature nodes or exactly on energy bins."""
 
 import functools
 import itertools
@@ -20,8 +20,8 @@ from hbm_jax.spectra.model.composition import Component, Line, separated
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, integrals, padded_edges, pieces
 
-NUM_BLOCKS = 8  # of groups, in the responses of a population on nodes; a few spectra take twice as long to compile
-_PADDING = 1e-4  # width in ln E of bins that pad others, if the spectrum is averaged over them
+NUM_BLOCKS = 8  # blocks of groups for a population; for a few spectra they would double the compile time
+_PADDING = 1e-4  # width in ln E of padding bins, if the spectrum is averaged over bins
 
 
 @jax.tree_util.register_dataclass
@@ -34,19 +34,19 @@ class ExpectedCounts:
     Attributes
     ----------
     density : callable or None
-        Maps parameter values to photons/cm^2/s/keV at K quadrature nodes, (N, K) or (N, S, K); None if all is folded
-        exactly.
+        Maps parameter values to photons/cm^2/s/keV at K quadrature nodes, (N, K) or (N, S, K). None if the whole
+        spectrum is folded exactly.
     blocks : tuple of (N, G_b, K - first_b)
-        Maps the density at the nodes to expected counts, in blocks of groups, each of several without the
-        nodes of low energy to which it does not respond. Photons are not counted far above their energy and most nodes
-        have low energies, so the blocks hold less than half of the matrix.
+        Matrices from the density at the nodes to expected counts, one for each block of groups. Nodes of low energy to
+        which no group of a block responds are left out. This removes more than half of the elements, because photons
+        are not counted far above their energy and most nodes have low energies.
     photons : callable or None
-        Maps parameter values to photons/cm^2/s in energy bins, (N, E) or (N, S, E), of everything that is folded
-        exactly; None if nothing is. With free redshifts the mean density in the bins [photons/cm^2/s/keV].
+        Maps parameter values to photons/cm^2/s in energy bins, (N, E) or (N, S, E), of the components that are folded
+        exactly; None if there are none. With free redshifts, the mean density in the bins [photons/cm^2/s/keV].
     response : BandedResponse or None
         Maps photons in the bins to expected counts.
     errors : (N,), or (number of spectra,)
-        Error of each spectrum over the trial spectra, see `hbm_jax.spectra.fold`.
+        Error of each spectrum, the largest over the trial spectra; see `hbm_jax.spectra.fold`.
     first : tuple of int
         First node of each block.
     """
@@ -78,20 +78,21 @@ class ExpectedCounts:
         Parameters
         ----------
         spectrum : Component
-            Additive model expression, for one source or for as many as there are responses. Lines, and other components
+            Additive model expression, for one source or for as many sources as responses. Lines, and other components
             that may be narrower than the bins, are folded exactly.
         responses : sequence of (energy, matrix)
             As in `fold`.
         counts : sequence of (num_groups,) or (num_spectra, num_groups) arrays
-            Observed counts. With two axes, each response folds as many spectra as the values have columns.
+            Observed counts. With two axes, each response folds several spectra, and parameter values are (N, S).
         trials : mapping of str to (num_trials,) array
-            Parameters for which the fold must be right.
+            Parameters of the trial spectra, for which the fold must be accurate.
         tolerance : float
             Largest error. If the nodes of a spectrum exceed it, all spectra are folded on all energy bins, unless that
             is less accurate.
         trial_spectrum : Component, optional
             Expression of the trial spectra, if it has other parameters.
         backgrounds : sequence of (num_spectra, num_groups) arrays, optional
+            Expected background counts, as in `fold`.
         draws : pair of mappings, optional
             As in `fold`.
         num_groups : int, optional
@@ -101,36 +102,37 @@ class ExpectedCounts:
         """
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         smooth, lines = separated(spectrum)
-        tried, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
+        smooth_trial, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
 
         def folded(row, tolerance=tolerance):
             background = None if backgrounds is None else backgrounds[row]
-            (energy, matrix), source = responses[row], tried.of_source(row)  # type: ignore[union-attr] # not of lines alone
+            # `folded` is called only if the spectrum has a smooth part.
+            (energy, matrix), source = responses[row], smooth_trial.of_source(row)  # type: ignore[union-attr]
             options = {"tolerance": tolerance, "background": background, "draws": draws}
             return fold(source, energy, matrix, counts[row], trials, **options)
 
         folds = [] if smooth is None else _with_exact_errors(folded, len(responses))
-        errors = np.concatenate([one.errors for one in folds] or [np.zeros(len(np.atleast_2d(one))) for one in counts])
+        errors = np.concatenate([f.errors for f in folds] or [np.zeros(len(np.atleast_2d(c))) for c in counts])
         if folds and folds[0].exact_errors is not None:
-            exact_errors = np.concatenate([one.exact_errors for one in folds])
+            exact_errors = np.concatenate([f.exact_errors for f in folds])
             if exact_errors.max() < errors.max():
                 folds, errors, lines = [], exact_errors, ()
-        found = cls(None, (), None, None, errors)
+        expected = cls(None, (), None, None, errors)
         if folds and smooth is not None:
-            nodes = [one.nodes for one in folds]
-            found = replace(cls.on_nodes(smooth, nodes, num_groups, num_blocks, shared), errors=errors)
+            nodes = [f.nodes for f in folds]
+            expected = replace(cls.on_nodes(smooth, nodes, num_groups, num_blocks, shared), errors=errors)
         if lines or not folds:
             photons, response = _in_bins(
                 spectrum, lines if folds or smooth is None else None, responses, num_groups, shared
             )
-            found = replace(found, photons=photons, response=response)
-        return found
+            expected = replace(expected, photons=photons, response=response)
+        return expected
 
     @classmethod
     def on_nodes(
         cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, num_blocks: int = 1, shared: bool = False
     ) -> "ExpectedCounts":
-        """Stack responses on nodes, and precompute the tables of the expression; the errors are 0.
+        """Stack responses on nodes, and precompute the tables of the expression; errors are set to 0.
 
         Parameters
         ----------
@@ -141,24 +143,24 @@ class ExpectedCounts:
         num_groups, num_blocks : int
             G, and the number of blocks of groups.
         shared : bool
-            Whether each response folds several spectra.
+            True: each response folds several spectra, with parameter values (N, S).
         """
-        num_nodes = max(len(one.energy) for one in folds)
+        num_nodes = max(len(f.energy) for f in folds)
         # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
-        energy = np.stack([np.pad(one.energy, (num_nodes - len(one.energy), 0), mode="edge") for one in folds])
+        energy = np.stack([np.pad(f.energy, (num_nodes - len(f.energy), 0), mode="edge") for f in folds])
         matrix = np.zeros((len(folds), num_groups, num_nodes))
-        for row, one in enumerate(folds):
-            matrix[row, : one.matrix.shape[0], num_nodes - one.matrix.shape[1] :] = one.matrix
+        for row, f in enumerate(folds):
+            matrix[row, : f.matrix.shape[0], num_nodes - f.matrix.shape[1] :] = f.matrix
         blocks, first = _in_blocks(matrix, num_blocks)
         density = spectrum.on(energy[:, None] if shared else energy)
         return cls(density, blocks, None, None, np.zeros(len(folds)), first)
 
     @classmethod
     def averaged(cls, spectrum: Component, responses: Sequence[tuple[Any, Any]], num_groups: int) -> "ExpectedCounts":
-        """Fold an expression with free redshifts on all energy bins; the errors are 0.
+        """Fold an expression with free redshifts on all energy bins; errors are not measured and are set to 0.
 
-        The expression is averaged over the bins (`Component.averaged`). The photons of lines are exact, and absorbed
-        by the mean over the bin.
+        The expression is averaged over the bins (`Component.averaged`). The photons of lines are exact, and multiplied
+        by the mean transmission of the bin.
         """
         edges = padded_edges([np.asarray(energy, float) for energy, _ in responses], _PADDING)
         smooth, lines = separated(spectrum)
@@ -173,7 +175,7 @@ class ExpectedCounts:
         return cls(None, (), photons, response, np.zeros(len(responses)))
 
     def __call__(self, values: Mapping[str, Any]) -> jax.Array:
-        """Return the expected counts, (N, G) or (N, S, G), for parameter values, () or (N,), or (N, S) each."""
+        """Return the expected counts (N, G) for parameter values () or (N,), or (N, S, G) for values (N, S)."""
         parts = []
         if self.density is not None:
             density = self.density(values)
@@ -202,15 +204,15 @@ def _averaged(average, lines, widths, values):
 
 
 def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:
-    """Fold on nodes through each response; if any exceeds the tolerance, measure the errors of exact folds of all."""
+    """Fold on nodes through each response; if one error exceeds the tolerance, add the errors of all exact folds."""
     folds = on_every_core(folded, range(num))
-    if all(one.exact_errors is None for one in folds):
+    if all(f.exact_errors is None for f in folds):
         return folds
-    return [folded(row, 0.0) if one.exact_errors is None else one for row, one in enumerate(folds)]
+    return [folded(row, 0.0) if f.exact_errors is None else f for row, f in enumerate(folds)]
 
 
 def _in_blocks(matrix: np.ndarray, num: int) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
-    """Divide responses on nodes (N, G, K) into blocks of groups, without the leading nodes of zero weight."""
+    """Divide responses on nodes (N, G, K) into blocks of groups; leave out the leading nodes of zero weight."""
     if num == 1:
         return (matrix,), (0,)
     ends = np.linspace(0, matrix.shape[1], min(num, matrix.shape[1]) + 1).astype(int)
@@ -222,8 +224,11 @@ def _in_blocks(matrix: np.ndarray, num: int) -> tuple[tuple[np.ndarray, ...], tu
 
 
 def _in_bins(spectrum: Component, lines, responses, num_groups: int, shared: bool) -> tuple[Any, BandedResponse]:
-    """Return the photons of lines in pieces of bins, or those of the whole spectrum if None, and the response."""
-    smooth, cuts = None, []
+    """Return a function for the photons in pieces of bins, and the response to them.
+
+    The photons are those of the lines, or of the whole spectrum if ``lines`` is None.
+    """
+    smooth = None
     if lines is None:
         smooth, lines, _ = exact_terms(spectrum, responses[0][0])
         cuts = [exact_terms(spectrum.of_source(row), energy)[2] for row, (energy, _) in enumerate(responses)]

@@ -1,44 +1,42 @@
 """Folding of model expressions through responses on few quadrature nodes, with a measured error.
 
-The error is measured on trial spectra, for which the fold must be right. Where it is above the tolerance, the nodes are
-refined. The reference of expressions that are smooth between known energies is a fine quadrature between these; that of
-all others, such as lines, breaks and edges at free energies, is exact in the energy bins of the response.
+The error is measured on trial spectra, for which the fold must be accurate. Where it is above the tolerance, the nodes
+are refined. For expressions that are smooth between known energies, the reference is a fine quadrature between these.
+For all others, such as those with lines, breaks or edges at free energies, it is exact in the bins of the response.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import sparse
 
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.panels import Fold, dense, integrals_of, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
-from hbm_jax.spectra.model.composition import Component, components_of
+from hbm_jax.spectra.model.composition import Component, Values, components_of
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
+from hbm_jax.validation import Floats
 
-Floats = NDArray[np.float64]
-# From coarse to fine: error of a panel (`num_nodes_of`), its width, and the error of a discontinuity in slope in it.
+# From coarse to fine: error and width of a panel (`num_nodes_of`), and allowed error of a discontinuity in slope in it.
 LEVELS = (
     *((1e-2, 0.8, 1e-3), (6e-4, 0.6, 1e-3), (5e-5, 0.45, 1e-3), (5e-6, 0.35, 3e-4)),
     *((1e-5, 0.3, 1e-4), (1e-6, 0.15, 1e-5), (1e-7, 0.15, 1e-6), (1e-8, 0.1, 3e-7), (1e-9, 0.1, 1e-7)),
     *((1e-9, 0.1, 1e-8), (1e-10, 0.1, 1e-9), (1e-11, 0.1, 0.0), (1e-13, 0.1, 0.0), (1e-15, 0.05, 0.0)),
 )
 # Nodes per panel and panel width, with panel edges at all discontinuities: the fold if no level is accurate enough, and
-# the reference that measures its error.
+# the reference for its error.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
-# Nodes per panel and panel width where a feature has a free energy, so that panels cannot be cut there.
+# Nodes per panel and panel width where a feature has a free energy, so that it cannot be a panel edge.
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
-_LIKELY = (1e-3, 3, 11)  # levels tried first above and below a tolerance: most folds take them or a neighbour
-_LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
-RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
+_LIKELY = (1e-3, 3, 11)  # a tolerance, and the levels tried first above and below it; most folds use one near them
+_LEVEL_FRACTION = 0.5  # fraction of the tolerance for the level; the rest is for choosing a subset of its nodes
+RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # of `interpolated`, in units of the tolerance
 SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
 _STEP = 3e-4  # step in ln E of the second differences that measure a change of slope
 _CHUNK = 512  # energies per compiled evaluation
-Values = Mapping[str, ArrayLike]
 
 
 class Folded(NamedTuple):
@@ -53,7 +51,7 @@ class Folded(NamedTuple):
     relative : float
         Largest relative change of the total expected counts of the trial spectra.
     exact_errors : (num_spectra,) or None
-        Errors of a fold on all energy bins, measured where those of the nodes exceed the tolerance.
+        Errors of a fold on all energy bins; measured only if errors on the nodes exceed the tolerance.
     """
 
     nodes: Fold
@@ -62,12 +60,12 @@ class Folded(NamedTuple):
     exact_errors: Floats | None = None
 
     def bound(self, expected: ArrayLike, observed: float) -> Floats:
-        """Return a bound on the change of the Poisson log likelihood of the trial spectra, scaled to any brightness.
+        """Return a bound on the change of the Poisson log likelihood for trial spectra scaled to any expected counts.
 
         Parameters
         ----------
         expected : (...)
-            Total expected counts to which the spectra are scaled.
+            Total expected counts of the scaled spectra.
         observed : float
             Total observed counts.
 
@@ -93,7 +91,7 @@ def fold(
     background: ArrayLike | None = None,
     draws: tuple[Values, Values] | None = None,
 ) -> Folded:
-    """Fold a model expression through a response on as few nodes as the error of the counts allows.
+    """Fold a model expression through a response on as few nodes as a tolerance allows.
 
     Parameters
     ----------
@@ -107,27 +105,27 @@ def fold(
     counts : (num_groups,) or (num_spectra, num_groups)
         Observed counts of the spectra with this response.
     values : mapping of str to (num_trials,) array
-        Parameters of trial spectra, for which the fold must be right. Trial spectra that are invalid, or without counts
-        in some group, are ignored.
+        Parameters of trial spectra, for which the fold must be accurate. Trial spectra that are invalid, or without
+        counts in some group, are ignored.
     tolerance : float
         Largest allowed error of each spectrum.
     background : (num_spectra, num_groups), optional
-        Expected background counts. With it the error is that of the expected counts in standard deviations of the data
-        (`deviation`); without it the change of the log likelihood (`likelihood_change`).
+        Expected background counts. If given, the error is that of the expected counts in standard deviations of the
+        data (`deviation`), otherwise the change of the log likelihood (`likelihood_change`).
     draws : two mappings of str to array, optional
-        Parameters of random spectra, from which a subset of the nodes is chosen and with which it is tested. By default
-        all nodes of the level are kept.
+        Parameters of random spectra: the first set is used to choose a subset of the nodes, the second to test it. By
+        default all nodes of the level are kept.
 
     Returns
     -------
     Folded
-        The nodes of the coarsest level within the tolerance, or a subset. If no level is, six nodes in each panel, with
-        panels at most 2.5 % wide that end at every discontinuity. If a feature has a free energy, the panels are
-        narrower, at the narrowest 0.5 %, and the fold with the smallest error is returned.
+        The nodes of the coarsest level within the tolerance, or a subset of them. If no level is within the tolerance:
+        six nodes in each panel, with panels at most 2.5 % wide that end at every discontinuity. If a feature has a free
+        energy: panels of 2 %, 1 % or 0.5 %, the widest within the tolerance or those with the smallest error.
 
     Notes
     -----
-    The first step represents the spectrum by polynomials between its discontinuities (`fold_on_panels`), and the second
+    The first step represents the spectrum by polynomials between its discontinuities (`integrals_of`), and the second
     (`interpolated`) chooses a subset of their nodes. The error is measured on the trial spectra, each scaled to the
     observed counts and compared with a reference: the fold on six nodes in panels of 2.5 % that end at every
     discontinuity, if every component is smooth elsewhere, and integrals over the energy bins otherwise.
@@ -144,7 +142,7 @@ def fold(
 
 
 def has_free_features(spectrum: Component) -> bool:
-    """Return whether a break, line or edge has a free energy or redshift, so that panels cannot be cut there."""
+    """Return True if a break, line or edge has a free energy or redshift, so that it cannot be a panel edge."""
     parts = components_of(spectrum)
     names = (name for part in parts for name in part.own_parameters)
     return any(part.moves for part in parts) or any(name == "z" or name.startswith("energy") for name in names)
@@ -179,12 +177,13 @@ class _Trials:
         self.matrix = sparse.csr_matrix(matrix) if is_sparse else dense(matrix)
         self.counts = np.atleast_2d(np.asarray(counts, float))
         self.background = None if background is None else np.asarray(background, float)
-        self.sensitive = np.asarray(abs(self.matrix).sum(axis=0)).ravel() > 0  # other groups expect no counts at all
+        self.sensitive = np.asarray(abs(self.matrix).sum(axis=0)).ravel() > 0  # groups with a non-zero response
         self.spectrum, self.values = spectrum, {name: np.asarray(values[name], float) for name in spectrum.parameters}
         self.tabulated = spectrum.mapped(lambda part: part.tabulated_for(self.values))
         self.band = float(self.energy[0]), float(self.energy[-1])
-        self.edges, self.bends = spectrum.discontinuities(*self.band), spectrum.slope_discontinuities(*self.band)
-        self.slope_changes = _slope_changes(self.tabulated, self.bends, self.values)
+        self.discontinuities = spectrum.discontinuities(*self.band)
+        self.slope_discontinuities = spectrum.slope_discontinuities(*self.band)
+        self.slope_changes = _slope_changes(self.tabulated, self.slope_discontinuities, self.values)
         self.smooth = all(part.smooth for part in components_of(spectrum))
         self.free_redshift = any("z" in part.own_parameters for part in components_of(spectrum))
         if self.smooth:
@@ -193,10 +192,11 @@ class _Trials:
             self.reference = self.exact_at_known_redshifts() if self.free_redshift else self.exact()
 
     def panels(self, width: float, slope_error: float = 0.0) -> Floats:
-        """Return panel edges at all absorption edges, and at the bends whose error would exceed `slope_error`."""
+        """Return panel edges: all discontinuities, and those in slope whose error would exceed `slope_error`."""
         gap = np.sqrt(slope_error / self.slope_changes)
         kept = gap < width
-        return panel_edges(*self.band, self.edges, self.bends[kept], width=width, gap=gap[kept])
+        slope_edges = self.slope_discontinuities[kept]
+        return panel_edges(*self.band, self.discontinuities, slope_edges, width=width, gap=gap[kept])
 
     def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Any, Floats]:
         """Return the nodes with these panels and their integrals, and the expected counts of the trial spectra."""
@@ -205,12 +205,15 @@ class _Trials:
         return (nodes, in_bins), np.asarray(photons @ self.matrix)
 
     def exact(self, divisions: int = 1) -> Floats:
-        """Return the expected counts of the trial spectra from integrals over the energy bins, each divided."""
+        """Return the expected counts of the trial spectra from integrals over `divisions` parts of each energy bin."""
         photons = photons_in_bins(self.tabulated, self.energy, self.values, divisions)
         return np.asarray(photons @ self.matrix)
 
     def exact_at_known_redshifts(self) -> Floats:
-        """Return `exact` with the absorption edges of each trial spectrum, where its redshift is a parameter."""
+        """Return the result of `exact` for a free redshift: each trial spectrum has its own absorption edges.
+
+        NaN for trial spectra with energies outside the domain of an absorber.
+        """
         photons = []
         for row in range(len(next(iter(self.values.values())))):
             values = {name: value[row : row + 1] for name, value in self.values.items()}
@@ -222,7 +225,11 @@ class _Trials:
         return np.asarray(np.concatenate(photons) @ self.matrix)
 
     def with_exact_errors(self, folded: Folded, tolerance: float) -> Folded:
-        """Return a fold with the errors of integrals over all bins, which are divided into three for comparison."""
+        """Return a fold with the errors of exact integrals over bins, relative to bins divided into three.
+
+        With free redshifts the reference is `exact_at_known_redshifts`. Within the tolerance these errors are not
+        measured.
+        """
         if folded.errors.max() <= tolerance:
             return folded
         reference = self.reference if self.free_redshift else self.exact(3)
@@ -235,13 +242,13 @@ class _Trials:
         return self.folded(panels, num_nodes_of(panels, panel_error))
 
     def narrow_panels(self, tolerance: float) -> Folded:
-        """Return the fold with the widest of narrow panels within the tolerance, or that of the smallest error."""
+        """Return the fold on the widest narrow panels within the tolerance, or that with the smallest error."""
         candidates = []
         for num_nodes, width in _FEATURES:
             candidates.append(self.folded(self.panels(width), num_nodes))
             if self.errors(candidates[-1][1], self.reference).max() <= tolerance:
                 break
-        return self.compared(*min(candidates, key=lambda found: self.errors(found[1], self.reference).max()))
+        return self.compared(*min(candidates, key=lambda candidate: self.errors(candidate[1], self.reference).max()))
 
     def uncompressed_error(self) -> Folded:
         """Return the uncompressed fold, with its error relative to a finer one if it is the reference itself."""
@@ -258,24 +265,30 @@ class _Trials:
         return Folded(fold, self.errors(expected, self.reference), float(np.nanmax(relative, initial=0.0)))
 
     def errors(self, expected: Floats, reference: Floats) -> Floats:
-        """Return the largest error of each spectrum over the valid trial spectra, (num_spectra,)."""
+        """Return the largest error of each spectrum over the valid trial spectra, (num_spectra,).
+
+        It is inf without valid trial spectra, and where a logarithm would need positive expected counts.
+        """
         expected, reference = expected[:, self.sensitive], reference[:, self.sensitive]
         valid = np.isfinite(reference).all(axis=1) & np.isfinite(expected).all(axis=1)
         counts = self.counts[:, self.sensitive]
         if self.background is None:
             valid &= (reference > 0).all(axis=1)
-        # Weights may be negative, and a logarithm needs positive counts.
+        # Expected counts may be negative, because the weights of nodes may be.
         if not valid.any() or (self.background is None and not (expected[valid] > 0).all()):
             return np.full(len(counts), np.inf)
         if self.background is not None:
-            both = zip(counts, self.background[:, self.sensitive], strict=True)
-            return np.array([deviation(*one, expected[valid], reference[valid]).max() for one in both])
-        changes = (likelihood_change(one, expected[valid], reference[valid]) for one in counts)
+            pairs = zip(counts, self.background[:, self.sensitive], strict=True)
+            return np.array([deviation(*pair, expected[valid], reference[valid]).max() for pair in pairs])
+        changes = (likelihood_change(observed, expected[valid], reference[valid]) for observed in counts)
         return np.array([np.abs(change).max() for change in changes])
 
 
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
-    """Return the fold of the coarsest level within the tolerance, from a likely one by bisection: errors decrease."""
+    """Return the fold of the coarsest level within the tolerance, None if there is none.
+
+    Bisection from a likely level, because errors decrease from level to level.
+    """
     best, coarser, finer = None, -1, len(LEVELS)
     limit, coarse, fine = _LIKELY
     level = first = min(coarse if tolerance > limit else fine, finer - 1)
@@ -291,10 +304,10 @@ def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
 
 def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) -> Folded | None:
     """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
-    each = (trials.values, *draws)
-    values = {name: np.concatenate([np.asarray(one[name], float) for one in each]) for name in trials.values}
+    sets = (trials.values, *draws)
+    values = {name: np.concatenate([np.asarray(s[name], float) for s in sets]) for name in trials.values}
     tabulated = trials.spectrum.mapped(lambda part: part.tabulated_for(values))
-    ends = np.cumsum([len(next(iter(one.values()))) for one in each])
+    ends = np.cumsum([len(next(iter(s.values()))) for s in sets])
     at_nodes, *drawn = np.split(spectra_at(tabulated, level.nodes.energy, values), ends[:-1])
     weight = level.nodes.matrix.sum(axis=0)
     training, test = (spectra / (spectra @ weight)[:, None] for spectra in drawn)
@@ -312,11 +325,11 @@ def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) ->
     return None
 
 
-def _slope_changes(spectrum: Component, bends: Floats, values: Values) -> Floats:
-    """Return the largest change of slope in ln E of the transmission at each bend, over the trial spectra."""
-    if not len(bends):
-        return bends
-    energy = bends * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
+def _slope_changes(spectrum: Component, discontinuities: Floats, values: Values) -> Floats:
+    """Return the change in slope (in ln E) of the transmission at each discontinuity, the largest of the trials."""
+    if not len(discontinuities):
+        return discontinuities
+    energy = discontinuities * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
     absorbed, unabsorbed = (spectra_at(part, energy.ravel(), values) for part in (spectrum, spectrum.unabsorbed))
     below, transmission, above = np.moveaxis((absorbed / unabsorbed).reshape(-1, *energy.shape), 1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):  # where nothing is transmitted
@@ -341,7 +354,7 @@ def photons_in_bins(spectrum: Component, energy: Floats, values: Values, divisio
 
 
 def spectra_at(spectrum: Component, energy: Floats, values: Values) -> Floats:
-    """Return a spectrum at known energies (num_energies,) and parameters (num,), (num, num_energies), in doubles."""
+    """Return a spectrum (num, num_energies) at energies (num_energies,) for parameters (num,), in double precision."""
     chunks = np.pad(energy, (0, -len(energy) % _CHUNK), mode="edge").reshape(-1, _CHUNK)
     parameters = {name: np.asarray(values[name], float) for name in spectrum.parameters}
     spectra = [_values(spectrum.on(chunk), parameters) for chunk in chunks]
@@ -349,9 +362,9 @@ def spectra_at(spectrum: Component, energy: Floats, values: Values) -> Floats:
 
 
 def _values(function: Any, parameters: Values) -> Floats:
-    """Return a function of the parameters in double precision."""
+    """Evaluate a function of the parameters in double precision."""
     return precomputed(lambda: np.asarray(_evaluate(function, parameters)))
 
 
-# Compiled once for all spectra that differ in their tables alone.
+# Compiled once for all spectra that differ only in their tables.
 _evaluate = jax.jit(lambda density, values: density(values))

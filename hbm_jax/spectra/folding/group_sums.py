@@ -9,11 +9,15 @@ from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.statistics.marginal import neighbouring_mean
 from hbm_jax.validation import DataError, Floats
 
-NO_BACKGROUND = 1e12  # ratio without a background: no counts in a very large region mean no background counts
+NO_BACKGROUND = 1e12  # ratio without a background, as if no counts were observed in a very large region
 
 
 def grouped_row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the quantities of one spectrum, summed or averaged over its groups."""
+    """Return the quantities of one spectrum, summed or averaged over its groups.
+
+    They are those of `hbm_jax.spectra.SpectrumStack`, each (num_groups,), the grouping, and warnings. Raise DataError
+    without a response or used channels, or for counts of NaN.
+    """
     name, num_groups = spectrum.name, int(grouping.max(initial=-1)) + 1
     if spectrum.response is None:
         raise DataError(f"{name}: expected a response; found none. Name one (rmf=PATH, arf=PATH).")
@@ -67,9 +71,9 @@ def _with_errors(spectrum: Spectrum, error: Floats, row: dict[str, Any], sums: "
         grouped = grouped_row(spectrum, renumbered)
         return grouped | {"warnings": [text]}
     num = sums.num
-    without = {"background": np.zeros(num), "ratio": np.full(num, NO_BACKGROUND), "ratio_spread": np.zeros(num)}
-    without |= {"background_error": np.full(num, np.nan), "background_mean": np.ones(num), "systematic": np.zeros(num)}
-    return row | without | {"counts": row["counts"] - background / ratio, "error": np.sqrt(variance)}
+    absent = {"background": np.zeros(num), "ratio": np.full(num, NO_BACKGROUND), "ratio_spread": np.zeros(num)}
+    absent |= {"background_error": np.full(num, np.nan), "background_mean": np.ones(num), "systematic": np.zeros(num)}
+    return row | absent | {"counts": row["counts"] - background / ratio, "error": np.sqrt(variance)}
 
 
 def _grouped_background(spectrum: Spectrum, background: Spectrum, sums: "_GroupSums") -> dict[str, Any]:
@@ -100,7 +104,7 @@ class _GroupSums(NamedTuple):
     used : (num_channels,)
         Mask of the channels in groups.
     group : (num_used,)
-        Group of each of these.
+        Group number of each used channel.
     num : int
         Number of groups.
     """
@@ -125,7 +129,7 @@ class _GroupSums(NamedTuple):
         return low, high
 
     def in_all_channels(self, values: Floats) -> Floats:
-        """Return an array of all channels with the values in the used ones and 0 elsewhere."""
+        """Return values of the used channels as an array of all channels, 0 in the others."""
         all_channels = np.zeros(len(self.used))
         all_channels[self.used] = values
         return all_channels

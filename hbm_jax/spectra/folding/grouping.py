@@ -12,12 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.validation import DataError, reject_unknown
+from hbm_jax.validation import DataError, Floats, reject_unknown
 
 __all__ = ["METHODS", "fwhm", "group", "groups", "noticed", "optimal_widths"]
 
 Mask = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 # Meaning of the amount for each method; None for methods without an amount.
 METHODS: dict[str, str | None] = {
@@ -49,8 +48,8 @@ def noticed(
         Ranges of nominal channel energies [keV]; default: all energies. A channel is used if it lies entirely within
         one range. Ranges that touch at a channel edge act as one range.
     keep_bad : bool
-        Whether to keep channels that are marked as bad (QUALITY other than 0) in the spectrum or its background.
-        Channels with counts of NaN are never kept.
+        True: also use channels marked as bad (QUALITY other than 0) in the spectrum or its background, except those
+        with counts of NaN.
 
     Returns
     -------
@@ -171,7 +170,7 @@ def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.i
 
 
 def fwhm(response: Response) -> Floats:
-    """Return the spectral resolution at the nominal energy of each channel, as a full width at half maximum.
+    """Return the spectral resolution (full width at half maximum) at the nominal energy of each channel.
 
     Parameters
     ----------
@@ -288,7 +287,7 @@ def _until_enough(start: int, stop: int, net: Floats, variance: Floats | None, a
 
 
 def _while_narrow(start: int, stop: int, fits: Callable[[int, int], bool]) -> Iterator[int]:
-    """Yield the ends of groups of at least one channel that grow while they fit."""
+    """Yield the ends of groups of at least one channel that grow while ``fits(first, last)`` is true."""
     begin = start
     for channel in range(start + 1, stop):
         if not fits(begin, channel):
@@ -329,7 +328,7 @@ def _used(spectrum: Spectrum, mask: ArrayLike | None) -> Mask:
 
 
 def _response(spectrum: Spectrum, purpose: str) -> Response:
-    """Return the response of a spectrum, or raise DataError without one."""
+    """Return the response of a spectrum; raise DataError if it has none."""
     if spectrum.response is None:
         raise DataError(
             f"{spectrum.name}: expected a response, for {purpose}; found none. Name one (rmf=PATH, arf=PATH)."

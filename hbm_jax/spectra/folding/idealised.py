@@ -76,9 +76,9 @@ _IODINE_EDGE, _ELECTRON = 33.17, 510.99895  # keV
 def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: int = 128) -> Rmf:
     """Return the redistribution of an idealised scintillator of a gamma-ray burst monitor.
 
-    A Gaussian peak, with a width proportional to the square root of the energy, and a continuum up to the Compton edge
-    from photons that scatter once and escape, whose fraction rises with energy. Energies and channels are spaced evenly
-    in logarithm: 5 keV to 50 MeV and 4 keV to 2 MeV (``"nai"``), 0.1 to 200 MeV and 0.1 to 50 MeV (``"bgo"``).
+    It has a Gaussian peak with a width proportional to the square root of the energy, and a continuum up to the Compton
+    edge, from photons that scatter once and escape; their fraction rises with energy. Energies and channels are spaced
+    evenly in logarithm: 5 keV to 50 MeV and 4 keV to 2 MeV (``"nai"``), 0.1 to 200 MeV and 0.1 to 50 MeV (``"bgo"``).
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
     middle = np.sqrt(energy[1:] * energy[:-1])[:, None]
     sigma = parameters["width"] * np.sqrt(100.0 * middle) / 2.3548
     peak = np.diff(ndtr((bounds - middle) / sigma), axis=1)
-    # The energy that a photon deposits which scatters backwards and escapes.
+    # Energy deposited by a photon that is scattered backwards and escapes.
     compton_edge = middle * 2.0 * middle / (_ELECTRON + 2.0 * middle)
     continuum = np.diff(np.clip(bounds, 0.0, compton_edge), axis=1) / compton_edge
     continuum_fraction = middle / (middle + parameters["partial"])

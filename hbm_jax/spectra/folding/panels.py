@@ -16,7 +16,8 @@ from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-Floats = NDArray[np.float64]
+from hbm_jax.validation import Floats
+
 WIDTH = 0.05  # largest width of a panel in ln E
 STEEPNESS = 10.0  # d ln N / d ln E assumed for the number of nodes: that of cold matter with an optical depth of 3
 MAX_NODES = 8
@@ -56,26 +57,27 @@ def panel_edges(
     discontinuities : (num,)
         Energies at which the spectrum is discontinuous [keV]; each becomes a panel edge.
     slope_discontinuities : (num,)
-        Energies at which its slope is discontinuous [keV]. One closer than `gap` to a panel edge is ignored.
+        Energies at which its slope is discontinuous [keV]; each becomes a panel edge unless it is closer than `gap` to
+        another one.
     width : float
         Largest width of a panel in ln E.
     gap : float or (num,)
-        Smallest distance in ln E from each discontinuity in slope to the other panel edges. Those with a smaller gap
-        take precedence.
+        Smallest distance in ln E from each discontinuity in slope to other panel edges. Discontinuities with a smaller
+        gap take precedence.
 
     Returns
     -------
     (num_panels + 1,)
         Panel edges [keV], increasing.
     """
-    energies, bends = np.asarray(discontinuities, float), np.asarray(slope_discontinuities, float)
+    energies, in_slope = np.asarray(discontinuities, float), np.asarray(slope_discontinuities, float)
     cuts = np.unique(np.concatenate([[low, high], energies[(energies > low) & (energies < high)]])).tolist()
-    gaps = np.broadcast_to(np.asarray(gap, float), bends.shape)
-    order = np.lexsort((bends, gaps))
-    for bend, smallest in zip(bends[order].tolist(), gaps[order].tolist(), strict=True):
-        position = bisect.bisect_left(cuts, bend)
-        if low < bend < high and min(math.log(bend / cuts[position - 1]), math.log(cuts[position] / bend)) > smallest:
-            cuts.insert(position, bend)
+    gaps = np.broadcast_to(np.asarray(gap, float), in_slope.shape)
+    order = np.lexsort((in_slope, gaps))
+    for energy, smallest in zip(in_slope[order].tolist(), gaps[order].tolist(), strict=True):
+        i = bisect.bisect_left(cuts, energy)
+        if low < energy < high and min(math.log(energy / cuts[i - 1]), math.log(cuts[i] / energy)) > smallest:
+            cuts.insert(i, energy)
     edges = [cuts[:1]]
     for start, end in itertools.pairwise(cuts):
         num = math.ceil(math.log(end / start) / width)

@@ -1,8 +1,8 @@
 """Empirical interpolation: a subset of the nodes of a fold that suffices for a family of spectra with few parameters.
 
-Absorbed power laws depend on few parameters, so that their values at about a hundred well-chosen energies determine
-all others. The nodes are chosen by QR decomposition with column pivoting of many spectra of the family, and the fold is
-the least-squares linear map from the values at these nodes to the counts.
+Absorbed power laws depend on few parameters, so their values at about a hundred well-chosen energies determine those at
+all other energies. The nodes are chosen by QR decomposition with column pivoting of many spectra of the family, and the
+fold is the least-squares linear map from the values at these nodes to the counts.
 
 References: Barrault et al. 2004, C. R. Math. 339, 667 (empirical interpolation); Drmac & Gugercin 2016, SIAM J. Sci.
 Comput. 38, A631 (choice of points by pivoted QR).
@@ -16,23 +16,22 @@ from numpy.typing import NDArray
 from scipy.linalg import lstsq, qr
 
 from hbm_jax.spectra.folding.panels import Fold
+from hbm_jax.validation import Floats
 
-Floats = NDArray[np.float64]
 NUM_MIXTURES = 400  # random linear combinations of the spectra, from which nodes are chosen
 FLOOR = 1e-9  # of the largest counts in a block: spectra with fewer counts are fitted with the weight of this floor
 NUM_BLOCKS = 16  # blocks of groups; the groups of a block respond only to photons above a common energy
 
 
 def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> Iterator[Fold]:
-    """Yield the fold on subsets of its nodes, fitted to a family of spectra, for one resolution after the other.
+    """Yield the fold on a subset of its nodes, fitted to a family of spectra, for each resolution.
 
     Parameters
     ----------
     fold : Fold
         Nodes and matrix.
     spectra : (num_spectra, num_nodes)
-        Values of the family at the nodes, each spectrum scaled to the same total counts; more spectra than nodes are to
-        be kept.
+        Spectra of the family at the nodes, each scaled to the same total counts; more spectra than nodes that are kept.
     resolutions : iterable of float
         Nodes whose diagonal element of R in the pivoted QR decomposition is below this fraction of the largest are left
         out.
@@ -40,8 +39,7 @@ def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> I
     Yields
     ------
     Fold
-        The lowest node with a non-zero weight in a block is not below that of the original fold. Weights may be
-        negative.
+        Weights may be negative. A block has no weight below the lowest node that it has in the original fold.
     """
     counts = spectra @ fold.matrix.T
     # Random linear combinations of the spectra span the same space, and are fewer.

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Floats
 
-Floats = NDArray[np.float64]
 # Largest row sum of a redistribution matrix without effective area: at most one count per photon, with a margin for
 # interpolation errors of calibration files. Effective areas in cm^2 exceed it at some energy.
 AREA_INCLUDED = 1.5
@@ -52,7 +51,7 @@ class Rmf:
     name : str
         Name for messages.
     full : bool
-        Whether the file states that the effective area is included (HDUCLAS3 = FULL).
+        True if the file states that the effective area is included (HDUCLAS3 = FULL).
     warnings : tuple of str
         Anomalies of the file, one sentence each.
     """
@@ -196,7 +195,7 @@ class Response:
         return self.in_groups(groups).toarray()
 
     def in_groups(self, groups: ArrayLike) -> sparse.csr_matrix:
-        """Return the response summed over the channels of each group, as `grouped` does, as a sparse matrix."""
+        """Return the same as `grouped`, as a sparse matrix."""
         groups = np.asarray(groups)
         used = np.flatnonzero(groups >= 0)
         shape = (len(groups), int(groups.max(initial=-1)) + 1)

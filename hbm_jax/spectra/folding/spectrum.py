@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.spectra.folding.response import Response
-from hbm_jax.validation import DataError
-
-Floats = NDArray[np.float64]
+from hbm_jax.validation import DataError, Floats
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -21,8 +19,8 @@ class Spectrum:
     name : str
         Name of the source or file, for messages and labels.
     counts : (num_channels,)
-        Observed counts, 0 or more; counts with Gaussian errors, such as those less a background, may be negative. NaN
-        in channels of bad quality for which the file has no valid counts.
+        Observed counts, 0 or more; counts with Gaussian errors, such as background-subtracted ones, may be negative.
+        NaN in channels of bad quality for which the file has no valid counts.
     channels : (num_channels,)
         Channel numbers.
     exposure : float
@@ -71,7 +69,7 @@ class Spectrum:
 
     @property
     def background_ratio(self) -> Floats:
-        """Expected background counts in the background region over those in the source region, (num_channels,).
+        """Ratio of the background expected in the background region to that in the source region, (num_channels,).
 
         Raises
         ------
@@ -87,13 +85,7 @@ class Spectrum:
             )
 
     def with_response(self, response: Response) -> "Spectrum":
-        """Return a copy with another response.
-
-        Raises
-        ------
-        DataError
-            If the response has other channels.
-        """
+        """Return a copy with another response; raise DataError if its channels differ."""
         if not np.array_equal(response.channels, self.channels):
             raise DataError(
                 f"{self.name}: expected a response for channels {self.channels[0]} to {self.channels[-1]}; found "

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from numpy.typing import NDArray
 
 from hbm_jax.absorption import MODES, WhimIons, WhimTable, neutral_cross_section
 from hbm_jax.absorption.abundances import as_abundances
@@ -22,9 +21,8 @@ from hbm_jax.absorption.whim import MAX_REDSHIFT
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import elementwise, precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
-from hbm_jax.validation import concrete
+from hbm_jax.validation import Floats, concrete
 
-Floats = NDArray[np.float64]
 _ROUNDING = 1e-6  # relative tolerance of the energy limits
 _CELLS = 16384  # of the grid in ln E of the integrated neutral cross section
 _NUM_Z = 6  # Chebyshev nodes in ln(1 + z) at which the WHIM is tabulated over the range of a free redshift
@@ -50,7 +48,7 @@ class _Absorber(_Multiplicative):
         return dataclasses.replace(self, z=self.z[index]) if np.ndim(self.z) == 1 else self
 
     def at_redshift(self, values: Values) -> Component:
-        """Return the component at the redshift among the values, for one that has a redshift as a parameter."""
+        """Return the component with a free redshift fixed at its value in `values`."""
         if "z" not in self.own_parameters:
             return self
         return dataclasses.replace(self, z=float(np.ravel(values[self._prefixed("z")])[0]))
@@ -82,7 +80,7 @@ class Constant(_Multiplicative):
 
 
 def _redshift(z: Any) -> Any:
-    """Return a redshift as a float, or those of several sources as a tuple, so that components can be compared."""
+    """Return a redshift as a float, or several as a tuple, so that components are hashable."""
     numbers = np.asarray(z, dtype=float)
     if numbers.ndim > 1 or not (np.isfinite(numbers) & (numbers > -1)).all() or numbers.size == 0:
         raise ValueError(f"z: expected one redshift above -1, or one for each source; found {z!r}.")
@@ -98,7 +96,7 @@ def _abundances(abundances: Any) -> Any:
 
 
 def _at_redshift(energy: np.ndarray, z: Any) -> np.ndarray:
-    """Return energies in the rest frame of an absorber, for one redshift or one per row."""
+    """Return energies (..., K) in the rest frame of an absorber, for one redshift or one per row."""
     if not isinstance(z, tuple):
         return energy * (1.0 + z)
     if energy.ndim < 2 or energy.shape[-2] != len(z):
@@ -111,7 +109,7 @@ def _at_redshift(energy: np.ndarray, z: Any) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("model", "abundances", "grains", "molecules"))
 def _cross_section(energy, model, abundances, grains, molecules):
-    """Return the compiled `neutral_cross_section`, with hashable abundances."""
+    """Compiled `neutral_cross_section`; abundances are hashable."""
     numbers = abundances if isinstance(abundances, str) else np.asarray(abundances)
     return neutral_cross_section(energy, model=model, abundances=numbers, grains=grains, molecules=molecules)
 
@@ -123,7 +121,7 @@ def precise_cross_section(
     grains: bool | Grains = True,
     molecules: bool | float = True,
 ) -> Floats:
-    """Return `neutral_cross_section` in double precision, for energies of any shape."""
+    """Return `neutral_cross_section` [1e-22 cm^2 per H] in double precision, for energies [keV] of any shape."""
     options = {"model": model, "abundances": abundances, "grains": grains, "molecules": molecules}
     return elementwise(functools.partial(_cross_section, **options), energy)
 
@@ -145,7 +143,7 @@ def neutral_integral(*options: Any) -> Floats:
 def bin_average(integral, log_edges):
     """Return the mean over ln E of the neutral cross section in bins, (..., K), from their edges, (..., K + 1).
 
-    Both arguments are arrays of NumPy, or both of JAX; the first is `neutral_integral`.
+    Both arguments are NumPy arrays, or both are JAX arrays; the first is the result of `neutral_integral`.
     """
     step = (math.log(MAX_ENERGY) - math.log(MIN_ENERGY)) / _CELLS
     position = (log_edges - math.log(MIN_ENERGY)) / step
@@ -175,7 +173,7 @@ class Absorption(_Absorber):
     label : str
         Prefix of the parameter names.
     z : float, tuple or None
-        Redshift of the absorber. A tuple has one for each source, and energies then have one row per source. None makes
+        Redshift of the absorber. A tuple gives one for each source; energies then have one row per source. None makes
         the redshift a parameter ``z``: the cross section is computed at each evaluation, and the energies of the
         absorption edges are not known in advance.
     model, abundances, grains, molecules
@@ -223,7 +221,7 @@ class Absorption(_Absorber):
 
     @property
     def smooth(self) -> bool:  # type: ignore[override]
-        """Whether the energies of the absorption edges are known."""
+        """True if the energies of the absorption edges are known."""
         return self.z is not None
 
     @property
@@ -239,11 +237,11 @@ class Absorption(_Absorber):
         if concrete(energy) is None:
             raise ValueError(f"{self}: expected concrete energies; found traced ones.")
         energy = _at_redshift(energy, self.z)
-        wrong = ~((energy >= MIN_ENERGY * (1 - _ROUNDING)) & (energy <= MAX_ENERGY * (1 + _ROUNDING)))
-        if wrong.any():
+        outside = ~((energy >= MIN_ENERGY * (1 - _ROUNDING)) & (energy <= MAX_ENERGY * (1 + _ROUNDING)))
+        if outside.any():
             raise ValueError(
                 f"{self}: expected energies within {MIN_ENERGY} and {MAX_ENERGY:g} keV at the absorber; found "
-                f"{energy[wrong][0]:g} keV."
+                f"{energy[outside][0]:g} keV."
             )
         return precise_cross_section(energy, *self._options)
 
@@ -266,21 +264,21 @@ class Absorption(_Absorber):
         return -nh * _cross_section(jnp.asarray(tables, nh.dtype) * stretch, model, abundances, grains, molecules)
 
     def discontinuities(self, low: float, high: float) -> np.ndarray:
-        """Return the energies of the absorption edges [keV]; none if the redshift is a parameter."""
+        """Return the energies of the absorption edges [keV]; empty if the redshift is a parameter."""
         stretch = 1.0 + np.ravel([] if self.z is None else self.z)
         return np.unique(np.concatenate([[], *(edges_of_neutral_matter(low * s, high * s) / s for s in stretch)]))
 
 
 @dataclass(frozen=True)
 class Whim(_Absorber):
-    """Absorption by the warm-hot intergalactic medium, by `hbm_jax.absorption.WhimTable`.
+    """Absorption by the warm-hot intergalactic medium, computed by `hbm_jax.absorption.WhimTable` or `WhimIons`.
 
     Parameters
     ----------
     label : str
         Prefix of the parameter names.
     z : float or tuple
-        Redshift of the source. A tuple has one for each source, and energies then have one row per source. A pair of
+        Redshift of the source. A tuple gives one for each source; energies then have one row per source. A pair of
         tuples, the lowest and the highest redshift of each source, makes the redshift a parameter ``z``. None if a
         population of sources provides redshifts and cosmology, as `hbm_jax.models.Afterglow` does.
     cosmology : Cosmology
@@ -290,11 +288,10 @@ class Whim(_Absorber):
     mode, abundances, rates, photon_index, xi_band
         As in `hbm_jax.absorption.whim_optical_depth`.
     log10_xi : float or None
-        Ionisation parameter; None makes it and the metallicity parameters, the same for all sources.
-    double : bool
-        Whether tables are stored in double precision.
-    log10_temperatures : tuple of float, optional
-        The only temperatures at which the medium will be evaluated, see `Component.tabulated_for`.
+        Logarithm of the ionisation parameter [erg cm/s]; None makes it and the metallicity parameters, the same for all
+        sources.
+    double, log10_temperatures
+        As in `hbm_jax.absorption.WhimTable`; see also `tabulated_for`.
 
     Raises
     ------
@@ -359,7 +356,7 @@ class Whim(_Absorber):
 
     @property
     def smooth(self) -> bool:  # type: ignore[override]
-        """Whether the redshift is known."""
+        """True if the redshift is fixed."""
         return not self._free_redshift
 
     @property
@@ -389,13 +386,13 @@ class Whim(_Absorber):
 
     @property
     def _xi_shift(self) -> np.ndarray:
-        """Difference between log10 of xi in the band of the tables and in the chosen band."""
+        """Correction to log10 xi from the chosen band to that of the tables."""
         if band_of_xi(self.xi_band) == XI_BAND:
             return np.zeros(())
         return precomputed(lambda: np.asarray(xi_shift(self.photon_index, self.xi_band)))
 
     def _table(self, energy, z) -> WhimTable | WhimIons:
-        """Return the optical depth for energies (num, num_energies) and redshifts (num,)."""
+        """Return the precomputed optical depth for energies (num, num_energies) and redshifts (num,)."""
         options: dict[str, Any] = {
             "cosmology": self.cosmology,
             "abundances": self.abundances if isinstance(self.abundances, str) else np.asarray(self.abundances),
@@ -452,4 +449,4 @@ def _optical_depth(table: WhimTable | WhimIons, rows: tuple[int, ...], arguments
     flat = [jnp.broadcast_to(argument, shape).reshape(-1, math.prod(rows)) for argument in arguments]
     if isinstance(table, WhimIons):  # its other arguments are the same for all rows
         flat = [flat[0], *(argument[:, 0] for argument in flat[1:])]
-    return jax.vmap(lambda *one: table(*one))(*flat).reshape(*shape, -1)
+    return jax.vmap(table.__call__)(*flat).reshape(*shape, -1)

@@ -134,8 +134,8 @@ class _Additive(Component):
 
 def _log_energy(energy: Any, pivot: float) -> Any:
     """Return ln(energy / pivot), in double precision unless the energy is traced."""
-    known = concrete(energy)
-    return jnp.log(jnp.asarray(energy) / pivot) if known is None else np.log(known / pivot)
+    numbers = concrete(energy)
+    return jnp.log(jnp.asarray(energy) / pivot) if numbers is None else np.log(numbers / pivot)
 
 
 def _band(low: Any, high: Any, pivot: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -156,13 +156,14 @@ class PowerLaw(_Additive):
     label : str
         Prefix of the parameter names.
     norm : "amplitude" or (float, float)
-        ``"amplitude"``: ``log10_amplitude``, photon flux density at the pivot energy [photons/cm^2/s/keV]. An observed
-        band (low, high) [keV]: ``log10_flux``, unabsorbed energy flux in that band [erg/cm^2/s].
+        Normalisation. ``"amplitude"``: the parameter is ``log10_amplitude``, the photon flux density at the pivot
+        energy [photons/cm^2/s/keV]. An observed band (low, high) [keV]: the parameter is ``log10_flux``, the unabsorbed
+        energy flux in that band [erg/cm^2/s].
     pivot : float
         Pivot energy [keV].
     z : float
-        Redshift of the source. The parameters are those of its frame, and the observed spectrum is N(E (1 + z)), as in
-        XSPEC's zpowerlw; a band remains an observed one.
+        Redshift of the source. Energies of parameters and the pivot are those in the frame of the source; the observed
+        spectrum is N(E (1 + z)), as in XSPEC's zpowerlw. The band of ``norm`` is observed.
 
     Raises
     ------
@@ -171,8 +172,8 @@ class PowerLaw(_Additive):
 
     Notes
     -----
-    Integrals are regular at every photon index: the energy flux at index 2 and the photon flux at index 1 have no 0/0,
-    neither in value nor in any derivative.
+    Integrals and all their derivatives are finite at every photon index, including the energy flux at index 2 and the
+    photon flux at index 1.
 
     Examples
     --------
@@ -245,8 +246,8 @@ class CutoffPowerLaw(_Additive):
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is that of the power law without the cut-off, as in XSPEC's cutoffpl.
     peak : bool
-        Whether to use the parameter ``e_peak`` = (2 - photon_index) e_cut, the energy at which E^2 N(E) is largest,
-        instead of ``e_cut``.
+        True: use the parameter ``e_peak`` = (2 - photon_index) e_cut, the energy at which E^2 N(E) is largest, instead
+        of ``e_cut``.
 
     Notes
     -----
@@ -307,7 +308,7 @@ class LogParabola(_Additive):
     def _shape_parameters(self):
         return {
             "alpha": dataclasses.replace(_INDEX, help="photon index at the pivot energy"),
-            "beta": Parameter("", "Normal(0.0, 1.0)", "change of the photon index per decade of energy, halved"),
+            "beta": Parameter("", "Normal(0.0, 1.0)", "half the change of the photon index per decade of energy"),
         }
 
     def _shape(self, x, energy, params):
@@ -375,8 +376,8 @@ class BlackBody(_Additive):
 
     Notes
     -----
-    1.0344e-3 is the value of XSPEC, so that K is that of bbodyrad. Physical constants give 1.0380e-3, and with it a
-    radius 0.17 % smaller.
+    1.0344e-3 is the value of XSPEC, so that K is that of bbodyrad. Physical constants give 1.0380e-3, and therefore a
+    radius smaller by 0.17 %.
 
     Examples
     --------
@@ -415,18 +416,18 @@ class GaussianLine(_Additive):
     pivot : float
         Has no effect.
     z : float
-        Redshift of the source, as in `PowerLaw`. Of the photons that the amplitude counts, 1 / (1 + z) are observed per
-        unit time, as in XSPEC's zgauss.
+        Redshift of the source, as in `PowerLaw`. The observed photon flux is the amplitude divided by 1 + z, as in
+        XSPEC's zgauss.
 
     Notes
     -----
-    ``energy`` and ``sigma`` are those in the frame of the source [keV], sigma 0 or more; NaN for a negative one. At any
-    width, 0 included, the bins that `hbm_jax.models.SpectralFit` and `photons` fold have all photons of the line, and
-    absorbers act at the energies of the line (``tests/spectra/test_line_widths.py``). As a response does not resolve
-    energies within a bin, the likelihood of a line much narrower than the bins is constant in ``energy`` within each
-    bin: use a sigma of about one bin width if the line energy is a free parameter. The derivative with respect to the
-    energy of a line of zero width is that within a bin, 0 without absorbers, although the photons move to another bin
-    at its edges. All other derivatives are exact.
+    ``energy`` and ``sigma`` are those in the frame of the source [keV]; the result is NaN for a negative sigma. At any
+    width, including 0, `photons` and `hbm_jax.models.SpectralFit` count all photons of the line, and absorbers act at
+    the energies of the line (``tests/spectra/test_line_widths.py``). A response does not resolve energies within a bin,
+    so the likelihood of a line much narrower than the bins is constant in ``energy`` within each bin: use a sigma of
+    about one bin width if the line energy is a free parameter. The derivative with respect to the energy of a line of
+    zero width is that within a bin (0 without absorbers); it does not include the move of the photons to the next bin.
+    All other derivatives are exact.
 
     Examples
     --------
@@ -478,9 +479,12 @@ class GaussianLine(_Additive):
         return None
 
     def _photons(self, edges, values, function):
-        """Return the photons in bins, and what else a function of edges, centre and sigma returns."""
+        """Return the photons in bins, and the second result of `function` (edges, centre, sigma).
+
+        The first result of the function is the fraction of the line in each bin.
+        """
         params = self._unprefixed(values)
         scale = self._log_scale(params)[..., None] + math.log(self._pivot)
         line = self._arguments({name: value[..., None] for name, value in params.items()})
-        fractions, others = function(jnp.asarray(edges, scale.dtype), *line)
-        return jnp.exp(scale) * fractions, others
+        fractions, moments = function(jnp.asarray(edges, scale.dtype), *line)
+        return jnp.exp(scale) * fractions, moments

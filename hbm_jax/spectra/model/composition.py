@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from numpy.typing import NDArray
 
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.spectra.model.quadrature import (
@@ -22,9 +21,8 @@ from hbm_jax.spectra.model.quadrature import (
     nodes_between,
     pieces_of_bands,
 )
-from hbm_jax.validation import concrete
+from hbm_jax.validation import Floats, concrete
 
-Floats = NDArray[np.float64]
 Values = Mapping[str, ArrayLike]
 
 
@@ -62,11 +60,11 @@ class Component:
     narrow: ClassVar[bool] = False  # may be narrower than the bins; its photons in bins have a closed form
     smooth: ClassVar[bool] = False  # between the energies of `discontinuities` and `slope_discontinuities`
     integrable: ClassVar[bool] = False  # the photons in a bin have a closed form (`_integrals`)
-    moves: ClassVar[bool] = False  # has a break or another feature at a free energy
+    moves: ClassVar[bool] = False  # has a feature whose energy is a free parameter, under any name
 
     @property
     def logarithmic(self) -> bool:
-        """Whether the logarithm of the spectrum is defined, so that a product takes one exponential."""
+        """True if `_log` is defined. A product adds the logarithms of its parts and takes one exponential."""
         return type(self)._log is not Component._log
 
     @property
@@ -81,7 +79,7 @@ class Component:
 
     @property
     def borrowed(self) -> frozenset[str]:
-        """Names of parameters of other components of the expression, on which this one depends."""
+        """Names of parameters that this component uses, but that belong to other components of the expression."""
         return frozenset()
 
     def _prefixed(self, name: str) -> str:
@@ -97,7 +95,7 @@ class Component:
         raise NotImplementedError
 
     def _bin_tables(self, edges: Floats) -> Any:
-        """Precompute everything for averages over bins between edges (..., K + 1)."""
+        """Precompute everything that averages over bins between edges (..., K + 1) need."""
         return self._tables(np.sqrt(edges[..., 1:] * edges[..., :-1]))
 
     def _log(self, tables: Any, values: Values) -> jax.Array:
@@ -116,20 +114,23 @@ class Component:
         raise NotImplementedError
 
     def _weight_tables(self, edges: Floats) -> Any:
-        """Precompute what `_integrals_and_weights` needs for bins between edges (..., K + 1)."""
+        """Precompute the tables of `_integrals_and_weights` for bins between edges (..., K + 1)."""
         nodes = nodes_between(edges)
         return self._tables(nodes.reshape(*nodes.shape[:-2], -1))
 
     def _integrals_and_weights(self, limits: Any, tables: Any, values: Values) -> tuple[jax.Array, jax.Array]:
-        """Return the photons, and the weights of the nodes of each bin in the mean over them, (..., K, num_nodes)."""
+        """Return the photons in bins (..., K), and the weights of each bin's nodes in a mean over its photons."""
         return self._integrals(limits, values), density_weights(self._evaluate(tables, values))
 
     def _without_tables(self) -> "Component":
-        """Return the component without the choices that the tables contain: equal for all sources of a population."""
+        """Return the component without choices that only its tables depend on.
+
+        Sources of a population then have equal components, and share a compiled program.
+        """
         return self
 
     def mapped(self, change: "Callable[[Component], Component]") -> "Component":
-        """Return the expression with each component changed."""
+        """Return the expression with a function applied to each component."""
         return change(self)
 
     def on(self, energy: ArrayLike) -> Callable[[Values], jax.Array]:
@@ -146,8 +147,8 @@ class Component:
         callable
             Takes a mapping of parameter names to values, which are numbers or arrays that broadcast against
             ``energy[..., 0]``. Returns photons/cm^2/s/keV, or the factor of a multiplicative component, (..., K), in
-            the floating type of the values. Names of other parameters are ignored. The callable is a pytree with the
-            tables as leaves: passed as an argument to a compiled function, they are not constants of its program.
+            the floating type of the values. Names of other parameters are ignored. The callable is a pytree whose
+            leaves are the tables: if it is an argument of a compiled function, they are not constants of the program.
 
         Raises
         ------
@@ -155,19 +156,19 @@ class Component:
             If an energy is not positive and finite, or outside the domain of an absorber. The callable raises it if a
             parameter value is missing.
         """
-        known = concrete(energy)
-        if known is not None:
-            energy, wrong = known, ~(np.isfinite(known) & (known > 0))
-            if wrong.any() or not known.ndim:
-                first_wrong = known[wrong][0] if known.ndim else known
-                raise ValueError(f"energy: expected an array of positive numbers [keV]; found {first_wrong}.")
+        numbers = concrete(energy)
+        if numbers is not None:
+            energy, invalid = numbers, ~(np.isfinite(numbers) & (numbers > 0))
+            if invalid.any() or not numbers.ndim:
+                first = numbers[invalid][0] if numbers.ndim else numbers
+                raise ValueError(f"energy: expected an array of positive numbers [keV]; found {first}.")
         return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._tables(energy))
 
     def averaged(self, edges: ArrayLike) -> Callable[[Values], jax.Array]:
         """Return the spectrum averaged over energy bins, as a function of its parameters; see `on`.
 
-        Cross sections of cold matter are averaged over ln E in each bin, also at a free redshift; everything else is
-        evaluated at the middle of the bin in ln E.
+        Cross sections of cold matter are averaged over ln E in each bin, also if the redshift is free. All other
+        components are evaluated at the middle of the bin in ln E.
 
         Parameters
         ----------
@@ -200,11 +201,11 @@ class Component:
         return self
 
     def tabulated_for(self, values: Values) -> "Component":
-        """Return the component with tables only for these parameter values, if that takes less time."""
+        """Return the component with tables for these parameter values only, if these are faster to compute."""
         return self
 
     def at_redshift(self, values: Values) -> "Component":
-        """Return the component at the redshift among the values, for one that has a redshift as a parameter."""
+        """Return the component with a free redshift fixed at its value in `values`."""
         return self
 
     @property
@@ -241,12 +242,17 @@ class Component:
         -------
         (...)
             [photons/cm^2/s] for power 0, [keV/cm^2/s] for power 1.
+
+        Raises
+        ------
+        ValueError
+            If the band is not positive and increasing, or traced although the spectrum has absorbers.
         """
-        known_low, known_high = concrete(low), concrete(high)
-        if known_low is None or known_high is None:
+        lows, highs = concrete(low), concrete(high)
+        if lows is None or highs is None:
             raise ValueError(f"integral of {self}: expected a band of concrete energies; found traced ones.")
         smooth, lines = separated(self)
-        edges = pieces_of_bands(self, known_low, known_high, LINE_WIDTH if lines else WIDTH)
+        edges = pieces_of_bands(self, lows, highs, LINE_WIDTH if lines else WIDTH)
         return jnp.sum(integrals(smooth, lines, edges, power)(values), axis=-1)
 
     def __add__(self, other: "Component") -> "Sum":
@@ -263,12 +269,12 @@ class Component:
 def components_of(spectrum: Component) -> tuple[Component, ...]:
     """Return the components of an expression, in order."""
     parts = getattr(spectrum, "parts", None)
-    return (spectrum,) if parts is None else tuple(one for part in parts for one in components_of(part))
+    return (spectrum,) if parts is None else tuple(component for part in parts for component in components_of(part))
 
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """The static part of a spectrum at fixed energies; equal for spectra that differ in their tables alone."""
+    """Static part of the callable that `Component.on` returns; equal for spectra that differ in their tables only."""
 
     component: Component
 
@@ -295,7 +301,7 @@ class _Composite(Component):
                 if name in owner:
                     raise ValueError(
                         f"parameter {name!r} belongs to both {owner[name]} and {part}: expected different names. Give "
-                        f"one of them a label, as in {_example(part)}(label='second')."
+                        f"one of them a label, as in {type(components_of(part)[0]).__name__}(label='second')."
                     )
                 owner[name] = part
 
@@ -330,11 +336,6 @@ class _Composite(Component):
     def _without_absorbers(self):
         remaining = [part for part in (part._without_absorbers() for part in self.parts) if part is not None]
         return type(self)(tuple(remaining)) if len(remaining) > 1 else (remaining[0] if remaining else None)
-
-
-def _example(part: Component) -> str:
-    """Return a class name for the example in a message."""
-    return type(part.parts[0] if isinstance(part, _Composite) else part).__name__
 
 
 @dataclass(frozen=True)
@@ -404,12 +405,12 @@ class Product(_Composite):
 
     @property
     def flat(self) -> bool:  # type: ignore[override]
-        """Whether all parts are independent of energy."""
+        """True if all parts are independent of energy."""
         return all(part.flat for part in self.parts)
 
     @property
     def logarithmic(self) -> bool:
-        """Whether the logarithms of all parts are defined."""
+        """True if the logarithms of all parts are defined."""
         return all(part.logarithmic for part in self.parts)
 
     def _log(self, tables, values):
@@ -419,9 +420,9 @@ class Product(_Composite):
     def _evaluate(self, tables, values):
         if self.logarithmic:
             return jnp.exp(self._log(tables, values))
-        params, both = floating(self, values), tuple(zip(self.parts, tables, strict=True))
-        logs = [part._log(table, params) for part, table in both if part.logarithmic]
-        factors = [part._evaluate(table, params) for part, table in both if not part.logarithmic]
+        params, pairs = floating(self, values), tuple(zip(self.parts, tables, strict=True))
+        logs = [part._log(table, params) for part, table in pairs if part.logarithmic]
+        factors = [part._evaluate(table, params) for part, table in pairs if not part.logarithmic]
         return functools.reduce(jnp.multiply, factors, jnp.exp(functools.reduce(jnp.add, logs)) if logs else 1.0)
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
@@ -443,41 +444,36 @@ class Line(NamedTuple):
 
     Attributes
     ----------
-    light : Component
+    component : Component
         The additive component, such as an emission line.
     factor : Component or None
         Product of its absorbers and constants; None if it has none.
     """
 
-    light: Any
+    component: Any
     factor: Component | None
 
 
-def is_narrow(component: Component) -> bool:
-    """Return whether a component may be narrower than the bins of a response."""
-    return component.narrow
-
-
 def separated(
-    spectrum: Component, taken_out: Callable[[Component], bool] = is_narrow
+    spectrum: Component, is_line: Callable[[Component], bool] = operator.attrgetter("narrow")
 ) -> tuple[Component | None, tuple[Line, ...]]:
-    """Split a spectrum into its lines, or other components that are taken out, and the rest (None if there is none)."""
+    """Split a spectrum into the other components (None if there are none) and those for which `is_line` is true."""
     if not isinstance(spectrum, Sum | Product):
-        return (None, (Line(spectrum, None),)) if taken_out(spectrum) else (spectrum, ())
-    split = [separated(part, taken_out) for part in spectrum.parts]
+        return (None, (Line(spectrum, None),)) if is_line(spectrum) else (spectrum, ())
+    split = [separated(part, is_line) for part in spectrum.parts]
     lines = tuple(line for _, part_lines in split for line in part_lines)
     if not lines:
         return spectrum, ()
     if isinstance(spectrum, Sum):
         rest = [part for part, _ in split if part is not None]
         return (functools.reduce(operator.add, rest) if rest else None), lines
-    others = [part for part in spectrum.parts if part.kind != "additive"]
-    if not others:
+    multiplicative = [part for part in spectrum.parts if part.kind != "additive"]
+    if not multiplicative:
         return split[0][0], lines
-    factors = functools.reduce(operator.mul, others)
+    factor = functools.reduce(operator.mul, multiplicative)
     rest_part = next(part for part, part_lines in split if part_lines)
-    multiplied = tuple(Line(line.light, factors if line.factor is None else factors * line.factor) for line in lines)
-    return (None if rest_part is None else factors * rest_part), multiplied
+    multiplied = tuple(Line(line.component, factor if line.factor is None else factor * line.factor) for line in lines)
+    return (None if rest_part is None else factor * rest_part), multiplied
 
 
 def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
@@ -491,9 +487,9 @@ def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
     params = {}
     for name in spectrum.parameters:
         if name not in values:
-            near = did_you_mean(name, values)
+            suggestion = did_you_mean(name, values)
             raise ValueError(
-                f"values of {spectrum}: expected a value of {name!r}; found {listed(values) or 'none'}{near}."
+                f"values of {spectrum}: expected a value of {name!r}; found {listed(values) or 'none'}{suggestion}."
             )
         params[name] = values[name]
     dtype = jnp.result_type(float, *params.values())

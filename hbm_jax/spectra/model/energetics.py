@@ -1,13 +1,12 @@
 """Fluxes, luminosities and energies of a spectral model, for parameter values such as posterior draws.
 
 Parameter values and z broadcast against each other, and the result has their common shape (...). All functions can be
-compiled and differentiated. Band limits and z may be traced, unless a spectrum with absorbers is integrated.
+compiled and differentiated. Band limits and z may be traced if the spectrum has no absorbers.
 
 Fluxes of `PowerLaw` and `BrokenPowerLaw` are closed forms; for other spectra see `Component.integral`.
 """
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jax.typing import ArrayLike
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.distances import luminosity_distance
-from hbm_jax.spectra.model.composition import Component
+from hbm_jax.spectra.model.composition import Component, Values
 from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.validation import concrete
 
@@ -31,7 +30,6 @@ __all__ = [
     "photon_flux",
 ]
 
-Values = Mapping[str, ArrayLike]
 Band = tuple[ArrayLike, ArrayLike]
 
 
@@ -49,7 +47,7 @@ def photon_flux(
     low, high : scalar or (...)
         Limits of the observed band [keV].
     unabsorbed : bool
-        Whether to remove the absorbers.
+        True: remove the absorbers.
 
     Returns
     -------
@@ -79,7 +77,7 @@ def energy_flux(
     Parameters
     ----------
     spectrum, values, low, high, unabsorbed
-        As in `photon_flux`, and so are the errors.
+        As in `photon_flux`, which raises the same errors.
 
     Returns
     -------
@@ -118,13 +116,18 @@ def k_correction(
     observed : (low, high)
         Band in which the flux was measured [keV].
     unabsorbed : bool
-        Whether to remove the absorbers.
+        True: remove the absorbers.
 
     Returns
     -------
     (...)
         Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands
-        (1 + z)^(photon_index - 2). Errors are those of `photon_flux`.
+        (1 + z)^(photon_index - 2).
+
+    Raises
+    ------
+    ValueError
+        As for `photon_flux`.
 
     Examples
     --------
@@ -145,7 +148,7 @@ def log10_sphere_area(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
     Parameters
     ----------
     z : (...)
-        Redshift, above 0. See `hbm_jax.cosmology.distances`.
+        Redshift; its domain is that of `hbm_jax.cosmology.distances`.
     cosmology : Cosmology
         Background cosmology.
 
@@ -166,7 +169,7 @@ def log10_sphere_area(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 def log10_luminosity(
     spectrum: Component, values: Values, z: ArrayLike, cosmology: Cosmology, *, rest: Band, unabsorbed: bool = True
 ) -> jax.Array:
-    """Return log10 of `luminosity` [erg/s], which does not overflow in single precision; same parameters."""
+    """Return log10 of the `luminosity` [erg/s], with the same parameters; it does not overflow in single precision."""
     check_band(*rest, "rest")
     flux = energy_flux(spectrum, values, *_observed(rest, z), unabsorbed=unabsorbed)
     return jnp.log10(flux) + log10_sphere_area(z, cosmology)
@@ -190,7 +193,12 @@ def luminosity(
     -------
     (...)
         [erg/s], always in double precision, because single precision overflows above 3e38. Gradients with respect to
-        parameters in single precision overflow; those of `log10_luminosity` do not. Errors are those of `photon_flux`.
+        parameters in single precision overflow; those of `log10_luminosity` do not.
+
+    Raises
+    ------
+    ValueError
+        As for `photon_flux`.
 
     Examples
     --------
@@ -246,7 +254,7 @@ def _additive(spectrum: Component, unabsorbed: bool) -> Component:
 
 def _observed(rest: Band, z: ArrayLike) -> Band:
     """Return the observed band of a rest-frame band."""
-    known = concrete(z)
-    one_plus_z = 1.0 + (z if known is None else known)
+    concrete_z = concrete(z)
+    one_plus_z = 1.0 + (z if concrete_z is None else concrete_z)
     low, high = (np.asarray(limit, dtype=float) / one_plus_z for limit in rest)
     return low, high

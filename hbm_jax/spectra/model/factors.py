@@ -80,7 +80,7 @@ class HighEnergyCutoff(_AtRedshift):
     label : str
         Prefix of the parameter names.
     z : float or tuple
-        Redshift of the source, or those of several, in whose frame the energies are.
+        Redshift of the source, or one for each source. Energies of parameters are those in the frame of the source.
 
     Notes
     -----
@@ -144,9 +144,9 @@ class Edge(_AtRedshift):
 
     Notes
     -----
-    The factor is discontinuous at ``energy``. The derivative with respect to ``energy`` is that at fixed sides of the
-    edge, without the photons that the edge passes as it moves: fix the energy of the edge, or give it a narrow prior
-    and check the verdict. The derivative with respect to ``max_tau`` is exact.
+    The factor is discontinuous at ``energy``. The derivative with respect to ``energy`` does not include the motion of
+    the discontinuity: fix the energy of the edge, or give it a narrow prior and check the verdict. The derivative with
+    respect to ``max_tau`` is exact.
 
     Examples
     --------
@@ -216,7 +216,7 @@ class PartialAbsorption(Absorption):
     Parameters
     ----------
     label, z, model, abundances, grains, molecules
-        As in `Absorption`. The names of XSPEC have the cross section of phabs.
+        As in `Absorption`. XSPEC's components have the cross section of ``model="phabs"``.
 
     Examples
     --------
@@ -295,15 +295,15 @@ class Wabs(_AtRedshift):
 
 @dataclass(frozen=True)
 class FluxScale(_Multiplicative):
-    """Factor that gives an expression the energy flux ``log10_flux`` in a band, whatever its own normalisation.
+    """Factor that scales an expression to the energy flux ``log10_flux`` in a band, XSPEC's cflux.
 
     Parameters
     ----------
     label : str
         Prefix of the parameter names.
     of : Component
-        The additive expression whose flux it is. The factor multiplies this expression: ``FluxScale(of=a) * a``, which
-        in text is ``cflux(a)``.
+        The additive expression to be scaled. The factor multiplies this expression: ``FluxScale(of=a) * a``, which in
+        text is ``cflux(a)``.
     band : (float, float)
         Observed band [keV].
 
@@ -350,7 +350,7 @@ class FluxScale(_Multiplicative):
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """The flux, and the parameters of the expression, which belong to its components."""
+        """The flux, and the parameters of the expression."""
         return super().parameters | self.of.parameters
 
     @property
@@ -369,7 +369,7 @@ class FluxScale(_Multiplicative):
         return self.band
 
     def _log10_area(self) -> float:
-        """Return log10 of the area by which the flux is multiplied."""
+        """Return log10 of the area [cm^2] that relates the parameter to a flux; 0 for a flux."""
         return 0.0
 
     def _tables(self, energy):
@@ -382,15 +382,15 @@ class FluxScale(_Multiplicative):
     def _log(self, tables, values):
         ones, flux, log10_area = tables
         params = floating(self, values)
-        log10_total = self._unprefixed(values)[next(iter(self.own_parameters))]
-        own_flux = jnp.sum(flux(params), axis=-1)
-        log = _LN10 * (log10_total - jnp.asarray(log10_area, own_flux.dtype)) - _LOG_KEV - jnp.log(own_flux)
+        log10_scaled = self._unprefixed(values)[next(iter(self.own_parameters))]
+        unscaled = jnp.sum(flux(params), axis=-1)  # keV/cm^2/s
+        log = _LN10 * (log10_scaled - jnp.asarray(log10_area, unscaled.dtype)) - _LOG_KEV - jnp.log(unscaled)
         return log[..., None] * jnp.asarray(ones, log.dtype)
 
 
 @dataclass(frozen=True)
 class LuminosityScale(FluxScale):
-    """Factor that gives an expression the luminosity ``log10_luminosity`` in a band of the frame of the source.
+    """Factor that scales an expression to the luminosity ``log10_luminosity`` in a rest-frame band, XSPEC's clumin.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Photons that a model emits in energy bins, and their smoothing by a Gaussian."""
+"""Photons of a model in energy bins, and their smoothing by a Gaussian."""
 
 import dataclasses
 import math
@@ -18,8 +18,8 @@ from hbm_jax.spectra.model.quadrature import LINE_WIDTH, NUM_NODES, WIDTH, densi
 __all__ = ["GaussianSmoothing", "exact_terms", "photons"]
 
 _STEP = 0.004  # in ln E of the bins whose photons are smoothed
-_MARGIN = 1.5  # by which their range exceeds that of the bins into which they are smoothed
-_LOWEST = 0.0301  # keV, the range of absorbers
+_MARGIN = 1.5  # factor in energy by which these bins extend beyond the bins of the result
+_LOWEST = 0.0301  # keV, lowest energy of these bins, within the domain of absorbers
 _PIVOT = 6.0  # keV, energy at which the width is given, as in XSPEC's gsmooth
 
 
@@ -29,7 +29,7 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     Parameters
     ----------
     spectrum : Component
-        Additive. A multiplicative model is integrated in the same way.
+        Additive model. A multiplicative model is integrated in the same way.
     edges : (num_bins + 1,)
         Edges of the bins [keV], positive and increasing.
 
@@ -70,7 +70,7 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
 
 
 def exact_terms(spectrum: Component, edges: np.ndarray) -> tuple[Component | None, tuple[Line, ...], np.ndarray]:
-    """Return the arguments of `integrals` for the photons of a spectrum in bins, with its pieces of the bins."""
+    """Return the arguments of `integrals` for photons in bins: smooth part, lines, and edges of pieces."""
     smooth, lines = separated(spectrum, lambda part: part.integrable and not part.smooth)
     rest, closed_forms = (None, ()) if smooth is None else separated(smooth, lambda part: part.integrable)
     if rest is None and all(term.factor is None for term in (*closed_forms, *lines)):
@@ -100,13 +100,13 @@ class GaussianSmoothing(Component):
     Raises
     ------
     ValueError
-        If the expression is not additive.
+        If the expression is not additive, or has a parameter of the same name.
 
     Notes
     -----
-    The photons of the expression in bins of 0.4 % in energy, each uniform in its bin, are distributed by the Gaussian,
-    from 1/1.5 to 1.5 times the energies of the response; photons from beyond are missing, and lines are at least as
-    wide as these bins. Domain: sigma >= 0.
+    The photons of the expression are computed in bins of 0.4 % in energy, from 1/1.5 to 1.5 times the energies of the
+    response, and smoothed as if uniform in each bin. Photons from outside this range are missing, and lines are at
+    least as wide as these bins. Domain: sigma >= 0.
 
     Examples
     --------
@@ -127,7 +127,10 @@ class GaussianSmoothing(Component):
                 f"GaussianSmoothing: expected an additive expression, as in gsmooth(gauss); found {self.of!r}."
             )
         if set(self.of.parameters) & {self._prefixed(name) for name in self.own_parameters}:
-            raise ValueError("gsmooth: its parameter sigma is one of the expression too; give it a label.")
+            raise ValueError(
+                "gsmooth: expected a name for its parameter that the expression does not have; found 'sigma' in both. "
+                "Give it a label."
+            )
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
@@ -146,40 +149,40 @@ class GaussianSmoothing(Component):
     def _without_absorbers(self):
         return dataclasses.replace(self, of=self.of.unabsorbed)
 
-    def _before(self, energy: Any) -> tuple[Any, np.ndarray]:
-        """Return the photons of the expression in fine bins around the energies, and the edges of these bins."""
+    def _unsmoothed(self, energy: Any) -> tuple[Any, np.ndarray]:
+        """Return the function for the photons of the expression in fine bins, and the edges of these bins."""
         low, high = float(np.min(energy)), float(np.max(energy)) * _MARGIN
         low = max(low / _MARGIN, min(low, _LOWEST))
         grid = np.geomspace(low, high, math.ceil(math.log(high / low) / _STEP) + 1)
         return photons(self.of, grid), grid
 
     def _smoothed(self, tables, values, kernel: Callable) -> tuple[jax.Array, jax.Array]:
-        """Return sums over the fine bins of photons times the mean of a kernel over each bin.
+        """Return the smoothed photons at energies (..., K), as sums over the fine bins of photons times a mean kernel.
 
-        ``kernel`` is an integral of the kernel over (energy - energy of the photon) / width. The first sum is that of
-        the kernel, the second that of the kernel over the width.
+        ``kernel`` is the antiderivative of the kernel, a function of (energy - photon energy) / width. The first result
+        is the sum for this kernel, the second for the kernel divided by the width.
         """
-        energy, (before, grid) = tables
+        energy, (unsmoothed, grid) = tables
         params = floating(self, values)
-        count = before(params)
+        count = unsmoothed(params)
         edges = jnp.asarray(grid, count.dtype)
         middle = 0.5 * (edges[1:] + edges[:-1])
         width = params[self._prefixed("sigma")][..., None] * (middle / _PIVOT) ** self.index
         smallest = 1e-3 * _STEP * middle
         width = jnp.where(width > smallest, width, jnp.where(width >= 0.0, smallest, jnp.nan))[..., None, :]
-        at = jnp.asarray(energy, count.dtype)[..., :, None]
-        upper, lower = kernel((at - edges[:-1]) / width), kernel((at - edges[1:]) / width)
+        column = jnp.asarray(energy, count.dtype)[..., :, None]
+        upper, lower = kernel((column - edges[:-1]) / width), kernel((column - edges[1:]) / width)
         mean = (upper - lower) / jnp.diff(edges)
         return jnp.sum(mean * width * count[..., None, :], axis=-1), jnp.sum(mean * count[..., None, :], axis=-1)
 
     def _tables(self, energy):
-        return energy, self._before(energy)
+        return energy, self._unsmoothed(energy)
 
     def _evaluate(self, tables, values):
         return self._smoothed(tables, values, ndtr)[1]
 
     def _limits(self, edges):
-        return edges, self._before(edges)
+        return edges, self._unsmoothed(edges)
 
     def _integrals(self, limits, values):
         return jnp.diff(self._smoothed(limits, values, _integral_of_ndtr)[0])

@@ -15,14 +15,14 @@ from jax.typing import ArrayLike
 from hbm_jax.validation import concrete
 
 WIDTH = 0.1  # largest width in ln E of a quadrature piece
-LINE_WIDTH = 0.03  # and of one in which a line is absorbed
+LINE_WIDTH = 0.03  # largest width of a piece if lines are absorbed
 NUM_NODES = 4  # Gauss-Legendre nodes per piece
 
 
 def pieces(spectrum: Any, edges: np.ndarray, width: float = WIDTH) -> np.ndarray:
-    """Return the edges of quadrature pieces, (num_pieces + 1,).
+    """Return the edges of the pieces into which quadrature divides bins, (num_pieces + 1,).
 
-    The pieces end at ``edges`` and at discontinuities of the spectrum in value and in slope; wide pieces are divided.
+    Bins are divided at discontinuities of the spectrum in value and in slope, and where they are wider than ``width``.
     """
     cuts = np.unique(
         np.concatenate(
@@ -37,7 +37,7 @@ def pieces(spectrum: Any, edges: np.ndarray, width: float = WIDTH) -> np.ndarray
 
 
 def pieces_of_bands(spectrum: Any, low: np.ndarray, high: np.ndarray, width: float = WIDTH) -> np.ndarray:
-    """Return the edges of the quadrature pieces of bands (...), (..., num_pieces + 1); see `padded_edges`."""
+    """Return the edges (..., num_pieces + 1) of the pieces of bands with limits (...), padded to equal length."""
     low, high = np.broadcast_arrays(low, high)
     check_band(low, high)
     edges = padded_edges([pieces(spectrum, band, width) for band in np.stack([low.ravel(), high.ravel()], axis=-1)])
@@ -45,7 +45,7 @@ def pieces_of_bands(spectrum: Any, low: np.ndarray, high: np.ndarray, width: flo
 
 
 def padded_edges(edges: Sequence[np.ndarray], width: float = 1e-14) -> np.ndarray:
-    """Return arrays of bin edges as rows of equal length, padded with bins of this width in ln E."""
+    """Return arrays of bin edges as rows of equal length, padded with bins of negligible width in ln E."""
     num = max(map(len, edges))
     return np.stack([np.append(e, e[-1] * (1.0 + width) ** np.arange(1, num - len(e) + 1)) for e in edges])
 
@@ -60,16 +60,16 @@ def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def nodes_between(edges: np.ndarray) -> np.ndarray:
-    """Return the Gauss-Legendre nodes of pieces in energy, (..., num_pieces, num_nodes)."""
+    """Return the nodes of Gauss-Legendre quadrature in E, (..., num_pieces, num_nodes)."""
     x, _ = np.polynomial.legendre.leggauss(NUM_NODES)
     return 0.5 * (edges[..., 1:] + edges[..., :-1])[..., None] + 0.5 * np.diff(edges)[..., None] * x
 
 
 def interpolation_weights(moments: Sequence[Any]) -> Any:
-    """Return the weights of the nodes in the mean of a function, (..., num_nodes), from moments of the distribution.
+    """Return the weights of the nodes, (..., num_nodes), in the mean of a function over the photons of a piece.
 
-    The function is interpolated by a cubic through its values at the nodes, so that it is exact to the fourth order in
-    the width of the piece. ``moments`` are the means of t, t^2 and t^3, with t from -1 to 1 in the piece.
+    The function is interpolated by a cubic through its values at the nodes; the error is of fourth order in the width
+    of the piece. ``moments`` are the photons' means of t, t^2 and t^3, with t from -1 to 1 in the piece.
     """
     x, _ = np.polynomial.legendre.leggauss(NUM_NODES)
     powers = jnp.stack([jnp.ones_like(moments[0]), *moments], axis=-1)
@@ -84,8 +84,8 @@ def integrals(smooth: Any, lines: Sequence[tuple[Any, Any]], edges: np.ndarray, 
     smooth : Component or None
         The part of the spectrum that is integrated by quadrature.
     lines : sequence of Line
-        Components with a closed form for the photons in a bin, with the factors that multiply them. The photons of the
-        component are exact; a factor is interpolated between its values at nodes, and averaged over the photons of the
+        Components with a closed form for the photons in a bin, and the factors that multiply them. The photons of the
+        component are exact. A factor is interpolated between its values at nodes and averaged over the photons of the
         component in each piece.
     edges : (..., num_pieces + 1)
         Edges of the pieces [keV].
@@ -122,7 +122,7 @@ def _flat(nodes: np.ndarray) -> np.ndarray:
 
 
 def _by_quadrature(at_nodes, weights, values):
-    """Return the sums over the nodes of each piece."""
+    """Return the integrals over the pieces as weighted sums over nodes."""
     density = at_nodes(values)
     density = density.reshape(*density.shape[:-1], *weights.shape[-2:])
     return jnp.sum(density * jnp.asarray(weights, density.dtype), axis=-1)
@@ -135,7 +135,7 @@ def _total(parts, values):
 
 @dataclass(frozen=True)
 class _Exact:
-    """Sum of components with a closed form; equal for all spectra of these components."""
+    """Sum of the photons of components with a closed form; equal for all spectra of these components."""
 
     components: tuple[Any, ...]
 
@@ -165,7 +165,10 @@ class _Multiplied:
 
 
 def density_weights(density: Any) -> Any:
-    """Return weights of the nodes of pieces, (..., num_pieces, num_nodes), proportional to a density at the nodes."""
+    """Return the weights of the nodes, (..., num_pieces, num_nodes), in a mean over photons of a given density.
+
+    The sum of the weights of a piece is 1; without photons they are those of a uniform density.
+    """
     _, w = np.polynomial.legendre.leggauss(NUM_NODES)
     weighted = density.reshape(*density.shape[:-1], -1, NUM_NODES) * jnp.asarray(0.5 * w, density.dtype)
     total = jnp.sum(weighted, axis=-1, keepdims=True)
@@ -183,19 +186,20 @@ def in_bins(function: Callable, cuts: np.ndarray, edges: np.ndarray) -> Partial:
     return Partial(_summed, function, np.flatnonzero(is_single), np.flatnonzero(~is_single), matrix, order)
 
 
-def _summed(function, single, others, matrix, order, values):
+def _summed(function, single, multiple, matrix, order, values):
+    """Return the sums of `in_bins`, with the indices of pieces that are whole bins and of the other pieces."""
     integral = function(values)
-    divided = jnp.matmul(integral[..., others], jnp.asarray(matrix, integral.dtype).T, precision="highest")
+    divided = jnp.matmul(integral[..., multiple], jnp.asarray(matrix, integral.dtype).T, precision="highest")
     return jnp.concatenate([integral[..., single], divided], axis=-1)[..., order]
 
 
 def check_band(low: ArrayLike, high: ArrayLike, name: str = "band") -> None:
     """Raise ValueError unless 0 < low < high < infinity; traced limits are not checked."""
-    known_low, known_high = concrete(low), concrete(high)
-    if known_low is None or known_high is None:
+    concrete_low, concrete_high = concrete(low), concrete(high)
+    if concrete_low is None or concrete_high is None:
         return
-    lows, highs = np.broadcast_arrays(known_low, known_high)
-    wrong = ~((lows > 0) & (highs > lows) & (highs < math.inf))
-    if wrong.any():
-        found = f"{lows[wrong][0]:g} and {highs[wrong][0]:g}"
+    lows, highs = np.broadcast_arrays(concrete_low, concrete_high)
+    invalid = ~((lows > 0) & (highs > lows) & (highs < math.inf))
+    if invalid.any():
+        found = f"{lows[invalid][0]:g} and {highs[invalid][0]:g}"
         raise ValueError(f"{name}: expected two energies [keV] with 0 < low < high; found {found}.")

@@ -1,4 +1,4 @@
-"""Registration of components defined outside hbm_jax, after which text, command line and stored fits know them."""
+"""Registration of user-defined components, which makes them available in text, command line and stored fits."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ XSPEC: dict[str, tuple[str, dict[str, str]]] = {
     "whim": ("Whim", {}),
 }
 REGISTERED: dict[str, type[Component]] = {}
-GROUP = "hbm_jax.components"  # of entry points: modules or components, imported when an unknown name is read
+GROUP = "hbm_jax.components"  # entry points of modules or components, imported when an unknown name is read
 
 
 def component(
@@ -92,10 +92,11 @@ def component(
 
     Notes
     -----
-    A registered component is read and written in model expressions wherever its module was imported. A package that
-    names its module in the entry point group ``hbm_jax.components`` is imported when an expression has an unknown name,
-    on the command line and when a stored fit is loaded. Without an antiderivative the function should be smooth within
-    the energy bins of the response: `hbm_jax.spectra.fold` compares the expected counts with integrals over these bins.
+    After its module was imported, a registered component can be read and written in model expressions. A package that
+    declares its module in the entry point group ``hbm_jax.components`` is imported when an expression has an unknown
+    name, also on the command line and when a stored fit is loaded. Without an antiderivative the function should be
+    smooth within the energy bins of the response: `hbm_jax.spectra.fold` compares the expected counts with integrals
+    over these bins.
 
     Examples
     --------
@@ -110,17 +111,16 @@ def component(
     if antiderivative is not None and kind != "additive":
         raise ValueError(f"component: expected no antiderivative of a {kind} component; found one.")
 
-    def called(self, function, energy, values):
+    def evaluated(self, function, energy, values):
         params = self._unprefixed(values)
         dtype = jnp.result_type(float, *params.values())
         return function(jnp.asarray(energy, dtype), **{name: value[..., None] for name, value in params.items()})
 
     def difference(self, limits, values):
-        low, high = (called(self, antiderivative, limit, values) for limit in limits)
+        low, high = (evaluated(self, antiderivative, limit, values) for limit in limits)
         return high - low
 
     def register(function: Callable) -> type[Component]:
-
         members: dict[str, Any] = {
             "__doc__": function.__doc__,
             "__module__": function.__module__,
@@ -128,7 +128,7 @@ def component(
             "absorbs": kind == "multiplicative",
             "own_parameters": property(lambda self: dict(parameters)),
             "_tables": lambda self, energy: energy,
-            "_evaluate": lambda self, energy, values: called(self, function, energy, values),
+            "_evaluate": lambda self, energy, values: evaluated(self, function, energy, values),
         }
         if antiderivative is not None:
             members |= {"narrow": True, "integrable": True, "_integrals": difference}
@@ -138,7 +138,7 @@ def component(
 
 
 def registered(cls: type[Component]) -> type[Component]:
-    """Register a component, a frozen dataclass, by the name of its class; to be used as a decorator.
+    """Register a component class, a frozen dataclass, by its name; a decorator.
 
     Raises
     ------
@@ -154,12 +154,12 @@ def registered(cls: type[Component]) -> type[Component]:
 
 
 def xspec_name(name: str) -> str | None:
-    """Return the name of XSPEC of which a name is an abbreviation, ignoring case; None if there is none.
+    """Return the XSPEC name that a name abbreviates, ignoring case; None if there is none.
 
     Raises
     ------
     ValueError
-        If the name abbreviates names of different components.
+        If the name abbreviates the names of different components.
 
     Examples
     --------
@@ -169,13 +169,13 @@ def xspec_name(name: str) -> str | None:
     name = name.lower()
     if name in XSPEC:
         return name
-    found = [known for known in XSPEC if len(name) > 1 and known.startswith(name)]
-    if len({XSPEC[known][0] for known in found}) > 1:
-        raise ValueError(f"spectrum: expected the name of one component; found {name!r}, short for {listed(found)}.")
-    return found[0] if found else None
+    matches = [full_name for full_name in XSPEC if len(name) > 1 and full_name.startswith(name)]
+    if len({XSPEC[match][0] for match in matches}) > 1:
+        raise ValueError(f"spectrum: expected the name of one component; found {name!r}, short for {listed(matches)}.")
+    return matches[0] if matches else None
 
 
 def load_entry_points() -> None:
-    """Import the components of all installed packages that declare some."""
+    """Import the components that installed packages declare as entry points."""
     for entry in metadata.entry_points(group=GROUP):
         entry.load()

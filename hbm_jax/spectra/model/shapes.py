@@ -34,7 +34,7 @@ def _rule(num: int) -> tuple[np.ndarray, np.ndarray]:
 def log_sinhc(y: jax.Array) -> jax.Array:
     """Return ln(sinh(y) / y), which is even and 0 at y = 0.
 
-    It does not overflow, and is exact to rounding with all its derivatives.
+    It does not overflow; value and derivatives are exact to rounding.
     """
     small = jnp.abs(y) < _SERIES
     square = jnp.where(small, y, 0.0) ** 2
@@ -48,8 +48,7 @@ def log_sinhc(y: jax.Array) -> jax.Array:
 def log_mean_power(slope: jax.Array, middle: ArrayLike, width: ArrayLike) -> jax.Array:
     """Return the logarithm of the mean of exp(slope x) over a band, for any slope including 0.
 
-    The textbook form (x1^s - x0^s) / s is 0/0 at s = 0, and in single precision off by 2 % at s = 1e-6; this form is
-    not.
+    The textbook form (x1^s - x0^s) / s is 0/0 at s = 0, and in single precision wrong by 2 % at s = 1e-6.
     """
     return slope * middle + log_sinhc(0.5 * slope * width)
 
@@ -88,7 +87,7 @@ def power_law(x, photon_index):
 
 
 def power_law_integral(middle, width, power, photon_index):
-    """Return ln of the integral, regular at every index, 1 and 2 included."""
+    """Return ln of the integral, finite with all derivatives at every index."""
     return jnp.log(width) + log_mean_power(power + 1.0 - photon_index, middle, width)
 
 
@@ -131,7 +130,7 @@ def log_parabola_integral(middle, width, power, alpha, beta):
 
 
 def _band_parts(alpha, beta, e_peak):
-    """Return 1 / E_0, ln of the break energy, the offset ln(f / E^beta) above it, and whether parameters are valid."""
+    """Return 1 / E_0, ln of the break energy, the offset ln(f / E^beta) above it, and the mask of valid parameters."""
     inside = (alpha >= beta) & (alpha >= -2.0) & (e_peak > 0.0)
     has_cutoff, has_break = alpha > -2.0, alpha > beta
     rate = (2.0 + alpha) / e_peak
@@ -166,14 +165,19 @@ def black_body(x, energy, kT):
     return 2.0 * x - y - jnp.log(-jnp.expm1(-y))
 
 
+def integral_by_quadrature(log_shape, middle, width, power, *params):
+    """Return ln of the integral of a shape ``log_shape(x, energy, *params)``, by quadrature."""
+    columns = [jnp.expand_dims(value, -1) for value in params]
+    return jnp.log(width) + log_mean(lambda x: (power + 1.0) * x + log_shape(x, jnp.exp(x), *columns), middle, width)
+
+
 def black_body_integral(middle, width, power, kT):
     """Return ln of the integral, by quadrature."""
-    kT = jnp.expand_dims(kT, -1)
-    return jnp.log(width) + log_mean(lambda x: (power + 1.0) * x + black_body(x, jnp.exp(x), kT), middle, width)
+    return integral_by_quadrature(black_body, middle, width, power, kT)
 
 
 def _resolved(centre, sigma):
-    """Return the width of a line, at least the rounding error of its energy; NaN if it is negative."""
+    """Return the width of a line, or the rounding error of its energy if that is larger; NaN for a negative width."""
     smallest = jnp.finfo(jnp.result_type(float, sigma)).eps * jax.lax.stop_gradient(centre)
     return jnp.where(sigma > smallest, sigma, jnp.where(sigma >= 0.0, smallest, jnp.nan))
 
@@ -214,8 +218,9 @@ def gaussian_line_fractions(edges, centre, sigma):
 def _fractions(u):
     """Return the probabilities of a standard normal variable between limits, accurate in both tails."""
     tail = 0.5 * erfc(jnp.where(u > 0.0, u, -u) * math.sqrt(0.5))
-    low, high, at_low, at_high = u[..., :-1], u[..., 1:], tail[..., :-1], tail[..., 1:]
-    return jnp.where(low > 0.0, at_low - at_high, jnp.where(high <= 0.0, at_high - at_low, 1.0 - at_low - at_high))
+    low, high, tail_low, tail_high = u[..., :-1], u[..., 1:], tail[..., :-1], tail[..., 1:]
+    inner = jnp.where(high <= 0.0, tail_high - tail_low, 1.0 - tail_low - tail_high)
+    return jnp.where(low > 0.0, tail_low - tail_high, inner)
 
 
 def gaussian_line_moments(edges, centre, sigma):
@@ -241,7 +246,7 @@ def gaussian_line_moments(edges, centre, sigma):
         shift**2 + scale * (2.0 * shift * first + scale * second),
         shift**3 + scale * (3.0 * shift**2 * first + scale * (3.0 * shift * second + scale * third)),
     )
-    # Their rounding errors may be large where the line is much wider than the bin.
+    # Clipped, because rounding errors may be large where the line is much wider than the bin.
     return fraction, [
         jnp.where(has_photons, jnp.clip(mean, -1.0, 1.0), uniform)
         for mean, uniform in zip(means, (0.0, 1.0 / 3.0, 0.0), strict=True)

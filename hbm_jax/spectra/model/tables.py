@@ -22,7 +22,7 @@ _Z = Parameter("", "Uniform(0.0, 10.0)", "redshift")
 
 @dataclass(frozen=True)
 class _Table(Component):
-    """Component of a table model; see `AdditiveTable`."""
+    """Component read from a table model; see `AdditiveTable`."""
 
     _: KW_ONLY
     file: str = ""
@@ -46,7 +46,7 @@ class _Table(Component):
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
-        """Parameters of the file, the factor of the energies if it has one, and the redshift if it is not fixed."""
+        """Parameters of the file, its energy scale if it has one, and the redshift if it is not fixed."""
         table = self.table
         parameters = {p.name: _parameter(p, table.name) for p in table.parameters}
         if table.has_energy_scale:
@@ -58,13 +58,16 @@ class _Table(Component):
         """True if the energies of the table depend on parameters, such as the redshift."""
         return self.z is None or self.table.has_energy_scale
 
+    def _one_plus_z(self, params: dict[str, jax.Array]) -> Any:
+        """Return 1 + z, with the fixed redshift or that among the parameters."""
+        return 1.0 + (params["z"] if self.z is None else self.z)
+
     def _stretch(self, params: dict[str, jax.Array]) -> Any:
-        """Return the energy in the table over the observed energy."""
-        one_plus_z = 1.0 + (params["z"] if self.z is None else self.z)
-        return one_plus_z / params.get("energy_scale", 1.0)
+        """Return the ratio of the energy in the table to the observed energy."""
+        return self._one_plus_z(params) / params.get("energy_scale", 1.0)
 
     def _interpolated(self, rows: Any, params: dict[str, jax.Array]) -> jax.Array:
-        """Return the model (..., K) from rows on the grid, (1 + num_additional, ..., num_grid, K)."""
+        """Return the model (..., K), interpolated on the grid, from rows (1 + num_additional, ..., num_grid, K)."""
         table = self.table
         weights = grid_weights(table.interpolated, params)
         factors = [params[p.name] for p in table.parameters if not p.values]
@@ -77,6 +80,13 @@ class _Table(Component):
         """Return the spectra of the file, (1 + num_additional, num_grid, num_energies)."""
         table = self.table
         return np.concatenate([table.spectra[None], table.additional])
+
+    def _concrete(self, energy: Any) -> np.ndarray:
+        """Return energies as a NumPy array; raise ValueError for traced ones."""
+        numbers = concrete(energy)
+        if numbers is None:
+            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        return numbers
 
 
 def _parameter(parameter: TableParameter, model: str) -> Parameter:
@@ -98,12 +108,15 @@ def grid_weights(parameters: tuple[TableParameter, ...], params: dict[str, jax.A
         points = jnp.asarray(nodes, value.dtype)
         cell = jnp.clip(jnp.searchsorted(points, value, side="right") - 1, 0, len(nodes) - 2)
         fraction = (value - points[cell]) / (points[cell + 1] - points[cell])
-        number = jnp.arange(len(nodes))
-        own = jnp.where(number == cell[..., None], 1.0 - fraction[..., None], 0.0)
-        own = jnp.where(number == cell[..., None] + 1, fraction[..., None], own)
-        own = jnp.where(inside[..., None], own, jnp.nan)
-        product = own if weights is None else weights[..., :, None] * own[..., None, :]
-        weights = product if weights is None else product.reshape(*product.shape[:-2], -1)
+        index = jnp.arange(len(nodes))
+        axis_weights = jnp.where(index == cell[..., None], 1.0 - fraction[..., None], 0.0)
+        axis_weights = jnp.where(index == cell[..., None] + 1, fraction[..., None], axis_weights)
+        axis_weights = jnp.where(inside[..., None], axis_weights, jnp.nan)
+        if weights is None:
+            weights = axis_weights
+        else:
+            product = weights[..., :, None] * axis_weights[..., None, :]
+            weights = product.reshape(*product.shape[:-2], -1)
     return weights
 
 
@@ -112,15 +125,15 @@ def _cumulative(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((*rows.shape[:-1], 1)), np.cumsum(rows, axis=-1)], axis=-1)
 
 
-def _at_known(edges: np.ndarray, values: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Return values (R, G, num_edges), interpolated linearly at energies (..., K), (R, ..., G, K)."""
+def _interpolated_rows(edges: np.ndarray, values: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Return values (R, G, num_edges) interpolated linearly at concrete energies (..., K), as (R, ..., G, K)."""
     cell = np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, len(edges) - 2)
     fraction = np.clip((energy - edges[cell]) / (edges[cell + 1] - edges[cell]), 0.0, 1.0)
-    found = (1.0 - fraction) * values[..., cell] + fraction * values[..., cell + 1]
-    return np.moveaxis(found, 1, -2)
+    interpolated = (1.0 - fraction) * values[..., cell] + fraction * values[..., cell + 1]
+    return np.moveaxis(interpolated, 1, -2)
 
 
-_at = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")
+_interp = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")
 
 
 @dataclass(frozen=True)
@@ -134,8 +147,8 @@ class AdditiveTable(_Table):
     file : str
         FITS file of OGIP/92-009. In text: ``atable("file.mod")``, or ``atable("file.mod", label)``.
     z : float or None
-        Redshift of the source, by which energies and the rate of photons are divided; None makes it a parameter. The
-        keyword REDSHIFT of the file need not be set.
+        Redshift of the source: energies and photon rates are divided by 1 + z. None makes it a parameter. The keyword
+        REDSHIFT of the file need not be set.
 
     Raises
     ------
@@ -146,11 +159,10 @@ class AdditiveTable(_Table):
 
     Notes
     -----
-    The spectra are interpolated linearly in each parameter, or in its logarithm, as the file says (METHOD). The model
-    is 10^log10_amplitude times the sum of the interpolated spectrum and of the additional ones, each times its
-    parameter. It is folded on all energy bins of a response, with the photons of each bin of the table distributed
-    uniformly in it. It is 0 at energies outside the table and NaN outside the grid. Its gradient is discontinuous at
-    the values of the grid.
+    The spectra are interpolated linearly in each parameter or its logarithm, according to METHOD in the file. The model
+    is 10^log10_amplitude times the sum of the interpolated spectrum and of the additional spectra, each times its
+    parameter. Photons are uniform within each bin of the table. The model is folded on all energy bins of a response.
+    It is 0 at energies outside the table and NaN outside the grid. Its gradient is discontinuous at the grid points.
 
     Examples
     --------
@@ -171,13 +183,11 @@ class AdditiveTable(_Table):
         return jnp.exp(_LN10 * params["log10_amplitude"])[..., None]
 
     def _tables(self, energy):
-        known = concrete(energy)
-        if known is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        observed = self._concrete(energy)
         edges, density = self.table.energy, self._rows() / np.diff(self.table.energy)
         if self._moves:
-            return known, density
-        source = known * (1.0 + float(self.z or 0.0))
+            return observed, density
+        source = observed * self._one_plus_z({})
         inside = (source >= edges[0]) & (source < edges[-1])
         cell = np.clip(np.searchsorted(edges, source, side="right") - 1, 0, len(edges) - 2)
         return np.moveaxis(np.where(inside, density[..., cell], 0.0), 1, -2)
@@ -189,21 +199,22 @@ class AdditiveTable(_Table):
         energy, density = tables
         edges, stretch = self.table.energy, self._stretch(params)[..., None]
 
-        def at(target, spectrum):
+        def look_up(target, spectrum):
             cell = jnp.searchsorted(jnp.asarray(edges, target.dtype), target, side="right") - 1
             inside = (cell >= 0) & (cell < len(edges) - 1)
             return jnp.where(inside, spectrum[jnp.clip(cell, 0, len(edges) - 2)], 0.0)
 
         spectrum = self._interpolated(density, params)
-        found = jnp.vectorize(at, signature="(k),(n)->(k)")(jnp.asarray(energy, spectrum.dtype) * stretch, spectrum)
-        return self._norm(params) * found / jnp.asarray(params.get("energy_scale", 1.0))[..., None]
+        target = jnp.asarray(energy, spectrum.dtype) * stretch
+        values_at_target = jnp.vectorize(look_up, signature="(k),(n)->(k)")(target, spectrum)
+        return self._norm(params) * values_at_target / jnp.asarray(params.get("energy_scale", 1.0))[..., None]
 
     def _limits(self, edges):
         cumulative = _cumulative(self._rows())
         if self._moves:
             return edges, cumulative
-        one_plus_z = 1.0 + float(self.z or 0.0)
-        return np.diff(_at_known(self.table.energy, cumulative, np.asarray(edges) * one_plus_z)) / one_plus_z
+        one_plus_z = self._one_plus_z({})
+        return np.diff(_interpolated_rows(self.table.energy, cumulative, np.asarray(edges) * one_plus_z)) / one_plus_z
 
     def _integrals(self, limits, values):
         params = self._unprefixed(values)
@@ -212,9 +223,8 @@ class AdditiveTable(_Table):
         edges, cumulative = limits
         totals = self._interpolated(cumulative, params)
         target = jnp.asarray(edges, totals.dtype) * self._stretch(params)[..., None]
-        photons = jnp.diff(_at(target, jnp.asarray(self.table.energy, totals.dtype), totals))
-        one_plus_z = jnp.asarray(1.0 + (params["z"] if self.z is None else self.z))
-        return self._norm(params) * photons / one_plus_z[..., None]
+        photons = jnp.diff(_interp(target, jnp.asarray(self.table.energy, totals.dtype), totals))
+        return self._norm(params) * photons / jnp.asarray(self._one_plus_z(params))[..., None]
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral as in `Component.integral`, exact for photons that are uniform in the bins."""
@@ -226,8 +236,7 @@ class AdditiveTable(_Table):
         limits = (jnp.asarray(limit, spectrum.dtype)[..., None] * stretch for limit in (low, high))
         inside = jnp.clip(jnp.asarray(edges, spectrum.dtype), *limits)
         moments = jnp.diff(inside ** (power + 1)) / (power + 1)
-        one_plus_z = jnp.asarray(1.0 + (params["z"] if self.z is None else self.z))
-        total = jnp.sum(spectrum * moments, axis=-1) / stretch[..., 0] ** power / one_plus_z
+        total = jnp.sum(spectrum * moments, axis=-1) / stretch[..., 0] ** power / self._one_plus_z(params)
         return self._norm(params)[..., 0] * total
 
 
@@ -238,12 +247,12 @@ class MultiplicativeTable(_Table):
     Parameters
     ----------
     label, file, z
-        As in `AdditiveTable`.
+        As in `AdditiveTable`, without the division of photon rates; the same errors are raised.
 
     Notes
     -----
-    Interpolated as in `AdditiveTable`, and linearly in energy between the middles of the bins; constant beyond the
-    first and the last.
+    Interpolated in the parameters as in `AdditiveTable`, and linearly in energy between the middles of the bins. It is
+    constant below the first middle and above the last.
 
     Examples
     --------
@@ -254,12 +263,10 @@ class MultiplicativeTable(_Table):
     absorbs: ClassVar[bool] = True
 
     def _tables(self, energy):
-        known = concrete(energy)
-        if known is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        observed = self._concrete(energy)
         if self._moves:
-            return known, self._rows()
-        return _at_known(self._middles, self._rows(), known * (1.0 + float(self.z or 0.0)))
+            return observed, self._rows()
+        return _interpolated_rows(self._middles, self._rows(), observed * self._one_plus_z({}))
 
     @property
     def _middles(self) -> np.ndarray:
@@ -278,7 +285,7 @@ class MultiplicativeTable(_Table):
         energy, rows = tables
         spectrum = self._interpolated(rows, params)
         target = jnp.asarray(energy, spectrum.dtype) * jnp.asarray(self._stretch(params))[..., None]
-        return _at(target, jnp.asarray(self._middles, spectrum.dtype), spectrum)
+        return _interp(target, jnp.asarray(self._middles, spectrum.dtype), spectrum)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def spectrum_to_text(spectrum: Component) -> str:
 
 
 def _written(spectrum: Component) -> str:
+    """Return the text of an expression, without a check."""
     if isinstance(spectrum, Sum):
         return " + ".join(_written(part) for part in spectrum.parts)
     if isinstance(spectrum, Product):
@@ -58,6 +59,7 @@ def _written(spectrum: Component) -> str:
 
 
 def _is_default(item: dataclasses.Field, value) -> bool:
+    """Return True if an attribute has its default value and type."""
     return type(value) is type(item.default) and value == item.default
 
 
@@ -71,8 +73,8 @@ def spectrum_from_text(text: str) -> Component:
         bknpower, diskbb, gauss, tbabs and others, see `hbm_jax.spectra.model.registration.XSPEC`), in any case and
         abbreviated, are the same components with the normalisation of XSPEC; the default abundances are ``"wilm"``.
         Empty parentheses, and quotation marks around a label, may be omitted. ``cflux(a)`` and ``clumin(a, z=0.5)`` are
-        the expression a, scaled to a flux or luminosity, ``gsmooth(a)`` is a smoothed, and ``atable("a.mod")`` is a
-        table model; a label is the second argument.
+        the expression ``a`` scaled to a flux or luminosity, ``gsmooth(a)`` is the expression smoothed by a Gaussian,
+        and ``atable("a.mod")`` is a table model; a label is their second argument.
 
     Raises
     ------
@@ -100,6 +102,7 @@ def spectrum_from_text(text: str) -> Component:
 
 
 def _parsed(node: ast.expr, expected: str) -> Component:
+    """Return the component of a syntax node; `expected` begins the messages of errors."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
         left, right = _parsed(node.left, expected), _parsed(node.right, expected)
         return left + right if isinstance(node.op, ast.Add) else left * right
@@ -122,11 +125,12 @@ def _parsed(node: ast.expr, expected: str) -> Component:
     keywords = {argument.arg for argument in node.keywords}
     defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
     call = ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults])
-    found = _instantiated(call, classes, expected, **options)
-    return found * options["of"] if isinstance(found, FluxScale) and "of" in options else found
+    component = _instantiated(call, classes, expected, **options)
+    return component * options["of"] if isinstance(component, FluxScale) and "of" in options else component
 
 
 def _instantiated(node: ast.Call, classes: dict, expected: str, **options):
+    """Return the object of a call of one of the classes; `options` are further keyword arguments."""
     name = ast.unparse(node.func)
     if name not in classes:
         raise ValueError(
@@ -141,6 +145,7 @@ def _instantiated(node: ast.Call, classes: dict, expected: str, **options):
 
 
 def _value(node: ast.expr, expected: str):
+    """Return the value of an argument: a literal, a cosmology or grains, or an expression."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) in ARGUMENTS:
         return _instantiated(node, ARGUMENTS, expected)
     if isinstance(node, ast.Call | ast.BinOp):

@@ -33,10 +33,10 @@ def _nodes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_disk(x, energy, kT):
-    """Return ln of the sum of black bodies of a disc, 8/3 E^2 times the integral of t^(-11/3) / (exp(E / t kT) - 1).
+    """Return ln of the spectrum of a disc, 8/3 E^2 times the integral over t of t^(-11/3) / (exp(E / (t kT)) - 1).
 
     t runs from 0 to 1. With u = E / (t kT) the integral is w^(-8/3) times that of u^(5/3) / (exp(u) - 1) from
-    w = E / kT to infinity: by a series in w below 1, and by quadrature above, accurate to rounding.
+    w = E / kT to infinity. It is computed by a series in w below 1 and by quadrature above, accurate to rounding.
     """
     w = energy / kT
     small = jnp.minimum(w, 1.0)
@@ -61,13 +61,15 @@ def gaunt_factor(u, gamma2):
 
     Parameters
     ----------
-    u, gamma2 : (...)
-        Photon energy, and squared charge times 13.6 eV, over kT.
+    u : (...)
+        Photon energy divided by kT.
+    gamma2 : (...)
+        Charge squared times 13.6 eV, divided by kT.
 
     Notes
     -----
-    Quadrature over v, where u sinh(v)^2 is the energy of the electron after the emission over kT. Without the
-    correction it gives exp(u / 2) K_0(u / 2) sqrt(3) / pi.
+    Quadrature over v, where u sinh(v)^2 is the energy of the electron after the emission, divided by kT. Without the
+    correction the result is exp(u / 2) K_0(u / 2) sqrt(3) / pi.
     """
     u, gamma2 = (jnp.asarray(value)[..., None] for value in (u, gamma2))
     fraction, weights = (array.astype(u.dtype) for array in _nodes())
@@ -85,14 +87,6 @@ def _log_gaunt(energy, kT, kT_in_kev):
     u = energy / kT
     hydrogen, helium = (gaunt_factor(u, charge**2 * _RYDBERG / kT_in_kev + 0.0 * u) for charge in (1, 2))
     return jnp.log(hydrogen + 4.0 * _HELIUM * helium)
-
-
-def _by_quadrature(log_shape, middle, width, power, *params):
-    """Return ln of the integral of energy^power times a shape over a band in x."""
-    columns = [jnp.expand_dims(value, -1) for value in params]
-    return jnp.log(width) + shapes.log_mean(
-        lambda x: (power + 1.0) * x + log_shape(x, jnp.exp(x), *columns), middle, width
-    )
 
 
 @dataclass(frozen=True)
@@ -167,7 +161,7 @@ class DiskBlackBody(_Additive):
         return log_disk(x, energy, params["kT"] / self.pivot)
 
     def _log_integral(self, middle, width, power, params):
-        return _by_quadrature(log_disk, middle, width, power, params["kT"] / self.pivot)
+        return shapes.integral_by_quadrature(log_disk, middle, width, power, params["kT"] / self.pivot)
 
 
 @dataclass(frozen=True)
@@ -182,9 +176,10 @@ class Bremsstrahlung(_Additive):
 
     Notes
     -----
-    K (g_H + 4 n_He / n_H g_He) exp(-E / kT) / (E sqrt(kT)), with n_He / n_H = 0.085 and energies in keV. The Gaunt
-    factors are Born's with the correction of Elwert, averaged over the Maxwellian; XSPEC interpolates polynomials
-    fitted to exact ones (Kellogg, Baldwin & Koch 1975, ApJ 199, 299).
+    The spectrum is K (g_H + 4 n_He / n_H g_He) exp(-E / kT) / (E sqrt(kT)), with n_He / n_H = 0.085 and energies in
+    keV. The Gaunt factors g are those of the Born approximation with Elwert's correction, averaged over a Maxwellian
+    distribution. XSPEC interpolates polynomials fitted to exact Gaunt factors (Kellogg, Baldwin & Koch 1975, ApJ 199,
+    299).
 
     Examples
     --------
@@ -211,4 +206,4 @@ class Bremsstrahlung(_Additive):
         return self._log_density(x, energy, params["kT"] / self.pivot)
 
     def _log_integral(self, middle, width, power, params):
-        return _by_quadrature(self._log_density, middle, width, power, params["kT"] / self.pivot)
+        return shapes.integral_by_quadrature(self._log_density, middle, width, power, params["kT"] / self.pivot)

@@ -20,7 +20,6 @@ from hbm_jax.spectra.folding.response import Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip.tables import (
-    Floats,
     as_floats,
     consecutive,
     keyword,
@@ -30,7 +29,7 @@ from hbm_jax.spectra.ogip.tables import (
     spectrum_table,
     whole,
 )
-from hbm_jax.validation import DataError, Remedy, warn_unusual
+from hbm_jax.validation import DataError, Floats, Remedy, warn_unusual
 
 NONE = ("", "none", "null")  # values of a header keyword that mean no file
 OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
@@ -63,11 +62,12 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     approximate errors of Poisson counts in STAT_ERR, which are not used. RATE is multiplied by the exposure. The
     product is Poisson if POISSERR is T, or if it is a whole number to single precision and the file does not have both
     POISSERR = F and STAT_ERR. All other counts have STAT_ERR as Gaussian errors. QUALITY, GROUPING, BACKSCAL and
-    AREASCAL may be columns or keywords. SYS_ERR is a fraction of the counts, which chi-square adds to the errors;
-    statistics of Poisson counts cannot use it, which is a warning. CORRFILE is not used, with a warning.
+    AREASCAL may be columns or keywords. SYS_ERR is a fraction of the counts; chi-square statistics add it to the
+    errors. A warning is issued for SYS_ERR of Poisson counts, whose statistics cannot use it, and for CORRFILE, which
+    is not used.
 
     Of several SPECTRUM extensions, the first that is not a background (HDUCLAS2 = BKG) is read. Counts that are
-    negative or not finite in a channel of bad QUALITY become NaN, and that channel is never used. Spectra of type II
+    negative or not finite in a channel of bad QUALITY become NaN; such a channel is never used. Spectra of type II
     without a positive exposure are left out with a warning, unless they are selected by number.
     """
     path, number = numbered(path)
@@ -75,7 +75,7 @@ def read_pha(path: str | Path) -> list[Spectrum]:
 
 
 def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | None]:
-    """Read all spectra of a file, or the one with a number; None for a spectrum of type II without exposure."""
+    """Read all spectra of a file, or the one with this number; None for a spectrum of type II without exposure."""
     with opened(path) as hdus:
         table = _Table(spectrum_table(hdus, path, background), path)
         is_type2 = table.values(None).ndim == 2
@@ -85,7 +85,7 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
         selected = rows if number is None else [rows[number - 1]]
         unexposed = [row for row in selected if row is not None and number is None and not _has_exposure(table, row)]
         if len(unexposed) == len(selected):
-            unexposed = []  # none has an exposure: reading the first raises an error that names it
+            unexposed = []  # reading the first then raises an error that names it
         spectra = {row: _spectrum(table, row) for row in selected if row not in unexposed}
         unused = [_unused_corrections(table, row, spectrum) for row, spectrum in spectra.items()]
     texts = []
@@ -102,13 +102,13 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
 
 
 def _has_exposure(table: "_Table", row: int) -> bool:
-    """Return whether a spectrum of type II has a positive exposure."""
+    """Return True if a spectrum of type II has a positive exposure."""
     times = table.per_channel("EXPOSURE", np.nan, row, len(table.values(row)))
     return bool((times > 0).all())
 
 
 class _Table:
-    """SPECTRUM extension, where quantities are columns or keywords, and type II has one row per spectrum."""
+    """SPECTRUM extension. Quantities are columns or keywords; in type II each row is a spectrum."""
 
     def __init__(self, hdu: fits.BinTableHDU, path: Path):
         self.hdu, self.path, self.where = hdu, path, f"{path}[{hdu.name}]"
@@ -191,13 +191,13 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
 
 
 def _unused_corrections(table: _Table, row: int | None, spectrum: Spectrum) -> dict[str, str]:
-    """Return messages for systematic errors, which statistics of counts cannot use, and a correction file."""
+    """Return messages, by keyword, for systematic errors of Poisson counts and for a correction file."""
     messages, num = {}, len(spectrum)
     systematic = table.per_channel("SYS_ERR", 0.0, row, num) != 0
     if systematic.any() and spectrum.error is None:
         messages["SYS_ERR"] = (
-            f"{table.location(row)}, SYS_ERR: systematic errors of {systematic.sum()} channels are used by chi-square "
-            "alone, not by statistics of Poisson counts"
+            f"{table.location(row)}, SYS_ERR: systematic errors of {systematic.sum()} channels are used only by "
+            "chi-square, not by statistics of Poisson counts"
         )
     name = table.name("CORRFILE", row)
     if name.lower() not in NONE and (table.per_channel("CORRSCAL", 1.0, row, num) != 0).any():
@@ -208,7 +208,7 @@ def _unused_corrections(table: _Table, row: int | None, spectrum: Spectrum) -> d
 def _counts(
     table: _Table, row: int | None, values: Floats, exposure: float, good: NDArray[np.bool_]
 ) -> tuple[Floats, Floats | None]:
-    """Return counts, and errors unless they are Poisson; NaN in bad channels with invalid values."""
+    """Return counts, and their errors (None if they are Poisson); NaN in bad channels with invalid values."""
     where, rate = table.location(row), table.quantity == "RATE"
     counts = values * exposure if rate else values
     reject(~np.isfinite(counts) & good, counts, f"{where}, {table.quantity}", "a finite number")
@@ -226,9 +226,9 @@ def _counts(
             f"{where}: expected whole numbers of counts, POISSERR = T, or errors in STAT_ERR; found none of these."
         )
     error = table.per_channel("STAT_ERR", np.nan, row, len(counts)) * (exposure if rate else 1.0)
-    known = np.isfinite(error) & (error >= 0)
-    reject(~known & good, error, f"{where}, STAT_ERR", "an error of 0 or more")
-    return np.where(known, nearest if is_whole else counts, np.nan), np.where(known, error, np.nan)
+    valid = np.isfinite(error) & (error >= 0)
+    reject(~valid & good, error, f"{where}, STAT_ERR", "an error of 0 or more")
+    return np.where(valid, nearest if is_whole else counts, np.nan), np.where(valid, error, np.nan)
 
 
 def read_spectrum(
@@ -247,9 +247,9 @@ def read_spectrum(
     path : path
         PHA file of type I, or ``file{row}`` of type II.
     background, rmf, arf : path, optional
-        Files to use instead of those named in the header; ``"none"`` for no file. File names of the header are relative
-        to the folder of the spectrum; the file is also searched for in that folder itself, and with the suffix ``.gz``.
-        A number in braces selects one of several spectra or matrices in a file; the default is the row of the spectrum.
+        Files to use instead of those named in the header; ``"none"`` for no file. File names in the header are relative
+        to the folder of the spectrum; files are also looked for directly in that folder, and with the suffix ``.gz``. A
+        number in braces selects one of several spectra or matrices in a file; the default is the row of the spectrum.
     name : str, optional
         Name of the source; default: the name of the file.
     cache : dict, optional
@@ -291,8 +291,8 @@ def read_spectra(
     Parameters
     ----------
     path, background, rmf, arf
-        As for `read_spectrum`. If a background or response file has several spectra or matrices, each row uses the one
-        with its number.
+        As for `read_spectrum`. Of several spectra or matrices in a background or response file, each row uses the one
+        with its own number.
 
     Returns
     -------
@@ -319,7 +319,7 @@ def read_rows(
     rmf: str | Path | None = None,
     arf: str | Path | None = None,
 ) -> list[Spectrum | None]:
-    """Read all rows as `read_spectra` does, with None for the rows that it leaves out."""
+    """Read all rows of a PHA file as `read_spectra` does; None for each row that it leaves out."""
     base, number = numbered(path)
     file_names = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
     spectra = _rows(base, number, False)
@@ -334,7 +334,7 @@ def read_rows(
 def _with_files(
     spectrum: Spectrum, base: Path, row: int | None, file_names: dict[str, Any], name: str | None, cache: dict
 ) -> Spectrum | None:
-    """Add background and response to the spectrum in `row`; return None if the background has no exposure."""
+    """Return the spectrum in `row` with its background and response; None if the background has no exposure."""
 
     def cached(read: Callable, *key):
         if (read, *key) not in cache:
@@ -382,31 +382,31 @@ def file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | No
         for name in (str(candidate), f"{candidate}.gz"):
             if os.path.isfile(name):  # unlike Path.is_file, False for invalid file names
                 return Path(name), number
-    without = Remedy(OPTIONS[key], "none")
+    no_file = Remedy(OPTIONS[key], "none")
     raise DataError(
         f"{base}, {key}: expected the file {header_name!r} in the folder of the spectrum; found no such file. Name "
-        f"another ({OPTIONS[key]}=PATH), or none ({without}).",
-        [without],
+        f"another ({OPTIONS[key]}=PATH), or none ({no_file}).",
+        [no_file],
     )
 
 
 def _reject_own_file(path: Path, number: int, base: Path, row: int) -> None:
-    """Reject a spectrum as its own background, which must be another extension or another row of the file."""
+    """Raise DataError if the background is the spectrum itself: the same extension and row of the same file."""
     if number != row or not (os.path.isfile(base) and os.path.samefile(path, base)):
         return
     with opened(path) as hdus:
         is_same_table = spectrum_table(hdus, path, True) is spectrum_table(hdus, path, False)
     if is_same_table:
-        without = Remedy("background", "none")
+        no_file = Remedy("background", "none")
         raise DataError(
             f"{base}, BACKFILE: expected another file, or an extension SPECTRUM with HDUCLAS2 = BKG in this one; found "
-            f"the file itself without such an extension. Name the background (background=PATH), or none ({without}).",
-            [without],
+            f"the file itself without such an extension. Name the background (background=PATH), or none ({no_file}).",
+            [no_file],
         )
 
 
 def _number_in_file(file: tuple[Path, int | None], num: int, row: int | None, kind: str, option: str) -> int:
-    """Return the number, from 1, of the spectrum or matrix in a file that belongs to a spectrum."""
+    """Return the number, from 1, of the spectrum or matrix to use from a background or response file."""
     path, number = file
     number = number or (1 if num <= 1 else row)
     if number is None:

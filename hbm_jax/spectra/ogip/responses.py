@@ -9,7 +9,6 @@ from scipy import sparse
 
 from hbm_jax.spectra.folding.response import AREA_INCLUDED, Arf, Rmf
 from hbm_jax.spectra.ogip.tables import (
-    Floats,
     as_floats,
     column,
     consecutive,
@@ -22,15 +21,15 @@ from hbm_jax.spectra.ogip.tables import (
     tables,
     whole,
 )
-from hbm_jax.validation import DataError, warn_unusual
+from hbm_jax.validation import DataError, Floats, warn_unusual
 
 MATRICES = ("MATRIX", "SPECRESP MATRIX")
 LARGEST_GAP = 1e-4  # relative, between the end of an energy bin and the start of the next, stored in single precision
 SAME_EDGE = 1e-6  # relative difference of bin edges that are equal in the parts of a split response
-# Of channels: relative to the width of the narrower one, and to the energy because of single precision.
+# Largest overlap of channels: relative to the width of the narrower one, and (single precision) to the energy.
 LARGEST_OVERLAP = 0.01, 1e-6
 NEGLIGIBLE = 1e-4  # fraction of a response in negative elements below which there is no warning
-FIRST_EDGE = 1e-3  # lower edge of the first bin if it is 0 keV in the file, relative to its upper edge
+FIRST_EDGE = 1e-3  # lower edge that replaces 0 keV in the first bin, relative to the upper edge
 
 
 def read_arf(path: str | Path) -> Arf:
@@ -87,13 +86,13 @@ def read_rmf(path: str | Path, number: int = 1) -> Rmf:
 
     Notes
     -----
-    Several extensions named MATRIX, unless their times differ, are parts of one response. Their sum is read, on the
+    Several extensions named MATRIX are parts of one response, unless their times differ. Their sum is returned, on the
     union of their energy bin edges.
 
     Channels are numbered from TLMIN of F_CHAN, or from the first channel of EBOUNDS if TLMIN is absent. A lower edge of
-    0 keV is treated as in `read_arf`. Rows of energy bins of zero width are zero. Small negative elements, which occur
+    0 keV is treated as in `read_arf`. Energy bins of zero width have no response. Small negative elements, which occur
     in interpolated calibration files, become 0, and the other elements of their row are scaled to keep the row sum,
-    which has to be 0 or more; a warning is issued if they are more than 1e-4 of the response.
+    which must be 0 or more. A warning is issued if negative elements are more than 1e-4 of the response.
     """
     path = Path(path)
     with opened(path) as hdus:
@@ -156,7 +155,7 @@ def area_warnings(rmf: Rmf, arf: Arf | None) -> list[str]:
 
 
 def _reject_overlaps(e_min: Floats, e_max: Floats, where: str) -> None:
-    """Reject overlapping nominal channel energies, which may increase or decrease."""
+    """Raise DataError for overlapping nominal channel energies, which may increase or decrease."""
     order = np.lexsort((e_max, e_min))
     low, high = e_min[order], e_max[order]
     relative, absolute = LARGEST_OVERLAP

@@ -17,10 +17,10 @@ from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.spectra.ogip.tables import opened
-from hbm_jax.validation import DataError
+from hbm_jax.spectra.ogip.writing import refuse_existing
+from hbm_jax.validation import DataError, Floats
 
-Floats = NDArray[np.float64]
-NUM_CHECKS = 200  # largest number of cells in whose middles the error of the interpolation is measured
+NUM_CHECKS = 200  # largest number of grid cells in which the interpolation error is measured
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class TableParameter:
     Attributes
     ----------
     name : str
-        Name in the file, with other characters than letters, digits and underscores replaced by underscores.
+        Name in the file; characters other than letters, digits and underscores are replaced by underscores.
     unit : str
         Unit, empty if there is none.
     values : tuple of float
-        Values of the grid, increasing; empty for an additional parameter, in which the model is linear.
+        Grid points, increasing; empty for an additional parameter, in which the model is linear.
     logarithmic : bool
-        Whether the model is interpolated in the logarithm of the parameter.
+        True: the model is interpolated in the logarithm of the parameter.
     initial, low, high : float
         Initial value, and hard limits.
     fixed : bool
-        Whether the parameter is fixed by default (a step of 0 or less in the file).
+        True: the parameter is fixed by default (a step of 0 or less in the file).
     """
 
     name: str
@@ -62,9 +62,9 @@ class TableModel:
     name : str
         Name of the model.
     additive : bool
-        Whether the spectra are photons/cm^2/s in each bin; otherwise factors, or optical depths.
+        True: the spectra are photons/cm^2/s in each bin; False: factors, or optical depths.
     has_redshift, has_energy_scale : bool
-        Whether the model has a redshift, and a factor of all energies.
+        True: the model has a redshift, or a factor of all energies (keywords REDSHIFT and ESCALE).
     parameters : tuple of TableParameter
         Interpolated parameters, then additional ones.
     energy : (num_energies + 1,)
@@ -74,7 +74,7 @@ class TableModel:
     additional : (num_additional, num_grid, num_energies)
         Spectra that are multiplied by each additional parameter and added.
     error : float
-        Error of the interpolation, if it was measured by `write_table_model`; NaN otherwise.
+        Interpolation error, if it was measured by `write_table_model`; NaN otherwise.
     """
 
     name: str
@@ -104,7 +104,7 @@ def read_table_model(path: str | Path) -> TableModel:
     Returns
     -------
     TableModel
-        Read once for each version of the file.
+        The last 8 files are cached, and read again if they were modified.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def read_table_model(path: str | Path) -> TableModel:
 
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, modified: int) -> TableModel:
-    """Read the version of a file that was modified at some time."""
+    """Read a table model; the time of modification is part of the key of the cache."""
     with opened(path) as hdus:
         header = hdus[0].header
         extensions = {}
@@ -160,7 +160,7 @@ def _read(path: Path, modified: int) -> TableModel:
 
 def _parameters(hdu: fits.BinTableHDU, path: Path) -> tuple[TableParameter, ...]:
     """Return the parameters in the order of the file."""
-    found, units = [], hdu.columns.names
+    parameters, columns = [], hdu.columns.names
     num_interpolated = int(hdu.header.get("NINTPARM", len(hdu.data)))
     for number, row in enumerate(hdu.data):
         name = re.sub(r"\W+", "_", str(row["NAME"])).strip("_") or f"parameter_{number + 1}"
@@ -177,16 +177,16 @@ def _parameters(hdu: fits.BinTableHDU, path: Path) -> tuple[TableParameter, ...]
         logarithmic = int(row["METHOD"]) == 1 if number < num_interpolated else False
         if logarithmic and not values[0] > 0:
             raise DataError(f"{path}[PARAMETERS], {name}: expected positive values of METHOD 1; found {values[0]:g}.")
-        unit = str(row["UNIT"]).strip() if "UNIT" in units else ""
+        unit = str(row["UNIT"]).strip() if "UNIT" in columns else ""
         fixed = float(row["DELTA"]) <= 0
-        found.append(TableParameter(name, unit, values, logarithmic, float(row["INITIAL"]), low, high, fixed))
-    if not any(parameter.values for parameter in found):
+        parameters.append(TableParameter(name, unit, values, logarithmic, float(row["INITIAL"]), low, high, fixed))
+    if not any(parameter.values for parameter in parameters):
         raise DataError(f"{path}[PARAMETERS]: expected at least one interpolated parameter; found none.")
-    return tuple(found)
+    return tuple(parameters)
 
 
 def _grid_order(points: Floats, grid: Sequence[Sequence[float]], path: Path) -> NDArray[np.int64]:
-    """Return the rows of the grid points in the order in which the last parameter varies fastest."""
+    """Return the rows of the grid points, ordered so that the last parameter varies fastest."""
     shape = tuple(map(len, grid))
     if points.shape != (int(np.prod(shape)), len(grid)):
         raise DataError(
@@ -194,9 +194,9 @@ def _grid_order(points: Floats, grid: Sequence[Sequence[float]], path: Path) -> 
             f"{points.shape[1]}."
         )
     nearest = [np.abs(points[:, [axis]] - np.asarray(values)).argmin(axis=1) for axis, values in enumerate(grid)]
-    place = np.ravel_multi_index(nearest, shape)
-    order = np.argsort(place, kind="stable")
-    if not np.array_equal(place[order], np.arange(len(points))):
+    grid_index = np.ravel_multi_index(nearest, shape)
+    order = np.argsort(grid_index, kind="stable")
+    if not np.array_equal(grid_index[order], np.arange(len(points))):
         raise DataError(f"{path}[SPECTRA], PARAMVAL: expected every point of the grid of parameters once.")
     return order
 
@@ -208,8 +208,8 @@ def hat_weights(point: Sequence[float], parameters: Sequence[TableParameter]) ->
         nodes = np.array(parameter.values)
         if parameter.logarithmic:
             value, nodes = np.log(value), np.log(nodes)
-        own = np.array([np.interp(value, nodes, row) for row in np.eye(len(nodes))])
-        weights = np.multiply.outer(weights, own).ravel()
+        axis_weights = np.array([np.interp(value, nodes, row) for row in np.eye(len(nodes))])
+        weights = np.multiply.outer(weights, axis_weights).ravel()
     return weights
 
 
@@ -228,44 +228,46 @@ def write_table_model(
     name: str = "model",
     overwrite: bool = False,
 ) -> float:
-    """Write a table model of a function, and measure the error of its interpolation.
+    """Write a table model of a function, and measure its interpolation error.
 
     Parameters
     ----------
     path : path
         File to write.
     function : callable
-        ``function(energy, **parameters)``, with edges of bins (num_energies + 1,) and one number for each parameter.
-        Returns photons/cm^2/s in the bins if it is additive; otherwise a factor, or an optical depth for an etable.
+        ``function(energy, **parameters)``, with edges of bins (num_energies + 1,) and one number for each parameter. It
+        returns photons/cm^2/s in the bins for an additive model; otherwise a factor, or an optical depth for an etable.
     energy : (num_energies + 1,)
         Edges of the bins [keV], in the frame of the source, positive and increasing.
     grid : mapping of str to (num,) array
-        Values of each parameter, increasing.
+        Grid points of each parameter, increasing.
     additive : bool
-        Whether the spectra are photons in bins.
+        True: the spectra are photons in bins.
     logarithmic : sequence of str
         Parameters in whose logarithm the spectra are interpolated.
     units : mapping of str to str, optional
         Units of parameters.
     additional : mapping of str to (callable, float, float), optional
-        Additional parameters: a function as above, of the parameters of the grid, and the limits of the parameter. The
-        result times the parameter is added.
+        Additional parameters: a function like the first, whose result times the parameter is added, and the limits of
+        the parameter.
     redshift, energy_scale : bool
-        Whether the model has a redshift and a factor of all energies.
+        True: the model has a redshift, or a factor of all energies.
     name : str
         Name of the model, at most 12 characters.
     overwrite : bool
-        Whether to replace a file.
+        True: replace an existing file.
 
     Returns
     -------
     float
-        Largest error of the interpolation in the middle of the cells of the grid, of up to 200 of them: the sum over
-        the bins of absolute differences from the function, relative to the sum of the function, if it is additive; else
-        the largest difference in a bin. It is also the keyword INTPERR of the file.
+        Largest interpolation error at the centres of up to 200 grid cells. For an additive model, the sum over bins of
+        absolute differences from the function, relative to the sum of the function; otherwise the largest difference in
+        a bin. The file has it as the keyword INTPERR.
 
     Raises
     ------
+    FileExistsError
+        If the file exists and `overwrite` is false.
     DataError
         If the energies or a grid are not increasing, or the function returns a wrong shape or numbers that are not
         finite.
@@ -277,19 +279,20 @@ def write_table_model(
     ...     return kT * -np.diff(np.exp(-energy / kT))
     >>> error = write_table_model("thermal.mod", thermal, edges, grid, logarithmic=["kT"])  # doctest: +SKIP
     """
+    refuse_existing(Path(path), overwrite)
     energy = np.asarray(energy, float)
     if energy.ndim != 1 or len(energy) < 2 or not (np.diff(energy) > 0).all() or not energy[0] > 0:
         raise DataError(f"{path}: expected positive, increasing energies; found {energy[:3]}.")
-    parameters = [_written_parameter(key, grid[key], key in logarithmic, (units or {}).get(key, "")) for key in grid]
-    functions = {key: one for key, (one, _, _) in (additional or {}).items()}
-    others = [
-        TableParameter(key, (units or {}).get(key, ""), (), False, 0.5 * (low + high), low, high)
-        for key, (_, low, high) in (additional or {}).items()
+    units, additional = units or {}, additional or {}
+    parameters = [_written_parameter(key, grid[key], key in logarithmic, units.get(key, "")) for key in grid]
+    additional_parameters = [
+        TableParameter(key, units.get(key, ""), (), False, 0.5 * (low + high), low, high)
+        for key, (_, low, high) in additional.items()
     ]
     points = list(itertools.product(*(parameter.values for parameter in parameters)))
 
-    def evaluated(one: Callable[..., ArrayLike], point: Sequence[float]) -> Floats:
-        values = np.asarray(one(energy, **dict(zip(grid, point, strict=True))), float)
+    def evaluated(spectrum: Callable[..., ArrayLike], point: Sequence[float]) -> Floats:
+        values = np.asarray(spectrum(energy, **dict(zip(grid, point, strict=True))), float)
         if values.shape != (len(energy) - 1,) or not np.isfinite(values).all():
             raise DataError(
                 f"{path}: expected {len(energy) - 1} finite numbers from the function at {dict(zip(grid, point))}; "  # noqa: B905
@@ -298,16 +301,19 @@ def write_table_model(
         return values
 
     spectra = np.array([evaluated(function, point) for point in points])
-    extra = {key: np.array([evaluated(one, point) for point in points]) for key, one in functions.items()}
+    additional_spectra = [
+        np.array([evaluated(spectrum, point) for point in points]) for spectrum, _, _ in additional.values()
+    ]
     error = _interpolation_error(lambda point: evaluated(function, point), spectra, parameters, additive)
     keys: dict[str, Any] = {"MODLNAME": name[:12], "MODLUNIT": "photons/cm^2/s" if additive else " "}
     keys |= {"REDSHIFT": redshift, "ESCALE": energy_scale, "ADDMODEL": additive, "INTPERR": error}
-    _hdus(keys, energy, points, [*parameters, *others], spectra, extra).writeto(path, overwrite=overwrite)
+    hdus = _hdus(keys, energy, points, [*parameters, *additional_parameters], spectra, additional_spectra)
+    hdus.writeto(path, overwrite=overwrite)
     return error
 
 
 def _written_parameter(name: str, values: ArrayLike, logarithmic: bool, unit: str) -> TableParameter:
-    """Return an interpolated parameter with its grid, checked."""
+    """Return a parameter with its grid; raise DataError for an invalid grid."""
     nodes = np.asarray(values, float)
     if nodes.ndim != 1 or len(nodes) < 2 or not (np.diff(nodes) > 0).all() or (logarithmic and not nodes[0] > 0):
         raise DataError(f"{name}: expected at least two increasing values, positive if logarithmic; found {nodes[:4]}.")
@@ -318,18 +324,18 @@ def _written_parameter(name: str, values: ArrayLike, logarithmic: bool, unit: st
 def _interpolation_error(
     exact: Callable[[Sequence[float]], Floats], spectra: Floats, parameters: Sequence[TableParameter], additive: bool
 ) -> float:
-    """Return the largest error in the middles of cells."""
+    """Return the largest interpolation error at the centres of grid cells."""
     nodes = [np.log(p.values) if p.logarithmic else np.asarray(p.values) for p in parameters]
     middles = [0.5 * (x[1:] + x[:-1]) for x in nodes]
     middles = [np.exp(x) if p.logarithmic else x for x, p in zip(middles, parameters, strict=True)]
     num = int(np.prod([len(x) for x in middles]))
-    chosen = np.unique(np.linspace(0, num - 1, min(num, NUM_CHECKS)).round().astype(int))
+    cells = np.unique(np.linspace(0, num - 1, min(num, NUM_CHECKS)).round().astype(int))
     errors = []
-    for flat in chosen:
-        index = np.unravel_index(flat, [len(x) for x in middles])
+    for cell in cells:
+        index = np.unravel_index(cell, [len(x) for x in middles])
         point = [float(x[i]) for x, i in zip(middles, index, strict=True)]
-        truth, found = exact(point), hat_weights(point, parameters) @ spectra
-        difference = np.abs(found - truth)
+        truth = exact(point)
+        difference = np.abs(hat_weights(point, parameters) @ spectra - truth)
         errors.append(difference.sum() / max(np.abs(truth).sum(), 1e-300) if additive else difference.max())
     return float(max(errors))
 
@@ -340,34 +346,34 @@ def _hdus(
     points: Sequence[Sequence[float]],
     parameters: Sequence[TableParameter],
     spectra: Floats,
-    extra: Mapping[str, Floats],
+    additional: Sequence[Floats],
 ) -> fits.HDUList:
     """Return the extensions of a table model."""
     primary = fits.PrimaryHDU()
     keys = {**keys, "HDUCLASS": "OGIP", "HDUCLAS1": "XSPEC TABLE MODEL", "HDUVERS": "1.1.0"}
     primary.header.update(keys)
-    most = max(len(p.values) for p in parameters)
-    padded = np.array([[*p.values, *[0.0] * (most - len(p.values))] for p in parameters])
+    max_values = max(len(p.values) for p in parameters)
+    padded = np.array([[*p.values, *[0.0] * (max_values - len(p.values))] for p in parameters])
     columns = {
         "NAME": ("12A", [p.name[:12] for p in parameters]), "METHOD": ("J", [int(p.logarithmic) for p in parameters]),
         "INITIAL": ("D", [p.initial for p in parameters]),
         "DELTA": ("D", [-1.0 if p.fixed else 0.01 * (p.high - p.low) for p in parameters]),
         "MINIMUM": ("D", [p.low for p in parameters]), "BOTTOM": ("D", [p.low for p in parameters]),
         "TOP": ("D", [p.high for p in parameters]), "MAXIMUM": ("D", [p.high for p in parameters]),
-        "NUMBVALS": ("J", [len(p.values) for p in parameters]), "VALUE": (f"{most}D", padded),
+        "NUMBVALS": ("J", [len(p.values) for p in parameters]), "VALUE": (f"{max_values}D", padded),
         "UNIT": ("20A", [p.unit for p in parameters]),
     }  # fmt: skip
     num = sum(bool(p.values) for p in parameters)
     tables = [("PARAMETERS", columns)]
     tables.append(("ENERGIES", {"ENERG_LO": ("D", energy[:-1]), "ENERG_HI": ("D", energy[1:])}))
     size = f"{len(energy) - 1}D"
-    of_spectra: dict[str, Any] = {"PARAMVAL": (f"{num}D", np.array(points)), "INTPSPEC": (size, spectra)}
-    of_spectra |= {f"ADDSP{number:03d}": (size, one) for number, one in enumerate(extra.values(), 1)}
-    tables.append(("SPECTRA", of_spectra))
+    spectra_columns: dict[str, Any] = {"PARAMVAL": (f"{num}D", np.array(points)), "INTPSPEC": (size, spectra)}
+    spectra_columns |= {f"ADDSP{number:03d}": (size, rows) for number, rows in enumerate(additional, 1)}
+    tables.append(("SPECTRA", spectra_columns))
     hdus = [primary]
     for title, contents in tables:
-        made = [fits.Column(key, kind, array=values) for key, (kind, values) in contents.items()]
-        hdus.append(fits.BinTableHDU.from_columns(made, name=title))
+        fits_columns = [fits.Column(key, kind, array=values) for key, (kind, values) in contents.items()]
+        hdus.append(fits.BinTableHDU.from_columns(fits_columns, name=title))
     hdus[1].header["NINTPARM"], hdus[1].header["NADDPARM"] = num, len(parameters) - num
     for column in (1, 2):
         hdus[2].header[f"TUNIT{column}"] = "keV"

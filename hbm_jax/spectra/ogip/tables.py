@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from hbm_jax.names import listed
 from hbm_jax.reading import MAX_BYTES, read_bytes, refuse_expansion
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Floats
 
-Floats = NDArray[np.float64]
 KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # by TUNIT; keV if a header has none
 LARGEST_COUNT = 999  # most axes or columns that a header may have
 MAX_REPETITION = 20  # largest number of array elements of a table per byte
@@ -25,14 +24,14 @@ MAX_REPETITION = 20  # largest number of array elements of a table per byte
 
 @contextmanager
 def opened(path: Path) -> Iterator[fits.HDUList]:
-    """Open a FITS file; every error in the context becomes a `DataError` that names the file."""
+    """Open a FITS file in a context that turns every error into a `DataError` with the name of the file."""
     if not os.path.isfile(path):  # unlike Path.is_file, False for invalid file names
         raise DataError(f"{path}: expected a FITS file; found {'a folder' if os.path.isdir(path) else 'no such file'}.")
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # Warnings of astropy about headers are ignored, as all values that are read are validated here.
+            # Astropy's warnings about headers are ignored, because the readers validate all values.
             warnings.simplefilter("ignore")
-            # Those about truncated files, of which astropy reads the available part, become errors.
+            # Its warnings about truncated files, of which it reads the available part, become errors.
             warnings.filterwarnings("error", message=r"(?s).*(truncated|Error validating header|not multiple of)")
             with fits.open(io.BytesIO(_contents(path))) as hdus:
                 len(hdus)  # reads all headers, to detect truncation anywhere
@@ -49,7 +48,7 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
 def _contents(path: Path) -> bytes:
     """Return the decompressed contents of a file.
 
-    With a file name instead, astropy leaves broken files open and accepts truncated gzip data.
+    If given a file name, astropy would leave broken files open and accept truncated gzip data.
     """
     refuse_expansion(path)
     try:
@@ -64,7 +63,7 @@ def _contents(path: Path) -> bytes:
 
 
 def refuse_repetition(hdus: fits.HDUList, path: Path) -> None:
-    """Refuse tables with far more numbers than bytes: rows of zero width, or rows that share their arrays."""
+    """Raise DataError for tables with far more numbers than bytes: rows of zero width, or rows that share arrays."""
     for hdu in hdus:
         columns = getattr(hdu, "columns", None) or ()
         size = max(hdu.header["NAXIS1"] * hdu.header["NAXIS2"] + hdu.header.get("PCOUNT", 0), 1) if len(columns) else 0
@@ -99,13 +98,14 @@ def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.Bin
 
 
 def spectrum_table(hdus: fits.HDUList, path: Path, background: bool = False) -> fits.BinTableHDU:
-    """Return the first SPECTRUM extension that is (or is not) a background; if there is none, the first of all."""
+    """Return the first SPECTRUM extension that is, or is not, a background; the first extension if none matches."""
     first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
     matching = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
     return matching[0] if matching else first
 
 
 def _is_background(hdu: fits.BinTableHDU) -> bool:
+    """Return True for an extension marked as a background (HDUCLAS2 = BKG)."""
     return str(hdu.header.get("HDUCLAS2", "")).strip().upper() == "BKG"
 
 
@@ -142,7 +142,10 @@ def as_floats(values: Any, where: str) -> Floats:
 
 
 def keyword(header: fits.Header, name: str, default: float, where: str) -> float:
-    """Return a number from a header; a number in quotes is accepted, as in CFITSIO."""
+    """Return a number from a header, the default if it is absent, NaN for a logical value.
+
+    A number in quotes is accepted, as in CFITSIO. Raise DataError for other text.
+    """
     value = header.get(name)
     if value is None or isinstance(value, fits.card.Undefined):
         return default
@@ -169,13 +172,13 @@ def reject(bad: Any, values: Any, where: str, expected: str) -> None:
 
 
 def whole(values: Floats, where: str, expected: str) -> NDArray[np.int64]:
-    """Return whole numbers as integers."""
+    """Return whole numbers as integers; raise DataError for other numbers."""
     reject(~(np.abs(values) < 2**53) | (values % 1 != 0), values, where, expected)
     return values.astype(np.int64)
 
 
 def consecutive(channels: NDArray[np.int64], where: str) -> NDArray[np.int64]:
-    """Return the channels, or raise `DataError` unless their numbers are consecutive."""
+    """Return the channels; raise DataError unless their numbers are consecutive."""
     if not len(channels):
         raise DataError(f"{where}: expected channels; found none.")
     breaks = np.flatnonzero(np.diff(channels) != 1)
@@ -189,6 +192,6 @@ def consecutive(channels: NDArray[np.int64], where: str) -> NDArray[np.int64]:
 
 
 def numbered(path: str | Path) -> tuple[Path, int | None]:
-    """Split ``name{3}`` into name and number, which is None without braces."""
+    """Split ``name{3}`` into name and number; the number is None without braces."""
     match = re.fullmatch(r"(.*)\{(\d+)\}\s*", str(path), flags=re.DOTALL)
     return (Path(match[1]), int(match[2])) if match else (Path(path), None)

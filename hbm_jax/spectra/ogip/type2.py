@@ -1,4 +1,4 @@
-"""PHA files of type II: spectra of one detector in time intervals, one per row; and times in OGIP files."""
+"""PHA files of type II, whose rows are the spectra of one detector in time intervals; and times in OGIP files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import MATRICES
-from hbm_jax.spectra.ogip.tables import Floats, as_floats, keyword, opened, reject, spectrum_table, tables
+from hbm_jax.spectra.ogip.tables import as_floats, keyword, opened, reject, spectrum_table, tables
 from hbm_jax.spectra.ogip.writing import NO_CORRECTION, identity, limits, table_of, write_file
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Floats
 
 
 def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
@@ -27,7 +27,7 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
     Returns
     -------
     start, stop : (num_spectra,)
-        Times [s]; the result is None if the file has none.
+        Times [s]. The result is None if the file has no times.
 
     Raises
     ------
@@ -59,12 +59,12 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
 
 
 def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
-    """Read start and stop times of the matrices of a response file (RSP II), as `read_intervals` does.
+    """Read start and stop times of the matrices of a response file (RSP II), as `read_intervals` does for spectra.
 
     Returns
     -------
     start, stop : (num_matrices,)
-        Times [s]; the result is None unless all matrices have them.
+        Times [s]. The result is None unless all matrices have times.
     """
     path = Path(path)
     with opened(path) as hdus:
@@ -80,7 +80,7 @@ def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
 
 
 def _since_trigger(header: Any, times: Floats, where: str) -> Floats:
-    """Return times since the trigger, if the header has TRIGTIME and the times are mission times."""
+    """Return times since the trigger; unchanged without TRIGTIME, or if they are not mission times."""
     trigger = keyword(header, "TRIGTIME", 0.0, where)
     is_mission_time = np.isfinite(times).all() and trigger > 1e6 and np.abs(times).min() > 0.5 * trigger
     return times - trigger if is_mission_time else times
@@ -118,7 +118,7 @@ def write_pha2(
     start, stop : (num_spectra,)
         Start and stop times of the intervals [s].
     overwrite : bool
-        Whether to replace an existing file.
+        True: replace an existing file.
     background, rmf : str, optional
         File names for BACKFILE and RESPFILE. The background of each row is written as ``background{row}``.
     telescope, instrument : str
@@ -137,8 +137,8 @@ def write_pha2(
 
     Notes
     -----
-    Counts and errors are restored exactly when read. Counts with errors must not all be whole numbers within a row, as
-    whole COUNTS are read as Poisson.
+    Counts and errors are restored exactly when read. The counts with errors of a row must not all be whole numbers,
+    because whole COUNTS are read as Poisson.
     """
     path, num = Path(path), len(spectra)
     start, stop = (np.broadcast_to(np.asarray(times, float), num) for times in (start, stop))
@@ -171,7 +171,7 @@ def write_pha2(
 
 
 def _channel_columns(spectra: Sequence[Spectrum]) -> list[fits.Column]:
-    """Return the columns of arrays of channels, and that of the exposures."""
+    """Return the columns with one array of channels per row, and the column of exposures."""
     poisson = spectra[0].error is None
     whole = poisson and all((s.counts % 1 == 0).all() for s in spectra)
 

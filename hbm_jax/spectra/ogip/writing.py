@@ -1,6 +1,6 @@
 """Writers of OGIP files that XSPEC and Sherpa read: PHA of type I, RMF and ARF.
 
-Values are restored exactly when read: a column is in single precision (E) if that represents its values exactly, and in
+Values are restored exactly when read: a column is in single precision (E) if that represents all values exactly, and in
 double precision (D) otherwise.
 """
 
@@ -42,7 +42,7 @@ def write_pha(
     spectrum : Spectrum
         Poisson counts are written as whole numbers (real numbers if simulated without noise), others with STAT_ERR.
     overwrite : bool
-        Whether to replace an existing file.
+        True: replace an existing file.
     background, rmf, arf : path, optional
         File names for BACKFILE, RESPFILE and ANCRFILE; default: those of ``spectrum.files``, or ``"none"``.
     telescope, instrument : str
@@ -99,15 +99,15 @@ def _require_writable(spectrum: Spectrum) -> None:
         if values is None:
             continue
         # Counts and their errors may be NaN in channels of bad quality.
-        unknown = name in ("counts", "error") and np.isnan(spectrum.counts) & (np.asarray(spectrum.quality) != 0)
-        if np.shape(values) != (num,) or not num or not (np.isfinite(values) | unknown).all():
+        may_be_nan = name in ("counts", "error") and np.isnan(spectrum.counts) & (np.asarray(spectrum.quality) != 0)
+        if np.shape(values) != (num,) or not num or not (np.isfinite(values) | may_be_nan).all():
             raise DataError(f"{spectrum.name}: {name}: expected {num or 'some'} finite numbers; found {values}.")
     if not 0 < spectrum.exposure < np.inf:
         raise DataError(f"{spectrum.name}: exposure: expected a positive time [s]; found {spectrum.exposure:g}.")
 
 
 def _pha_columns(spectrum: Spectrum, as_rate: bool) -> tuple[list[fits.Column], dict[str, Any]]:
-    """Return the columns of a spectrum, and keywords for what is the same in all channels."""
+    """Return the columns of a spectrum, and keywords for quantities that are equal in all channels."""
     unit, divisor = ("count/s", spectrum.exposure) if as_rate else ("count", 1.0)
     counts = spectrum.counts / divisor if as_rate else _integers_if_whole(spectrum.counts)
     columns = [_column("CHANNEL", spectrum.channels), _column("RATE" if as_rate else "COUNTS", counts, unit)]
@@ -145,8 +145,8 @@ def write_rmf(
     rmf : Rmf or Response
         A `Response` is written as a matrix that includes the area, for a spectrum with ``arf="none"``.
     area_included : bool, optional
-        Whether the matrix includes the area [cm^2]; its extension is then SPECRESP MATRIX instead of MATRIX. Default:
-        true if a row sum exceeds 1.5, if the file it was read from states it (``rmf.full``), or for a `Response`.
+        True: the matrix includes the area [cm^2], and the extension is SPECRESP MATRIX instead of MATRIX. Default: True
+        if a row sum exceeds 1.5, for ``rmf.full``, and for a `Response`.
 
     Returns
     -------
@@ -236,6 +236,7 @@ def write_arf(
 
 
 def _require_finite(path: str | Path, name: str, values: ArrayLike) -> None:
+    """Raise `DataError` for values that are not finite."""
     if not np.isfinite(values).all():
         raise DataError(f"{path}: {name}: expected finite numbers; found NaN or infinity.")
 
@@ -253,13 +254,14 @@ def limits(number: int, channels: NDArray[np.int64]) -> dict[str, int]:
 
 
 def _integers_if_whole(counts: NDArray[np.float64]) -> NDArray[Any]:
+    """Return counts as integers if all are finite whole numbers, else unchanged."""
     return counts.astype(np.int32) if np.isfinite(counts).all() and _are_whole(counts, 2**31) else counts
 
 
 def _are_whole(counts: NDArray[np.float64], below: float = np.inf) -> bool:
-    """Return whether all counts other than NaN are whole numbers of absolute value below a bound."""
-    known = counts[~np.isnan(counts)]
-    return bool((known % 1 == 0).all() and (np.abs(known) < below).all())
+    """Return True if all counts other than NaN are whole numbers of absolute value below a bound."""
+    numbers = counts[~np.isnan(counts)]
+    return bool((numbers % 1 == 0).all() and (np.abs(numbers) < below).all())
 
 
 def _format(values: NDArray[Any]) -> str:
@@ -271,6 +273,7 @@ def _format(values: NDArray[Any]) -> str:
 
 
 def _column(name: str, values: NDArray[Any], unit: str | None = None) -> fits.Column:
+    """Return a column in the shortest exact format."""
     # Integer counts are always J, as readers expect.
     kind = "J" if name == "COUNTS" and values.dtype.kind == "i" else _format(values)
     return fits.Column(name, kind, unit=unit, array=values)

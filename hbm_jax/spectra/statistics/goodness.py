@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 from hbm_jax.validation import Floats
 
-BATCH = 64  # simulations at a time; 250 MB for 50 spectra of 500 groups with 20 nodes
+BATCH = 64  # simulations evaluated together: 250 MB for 50 spectra of 500 groups with 20 nodes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,11 +30,10 @@ class Goodness:
 
     @property
     def p_value(self) -> Floats:
-        """p-value of each spectrum, (...): fraction of simulations whose deviance is at least that of the data.
+        """p-value of each spectrum, (...), small for a bad fit.
 
-        It is small for a bad fit and never 0. The data count as one of the simulations, p = (k + 1) / (num_simulations
-        + 1), so that the probability of p < x is at most x (Davison & Hinkley 1997, Bootstrap Methods and their
-        Application, 4.2).
+        p = (k + 1) / (num_simulations + 1), where k simulations have a deviance of at least that of the data. With the
+        1, the probability of p < x is at most x (Davison & Hinkley 1997, Bootstrap Methods and their Application, 4.2).
         """
         return self._p_value(self.observed, self.simulated)
 
@@ -49,7 +48,7 @@ class Goodness:
 
     @staticmethod
     def _p_value(observed, simulated):
-        """Return the fraction of simulations that are at least as far from the model as the data."""
+        """Return the p-values of deviances (num_simulations, ...)."""
         # Deviances of equal counts differ by rounding errors between compiled programs.
         exceeds = simulated >= observed - 1e-9 * (1.0 + np.abs(observed))
         return (exceeds.sum(axis=0) + 1.0) / (len(simulated) + 1.0)
@@ -127,7 +126,7 @@ def goodness_of_fit(
 
 @jax.jit
 def _simulate(statistic, draws, keys):
-    """Return the deviances of the data at each draw, and those of data simulated with each key."""
+    """Return the deviances of the data for each draw, and of the data simulated with each key."""
 
     def of_simulation(key_and_index):
         key, index = key_and_index

@@ -14,12 +14,12 @@ from hbm_jax.spectra.statistics.statistic import Statistic
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class JointStatistic:
-    """Sum of statistics, each padded where another has data; has the interface of `Statistic`.
+    """Sum of statistics with the interface of `Statistic`; each part is padding where another part has data.
 
     Attributes
     ----------
     counts, used : (..., G)
-        Counts of all parts, and False for padding of all parts.
+        Counts of all parts; False where all parts are padding.
     parts : tuple of Statistic
         Statistics, all of shape (..., G).
     """
@@ -30,7 +30,7 @@ class JointStatistic:
 
     @classmethod
     def of(cls, parts: tuple[Statistic, ...]) -> "JointStatistic":
-        """Join statistics of one shape; an entry may be used by one of them only."""
+        """Join statistics of the same shape; each entry may be used by only one of them."""
         return cls(
             functools.reduce(operator.add, (part.counts for part in parts)),
             functools.reduce(operator.or_, (part.used for part in parts)),

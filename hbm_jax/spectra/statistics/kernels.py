@@ -2,7 +2,7 @@
 
 The functions broadcast. They return the deviance D of each channel, twice the log likelihood ratio of the saturated
 model to the model, which XSPEC prints as C, W and PG-statistic. The normalised log likelihood is that of the saturated
-model less D / 2. The saturated model depends on the data alone, so gradients evaluate no gamma function: see
+model minus D / 2. The saturated model depends only on the data, so gradients need no gamma function; see
 `hbm_jax.spectra.Statistic`.
 
 S counts are observed in the source region, where mu counts are expected from the source and b from the background.
@@ -49,7 +49,7 @@ def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
 def profiled_background(
     counts: ArrayLike, expected: ArrayLike, background: ArrayLike, ratio: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the deviance of source and background region at the best background of each channel, XSPEC's W.
+    """Return the deviance of source and background region for the most likely background of each channel, XSPEC's W.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def profiled_background(
         Expected counts mu of the source in the source region, without background, 0 or more; negative values give NaN.
     ratio : (...)
         Ratio of the expected background counts in the background region to those in the source region: exposure x
-        BACKSCAL x AREASCAL of the background region over that of the source region. Positive.
+        BACKSCAL x AREASCAL of the background region, divided by that of the source region. Positive.
 
     Returns
     -------
@@ -69,8 +69,8 @@ def profiled_background(
     Notes
     -----
     b is the positive root of a quadratic equation, written without cancellation of digits. It is B / (1 + ratio) where
-    S = 0, and max(S / (1 + ratio) - mu, 0) where B = 0. Where B = 0 the best background is biased low, so W makes the
-    source too bright: group the channels to some background counts, or use `marginal_background`.
+    S = 0, and max(S / (1 + ratio) - mu, 0) where B = 0. Where B = 0 this background is biased low, so the fitted source
+    is too bright: group channels until all groups have background counts, or use `marginal_background`.
 
     References
     ----------
@@ -101,7 +101,7 @@ def profiled_background(
 def gaussian_background(
     counts: ArrayLike, expected: ArrayLike, background: ArrayLike, error: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the deviance of Poisson counts at the best value of a Gaussian background, XSPEC's PG-statistic.
+    """Return the deviance of Poisson counts for the most likely Gaussian background, XSPEC's PG-statistic.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ def gaussian_background(
 
     Notes
     -----
-    b may be negative, as the Gaussian allows, but not mu + b: where S = 0, b = max(background - error^2, -mu), whereas
-    XSPEC lets mu + b become negative. The deviance is NaN where error = 0 and mu + background < 0.
+    b may be negative, but mu + b may not: where S = 0, b = max(background - error^2, -mu), whereas in XSPEC mu + b may
+    become negative. The deviance is NaN where error = 0 and mu + background < 0.
 
     References
     ----------
@@ -150,8 +150,4 @@ def gaussian_background(
 def floating(values: ArrayLike) -> jax.Array:
     """Return values as an array of floating-point type."""
     values = jnp.asarray(values)
-    return (
-        values.astype(jnp.result_type(float, values.dtype))
-        if not jnp.issubdtype(values.dtype, jnp.floating)
-        else values
-    )
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)

@@ -26,8 +26,10 @@ from hbm_jax.spectra.statistics.kernels import floating
 SHAPES = np.geomspace(0.3, 100.0, 30)  # candidates of `prior_shape`
 MIN_DEGREE = 24  # also sufficient for data simulated from spectra with few counts
 MAX_DEGREE = 400  # coefficients of higher powers overflow
-NEGLIGIBLE = 1e-9  # largest fraction of P(S | mu) in the omitted powers where the deviance ...
-NEAR = 100.0  # ... exceeds its minimum by less than this
+# The powers that are omitted contribute at most a fraction NEGLIGIBLE of P(S | mu) at every mu at which the deviance
+# exceeds its minimum by less than NEAR.
+NEGLIGIBLE = 1e-9
+NEAR = 100.0
 BLOCK = 8  # powers evaluated together by Horner's rule; the blocks are independent of each other
 
 
@@ -37,14 +39,14 @@ class BackgroundSeries(NamedTuple):
     Attributes
     ----------
     down, up : (..., K + 1 or more, G)
-        Coefficients of (pivot / mu)^k, for mu above the pivot, and of (mu / pivot)^k, for mu below it; the second are
-        the first in reverse order, up to a factor.
+        Coefficients of (pivot / mu)^k, used for mu above the pivot, and of (mu / pivot)^k, used below it. Apart from a
+        factor, ``up`` is ``down`` in reverse order.
     pivot : (..., G)
         Expected counts of the source at which the first and the last term are equal.
     counts, lowest_power : (..., G)
         S, and S - D.
     log_factor, log_below : (..., G)
-        Logarithms of the factors of the two polynomials, above and below the pivot.
+        Logarithms of the factors of the polynomials above and below the pivot.
     """
 
     down: Any
@@ -77,13 +79,13 @@ def marginal_background(expected: ArrayLike, background: BackgroundSeries | Back
     Returns
     -------
     (..., G)
-        2 ln P(S | S) - 2 ln of the integral of P(S | mu + b) p(b | B) over b. It is positive for every mu, because the
-        background is uncertain also at the best fit.
+        2 ln P(S | S) - 2 ln of the integral of P(S | mu + b) p(b | B) over b. It is positive even at the best fit,
+        because the background is uncertain there too.
 
     Notes
     -----
-    The series takes two multiplications for each power and two logarithms, and its gradient two multiplications more;
-    the quadrature takes one logarithm and one exponential for each node.
+    The series takes two multiplications for each power and two logarithms; its gradient takes two more multiplications
+    for each power. The quadrature takes one logarithm and one exponential for each node.
     """
     expected = floating(expected)
     background = jax.tree.map(lambda x: jnp.asarray(x, expected.dtype), background)
@@ -105,6 +107,7 @@ def _log_series(mu, series: BackgroundSeries):
 
 @_log_series.defjvp
 def _log_series_jvp(primals, tangents):
+    """Differentiate with respect to mu only; the data are constant."""
     value, derivative = _series_and_derivative(*primals)
     return value, derivative * tangents[0]
 
@@ -124,7 +127,7 @@ def _series_and_derivative(mu, series: BackgroundSeries):
 
 
 def _polynomial(down, up, above, ratio):
-    """Return value and derivative of either polynomial, by Horner's rule in all blocks of `BLOCK` powers at once."""
+    """Return value and derivative of the polynomial for each mu, by Horner's rule in all blocks at once."""
     down, up = (c.reshape(*c.shape[:-2], -1, BLOCK, c.shape[-1]) for c in (down, up))
     x, is_above = ratio[..., None, :], above[..., None, :]
     block_values = block_derivatives = jnp.zeros((), ratio.dtype)
@@ -155,8 +158,8 @@ def background_integral(
     Returns
     -------
     BackgroundSeries
-        If up to 400 powers suffice: as many as there are counts, or enough for all but 1e-9 of P(S | mu) at every mu
-        whose deviance is within 100 of its minimum. At lower mu, the truncated P is too small.
+        If up to 400 powers suffice: as many powers as counts, or as many as are needed for all but 1e-9 of P(S | mu) at
+        every mu whose deviance is within 100 of its minimum. At lower mu, the truncated P is too small.
     BackgroundQuadrature
         Otherwise: Gauss-Legendre quadrature in sqrt(b), with about 3.5 sqrt(S) + 25 nodes, accurate at every mu.
 
@@ -215,9 +218,9 @@ _compiled_series = jax.jit(background_series, static_argnums=3)
 
 
 def _degree(counts, shape, rate) -> int | None:
-    """Return the number of powers that the series needs near the best fit of every channel; None if too many.
+    """Return the degree that the series of all channels need near their best fits; None above `MAX_DEGREE`.
 
-    All arguments are (n,).
+    The arguments are (num_channels,).
     """
     trial = np.concatenate([np.linspace(0.0, 1.0, 9) ** 2, np.linspace(1.2, 4.0, 8)])[:, None]
     degree = float(min(counts.max(initial=1.0), MIN_DEGREE))
@@ -231,7 +234,7 @@ def _degree(counts, shape, rate) -> int | None:
         terms = log + np.where(k < S, (S - k) * np.log(np.maximum(S * trial, 1e-300)), 0.0)
         log_p = logsumexp_of(terms, axis=1) - S * trial[:, 0]
         near = 2.0 * (log_p.max() - log_p) < NEAR
-        near[:-1] |= near[1:]  # also the trial just below the range
+        near[:-1] |= near[1:]  # and the next lower trial
         tail = np.cumsum(np.exp(terms[near] - terms[near].max(axis=1, keepdims=True))[:, ::-1], axis=1)[:, ::-1]
         needed = (tail > NEGLIGIBLE * tail[:, :1]).sum(axis=1).max() - 1.0
         degree = max(degree, needed)
@@ -240,16 +243,16 @@ def _degree(counts, shape, rate) -> int | None:
     return int(degree)
 
 
-def neighbouring_mean(background: ArrayLike, enough: float = 25.0) -> np.ndarray:
-    """Return the mean background counts of the neighbourhood of each channel, as wide as needed for enough counts.
+def neighbouring_mean(background: ArrayLike, min_counts: float = 25.0) -> np.ndarray:
+    """Return the mean background counts of the channels around each channel.
 
     Parameters
     ----------
     background : (G,)
         Counts of single channels, in the order of energy. For groups, which differ in width, sum the means of their
         channels.
-    enough : float
-        Smallest number of counts in a neighbourhood; it contains all channels if they have fewer counts.
+    min_counts : float
+        The neighbourhood is widened symmetrically until it has this number of counts, or contains all channels.
 
     Returns
     -------
@@ -265,7 +268,7 @@ def neighbouring_mean(background: ArrayLike, enough: float = 25.0) -> np.ndarray
     for half_width in range(num):
         low, high = np.maximum(channel - half_width, 0), np.minimum(channel + half_width + 1, num)
         counts = total[high] - total[low]
-        sufficient = pending & (counts >= enough)
+        sufficient = pending & (counts >= min_counts)
         mean[sufficient] = (counts / (high - low))[sufficient]
         pending &= ~sufficient
         if not pending.any():
@@ -276,7 +279,7 @@ def neighbouring_mean(background: ArrayLike, enough: float = 25.0) -> np.ndarray
 def background_posterior(
     background: ArrayLike, ratio: ArrayLike, *, prior_mean: ArrayLike | None = None, shape: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Gamma posterior of the background in the source region, from counts of the background region.
+    """Return the Gamma posterior of the background in the source region, given the counts of the background region.
 
     Parameters
     ----------
@@ -285,9 +288,9 @@ def background_posterior(
     ratio : (G,) or number
         As in `profiled_background`.
     prior_mean : (G,) or number, optional
-        Mean of the Gamma prior, in counts of the background region. By default `neighbouring_mean`.
+        Mean of the Gamma prior, in counts of the background region. Default: `neighbouring_mean`.
     shape : number, optional
-        Shape of the Gamma prior, mean squared over variance: large if channels resemble their neighbours. By default
+        Shape of the Gamma prior, mean^2 / variance: large if channels resemble their neighbours. Default:
         `prior_shape`.
 
     Returns
@@ -297,11 +300,11 @@ def background_posterior(
 
     Notes
     -----
-    The posterior mean, averaged over B, is the true background if the prior has the right mean. A flat or Jeffreys
-    prior adds 1 or 1/2 count to each channel instead, and the best background (W) is too low. The prior means of
-    neighbouring channels share counts but are treated as independent, so the uncertainty of the total of a smooth
-    background is slightly underestimated. In 50 channels with 0.3 counts of source and 0.5 of background each, the
-    error of the source is 8 per cent too small at a ratio of 5, and 19 per cent at a ratio of 1.
+    The posterior mean, averaged over B, is the true background if the prior has the right mean. In contrast, a flat or
+    Jeffreys prior adds 1 or 1/2 count to each channel, and the most likely background (W) is too low. The prior means
+    of neighbouring channels share counts but are treated as independent, so the uncertainty of the total of a smooth
+    background is underestimated: in 50 channels with 0.3 source and 0.5 background counts each, the error of the source
+    is 8 % too small at a ratio of 5, and 19 % at a ratio of 1.
     """
     background = np.asarray(background, float)
     mean = np.asarray(neighbouring_mean(background) if prior_mean is None else prior_mean, float)
@@ -320,9 +323,9 @@ def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
     Returns
     -------
     float
-        From 0.3, for a background with strong lines, to 100, for a smooth one: it is small if the counts scatter more
-        than Poisson counts. A small shape for a smooth background would leave the background of each channel to its few
-        counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 per cent too bright.
+        From 0.3, for a background with strong lines, to 100, for a smooth one; small if the counts scatter more than
+        Poisson counts. With a small shape for a smooth background, the background of each channel would be inferred
+        from its few counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 % too bright.
     """
     from scipy.stats import nbinom  # here, because importing it takes longer than the rest of this package
 

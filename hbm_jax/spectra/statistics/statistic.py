@@ -1,4 +1,4 @@
-"""Statistics of whole spectra, with all that depends on the data alone precomputed by `prepare`.
+"""Statistics of whole spectra; everything that depends only on the data is precomputed by `prepare`.
 
 A `Statistic` gives log likelihoods, deviances and simulated data, with the kernels of
 `hbm_jax.spectra.statistics.kernels`. S counts are observed in the source region, where mu counts are expected from the
@@ -42,16 +42,16 @@ class Statistic:
     name : str
         One of `STATISTICS`.
     counts : (..., G)
-        Counts of the source region; for chi-square, less the scaled background.
+        Counts of the source region; for chi-square, the scaled background is subtracted.
     used : (..., G)
         False for padding, where log likelihood, deviance and gradients are 0 for any expected counts.
     saturated : (..., G)
         Log likelihood of the saturated model, whose expected counts are the data.
     background, ratio, background_error : (..., G)
-        Background data, ratio of the regions and error of the background; for PG-statistic background and error are
-        scaled to the source region.
+        Background data, ratio of the regions and error of the background; for pgstat, background and error are scaled
+        to the source region.
     variance : (..., G)
-        Variance of chi-square; for ``chi2_model`` that of the background alone.
+        Variance of the counts for chi-square; for ``chi2_model`` that of the background only.
     shape, rate : (..., G)
         Gamma posterior of a marginal background.
     integral : BackgroundSeries or BackgroundQuadrature
@@ -74,11 +74,11 @@ class Statistic:
         return f"Statistic({self.name}, {np.shape(self.counts)})"
 
     def log_likelihood(self, expected: ArrayLike) -> jax.Array:
-        """Return the normalised log likelihood of each channel at expected counts of the source, both (..., G).
+        """Return the normalised log likelihood of each channel for expected counts of the source, both (..., G).
 
-        It is -inf where the observed counts are impossible, and NaN where the expected counts are negative. For W it is
-        the likelihood of source and background counts at the best background. For ``chi2_model`` it contains the
-        logarithm of the variance, which depends on mu, so its maximum is not the minimum of chi-square.
+        It is -inf where the observed counts are impossible, and NaN where the expected counts are negative. For wstat
+        it is the likelihood of source and background counts with the most likely background. For ``chi2_model`` it
+        contains the logarithm of the variance, which depends on mu, so its maximum is not the minimum of chi-square.
         """
         expected, saturated = self._without_padding(expected), self.saturated
         if self.name == "chi2_model":
@@ -87,7 +87,7 @@ class Statistic:
         return jnp.where(self.used, saturated - 0.5 * self._deviance(expected)[0], 0.0)
 
     def deviance(self, expected: ArrayLike) -> jax.Array:
-        """Return the statistic of each channel as XSPEC prints it, at expected counts of the source, both (..., G)."""
+        """Return the statistic of each channel as XSPEC prints it, for expected counts of the source, both (..., G)."""
         return jnp.where(self.used, self._deviance(self._without_padding(expected))[0], 0.0)
 
     def background_moments(self) -> tuple[Any, Any]:
@@ -113,8 +113,8 @@ class Statistic:
         Returns
         -------
         Statistic
-            Statistic of the simulated data. For W and PG-statistic both regions are drawn, with the background that is
-            best for the observed data at ``expected``. For the marginal statistic the background is drawn from its
+            Statistic of the simulated data. For wstat and pgstat both regions are drawn, with the background that is
+            most likely given ``expected`` and the observed data. For marginal the background is drawn from its
             posterior, and the background counts are kept. For chi-square the data are Gaussian, with the variance of
             the statistic.
         """
@@ -133,20 +133,19 @@ class Statistic:
         elif self.name == "marginal":
             best = jax.random.gamma(background_key, self.shape) / self.rate
         counts = jax.random.poisson(source_key, jnp.where(self.used, expected + best, 0.0)).astype(expected.dtype)
-        drawn = dataclasses.replace(self, counts=counts, background=background)
-        return drawn._recomputed()
+        return dataclasses.replace(self, counts=counts, background=background)._recomputed()
 
     def with_counts(self, counts: ArrayLike) -> "Statistic":
         """Return the statistic of other counts in the source region, (..., G), which may be traced.
 
-        The integral over a marginal background keeps the number of powers or nodes that it was prepared with. It is
-        accurate near the best fit unless the counts contain many times the background of the original data.
+        The integral over a marginal background keeps its number of powers or nodes. It is accurate near the best fit
+        unless the counts contain many times the background of the original data.
         """
-        drawn = dataclasses.replace(self, counts=jnp.where(self.used, floating(counts), 0.0))
-        return drawn if self.name.startswith("chi2") else drawn._recomputed()
+        statistic = dataclasses.replace(self, counts=jnp.where(self.used, floating(counts), 0.0))
+        return statistic if self.name.startswith("chi2") else statistic._recomputed()
 
     def _recomputed(self) -> "Statistic":
-        """Recompute all that depends on the counts, which may be traced."""
+        """Recompute everything that depends on the counts, which may be traced."""
         integral, counts = self.integral, self.counts
         if isinstance(integral, BackgroundSeries):
             shape, rate = (jnp.asarray(x, counts.dtype) for x in (self.shape, self.rate))
@@ -167,12 +166,12 @@ class Statistic:
         return jnp.where(self.used, floating(expected), 1.0)
 
     def _variance(self, expected) -> jax.Array:
-        """Return the variance of chi-square at expected counts of the source."""
+        """Return the variance of the counts for chi-square, given expected counts of the source."""
         variance = jnp.asarray(self.variance, expected.dtype)
         return variance + expected if self.name == "chi2_model" else variance
 
     def _deviance(self, expected) -> tuple[jax.Array, Any]:
-        """Return the deviance, and the best background where the statistic has one."""
+        """Return the deviance, and the most likely background if the statistic has one."""
         if self.name == "cstat":
             return cash(self.counts, expected), 0.0
         if self.name == "wstat":
@@ -196,16 +195,16 @@ def prepare(
     prior_mean: ArrayLike | None = None,
     error: ArrayLike | None = None,
 ) -> Statistic:
-    """Check the data of a statistic and precompute all that depends on them alone.
+    """Check the data of a statistic and precompute everything that depends only on them.
 
     Parameters
     ----------
     name : str
-        ``cstat``: Poisson counts without background. ``wstat``: Poisson background counts, with the background at its
-        best value. ``marginal``: Poisson background counts, with the background integrated out. For 0.8 counts per
-        channel its best normalisation is 2 % low, whereas that of ``wstat`` is 6 % high
-        (``tests/spectra/test_marginal.py``). ``pgstat``: background with Gaussian errors. ``chi2``: Gaussian counts,
-        such as rates less a background, with their own errors. ``chi2_gehrels``, ``chi2_data``, ``chi2_model``:
+        ``cstat``: Poisson counts without background. ``wstat``: Poisson background counts, with the most likely
+        background. ``marginal``: Poisson background counts, with the background integrated out. For 0.8 counts per
+        channel its best-fit normalisation is 2 % low, whereas that of ``wstat`` is 6 % high
+        (``tests/spectra/test_marginal.py``). ``pgstat``: background with Gaussian errors. ``chi2``: Gaussian counts
+        with given errors, such as background-subtracted rates. ``chi2_gehrels``, ``chi2_data``, ``chi2_model``:
         Gaussian, background subtracted, with variance (1 + sqrt(S + 0.75))^2, max(S, 1), or that of the model, which
         needs several expected counts in every channel.
     counts : (..., G)
@@ -300,9 +299,9 @@ def _check_options(name, background, ratio, background_error, prior_mean, error)
     with_background = ("wstat", "marginal", "pgstat")
     missing = {"background": name in with_background and background is None}
     missing["background_error"] = name == "pgstat" and background_error is None
-    for what, is_missing in missing.items():
+    for quantity, is_missing in missing.items():
         if is_missing:
-            raise ValueError(f"{name}: {what}: expected one number for each channel; found none.")
+            raise ValueError(f"{name}: {quantity}: expected one number for each channel; found none.")
     if name == "cstat" and not (background is None and ratio is None):
         raise ValueError(
             "cstat: background: expected none; found one. Use wstat or marginal, or add a known background to the "
@@ -314,25 +313,25 @@ def _check_options(name, background, ratio, background_error, prior_mean, error)
         raise ValueError(f"{name}: prior_mean: expected none; found one. Use marginal.")
 
 
-def _checked(name, what, values, used, *, padding, low=0.0, positive=False, whole=False) -> np.ndarray:
-    """Return the values of the channels as an array of the shape of ``used``, with the padding replaced."""
+def _checked(name, quantity, values, used, *, padding, low=0.0, positive=False, whole=False) -> np.ndarray:
+    """Return valid values of the channels as an array of the shape of ``used``, with `padding` where not used."""
     try:
         values = np.broadcast_to(np.asarray(values, float), used.shape)
     except ValueError:
         raise ValueError(
-            f"{name}: {what}: expected the shape of the counts, {used.shape}; found {np.shape(values)}."
+            f"{name}: {quantity}: expected the shape of the counts, {used.shape}; found {np.shape(values)}."
         ) from None
     valid = np.isfinite(values) & ((values > 0) if positive else (values >= low)) & ((values % 1 == 0) | (not whole))
     if (used & ~valid).any():
         index = tuple(int(i) for i in np.argwhere(used & ~valid)[0])
         kind = "positive numbers" if positive else "numbers of 0 or more" if low == 0.0 else "finite numbers"
         kind = "whole " + kind if whole else kind
-        raise ValueError(f"{name}: {what}{list(index)}: expected {kind}; found {values[index]:g}.")
+        raise ValueError(f"{name}: {quantity}{list(index)}: expected {kind}; found {values[index]:g}.")
     return np.where(used, values, padding)
 
 
 def _variance_of(name: str, S: np.ndarray, B: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """Return the variance of S - B / ratio, without the source for chi2_model (Gehrels 1986, ApJ 303, 336)."""
+    """Return the variance of S - B / ratio; for chi2_model without that of the source (Gehrels 1986, ApJ 303, 336)."""
     if name == "chi2_gehrels":
         background_variance = np.where(B > 0, (1.0 + np.sqrt(B + 0.75)) ** 2, 0.0)
         return (1.0 + np.sqrt(S + 0.75)) ** 2 + background_variance / ratio**2
@@ -347,16 +346,19 @@ def _with_saturated(statistic: Statistic) -> Statistic:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _saturated(name: str, counts, other=None):
-    """Return the log likelihood of the saturated model, from the counts and background counts or their error."""
+def _saturated(name: str, counts, background=None):
+    """Return the log likelihood of the saturated model.
+
+    ``background`` is the background counts for wstat, and the error of the background for pgstat.
+    """
 
     def poisson(n):
         return n * jnp.log(jnp.where(n > 0, n, 1.0)) - n - gammaln(n + 1.0)
 
     if name == "wstat":
-        return poisson(counts) + poisson(other)
+        return poisson(counts) + poisson(background)
     if name == "pgstat":
-        is_known = other > 0
-        log_density = jnp.log(math.sqrt(2.0 * math.pi) * jnp.where(is_known, other, 1.0))
-        return poisson(counts) - jnp.where(is_known, log_density, 0.0)
+        is_positive = background > 0
+        log_density = jnp.log(math.sqrt(2.0 * math.pi) * jnp.where(is_positive, background, 1.0))
+        return poisson(counts) - jnp.where(is_positive, log_density, 0.0)
     return poisson(counts)
