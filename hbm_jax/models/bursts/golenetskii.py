@@ -154,8 +154,8 @@ class Golenetskii(PopulationModel):
     Parameters
     ----------
     pooling : str
-        ``"partial"``: each burst has its line, drawn from a population of lines; a single burst, or bursts of one
-        interval each, have one line and the verdict says so. ``"complete"``: all bursts share one line.
+        ``"partial"``: each burst has its line, drawn from a population of lines; bursts of one
+        interval each share one line, and the verdict says so. ``"complete"``: all bursts share one line.
     latents : str
         ``"marginal"``: true peak energies and fluxes are integrated out exactly, and without selection also log10_N
         and the mean peak energy of each burst. ``"sampled"``: they are sample sites.
@@ -283,16 +283,16 @@ class Golenetskii(PopulationModel):
         return dataclasses.replace(bound, flux_over_luminosity=conversion)
 
     def pooled_for(self, data: Bursts | BoundBursts) -> "Golenetskii":
-        """Return the model with complete pooling for a single burst, or for one interval per burst, else itself."""
-        if self.pooling == "partial" and min(np.shape(data.used)) == 1:
+        """Return the model with complete pooling for bursts of one interval each, else itself."""
+        if self.pooling == "partial" and np.shape(data.used)[1] == 1:
             return dataclasses.replace(self, pooling="complete")
         return self
 
     def cautions(self, data: Bursts) -> list[str]:
         """Return a sentence where all bursts share one line; DataError for options of a population of lines."""
-        if self.pooling == "complete" or min(np.shape(data.used)) > 1:
+        if self.pooled_for(data) is self:
             return []
-        num = "one burst" if len(data) == 1 else f"{len(data)} bursts of one interval each"
+        num = f"{len(data)} bursts of one interval each"
         needless = [f"a prior of {name}" for name in (LINES | CORRELATED | WITHIN) if name in self.priors]
         if needless or self.correlated:
             raise DataError(
