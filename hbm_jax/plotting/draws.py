@@ -74,9 +74,10 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the fit has no such parameter and no default is given.
+        If the fit has no such parameter and no default is given, or if the parameter is blinded.
     """
     if name in fit.posterior:
+        require_values(fit, name)
         draws = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
         return draws.reshape(-1, *draws.shape[2:])
     priors: Mapping = getattr(fit.program, "all_priors", {})
@@ -86,6 +87,16 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
             f"the fit has no parameter {name!r}: expected names among {', '.join(map(str, fit.posterior))}."
         )
     return np.array([float(value)])
+
+
+def require_values(fit: Fit, *names: str) -> None:
+    """Raise ValueError if a parameter is blinded: a figure computed from its values would give them away."""
+    hidden = () if fit.blinding is None else fit.blinding.names
+    if blinded := [name for name in names if name in hidden]:
+        raise ValueError(
+            f"expected the values of {', '.join(blinded)}, from which this figure is computed; found a fit in which "
+            "they are blinded. The figure can be drawn after fit.unblind()."
+        )
 
 
 def spread(total: int, wanted: int) -> np.ndarray:

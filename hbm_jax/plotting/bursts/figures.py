@@ -14,7 +14,7 @@ from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -160,6 +160,7 @@ def _log10_area(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
 
 def _median_line(fit: Fit, i: int, x, y) -> tuple[float, float]:
     """Return the posterior median log10_N and gamma of a burst; log10_N follows from its data if integrated out."""
+    require_values(fit, "gamma", "log10_N")
     gamma = float(np.median(fit.posterior["gamma"].isel(burst=i)))
     if "log10_N" in fit.posterior and "burst" in fit.posterior["log10_N"].dims:
         return float(np.median(fit.posterior["log10_N"].isel(burst=i))), gamma

@@ -9,7 +9,7 @@ from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.inference import Fit, latents, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
-from hbm_jax.plotting.draws import model_and_data, parameter
+from hbm_jax.plotting.draws import model_and_data, parameter, require_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -51,6 +51,7 @@ def coefficients(fit: Fit) -> Figure:
         If the fit is of another model.
     """
     _, data = model_and_data(fit, Regression, RegressionData, "coefficients")
+    require_values(fit, "coef")
     draws = fit.posterior["coef"].stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     shown = [k for k, term in enumerate(data.terms) if term != "Intercept"] or list(range(len(data.terms)))
     values = draws.to_numpy()[..., shown] * np.asarray(data.scales)[shown]
@@ -219,6 +220,7 @@ def _unpooled(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
     from hbm_jax.models.regression.families import working
 
     model: Any = model_of(fit)
+    require_values(fit, "coef")
     coef = fit.posterior["coef"].mean(("chain", "draw")).to_numpy()
     response, weights = working(model.link, np.asarray(data.y), np.asarray(data.trials), None)
     residual = response - np.asarray(data.offset) - np.asarray(data.X) @ coef

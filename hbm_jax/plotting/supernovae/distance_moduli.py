@@ -6,6 +6,7 @@ import numpy as np
 
 from hbm_jax.data import DistanceModuli
 from hbm_jax.inference import Fit, latents
+from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, expansion
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
@@ -127,7 +128,7 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
     >>> distance_residuals(fit).savefig("residuals.pdf")  # doctest: +SKIP
     """
     _, data = model_and_data(fit, HubbleDiagram, DistanceModuli, "distance_residuals")
-    moduli, offset = modulus_draws(fit, data, num_draws)
+    moduli, offset = modulus_draws(revealed(fit), data, num_draws)  # residuals about the best model show no values
     residual = data.mu - np.median(moduli + offset[:, None], axis=0)
     error = np.sqrt(data.sigma**2 + _scatter(fit) ** 2)
     panels = {r"$\log_{10}\,z_\mathrm{CMB}$": np.log10(data.z_cmb)}

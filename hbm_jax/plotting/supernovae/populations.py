@@ -9,7 +9,7 @@ from scipy.special import log_ndtr
 
 from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit, latents
-from hbm_jax.models import Supernova
+from hbm_jax.models import Supernova, expansion
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SKY, VERMILION, Figure, fill_bands, house_style, panels
@@ -107,7 +107,8 @@ def _law(fit: Fit, name: str):
 def _parameters(fit: Fit) -> dict[str, np.ndarray]:
     """Return the draws of the scalar parameters, (draw,); a single one of those that are fixed."""
     model, _ = model_and_data(fit, Supernova, Supernovae, "populations")
-    every = {name: parameter(fit, name) for name in model.all_priors}
+    hidden = expansion.result_parameters(model.cosmology, model.all_priors)
+    every = {name: parameter(fit, name) for name in model.all_priors if name not in hidden}
     return {name: draws for name, draws in every.items() if draws.ndim == 1}
 
 
