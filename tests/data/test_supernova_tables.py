@@ -499,3 +499,12 @@ def test_everything_missing_is_said_at_once():
     assert "columns 'z_cmb' (did you mean 'zCMB'?), 'm_b' (did you mean 'mB'?), 'sigma_m_b'" in str(raised.value)
     assert "are missing: expected 'z_cmb', 'm_b', 'sigma_m_b' or 'var_m_b' or 'covariance', or" in str(raised.value)
     assert str(raised.value).endswith("columns zCMB, z_hel, mB, x1, c, sigma_x1, sigma_c.")
+
+
+def test_a_classifier_of_a_des_table_gives_probabilities_of_type_ia(tmp_path):
+    path = tmp_path / "sample.csv"
+    rows = ["a,0.10,0.10,19.0,0.1,-1.0,0.5,0.0,0.03,-9.0", "b,0.20,0.20,20.5,0.1,0.3,0.5,0.1,0.03,0.25"]
+    path.write_text("\n".join(["CID,zHD,zHEL,mB,mBERR,x1,x1ERR,c,cERR,PROB_SCONE", *rows]))
+    sne = read_supernovae(path, format="snana", columns={"prob_ia": "PROB_SCONE"})
+    np.testing.assert_array_equal(sne.prob_ia, [1.0, 0.25])
+    np.testing.assert_array_equal(read_supernovae(path, format="snana").prob_ia, 1.0)

@@ -40,8 +40,11 @@ def read_supernovae(
         As for all readers of tables, see the notes of `hbm_jax.data.read_table`; `log_mass` and `sigma_log_mass` are
         recognised too. Covariances that the table does not contain are zero. Columns ``d_m_b_NAME, d_x1_NAME,
         d_c_NAME`` are the sensitivities to the calibration offset NAME, in units of its prior error; of the three,
-        those that are absent are zero. ``format="snana"``: a text table of SNANA (FITRES), in which -9 stands for
-        missing values and the covariances with x0 are converted to covariances with m_b.
+        those that are absent are zero. A column ``prob_ia`` is the probability of type Ia from a classifier, 1 where it
+        is missing. Of the classifiers of a DES table choose one, ``columns={"prob_ia": "PROB_SCONE"}``; probabilities
+        that a fit of the Hubble diagram has updated (``PROBIA_BEAMS``) would use the distances twice.
+        ``format="snana"``: a text table of SNANA (FITRES), in which -9 stands for missing values and the covariances
+        with x0 are converted to covariances with m_b.
     sigma_m_b_includes
         Contributions to the table's error of m_b other than the light-curve fit. They are subtracted and stored in the
         ``variance_*`` fields. By default, the error is that of the fit alone.
