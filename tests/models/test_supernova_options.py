@@ -15,7 +15,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 import hbm_jax
-from hbm_jax.data import DataError, Supernovae
+from hbm_jax.data import DataError, Supernovae, combine_observations
 from hbm_jax.models import Supernova
 
 EXTRA = {
@@ -239,6 +239,44 @@ def test_probabilities_of_type_ia_are_the_weights_of_each_object(few, options):
     assert model.bind(few).prob_ia is None
     together = model.bind_each([few, photometric])
     np.testing.assert_array_equal(together[0].prob_ia, 1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"outliers": True, "mass_error": True}], ids=["normal", "mixture"])
+def test_combined_observations_give_the_density_of_all(few, options):
+    """One truth, two measured vectors with their own errors: the joint density up to a constant, at two points."""
+    rng = np.random.default_rng(5)
+    sne = few.subset([0, 1, 2, 0, 1, 2])
+    sne = sne.replace_observations(*(getattr(sne, q) + 0.03 * rng.normal(size=6) for q in ("m_b", "x1", "c")))
+    sne = dataclasses.replace(sne, covariance=sne.covariance * np.array([1, 1, 1, 2.0, 0.5, 3.0])[:, None, None])
+    model, combined = Supernova(**options), combine_observations(sne)
+    constant = [likelihood(model, combined, p=p) - joint_density(model, sne, p) for p in (T, T | MOVED)]
+    assert constant[0] == pytest.approx(constant[1], abs=1e-8)
+    assert abs(likelihood(model, combined) - likelihood(model, combined, p=T | MOVED)) > 0.1
+    for refused, name in ({"selection": "common"}, "selection"), ({"survey_scatter": True}, "sigma_int"):
+        with pytest.raises(DataError, match=rf"Supernova: {name}: expected one observation.*found 3 with combined"):
+            Supernova(**refused).bind(combined)
+
+
+MOVED = {"M0": -19.2, "alpha": 0.2, "beta": 2.5, "sigma_int": 0.2, "c_mean": 0.02, "x1_std": 1.3}
+
+
+def joint_density(model, sne, p):
+    """Log density of two vectors (x1, c, m_b) of each of three supernovae, from the components of their truth."""
+    order = np.ix_([1, 2, 0], [1, 2, 0])
+    first, plain = sne.subset([0, 1, 2]), Plain(model, sne.subset([0, 1, 2]), p)
+    total = 0.0
+    for n in range(3):
+        fits = [sne.covariance[row][order] for row in (n, n + 3)]
+        observed = np.concatenate([[sne.x1[row], sne.c[row], sne.m_b[row]] for row in (n, n + 3)])
+        modulus = moduli(first.subset([n]), p)[0]
+        density = 0.0
+        for weight, base, covariance, on_grid in plain.components(n):
+            truth = covariance - fits[0]  # lensing and velocity are of the supernova
+            joint = np.block([[truth + fits[0], truth], [truth, truth + fits[1]]])
+            mean = np.tile(base + np.array([0, 0, modulus]), 2)
+            density += weight * np.sum(on_grid * np.exp(normal(observed, mean, joint)))
+        total += np.log(density)
+    return total
 
 
 def test_simulated_objects_of_other_types_are_those_with_low_probabilities():

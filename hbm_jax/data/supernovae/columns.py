@@ -64,6 +64,7 @@ COLUMNS: dict[str, Column] = {
     "sigma_log10_mass": replace(POSITIVE_ERROR, unit="dex"),
     "sigma_z": ERROR,
     "prob_ia": Column("", "a probability", (0.0, np.nextafter(1.0, 2.0)), zero=True),
+    "num_observations": Column("", "a number of observations", (0.5, np.inf)),
     "sensitivity": Column(None),
     "offset_name": Column(None),
 }
@@ -135,11 +136,9 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
         covariance = _assembled_covariance(numbers, num, names)
     arrays = {key: numbers[key] for key in ("z_cmb", "z_hel", *QUANTITIES)}
     arrays |= {key: numbers.get(key, np.zeros(num)) for key in (*VARIANCES, "sigma_z")}
-    prob_ia = numbers.get("prob_ia", np.ones(num))
-    arrays |= _host_masses(numbers, num) | {
-        "covariance": covariance,
-        "prob_ia": np.where(np.isnan(prob_ia), 1.0, prob_ia),
-    }
+    arrays |= {key: numbers.get(key, np.ones(num)) for key in ("prob_ia", "num_observations")}
+    arrays["prob_ia"] = np.where(np.isnan(arrays["prob_ia"]), 1.0, arrays["prob_ia"])
+    arrays |= _host_masses(numbers, num) | {"covariance": covariance}
     texts = {"name": names, "survey": survey, "warnings": (*warnings, *repeated_names(names, "supernovae"))}
     return {key: frozen_array(value) for key, value in arrays.items()} | texts | _sensitivities(columns, num)
 

@@ -62,6 +62,8 @@ class Supernovae(HasSurveys):
         Error of both redshifts, for example photometric ones; zero for spectroscopic redshifts.
     prob_ia : (N,)
         Probability that the object is of type Ia, from a classification of its light curve; 1 where it is known to be.
+    num_observations : (N,)
+        Number of measured vectors that a row combines (`hbm_jax.data.combine_observations`), 1 by default.
     offset_name : tuple of str
         Names of the J calibration offsets, which are in units of their prior errors; may be empty.
     sensitivity : (N, J, 3)
@@ -85,6 +87,7 @@ class Supernovae(HasSurveys):
     sigma_log10_mass: Floats
     sigma_z: Floats
     prob_ia: Floats
+    num_observations: Floats
     sensitivity: Floats
     offset_name: tuple[str, ...] = field(metadata={"static": True})
     whole = ("offset_name",)
@@ -100,8 +103,8 @@ class Supernovae(HasSurveys):
             `covariance` (N, 3, 3) or as `sigma_m_b` or `var_m_b`, `sigma_x1` or `var_x1`, `sigma_c` or `var_c`.
             Optional, default zero: `cov_m_x1`, `cov_m_c`, `cov_x1_c`, `variance_coherent`, `variance_lensing`,
             `variance_velocity`, `sigma_z`. Optional: `log10_mass` and `sigma_log10_mass` (default NaN; entries may be
-            NaN or masked), `prob_ia` (default 1, for missing entries too), `sensitivity` (N, J, 3) with `offset_name`
-            (J), `survey`, and `name` (default ``"row 0"`` and so on).
+            NaN or masked), `prob_ia` (default 1, for missing entries too), `num_observations` (default 1),
+            `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"`` and so on).
         called
             Column names to use in messages, by standard name.
 
@@ -254,7 +257,7 @@ class Supernovae(HasSurveys):
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name, text as arrays of strings, for storage, without absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
-        absent |= set() if np.any(self.prob_ia < 1.0) else {"prob_ia"}
+        absent |= {name for name in ("prob_ia", "num_observations") if np.all(getattr(self, name) == 1.0)}
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
         return {key: value for key, value in super().to_dict().items() if key not in absent}
 
@@ -275,8 +278,9 @@ class Supernovae(HasSurveys):
         columns |= {key: self.covariance[:, i, j] for key, (i, j) in COVARIANCES.items()}
         for index, prefix in enumerate(SENSITIVITIES):
             columns |= {f"{prefix}{name}": self.sensitivity[:, j, index] for j, name in enumerate(self.offset_name)}
-        if not np.any(self.prob_ia < 1.0):
-            del columns["prob_ia"]
+        for name in ("prob_ia", "num_observations"):
+            if np.all(columns[name] == 1.0):
+                del columns[name]
         if not self.has_host_mass.any():
             del columns["log10_mass"], columns["sigma_log10_mass"]
         return Table({key: list(value) if isinstance(value, tuple) else value for key, value in columns.items()})

@@ -121,6 +121,7 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         log_nodes = nodes.log_weights
     if model.offsets == "marginal":
         _check_offsets(data, uncertain)
+    _check_observations(model, data)
     z_max = max((float(np.max(other.distances.z)) for other in like), default=None)
     breaks = expansion.named(model.cosmology).breaks
     surveys = list(data.survey_counts)
@@ -153,6 +154,17 @@ def _type_probabilities(model, data: Supernovae, like: Sequence[BoundSupernovae]
             [Remedy("outliers", True)],
         )
     return np.asarray(data.prob_ia) if uncertain or any(other.prob_ia is not None for other in like) else None
+
+
+def _check_observations(model, data: Supernovae) -> None:
+    """Raise DataError for combined observations where detection or a parameter depends on the survey."""
+    repeated = int(np.sum(data.num_observations > 1))
+    depends = {"selection": not model.laws.selection.gaussian, ", ".join(model.by_survey): bool(model.by_survey)}
+    for option in (name for name, on in depends.items() if on and repeated):
+        raise DataError(
+            f"Supernova: {option}: expected one observation of each supernova, because it depends on the survey; found "
+            f"{repeated} with combined observations. Read the table without combine=True, or leave that option out."
+        )
 
 
 def _check_offsets(data: Supernovae, uncertain: bool) -> None:
