@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
+import xarray as xr
 
-from hbm_jax.inference import Fit
+from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.plotting.labels import label
 
@@ -97,6 +98,19 @@ def require_values(fit: Fit, *names: str) -> None:
             f"expected the values of {', '.join(blinded)}, from which this figure is computed; found a fit in which "
             "they are blinded. The figure can be drawn after fit.unblind()."
         )
+
+
+def true_values(fit: Fit, num_draws: int) -> xr.Dataset:
+    """Return the draws of `hbm_jax.latents`.
+
+    Raises
+    ------
+    ValueError
+        If parameters are blinded that the model does not name as its result: true values may give them away.
+    """
+    if fit.blinding is not None:
+        require_values(fit, *(set(fit.blinding.names) - set(getattr(model_of(fit), "blinded", ()))))
+    return latents(fit, num_draws=num_draws)
 
 
 def spread(total: int, wanted: int) -> np.ndarray:

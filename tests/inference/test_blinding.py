@@ -144,6 +144,24 @@ def test_figures_of_the_expansion_history():
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-9)
 
 
+def test_figures_of_other_models_are_not_computed_from_hidden_values():
+    for stored, name, figure in (("regression", "coef", plotting.coefficients), ("relation", "beta", plotting.lines)):
+        _, hidden = blinded(stored, (name,) if name in load(stored).posterior else tuple(load(stored).posterior))
+        with pytest.raises(ValueError, match=r"found a fit in which they are blinded"):
+            figure(hidden)
+        assert "blinded" in texts_of(plotting.trace(hidden, [str(next(iter(hidden.blinding.names)))]))
+
+
+def test_figures_read_draws_of_parameters_in_one_way():
+    """Either shifted, by `named_draws`, or by `parameter` and `require_values`, which refuse blinded ones."""
+    for path in (Path(hbm.__file__).parent / "plotting").rglob("*.py"):
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if re.search(r"fit\.posterior\[", line) and path.name != "draws.py":
+                before = "\n".join(lines[max(number - 4, 0) : number + 1])
+                assert "require_values(" in before or ".ndim" in line, f"{path}: {line}"
+
+
 def test_report(tmp_path):
     plain, hidden = blinded()
     hidden.run["config"] = dict(hidden.run.get("config", {}))

@@ -9,12 +9,12 @@ from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Bursts, BurstSpectra
-from hbm_jax.inference import Fit, latents
+from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
-from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread, true_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -133,7 +133,7 @@ def _from_catalogue(fit: Fit, model: Golenetskii) -> list[_Burst]:
 def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
     """Return posterior medians and standard deviations of the intervals of each burst."""
     data: Any = fit.data
-    drawn = latents(fit, num_draws=NUM_DRAWS // 4)
+    drawn = true_values(fit, num_draws=NUM_DRAWS // 4)
     z = np.asarray(data.z)
     with jax.enable_x64(True):
         sphere = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))

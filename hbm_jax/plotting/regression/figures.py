@@ -6,10 +6,10 @@ import numpy as np
 
 from hbm_jax.data import RegressionData
 from hbm_jax.data.regression.group_designs import GroupDesign
-from hbm_jax.inference import Fit, latents, posterior_predictive
+from hbm_jax.inference import Fit, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
-from hbm_jax.plotting.draws import model_and_data, parameter, require_values
+from hbm_jax.plotting.draws import model_and_data, parameter, require_values, true_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -170,7 +170,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
         if isinstance(program, Rates):
             data: Any = fit.data
             size = np.asarray(data.trials) if program.family == "binomial" else np.exp(np.asarray(data.offset))
-            draws = latents(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
+            draws = true_values(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
             labels = ("trials" if program.family == "binomial" else "exposure", "rate")
             return _shrinkage(size, np.asarray(data.y) / size, draws, labels, float(np.mean(draws)))
         _, data = model_and_data(fit, Regression, RegressionData, "shrinkage")

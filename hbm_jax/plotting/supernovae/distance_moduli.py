@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data import DistanceModuli
-from hbm_jax.inference import Fit, latents
+from hbm_jax.inference import Fit
 from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, expansion
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, GREY, QUANTILES, Figure, house_style
 from hbm_jax.plotting.supernovae.dark_energy import PLANES, equation_of_state, expansion_contour, has_equation_of_state
@@ -51,7 +51,7 @@ def modulus_draws(fit: Fit, data: DistanceModuli, num_draws: int = 200) -> tuple
     rows = spread(total, num_draws)
     values = {name: np.broadcast_to(v, (total,))[rows] for name, v in values.items()}
     if "M0" in model.integrated:
-        offset = latents(fit, num_draws=num_draws)["M0"].to_numpy()
+        offset = true_values(fit, num_draws=num_draws)["M0"].to_numpy()
     else:
         offset = np.full(len(rows), float(model.all_priors["M0"]))
     return moduli_of_draws(model, data, values), offset
