@@ -329,7 +329,8 @@ def assemble(
     )
     bounds = bounds_of(program, target)
     if blinding is not None:
-        tree = blinding.measured_in(tree["posterior"].to_dataset()).hide(tree, bounds)
+        blinding = blinding.measured_in(tree["posterior"].to_dataset())
+        tree = blinding.hide(tree, bounds)
         bounds = {name: ends for name, ends in bounds.items() if name not in blinding.names}
         cautions = (blinding.note, *cautions)
         run = run | {"blind": ", ".join(blinding.names)}

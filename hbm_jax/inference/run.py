@@ -255,6 +255,8 @@ class Run:
             blinding=self.settings.blind,
         )
         vars(fit)["bound_args"] = self.bound
+        if self.store is not None and fit.blinding is not None:  # more draws have the same shifts
+            self.store.update(blind=asdict(fit.blinding))
         self._lap("judging")
         fit.note_timing(self.timing)
         return fit

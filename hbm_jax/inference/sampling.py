@@ -90,8 +90,9 @@ def sample(
     blind : bool, list of str or Blinding
         Parameters whose values are hidden until `Fit.unblind`: True for those that the program names
         (``program.blinded``; the cosmological ones of supernova models), a list of names of sites, or the ``blinding``
-        of an earlier fit, whose shifts are then the same. Draws of these are stored with a constant shift of a few
-        standard deviations, unknown to the user. Widths, correlations and differences between draws are as they are.
+        of an earlier fit, whose shifts are then the same; parameters that only this program names are hidden too. Draws
+        of these are stored with a constant shift of a few standard deviations, unknown to the user. Widths,
+        correlations and differences between draws are as they are.
 
     Returns
     -------

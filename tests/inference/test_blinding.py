@@ -18,7 +18,8 @@ from stored_fits import load
 import hbm_jax as hbm
 from hbm_jax import plotting, runs
 from hbm_jax.cli import main
-from hbm_jax.inference.blinding.blinding import Blinding, revealed
+from hbm_jax.inference.blinding.blinding import Blinding, blinding_of, revealed
+from hbm_jax.inference.sampler.checkpoint import read_run
 from hbm_jax.models import CorrelatedSupernova, HubbleDiagram, Normal, Supernova
 from hbm_jax.report import write_report
 
@@ -213,6 +214,7 @@ def test_sampling_resuming_and_unblinding(tmp_path):
     assert hidden.run["blind"] == "x"
     assert "0x" not in repr(hidden.blinding)
     assert hidden.blinding.key not in repr(hidden)
+    assert read_run(tmp_path / "run")["blind"]["exponents"] == hidden.blinding.exponents
     again = hbm.resume(tmp_path / "run", uniform, 0.3, progress=False)
     assert again.blinding == hidden.blinding
     wider = plain.posterior.assign(x=4.0 * plain.posterior["x"])  # another fit with the same blinding
@@ -230,6 +232,25 @@ def test_sampling_resuming_and_unblinding(tmp_path):
     assert "blinded:" not in str(loaded.verdict)
     with pytest.raises(ValueError, match="found one that is not blinded"):
         hidden.unblind()
+
+
+def test_the_blinding_of_another_model():
+    """Shared parameters have the same shift; those that only one of the models has are hidden in that one."""
+    plain, hidden = blinded()
+    taken = blinding_of(hidden.blinding, Supernova(cosmology="wcdm"))
+    assert taken.names == ("Om0", "w0")
+    taken.require_sites(["Om0", "w0", "_x"])
+    with pytest.raises(ValueError, match="among Om0; found w0"):
+        taken.require_sites(["Om0"])
+    draws = plain.posterior[["Om0"]].assign(w0=plain.posterior["M0"])
+    both = taken.measured_in(draws)
+    assert both.offset("Om0") == hidden.blinding.offset("Om0")
+    assert both.offset("w0") != both.offset("Om0")
+    back = blinding_of(both, Supernova())
+    back.require_sites(["Om0", "alpha"])
+    assert back.measured_in(plain.posterior[["Om0"]]).names == ("Om0",)
+    with pytest.raises(ValueError, match="among alpha; found Om0, w0"):
+        back.require_sites(["alpha"])
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ class Blinding:
     Attributes
     ----------
     names : tuple of str
-        Sites whose values are shifted. All unconstrained draws are shifted too, because other coordinates of the same
-        parameters may be among them.
+        Sites whose values are shifted. Those of an earlier fit that another program does not have are left out there.
+        All unconstrained draws are shifted too, because other coordinates of the same parameters may be among them.
     key : str
         Random key from which the shifts are drawn, uniform between -4 and 4 units.
     exponents : mapping of str to int or nested list of int
@@ -49,19 +49,21 @@ class Blinding:
         return f"{WORD}: the values of {', '.join(self.names)} are shifted by hidden offsets until fit.unblind()"
 
     def require_sites(self, sites: Iterable[str]) -> None:
-        """Raise ValueError if a name is not a site of the program."""
+        """Raise ValueError if a name is not a site of the program, unless it is one of an earlier fit."""
         known = [name for name in sites if not name.startswith("_")]
         unknown = [name for name in self.names if name not in known]
-        if unknown:
+        if set(unknown) - set(self.exponents) or len(unknown) == len(self.names):
             raise ValueError(
                 f"sample: expected blind to name sites of the program, among {', '.join(known)}; found "
                 f"{', '.join(unknown)}."
             )
 
     def measured_in(self, posterior: xr.Dataset) -> "Blinding":
-        """Return this blinding with the units of its shifts for the draws of a fit, unless it has them."""
-        units = {name: _exponents(_draws_first(posterior[name])).tolist() for name in self.names if name in posterior}
-        return replace(self, exponents=units | dict(self.exponents))
+        """Return this blinding of the sites of a fit, with the units of its shifts, unless it has them."""
+        names = tuple(name for name in self.names if name in posterior)
+        found = {name: _exponents(_draws_first(posterior[name])) for name in names}
+        known = {n: units for n, units in self.exponents.items() if n not in found or np.shape(units) == found[n].shape}
+        return replace(self, names=names, exponents={name: units.tolist() for name, units in found.items()} | known)
 
     def offset(self, name: str) -> np.ndarray:
         """Return the shift of each element of a site, (...)."""
@@ -137,7 +139,7 @@ def blinding_of(blind: Any, program: Any) -> Blinding | None:
     if blind is None or blind is False:
         return None
     if isinstance(blind, Blinding):
-        return blind
+        return replace(blind, names=tuple(dict.fromkeys((*blind.names, *blinded_in(program)))))
     if blind is True:
         names: Sequence[str] = blinded_in(program)
         if not names:
