@@ -40,6 +40,7 @@ def sample_options() -> dict[str, Option]:
         for item in dataclasses.fields(kind):
             default = None if item.default is dataclasses.MISSING else item.default
             options.setdefault(item.name, Option(default, _without_none(hints[item.name])))
+    options["blind"] = Option(False, bool)
     return options | {FLAG: Option(None, bool)}  # of configurations before samplers had names
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference import Fit
+from hbm_jax.inference.blinding.blinding import WORD
 from hbm_jax.inference.exports import tabular
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.notation import quote
@@ -182,6 +183,8 @@ def _draw(
     drawn = {"name": name, "caption": caption, "picture": "", "width": 0, "height": 0, "error": ""}
     try:
         figure = function(fit)
+        if fit.blinding is not None:
+            figure.text(0.995, 0.995, WORD, ha="right", va="top", fontsize=8.0)
         pixels = to_pixels(figure, DPI)
         if folder is not None:
             (Path(folder) / f"{name}.png").write_bytes(in_all_colours(pixels))

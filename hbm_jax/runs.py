@@ -314,6 +314,34 @@ def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
     fit.summary().to_csv(folder / SUMMARY, index_label="parameter")
 
 
+def unblind(folder: str | os.PathLike) -> Fit:
+    """Unblind the run of a folder: rewrite its posterior and summary, and let `resume` show values too.
+
+    Its report and figures, which show shifted values, are removed; `write_report` writes new ones.
+
+    Returns
+    -------
+    Fit
+        The fit of the folder, as from `load`.
+
+    Raises
+    ------
+    ValueError
+        If the fit is not blinded.
+    ResultFileError
+        As `load`.
+    """
+    folder = Path(folder)
+    fit = load(folder)
+    fit.unblind()
+    checkpoint = checkpoint_of(folder)
+    if checkpoint is not None and read_run(checkpoint).get(RUN_ID) == fit.run.get(RUN_ID):
+        with contextlib.closing(Checkpoint.existing(checkpoint)) as store:
+            store.update(blind=None)
+    write(fit, folder, None)
+    return fit
+
+
 def write_report(fit: Fit, folder: Path) -> Path:
     """Write the figures as PNG files, and the report that includes them; return the path of the report."""
     from hbm_jax import report

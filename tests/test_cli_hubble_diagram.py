@@ -1,11 +1,13 @@
 """The commands for a distance-level sample: a release's files fitted, simulated and read back, and what is refused."""
 
 import os
+import re
 
 import numpy as np
 import pytest
 from commands import handed_to_the_sampler, refused, run
 
+import hbm_jax
 from hbm_jax import cli
 from hbm_jax.data import read_distance_moduli
 from hbm_jax.models import HubbleDiagram
@@ -60,6 +62,35 @@ def test_a_release_is_fitted(release, tmp_path, capsys):
     assert "M0 integrated out" in text
     names = {path.stem for path in (out / "figures").iterdir()}
     assert names >= {"hubble_diagram", "hubble_residuals", "expansion_contour", "equation_of_state"}
+
+
+@pytest.mark.long
+def test_a_blind_fit_shows_its_values_only_when_it_is_told_to(release, tmp_path, capsys):
+    table, matrix = release
+    out = tmp_path / "run"
+    source = ["--data", table, "--set", "data.format=jla-binned", "--set", f"data.covariance={matrix}"]
+    short = ["--num-samples", 200, "--num-warmup", 200, "--num-chains", 2]
+    _, text, err = run(capsys, "fit", "hubble-diagram", *source, *short, "--blind", "--out", out)
+    assert "blinded: the values of Om0 are shifted" in text, err
+    hidden = hbm_jax.load(out)
+    row = next(line for line in text.splitlines() if line.startswith("Om0"))
+    assert "blinded" in row
+    page = re.sub(r"data:image[^\"]*", "", (out / "report.html").read_text())
+    assert page.count("blinded") >= 3
+    assert "hubble_residuals.png" in {path.name for path in (out / "figures").iterdir()}
+    assert "hubble_diagram.png" not in {path.name for path in (out / "figures").iterdir()}
+    true = float((hidden.posterior["Om0"] - hidden.blinding.offset("Om0")).median())
+    for surface in (text, page, (out / "summary.csv").read_text()):
+        assert f"{true:.3f}"[1:] not in surface
+    assert hbm_jax.resume(out, progress=False).blinding == hidden.blinding
+    _, text, err = run(capsys, "unblind", out)
+    assert "blinded" not in text, err
+    shown = hbm_jax.load(out)
+    assert float(shown.posterior["Om0"].median()) == pytest.approx(true, rel=1e-12)
+    assert (out / "figures" / "hubble_diagram.png").exists()
+    assert hbm_jax.resume(out, progress=False).blinding is None
+    _, text, err = run(capsys, "report", out)
+    assert "blinded" not in text + (out / "report.html").read_text().replace("unblinded", ""), err
 
 
 def test_what_is_refused(release, tmp_path, capsys):

@@ -1,4 +1,6 @@
-"""Command line: ``hbm-jax fit | resume | simulate | calibrate | evidence | report | absorption | bench | doctor``.
+"""Command line: ``hbm-jax COMMAND``.
+
+Commands: ``fit, resume, simulate, calibrate, evidence, report, unblind, absorption, bench, doctor``.
 
 Exit status: 0 usable posterior, or calibrated model; 3 not usable, or not calibrated; 4 usable, but the data do not
 look like the model; 2 bad input or full disk; 130 interrupted.

@@ -40,6 +40,7 @@ SAMPLE_HELP = {
     "trajectory_length": "length of the trajectories of hmc",
     "centering": "whether a pilot run chooses the partial non-centring; by default where the model gains by it",
     "dtype": "float64 or float32",
+    "blind": "hide the values of the parameters that the model names, such as cosmological ones, until unblind",
 }
 
 

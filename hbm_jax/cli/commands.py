@@ -46,6 +46,25 @@ def _report(arguments) -> int:
     return status_of(fit.verdict)
 
 
+def _unblind_parser() -> Parser:
+    about = "Show the values of the blinded parameters of a run folder from now on, and rewrite its files."
+    parser = Parser("hbm-jax unblind", "DIR [options]", about)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="run folder")
+    parser.add_argument("--no-report", action="store_true", help="write posterior and summary only, no figures")
+    return parser
+
+
+def _unblind(arguments) -> int:
+    """Unblind a run folder, print the results and return the exit status."""
+    from hbm_jax import runs
+
+    fit = runs.unblind(arguments.folder)
+    print(f"{in_flags(str(fit.verdict))}\n\n{fit.table()}\n")
+    if not arguments.no_report:
+        print(f"report     {runs.write_report(fit, arguments.folder)}")
+    return status_of(fit.verdict)
+
+
 def _evidence_parser() -> Parser:
     about = (
         "Compute the evidence of fits by bridge sampling. Several fits to the same data are compared, by their "
@@ -99,6 +118,7 @@ COMMANDS = {
     ),
     "evidence": Command("compute the evidence of fits; compare several", _evidence_parser, _evidence),
     "report": Command("rewrite the figures and the report of a run folder", _report_parser, _report),
+    "unblind": Command("show the values of the blinded parameters of a run folder", _unblind_parser, _unblind),
     "absorption": Command(
         "transmission of host galaxy, Milky Way and the WHIM",
         "hbm_jax.cli.absorption:parser",

@@ -39,6 +39,8 @@ def fit(arguments) -> int:
     runs.check_run_folder(folder, arguments.overwrite)
     _before_sampling(arguments, model, sample)
     if getattr(arguments, "best_fit", False):
+        if config["sample"].get("blind"):
+            raise ConfigError("--blind: expected no --best-fit, whose tables show the values; found both.")
         return _best_fit(arguments, model, sample, folder, config)
     options = sample_keywords(config)
     with runs.new_checkpoint(folder, config) as checkpoint, _resume_hint(folder, new=True):

@@ -25,7 +25,12 @@ from hbm_jax.data.supernovae.distance_tables import DISTANCE_FORMATS, read_dista
 from hbm_jax.data.supernovae.downloads import DownloadError, fetch_distance_moduli, load_distance_moduli
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernovae.supernovae import Supernovae
-from hbm_jax.data.supernovae.tables import JLA_ERROR_PARTS, load_jla, read_supernovae
+from hbm_jax.data.supernovae.tables import (
+    JLA_ERROR_PARTS,
+    combine_observations,
+    load_jla,
+    read_supernovae,
+)
 from hbm_jax.data.tables import read_table
 from hbm_jax.data.xray.afterglows import Afterglows
 from hbm_jax.data.xray.simulation import AfterglowPopulation
@@ -58,6 +63,7 @@ __all__ = [
     "Supernovae",
     "ValuesInGroups",
     "blocks_from_joint",
+    "combine_observations",
     "desi2024_bao",
     "desi_dr2_bao",
     "fetch_distance_moduli",

@@ -9,6 +9,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
 
 _SCALE = 4.0
 _LOG_NORM = 0.5 * math.log(2.0 * math.pi)
@@ -125,10 +127,12 @@ def log_mean_probit(x, shift):
 def _log_mean_probit(x, shift):
     """Return the log of the mean and its derivatives with respect to x and shift."""
     x, shift = jnp.broadcast_arrays(x, shift)
-    size, sign = jnp.abs(shift), jnp.where(shift < 0.0, -1.0, 1.0)
+    sign = jnp.where(shift < 0.0, -1.0, 1.0)
     margin = 1.0 - shift * x  # y abs(shift)
     lower_tail, negative = x < 0.0, margin < 0.0
-    t_x, inverse = _SCALE / (_SCALE + jnp.abs(x)), 1.0 / (jnp.abs(margin) + _SCALE * size)
+    # Absolute values with the derivative of one side at zero, because derivatives are differentiated again.
+    size, distance = jnp.where(shift < 0.0, -shift, shift), jnp.where(negative, -margin, margin)
+    t_x, inverse = _SCALE / (_SCALE + jnp.where(lower_tail, -x, x)), 1.0 / (distance + _SCALE * size)
     mills_x, (mills, slope) = t_x * mills_ratio(t_x)[0], mills_ratio(_SCALE * size * inverse)
     mills, slope = _SCALE * inverse * mills, (_SCALE * inverse) ** 2 * slope  # M(abs(y)) / size, D / size^2
     # Everything relative to exp(log_scale): phi(x) in the lower tail, exp(-k x + k^2 / 2) where that is larger.
@@ -144,6 +148,45 @@ def _log_mean_probit(x, shift):
     y = margin * k * sign
     derivative = jnp.where(negative, k * k * density - y * k * sign * term, density * slope)
     return log_scale + jnp.log(mean), term / mean, -derivative / mean
+
+
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+_CLOSE = 0.25, 0.2  # differences of shifts, relative to the larger one and to 1 / (1 + abs(x)), that are quadratures
+
+
+def log_mean_probit_of_two(x, first, second):
+    """Return the log of the mean of Phi(x - first T - second T') over independent T, T', exponential with mean 1.
+
+    Parameters
+    ----------
+    x : array (...)
+        Argument without the latents.
+    first, second : array (...)
+        Mean changes of the argument; positive, zero or negative, and possibly equal.
+
+    Notes
+    -----
+    With h(s) = s E[Phi(x - s T)] of `log_mean_probit`, the mean is (h(first) - h(second)) / (first - second), because
+    the Laplace transform of the sum is a difference of two partial fractions. Its limit for equal shifts is h', the
+    mean over a gamma distribution of shape 2. Where shifts are close, it is the mean of h' between them, by a Gauss
+    quadrature. The error relative to the larger of 1 and the value, and that of the derivatives, is below 1e-10 for
+    shifts between -10 and 10 and x from -20 to 8 (``tests/distributions/test_mills_ratio.py``). It is the detected
+    share of a population with exponential tails along two directions; no distribution here has two yet.
+    """
+    x, first, second = jnp.broadcast_arrays(*(jnp.asarray(a, jnp.result_type(float)) for a in (x, first, second)))
+    difference = first - second
+    relative, absolute = _CLOSE
+    largest = jnp.maximum(jnp.abs(first), jnp.abs(second))
+    close = jnp.abs(difference) <= jnp.maximum(relative * largest, absolute / (1.0 + jnp.abs(x)))
+    logs = log_mean_probit(x, first), log_mean_probit(x, second)
+    top = jax.lax.stop_gradient(jnp.maximum(*logs))
+    numerator = first * jnp.exp(logs[0] - top) - second * jnp.exp(logs[1] - top)
+    apart = top + jnp.log(jnp.where(close, 1.0, numerator / jnp.where(close, 1.0, difference)))
+    between = second[..., None] + jnp.where(close, difference, 0.0)[..., None] * (0.5 + 0.5 * _POINTS)
+    x = x[..., None]
+    # h' = E[Phi] + s dE[Phi] / ds
+    log_slope = log_mean_probit(x, between) + jnp.log1p(between * _log_mean_probit(x, between)[2])
+    return jnp.where(close, logsumexp(log_slope, axis=-1, b=0.5 * _WEIGHTS), apart)
 
 
 @log_mean_probit.defjvp

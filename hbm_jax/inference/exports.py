@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from hbm_jax.files import atomic_write
+from hbm_jax.inference.blinding.blinding import WORD, Blinding
 from hbm_jax.inference.program import supports_of, symbols_of
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.verdict import Verdict
@@ -33,9 +34,15 @@ class Exports:
         return self.tree["posterior"].to_dataset()
 
     @property
+    def blinding(self) -> Blinding | None:
+        """Hidden shifts of parameters; None for a fit that is not blinded. Another fit may be given the same ones."""
+        return Blinding.of(self.tree)
+
+    @property
     def units(self) -> dict[str, str]:
-        """Unit of each parameter that has one."""
-        return self._attribute("units")
+        """Unit of each parameter that has one, with the word "blinded" for one whose values are shifted."""
+        units, names = self._attribute("units"), self._attribute(WORD)
+        return units | {name: f"{units[name]}, {WORD}" if name in units else WORD for name in names}
 
     @property
     def symbols(self) -> dict[str, str]:
@@ -108,7 +115,8 @@ class Exports:
         Returns
         -------
         pandas.DataFrame
-            One row per draw, indexed by ``chain`` and ``draw``; one column per scalar parameter or element.
+            One row per draw, indexed by ``chain`` and ``draw``; one column per scalar parameter or element. The
+            names of blinded parameters are in ``attrs["blinded"]``.
 
         Raises
         ------
@@ -124,7 +132,10 @@ class Exports:
             columns |= {next(labels): column for column in values.T}
         sizes = self.posterior.sizes
         index = pd.MultiIndex.from_product([range(sizes[name]) for name in ("chain", "draw")], names=["chain", "draw"])
-        return pd.DataFrame({label: columns[label] for label in wanted}, index=index)
+        table = pd.DataFrame({label: columns[label] for label in wanted}, index=index)
+        if self.blinding is not None:
+            table.attrs[WORD] = list(self.blinding.names)
+        return table
 
     def save_getdist(self, root: str | os.PathLike, parameters: Sequence[str] | None = None) -> list[Path]:
         """Write the draws in the text format of GetDist and CosmoMC.
@@ -134,7 +145,7 @@ class Exports:
         root : path
             Beginning of the names of the files. ``root_1.txt`` and so on hold the chains: weight 1, minus the log
             density of the unconstrained parameters, parameters. ``root.paramnames`` has names and symbols,
-            ``root.ranges`` the bounds of the priors. Existing files are replaced.
+            ``root.ranges`` the bounds of the priors, without those of blinded parameters. Existing files are replaced.
         parameters : sequence of str, optional
             Sites to include, as in `to_dataframe`.
 
@@ -158,10 +169,11 @@ class Exports:
             if self.program
             else {}
         )
+        hidden = () if self.blinding is None else self.blinding.names
         contents[".ranges"] = "".join(
             f"{_plain(name)}\t" + "\t".join(f"{end:.9g}" if np.isfinite(end) else "N" for end in bounds[base]) + "\n"
             for name in draws
-            if (base := name.partition("[")[0]) in bounds
+            if (base := name.partition("[")[0]) in bounds and base not in hidden
         )
         for chain, rows in draws.groupby(level="chain"):
             values = np.column_stack([np.ones(len(rows)), -log_density[chain], rows.to_numpy()])
@@ -177,6 +189,8 @@ class Exports:
         """Return the symbol of a parameter or element without dollar signs, as GetDist wants it."""
         base, bracket, element = name.partition("[")
         symbol = self.symbols.get(base, rf"\mathrm{{{escaped(base)}}}").strip("$")
+        if self.blinding is not None and base in self.blinding.names:
+            symbol += rf"\ \mathrm{{({WORD})}}"
         index = element.removesuffix("]").replace(" ", "")
         return f"{symbol}_{{{escaped(index)}}}" if bracket and "_" not in symbol else symbol + bracket + element
 

@@ -75,6 +75,10 @@ class Program(Protocol):
     def integrated(self) -> Sequence[str]:
         """Parameters that are integrated out, and drawn with ``recover=True``."""
 
+    @property
+    def blinded(self) -> Sequence[str]:
+        """Sites that ``blind=True`` of `hbm_jax.sample` hides: free parameters whose values are the result."""
+
     def cautions(self, data: Any, bound: Any = None) -> Sequence[str]:
         """Return sentences for the notes of a verdict, about approximations for these data.
 
@@ -181,6 +185,11 @@ def supports_of(program: Callable) -> dict[str, Any]:
 def integrated_in(program: Callable) -> tuple[str, ...]:
     """Return `Program.integrated`; empty by default."""
     return tuple(getattr(program, "integrated", ()))
+
+
+def blinded_in(program: Callable) -> tuple[str, ...]:
+    """Return `Program.blinded`; empty by default."""
+    return tuple(getattr(program, "blinded", ()))
 
 
 def cautions_of(program: Callable, args: tuple, bound: tuple) -> tuple[str, ...]:

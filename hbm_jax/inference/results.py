@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from hbm_jax.files import atomic_write
+from hbm_jax.inference.blinding.blinding import Blinding
 from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
 from hbm_jax.inference.checksum import (
     DamageWarning,
@@ -105,6 +106,30 @@ class Fit(Exports):
     def bound_args(self) -> tuple:
         """Arguments with which the program is traced: bound data where it has a method ``bind``, else `args`."""
         return bound_args(self.program, self.args) if self.program is not None else self.args
+
+    def unblind(self) -> None:
+        """Shift the values of blinded parameters back, here and in what `save` writes from now on.
+
+        The verdict is made again, with notes on posteriors at the edges of priors, which would have given values away.
+
+        Raises
+        ------
+        ValueError
+            If the fit is not blinded.
+        """
+        blinding = self.blinding
+        if blinding is None:
+            raise ValueError("unblind: expected a fit of sample(..., blind=True); found one that is not blinded.")
+        bounds = blinding.bounds_in(self.tree)
+        self.tree = blinding.reveal(self.tree)
+        self.run.pop("blind", None)
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.run["unblinded"] = f"{', '.join(blinding.names)} at {time}"
+        verdict = _judged(self.tree, bounds, self.run)
+        notes = [note for note in self.verdict.notes if note != blinding.note]
+        notes += [note for note in verdict.notes if note not in notes]
+        self.verdict = replace(verdict, notes=tuple(notes), model=self.verdict.model)
+        self.tree.attrs |= {"hbm_jax_run": json.dumps(self.run, default=str), "hbm_jax_notes": json.dumps(notes)}
 
     @property
     def model_check(self) -> ModelCheck:
@@ -269,6 +294,7 @@ def assemble(
     timing: dict[str, float],
     run: dict[str, Any],
     cautions: tuple[str, ...] = (),
+    blinding: Blinding | None = None,
 ) -> Fit:
     """Assemble draws, labels and provenance into a `Fit`, and judge it.
 
@@ -288,6 +314,8 @@ def assemble(
         Duration of each phase in seconds; options of the run.
     cautions : tuple of str
         Notes for the verdict.
+    blinding : Blinding, optional
+        Hidden shifts of parameters. Verdict and `Fit` see shifted draws only, because a verdict names values.
     """
     tree = tree_of(
         program,
@@ -299,7 +327,14 @@ def assemble(
         dims=dims,
         coords=coords,
     )
-    verdict = _judged(tree, bounds_of(program, target), run)
+    bounds = bounds_of(program, target)
+    if blinding is not None:
+        blinding = blinding.measured_in(tree["posterior"].to_dataset())
+        tree = blinding.hide(tree, bounds)
+        bounds = {name: ends for name, ends in bounds.items() if name not in blinding.names}
+        cautions = (blinding.note, *cautions)
+        run = run | {"blind": ", ".join(blinding.names)}
+    verdict = _judged(tree, bounds, run)
     verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args, bound), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
@@ -405,6 +440,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
         _require_types(run, timing, notes)
+        Blinding.of(tree)
         stored_check = attributes.get("hbm_jax_model_check")
         model = ModelCheck.from_json(stored_check) if stored_check is not None else None
         file_format = int(attributes["hbm_jax_format"])

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from hbm_jax.inference.batch.chees import operations
+from hbm_jax.inference.blinding.blinding import Blinding
 from hbm_jax.inference.centering.location_scale import with_partial_centring
 from hbm_jax.inference.centering.pilot import choose_centering
 from hbm_jax.inference.compilation.devices import advice
@@ -48,6 +49,7 @@ class Settings:
     rule: StopRule
     dims: Mapping[str, list[str]] | None = None
     coords: Mapping[str, Any] | None = None
+    blind: Blinding | None = None
 
     def options(self) -> dict[str, Any]:
         """Return the options that determine the draws as flat plain values."""
@@ -55,7 +57,8 @@ class Settings:
 
     def to_run(self) -> dict[str, Any]:
         """Return entries for the description of a run in a checkpoint, beside its fingerprints."""
-        return {"stop": self.rule.to_dict(), "dims": self.dims, "coords": self.coords}
+        blind = {} if self.blind is None else {"blind": asdict(self.blind)}
+        return {"stop": self.rule.to_dict(), "dims": self.dims, "coords": self.coords} | blind
 
     @classmethod
     def from_run(cls, run: Mapping[str, Any]) -> "Settings":
@@ -65,7 +68,9 @@ class Settings:
         if unknown:
             raise ValueError(f"unknown options: {', '.join(map(repr, sorted(unknown)))}")
         options, rule = RunOptions(**selected(options, RunOptions)), StopRule(**run["stop"])
-        return cls(options, sampler_of(run["options"]), rule, run.get("dims"), run.get("coords"))
+        stored = run.get("blind")
+        blind = None if stored is None else Blinding(**stored | {"names": tuple(stored["names"])})
+        return cls(options, sampler_of(run["options"]), rule, run.get("dims"), run.get("coords"), blind)
 
 
 @dataclass
@@ -148,6 +153,8 @@ class Run:
     def _check(self, program: Callable, target: Target) -> None:
         """Raise ValueError if draws of the target cannot be stored, or the stopping rule names none of its sites."""
         self.settings.rule.check_names(target.names)
+        if self.settings.blind is not None:
+            self.settings.blind.require_sites(target.shapes)
         check_storable(program, self.args, target, self.settings.dims, self.settings.coords)
         describe(program, self.args[0] if self.args else None)
 
@@ -245,8 +252,11 @@ class Run:
             ),
             timing=self.timing,
             run=self._record(chains, draws, start, stopped),
+            blinding=self.settings.blind,
         )
         vars(fit)["bound_args"] = self.bound
+        if self.store is not None and fit.blinding is not None:  # more draws have the same shifts
+            self.store.update(blind=asdict(fit.blinding))
         self._lap("judging")
         fit.note_timing(self.timing)
         return fit

@@ -1,11 +1,12 @@
 """Sample the posterior of a NumPyro program (`sample`), and continue a stopped run from its checkpoint (`resume`)."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hbm_jax.inference.arguments import plain_arguments
+from hbm_jax.inference.blinding.blinding import Blinding, blinding_of
 from hbm_jax.inference.distributed import processes_for
 from hbm_jax.inference.options import RunOptions, arguments_named, require_known, selected, with_options
 from hbm_jax.inference.program import binds, target_accept_prob_of
@@ -31,6 +32,7 @@ def sample(
     split: str | int | None = None,
     dims: Mapping[str, list[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
+    blind: bool | Sequence[str] | Blinding = False,
     **options: Any,
 ) -> Fit:
     """Sample the posterior of a NumPyro program until it has converged.
@@ -85,6 +87,12 @@ def sample(
         `hbm_jax.inference.distributed`. Only process 0 writes the checkpoint and shows the progress line.
     dims, coords : mapping, optional
         Dimensions of sites and coordinates of dimensions, in addition to the plates and to those of the program.
+    blind : bool, list of str or Blinding
+        Parameters whose values are hidden until `Fit.unblind`: True for those that the program names
+        (``program.blinded``; the cosmological ones of supernova models), a list of names of sites, or the ``blinding``
+        of an earlier fit, whose shifts are then the same; parameters that only this program names are hidden too. Draws
+        of these are stored with a constant shift of a few standard deviations, unknown to the user. Widths,
+        correlations and differences between draws are as they are.
 
     Returns
     -------
@@ -129,8 +137,12 @@ def sample(
         StopRule(**selected(options, StopRule)),
         _plain_lists("dims", dims),
         _plain_lists("coords", coords),
+        blinding_of(blind, program),
     )
     processes = processes_for(split)
+    if settings.blind is not None and split is not None:  # one key for all processes
+        key = settings.blind.key
+        settings = replace(settings, blind=replace(settings.blind, key=processes.lead(lambda: key)))
     run = Run(program, args, settings, processes=processes, split=split, progress=progress, init=init)
     if checkpoint is None:
         return run.fit()
@@ -172,7 +184,8 @@ def resume(
     Returns
     -------
     Fit
-        All draws, of this and of earlier sessions. For a run that has already ended, the result is assembled again.
+        All draws, of this and of earlier sessions. For a run that has already ended, the result is assembled again. A
+        blinded run stays blinded.
 
     Raises
     ------

@@ -310,6 +310,18 @@ def sample_cosmology(choice: str | Expansion, priors: Mapping[str, Prior], degen
     return cosmology
 
 
+def result_parameters(choice: str | Expansion, priors: Mapping[str, Prior]) -> tuple[str, ...]:
+    """Return the sites whose values are the result of a fit of an expansion history.
+
+    These are the free parameters, the curvature that follows from them, and M0 if H0 is free, because data fix their
+    combination.
+    """
+    free = [name for name, prior in priors.items() if isinstance(prior, dist.Distribution)]
+    names = [name for name in ("H0", *named(choice).parameters) if name in free]
+    names += ["Ok0"] if "Ode0" in named(choice).parameters and {"Om0", "Ode0"} & set(names) else []
+    return (*names, "M0") if {"H0", "M0"} <= set(free) else tuple(names)
+
+
 def cosmology_from(choice: str | Expansion, values: Mapping[str, Any]) -> Any:
     """Return the cosmology of an expansion history for these parameter values.
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
+import xarray as xr
 
-from hbm_jax.inference import Fit
+from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.plotting.labels import label
 
@@ -74,9 +75,10 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the fit has no such parameter and no default is given.
+        If the fit has no such parameter and no default is given, or if the parameter is blinded.
     """
     if name in fit.posterior:
+        require_values(fit, name)
         draws = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
         return draws.reshape(-1, *draws.shape[2:])
     priors: Mapping = getattr(fit.program, "all_priors", {})
@@ -86,6 +88,29 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
             f"the fit has no parameter {name!r}: expected names among {', '.join(map(str, fit.posterior))}."
         )
     return np.array([float(value)])
+
+
+def require_values(fit: Fit, *names: str) -> None:
+    """Raise ValueError if a parameter is blinded: a figure computed from its values would give them away."""
+    hidden = () if fit.blinding is None else fit.blinding.names
+    if blinded := [name for name in names if name in hidden]:
+        raise ValueError(
+            f"expected the values of {', '.join(blinded)}, from which this figure is computed; found a fit in which "
+            "they are blinded. The figure can be drawn after fit.unblind()."
+        )
+
+
+def true_values(fit: Fit, num_draws: int) -> xr.Dataset:
+    """Return the draws of `hbm_jax.latents`.
+
+    Raises
+    ------
+    ValueError
+        If parameters are blinded that the model does not name as its result: true values may give them away.
+    """
+    if fit.blinding is not None:
+        require_values(fit, *(set(fit.blinding.names) - set(getattr(model_of(fit), "blinded", ()))))
+    return latents(fit, num_draws=num_draws)
 
 
 def spread(total: int, num: int) -> np.ndarray:

@@ -26,7 +26,10 @@ BUILT_IN = {
             "hbm-jax simulate supernova --design jla --truth Om0=0.3 --out simulated.ecsv",
             "hbm-jax calibrate supernova --design jla --subset 60 --out runs/calibration",
         ),
-        help={"sigma_m_b_includes": "contributions in the errors of m_b, such as '{sigma_v_km_s = 150}'"},
+        help={
+            "sigma_m_b_includes": "contributions in the errors of m_b, such as '{sigma_v_km_s = 150}'",
+            "combine": "whether rows of the same name are observations of one supernova",
+        },
     ),
     "supernova-correlated": Entry(
         "hbm_jax.models:CorrelatedSupernova",

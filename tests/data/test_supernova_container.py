@@ -13,6 +13,7 @@ from hbm_jax.data import (
     Supernovae,
     lensing_variance,
     load_jla,
+    read_supernovae,
     velocity_variance,
 )
 
@@ -222,7 +223,7 @@ def test_data_error_is_a_value_error_and_pickles():
 
 def test_pytree_round_trip_and_jit(three):
     leaves, structure = jax.tree.flatten(three)
-    assert len(leaves) == 13
+    assert len(leaves) == 15
     assert_same(three, jax.tree.unflatten(structure, leaves))
 
     traces = []
@@ -242,8 +243,21 @@ def test_pytree_round_trip_and_jit(three):
 
 def test_unflatten_does_not_validate(three):
     structure = jax.tree.structure(three)
-    assert jax.tree.unflatten(structure, [None] * 13).m_b is None
-    assert repr(jax.tree.unflatten(structure, [None] * 13)) == "Supernovae(3 objects)"
+    assert jax.tree.unflatten(structure, [None] * 15).m_b is None
+    assert repr(jax.tree.unflatten(structure, [None] * 15)) == "Supernovae(3 objects)"
+
+
+def test_probabilities_of_type_ia(three):
+    columns = {k: v for k, v in three.to_dict().items() if k != "warnings"}
+    assert "prob_ia" not in columns
+    np.testing.assert_array_equal(three.prob_ia, 1.0)
+    photometric = Supernovae.from_columns(columns | {"prob_ia": [0.25, np.nan, 0.0]})
+    np.testing.assert_array_equal(photometric.prob_ia, [0.25, 1.0, 0.0])
+    assert "2 have a probability of type Ia below 1; 1.8 expected not to be of it" in photometric.describe()
+    assert_same(Supernovae.from_dict(photometric.to_dict()), photometric)
+    np.testing.assert_array_equal(read_supernovae(photometric.to_table()).prob_ia, photometric.prob_ia)
+    with pytest.raises(DataError, match=r"prob_ia.*expected a probability .*found 1.5"):
+        Supernovae.from_columns(columns | {"prob_ia": [0.5, 1.5, 1.0]})
 
 
 def test_dict_round_trip_is_exact(three):

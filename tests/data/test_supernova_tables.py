@@ -1,6 +1,7 @@
 """JLA as bundled, and the readers of users' tables."""
 
 import csv
+import dataclasses
 import gzip
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
+from scipy.linalg import block_diag
 from scipy.stats import norm
 
 import hbm_jax.data
@@ -19,6 +21,8 @@ from hbm_jax.data import (
     JLA_ERROR_PARTS,
     DataError,
     DataWarning,
+    Supernovae,
+    combine_observations,
     load_jla,
     read_supernovae,
     read_table,
@@ -499,3 +503,70 @@ def test_everything_missing_is_said_at_once():
     assert "columns 'z_cmb' (did you mean 'zCMB'?), 'm_b' (did you mean 'mB'?), 'sigma_m_b'" in str(raised.value)
     assert "are missing: expected 'z_cmb', 'm_b', 'sigma_m_b' or 'var_m_b' or 'covariance', or" in str(raised.value)
     assert str(raised.value).endswith("columns zCMB, z_hel, mB, x1, c, sigma_x1, sigma_c.")
+
+
+def test_a_classifier_of_a_des_table_gives_probabilities_of_type_ia(tmp_path):
+    path = tmp_path / "sample.csv"
+    rows = ["a,0.10,0.10,19.0,0.1,-1.0,0.5,0.0,0.03,-9.0", "b,0.20,0.20,20.5,0.1,0.3,0.5,0.1,0.03,0.25"]
+    path.write_text("\n".join(["CID,zHD,zHEL,mB,mBERR,x1,x1ERR,c,cERR,PROB_SCONE", *rows]))
+    sne = read_supernovae(path, format="snana", columns={"prob_ia": "PROB_SCONE"})
+    np.testing.assert_array_equal(sne.prob_ia, [1.0, 0.25])
+    np.testing.assert_array_equal(read_supernovae(path, format="snana").prob_ia, 1.0)
+
+
+def observed_twice():
+    """Three supernovae of JLA; the second was observed three times, the first twice."""
+    sne = load_jla().subset([0, 1, 2, 1, 0, 1])
+    rng = np.random.default_rng(3)
+    shifted = sne.replace_observations(*(getattr(sne, q) + 0.02 * rng.normal(size=6) for q in ("m_b", "x1", "c")))
+    scale = np.array([1.0, 1.0, 1.0, 2.0, 0.7, 1.3])[:, None, None]
+    return dataclasses.replace(
+        shifted,
+        covariance=sne.covariance * scale,
+        survey=("a", "b", "c", "a", "b", "b"),
+        log10_mass=np.array([np.nan, 9.0, 8.0, 10.0, 11.0, 9.5]),
+        sigma_log10_mass=np.array([np.nan, 0.3, 0.1, 0.1, 0.2, 0.2]),
+        prob_ia=np.array([0.3, 1.0, 0.5, 0.2, 0.4, 0.1]),
+    )
+
+
+def test_combined_observations_are_those_of_least_squares():
+    sne = observed_twice()
+    combined = combine_observations(sne)
+    assert combined.name == sne.name[:3]
+    assert combined.survey == ("a+b", "b+a", "c")
+    np.testing.assert_array_equal(combined.num_observations, [2, 3, 1])
+    np.testing.assert_array_equal(combined.log10_mass, [11.0, 10.0, 8.0])
+    np.testing.assert_array_equal(combined.prob_ia, [0.4, 1.0, 0.5])
+    for index, rows in enumerate([[0, 4], [1, 3, 5], [2]]):
+        design = np.tile(np.eye(3), (len(rows), 1))
+        noise = block_diag(*sne.covariance[rows])
+        observed = np.stack([sne.m_b, sne.x1, sne.c], axis=-1)[rows].ravel()
+        covariance = np.linalg.inv(design.T @ np.linalg.solve(noise, design))
+        mean = covariance @ design.T @ np.linalg.solve(noise, observed)
+        np.testing.assert_allclose([combined.m_b[index], combined.x1[index], combined.c[index]], mean, rtol=1e-11)
+        np.testing.assert_allclose(combined.covariance[index], covariance, rtol=1e-9)
+    assert not combined.warnings
+    back = Supernovae.from_dict(combined.to_dict())
+    np.testing.assert_array_equal(back.num_observations, combined.num_observations)
+    assert combine_observations(combined).m_b.tolist() == combined.m_b.tolist()
+    with pytest.warns(DataWarning, match="in the table more than once"):
+        read_supernovae(sne.to_table())
+    np.testing.assert_array_equal(read_supernovae(sne.to_table(), combine=True).m_b, combined.m_b)
+
+
+def test_observations_that_cannot_be_combined():
+    sne = observed_twice()
+    far = dataclasses.replace(sne, z_cmb=sne.z_cmb + np.array([0, 0, 0, 0, 0, 0.005]))
+    with pytest.raises(DataError, match=r"z_cmb, row 5 .*agree within 0.002 \(1 \+ z\)"):
+        combine_observations(far)
+    uncertain = dataclasses.replace(sne, sigma_z=np.array([0, 0, 0, 0, 0.01, 0]))
+    with pytest.raises(DataError, match=r"sigma_z, row 4 .*the same error"):
+        combine_observations(uncertain)
+    offsets = dataclasses.replace(sne, sensitivity=np.zeros((6, 1, 3)), offset_name=("zero point",))
+    with pytest.raises(DataError, match=r"without calibration offsets.*found 1 offsets"):
+        combine_observations(offsets)
+    apart = sne.replace_observations(sne.m_b + np.array([0, 0, 0, 0, 2.0, 0]), sne.x1, sne.c)
+    assert [
+        f"the 2 observations of {sne.name[0]} disagree" in text for text in combine_observations(apart).warnings
+    ] == [True]

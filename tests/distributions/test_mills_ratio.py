@@ -7,7 +7,7 @@ import pytest
 from mpmath import mpf
 from scipy import integrate, special
 
-from hbm_jax.distributions.mills_ratio import log_mean_probit, log_mills_ratio
+from hbm_jax.distributions.mills_ratio import log_mean_probit, log_mean_probit_of_two, log_mills_ratio
 
 Y = np.array([-60.0, -7.0, -1.0, -1e-9, 0.0, 0.3, 4.0, 19.9, 20.1, 300.0, 1e7])
 # Of either sign and zero; x where the formula changes (0, 1 / shift), in the body and far in the tails.
@@ -55,6 +55,55 @@ def test_mean_of_a_probit_over_an_exponential():
         assert abs(value[n] - expected) < 1e-12 * max(1.0, abs(expected)), (x, shift)
         for found, exact in zip((gradient[0][n], gradient[1][n]), slopes, strict=True):
             assert found == pytest.approx(float(exact), rel=1e-10, abs=1e-14), (x, shift)
+
+
+# Equal, nearly equal, close and apart, of either sign and zero.
+PAIRS = [
+    (-10.0, -9.0), (-10.0, 10.0), (-1.0, -1.0), (-1.0, 1e-6), (-0.3, -0.1), (-1e-7, 1e-7), (0.0, 0.0), (0.0, 0.5),
+    (0.0, 1e-9), (0.1, 0.1), (0.1, 0.100001), (0.1, 0.2), (0.5, -0.5), (1.0, 1.0), (1.0, 1.2), (1.0, 1.26), (1.0, 1.4),
+    (2.0, 0.05), (10.0, 9.0), (10.0, 10.0), (10.0, 1e-3), (10.0, 6.0),
+]  # fmt: skip
+ARGUMENTS = (-20.0, -5.0, -0.5, 0.0, 1.0, 8.0)
+
+
+def mean_probit_of_two(x, first, second):
+    """The difference of two closed forms as it is printed, and its limit by a difference in so many digits."""
+    if first == second:
+        second = first + mpf(10) ** -60
+    return (first * mean_probit(x, first) - second * mean_probit(x, second)) / (first - second)
+
+
+@pytest.fixture(scope="module")
+def of_two():
+    cases = [(x, *pair) for pair in PAIRS for x in ARGUMENTS]
+    whole = jax.jit(jax.vmap(jax.value_and_grad(log_mean_probit_of_two, argnums=(0, 1, 2))))
+    return cases, *map(np.asarray, (lambda value, gradient: (value, np.array(gradient)))(*whole(*np.array(cases).T)))
+
+
+def test_mean_of_a_probit_over_two_exponentials(of_two):
+    cases, value, gradient = of_two
+    steps = [tuple(mpf(10) ** -20 if k == j else mpf(0) for j in range(3)) for k in range(3)]
+    with mpmath.workdps(170):
+        for n, case in enumerate(cases):
+            point = [mpf(part) for part in case]
+            exact = mpmath.log(mean_probit_of_two(*point))
+            assert abs(value[n] - float(exact)) < 1e-10 * max(1.0, abs(float(exact))), case
+            for k, step in enumerate(steps):
+                above, below = (
+                    mpmath.log(mean_probit_of_two(*(a + sign * b for a, b in zip(point, step, strict=True))))
+                    for sign in (1, -1)
+                )
+                slope = float((above - below) / (2 * steps[k][k]))
+                assert gradient[k, n] == pytest.approx(slope, rel=1e-10, abs=1e-13), (case, k)
+
+
+def test_it_is_the_double_integral():
+    x, first, second = 0.4, 0.8, -1.3
+    t = np.linspace(0.0, 45.0, 4001)
+    inner = np.exp(jax.jit(log_mean_probit)(x - first * t, second))
+    expected = integrate.simpson(np.exp(-t) * inner, x=t)
+    for pair in ((first, second), (second, first)):
+        assert float(np.exp(jax.jit(log_mean_probit_of_two)(x, *pair))) == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize(("x", "shift"), [(0.4, 0.8), (-3.0, 1.7), (1.2, -0.6), (4.0, 2.0)])

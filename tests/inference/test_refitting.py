@@ -1,5 +1,6 @@
 """Predictive densities by fits without what is left out, where importance sampling fails."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -25,6 +26,7 @@ from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference import loo, refit
+from hbm_jax.inference.blinding.blinding import Blinding
 from hbm_jax.inference.criticism import refitting
 
 
@@ -91,6 +93,16 @@ def test_refits_draw_the_latents_of_what_is_left_out_from_the_population(exact_r
     true = np.random.default_rng(0).normal(mean, np.sqrt(variance + 1.0), 100_000)
     density = stats.norm(true, NOISE_OF_LINE).pdf(data.y[4])
     monte_carlo.within(better.table["elpd"].iloc[4], exact, density.std() / density.mean() / np.sqrt(4000))
+
+
+def test_refits_of_a_blinded_fit_are_blinded(exact_refits):
+    fit = copy.copy(fit_of_line(line_data()))
+    assert "blind" not in fit.run
+    blinding = Blinding((str(next(iter(fit.posterior))),)).measured_in(fit.posterior)
+    fit.tree = blinding.hide(fit.tree, {})
+    refit(fit, with_bad(line_loo(), "star 3"))
+    (asked,) = exact_refits
+    assert asked[2]["blind"] == blinding
 
 
 def test_refits_that_cannot_be_made_are_refused():

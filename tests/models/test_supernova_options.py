@@ -15,7 +15,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 import hbm_jax
-from hbm_jax.data import DataError, Supernovae
+from hbm_jax.data import DataError, Supernovae, combine_observations
 from hbm_jax.models import Supernova
 
 EXTRA = {
@@ -122,8 +122,9 @@ class Plain:
             stretches = [(1 - f, x1_mean, p["x1_std"]), (f, x1_mean - p["x1_shift"], p["x1_std_low"])]
         scatters = [(1.0, p["sigma_int"])]
         if model.outliers:
-            f = p["outlier_fraction"]
-            scatters = [(1 - f, p["sigma_int"]), (f, np.hypot(p["sigma_int"], p["outlier_scatter"]))]
+            normal_share = data.prob_ia[n] * (1 - p["outlier_fraction"])
+            outlying = np.hypot(p["sigma_int"], p["outlier_scatter"])
+            scatters = [(normal_share, p["sigma_int"]), (1 - normal_share, outlying)]
         for (host, w0), (w1, x_mean, x_std), (w2, sigma) in itertools.product(self.hosts(n), stretches, scatters):
             step, extra = p["delta_M"] * host if model.mass_step else 0.0, p["delta_beta"] * host * model.host_beta
             # What is smooth and falls off at both ends needs few points; dust begins, and a broken law bends, at 0.
@@ -222,6 +223,73 @@ def few():
     sne = FEW.subset([0, 2, 4, 6, 9, 12])
     sne = sne.replace_observations(sne.m_b + np.array([0, 0, 0, 1.1, 0, 0]), sne.x1, sne.c)
     return dataclasses.replace(sne, log10_mass=np.array([9.9, 11.0, 10.1, 8.2, 10.4, 5.0]))
+
+
+PROB_IA = np.array([1.0, 0.97, 0.0, 0.3, 0.999, 0.6])
+
+
+@pytest.mark.parametrize("options", [{}, {"selection": "common"}], ids=["plain", "selection"])
+def test_probabilities_of_type_ia_are_the_weights_of_each_object(few, options):
+    model, photometric = Supernova(outliers=True, **options), dataclasses.replace(few, prob_ia=PROB_IA)
+    density = likelihood(model, photometric)
+    np.testing.assert_allclose(density, Plain(model, photometric, T).total(), rtol=2e-8, atol=2e-8)
+    assert abs(density - likelihood(model, few)) > 0.1
+    with pytest.raises(ValueError, match=r"outliers=False expects .*prob_ia = 1.*found 5 of 6.*outliers=True"):
+        Supernova().bind(photometric)
+    assert model.bind(few).prob_ia is None
+    together = model.bind_each([few, photometric])
+    np.testing.assert_array_equal(together[0].prob_ia, 1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"outliers": True, "mass_error": True}], ids=["normal", "mixture"])
+def test_combined_observations_give_the_density_of_all(few, options):
+    """One truth, two measured vectors with their own errors: the joint density up to a constant, at two points."""
+    rng = np.random.default_rng(5)
+    sne = few.subset([0, 1, 2, 0, 1, 2])
+    sne = sne.replace_observations(*(getattr(sne, q) + 0.03 * rng.normal(size=6) for q in ("m_b", "x1", "c")))
+    sne = dataclasses.replace(sne, covariance=sne.covariance * np.array([1, 1, 1, 2.0, 0.5, 3.0])[:, None, None])
+    model, combined = Supernova(**options), combine_observations(sne)
+    constant = [likelihood(model, combined, p=p) - joint_density(model, sne, p) for p in (T, T | MOVED)]
+    assert constant[0] == pytest.approx(constant[1], abs=1e-8)
+    assert abs(likelihood(model, combined) - likelihood(model, combined, p=T | MOVED)) > 0.1
+    for refused, name in ({"selection": "common"}, "selection"), ({"survey_scatter": True}, "sigma_int"):
+        with pytest.raises(DataError, match=rf"Supernova: {name}: expected one observation.*found 3 with combined"):
+            Supernova(**refused).bind(combined)
+
+
+MOVED = {"M0": -19.2, "alpha": 0.2, "beta": 2.5, "sigma_int": 0.2, "c_mean": 0.02, "x1_std": 1.3}
+
+
+def joint_density(model, sne, p):
+    """Log density of two vectors (x1, c, m_b) of each of three supernovae, from the components of their truth."""
+    order = np.ix_([1, 2, 0], [1, 2, 0])
+    first, plain = sne.subset([0, 1, 2]), Plain(model, sne.subset([0, 1, 2]), p)
+    total = 0.0
+    for n in range(3):
+        fits = [sne.covariance[row][order] for row in (n, n + 3)]
+        observed = np.concatenate([[sne.x1[row], sne.c[row], sne.m_b[row]] for row in (n, n + 3)])
+        modulus = moduli(first.subset([n]), p)[0]
+        density = 0.0
+        for weight, base, covariance, on_grid in plain.components(n):
+            truth = covariance - fits[0]  # lensing and velocity are of the supernova
+            joint = np.block([[truth + fits[0], truth], [truth, truth + fits[1]]])
+            mean = np.tile(base + np.array([0, 0, modulus]), 2)
+            density += weight * np.sum(on_grid * np.exp(normal(observed, mean, joint)))
+        total += np.log(density)
+    return total
+
+
+def test_simulated_objects_of_other_types_are_those_with_low_probabilities():
+    prob_ia = np.where(np.arange(len(FEW)) % 2, 1.0, 0.0)
+    design = dataclasses.replace(FEW, prob_ia=prob_ia)
+    truth = T | {"outlier_fraction": 0.0, "outlier_scatter": 50.0}
+    model = Supernova(outliers=True)
+    given = {name: truth[name] for name in model.all_priors if name in truth}
+    simulated, _ = model.simulate(jax.random.key(1), design, given)
+    residual = np.abs(simulated.m_b - moduli(design, T) - T["M0"])
+    assert residual[prob_ia == 1].max() < 3.0
+    assert np.median(residual[prob_ia == 0]) > 10.0
+    np.testing.assert_array_equal(simulated.prob_ia, prob_ia)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

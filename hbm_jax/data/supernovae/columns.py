@@ -63,6 +63,8 @@ COLUMNS: dict[str, Column] = {
     "log10_mass": Column("dex(solMass)", "a logarithm of solar masses", (0.0, 14.0), (2.0, 13.0)),
     "sigma_log10_mass": replace(POSITIVE_ERROR, unit="dex"),
     "sigma_z": ERROR,
+    "prob_ia": Column("", "a probability", (0.0, np.nextafter(1.0, 2.0)), zero=True),
+    "num_observations": Column("", "a number of observations", (0.5, np.inf)),
     "sensitivity": Column(None),
     "offset_name": Column(None),
 }
@@ -127,7 +129,7 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
     labels = {key: f"column {called.get(key, key)!r}" for key in columns}
     labels |= {key: f"{labels[key]} ({key})" for key, name in called.items() if key in columns and name != key}
     single = {key: value for key, value in columns.items() if key not in ("covariance", "sensitivity", "offset_name")}
-    names, survey, numbers, warnings = checked_columns(single, COLUMNS, labels, MASSES)
+    names, survey, numbers, warnings = checked_columns(single, COLUMNS, labels, (*MASSES, "prob_ia"))
     num = len(names)
     if "covariance" in columns:
         covariance = _full_covariance(columns, labels["covariance"], num, names)
@@ -135,6 +137,8 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
         covariance = _assembled_covariance(numbers, num, names)
     arrays = {key: numbers[key] for key in ("z_cmb", "z_hel", *QUANTITIES)}
     arrays |= {key: numbers.get(key, np.zeros(num)) for key in (*VARIANCES, "sigma_z")}
+    arrays |= {key: numbers.get(key, np.ones(num)) for key in ("prob_ia", "num_observations")}
+    arrays["prob_ia"] = np.where(np.isnan(arrays["prob_ia"]), 1.0, arrays["prob_ia"])
     arrays |= _host_masses(numbers, num) | {"covariance": covariance}
     texts = {"name": names, "survey": survey, "warnings": (*warnings, *repeated_names(names, "supernovae"))}
     return {key: frozen_array(value) for key, value in arrays.items()} | texts | _sensitivities(columns, num)

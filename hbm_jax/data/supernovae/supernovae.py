@@ -60,6 +60,10 @@ class Supernovae(HasSurveys):
         unmeasured (`hbm_jax.data.supernovae.columns.UNMEASURED_MASS_ERROR`).
     sigma_z : (N,)
         Error of both redshifts, for example photometric ones; zero for spectroscopic redshifts.
+    prob_ia : (N,)
+        Probability that the object is of type Ia, from a classification of its light curve; 1 where it is known to be.
+    num_observations : (N,)
+        Number of measured vectors that a row combines (`hbm_jax.data.combine_observations`), 1 by default.
     offset_name : tuple of str
         Names of the J calibration offsets, which are in units of their prior errors; may be empty.
     sensitivity : (N, J, 3)
@@ -82,6 +86,8 @@ class Supernovae(HasSurveys):
     log10_mass: Floats
     sigma_log10_mass: Floats
     sigma_z: Floats
+    prob_ia: Floats
+    num_observations: Floats
     sensitivity: Floats
     offset_name: tuple[str, ...] = field(metadata={"static": True})
     whole = ("offset_name",)
@@ -97,8 +103,8 @@ class Supernovae(HasSurveys):
             `covariance` (N, 3, 3) or as `sigma_m_b` or `var_m_b`, `sigma_x1` or `var_x1`, `sigma_c` or `var_c`.
             Optional, default zero: `cov_m_x1`, `cov_m_c`, `cov_x1_c`, `variance_coherent`, `variance_lensing`,
             `variance_velocity`, `sigma_z`. Optional: `log10_mass` and `sigma_log10_mass` (default NaN; entries may be
-            NaN or masked), `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"``
-            and so on).
+            NaN or masked), `prob_ia` (default 1, for missing entries too), `num_observations` (default 1),
+            `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"`` and so on).
         called
             Column names to use in messages, by standard name.
 
@@ -145,7 +151,18 @@ class Supernovae(HasSurveys):
             f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
             f"{self._survey_text()}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
             f"separate variances of m_b: {', '.join(parts) or 'none'}; "
-            f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._warning_text()}"
+            f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._type_text()}"
+            f"{self._warning_text()}"
+        )
+
+    def _type_text(self) -> str:
+        """Return a sentence on the probabilities of type Ia; empty if all are 1."""
+        uncertain = self.prob_ia < 1.0
+        if not uncertain.any():
+            return ""
+        expected = float(np.sum(1.0 - self.prob_ia))
+        return (
+            f" {int(uncertain.sum())} have a probability of type Ia below 1; {expected:.1f} expected not to be of it."
         )
 
     def replace_observations(self, m_b: ArrayLike, x1: ArrayLike, c: ArrayLike) -> "Supernovae":
@@ -240,6 +257,7 @@ class Supernovae(HasSurveys):
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name for storage, text as arrays of strings; omit absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
+        absent |= {name for name in ("prob_ia", "num_observations") if np.all(getattr(self, name) == 1.0)}
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
         return {key: value for key, value in super().to_dict().items() if key not in absent}
 
@@ -260,6 +278,9 @@ class Supernovae(HasSurveys):
         columns |= {key: self.covariance[:, i, j] for key, (i, j) in COVARIANCES.items()}
         for index, prefix in enumerate(SENSITIVITIES):
             columns |= {f"{prefix}{name}": self.sensitivity[:, j, index] for j, name in enumerate(self.offset_name)}
+        for name in ("prob_ia", "num_observations"):
+            if np.all(columns[name] == 1.0):
+                del columns[name]
         if not self.has_host_mass.any():
             del columns["log10_mass"], columns["sigma_log10_mass"]
         return Table({key: list(value) if isinstance(value, tuple) else value for key, value in columns.items()})

@@ -1,17 +1,20 @@
-"""Reader of supernova tables, and the bundled JLA sample."""
+"""Reader of supernova tables, supernovae observed several times, and the bundled JLA sample."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import chi2 as chi2_distribution
 
 from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import repeated_names, unused_errors
-from hbm_jax.data.supernovae.columns import COLUMNS, MASSES, QUANTITIES, SENSITIVITIES
+from hbm_jax.data.supernovae.columns import COLUMNS, MASSES, QUANTITIES, SENSITIVITIES, VARIANCES
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernovae.snana import read_snana
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.data.tables import TableColumns, read_bundled, read_table
+from hbm_jax.validation import DataError, reject_rows
 
 # Betoule et al. 2014, A&A 568, A22.
 JLA_ERROR_PARTS = MagnitudeErrorParts(
@@ -20,6 +23,8 @@ JLA_ERROR_PARTS = MagnitudeErrorParts(
     sigma_v_km_s=150.0,
 )
 
+SAME_REDSHIFT = 0.002  # largest difference between observations of one supernova, times 1 + z; 600 km/s
+DISAGREEMENT = 1e-5  # p-value below which a warning names a supernova whose observations disagree
 ALIASES = {"log10_mass": "log_mass", "sigma_log10_mass": "sigma_log_mass"}  # as in jla.csv
 
 
@@ -31,6 +36,7 @@ def read_supernovae(
     missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     sigma_m_b_includes: MagnitudeErrorParts | None = None,
+    combine: bool = False,
 ) -> Supernovae:
     """Read supernovae from a table of SALT parameters.
 
@@ -40,11 +46,17 @@ def read_supernovae(
         As for all readers of tables, see the notes of `hbm_jax.data.read_table`; `log_mass` and `sigma_log_mass` are
         recognised too. Covariances that the table does not contain are zero. Columns ``d_m_b_NAME, d_x1_NAME,
         d_c_NAME`` are the sensitivities to the calibration offset NAME, in units of its prior error; absent ones are
-        zero. ``format="snana"``: a text table of SNANA (FITRES), in which -9 stands for missing values and the
-        covariances with x0 are converted to covariances with m_b.
+        zero. A column ``prob_ia`` is the probability of type Ia from a classifier, 1 where it is missing. Of the
+        classifiers of a DES table choose one, ``columns={"prob_ia": "PROB_SCONE"}``; probabilities that a fit of the
+        Hubble diagram has updated (``PROBIA_BEAMS``) would use the distances twice. ``format="snana"``: a text table of
+        SNANA (FITRES), in which -9 stands for missing values and the covariances with x0 are converted to covariances
+        with m_b.
     sigma_m_b_includes
         Contributions to the table's error of m_b other than the light-curve fit. They are subtracted and stored in the
         ``variance_*`` fields. By default, the error is that of the fit alone.
+    combine
+        Whether rows of the same name are observations of one supernova, which `combine_observations` combines. By
+        default each row is another supernova, with a warning where names are repeated.
 
     Returns
     -------
@@ -62,11 +74,11 @@ def read_supernovae(
     >>> read_supernovae(table, columns={"z_cmb": "zHD"}).num_objects
     1
     """
-    return supernovae_and_rows(source, columns, format, missing, leave_out, sigma_m_b_includes)[0]
+    return supernovae_and_rows(source, columns, format, missing, leave_out, sigma_m_b_includes, combine=combine)[0]
 
 
 def supernovae_and_rows(
-    source: Any, columns, format, missing, leave_out, sigma_m_b_includes=None, *, tied: bool = False
+    source: Any, columns, format, missing, leave_out, sigma_m_b_includes=None, *, tied: bool = False, combine=False
 ) -> tuple[Supernovae, np.ndarray | slice]:
     """Return the output of `read_supernovae`, and the rows of the table that were kept.
 
@@ -86,10 +98,116 @@ def supernovae_and_rows(
         )
         if sigma_m_b_includes is not None:
             supernovae = supernovae.separate_error_parts(sigma_m_b_includes)
+        if combine:
+            supernovae = combine_observations(supernovae)
     unused = unused_errors(column_names, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
     repeated = repeated_names(supernovae.name, "supernovae") if tied else []
     unusual = [text for text in supernovae.warnings if text not in repeated]
     return with_warnings(supernovae, [*left_out, *unused, *unusual], table, stacklevel=5), rows
+
+
+def combine_observations(supernovae: Supernovae) -> Supernovae:
+    """Return a sample with one row for each name: the combined observations of each supernova.
+
+    Several surveys observe one supernova with one true stretch, colour and magnitude, and with independent errors of
+    the light-curve fits. The mean of the observed vectors, weighted by the inverse covariances, is then sufficient: the
+    posterior of any model in which the covariances are known is that of all observations, apart from a constant of the
+    likelihood. This holds for every population and for outliers, whose scatter belongs to the supernova; not where
+    detection, or a parameter, depends on the survey, which `hbm_jax.models.Supernova` rejects.
+
+    Parameters
+    ----------
+    supernovae : Supernovae
+        N observations. Errors of the same name other than ``covariance`` are common to its observations.
+
+    Returns
+    -------
+    Supernovae
+        In the order in which names first appear. Redshifts and the ``variance_*`` fields are means; the host mass is
+        the one with the smallest error, the probability of type Ia the largest, and the survey is, for example,
+        ``"DES+PS1"``. A warning names supernovae whose observations disagree (chi2 with a p-value below 1e-5).
+
+    Raises
+    ------
+    DataError
+        For samples with calibration offsets, on which the differences between surveys depend, and for redshifts of the
+        same name that differ by more than 0.002 (1 + z) or have different errors.
+
+    Examples
+    --------
+    >>> twice = load_jla().subset([0, 1, 1])
+    >>> combine_observations(twice).num_observations
+    array([1., 2.])
+    """
+    if supernovae.offset_name:
+        raise DataError(
+            "combining observations: expected a sample without calibration offsets, because the differences between "
+            f"the observations of a supernova constrain them; found {len(supernovae.offset_name)} offsets."
+        )
+    for key in ("z_cmb", "z_hel", "sigma_z"):
+        _require_agreement(supernovae, key)
+    rows_of = [np.flatnonzero(np.array(supernovae.name) == name) for name in dict.fromkeys(supernovae.name)]
+    combined = [_combined_vector(supernovae, rows) for rows in rows_of]
+    best = [_best_row(supernovae, rows) for rows in rows_of]
+    means = ("z_cmb", "z_hel", "sigma_z", *VARIANCES)
+    fields: dict[str, Any] = {
+        "name": [supernovae.name[rows[0]] for rows in rows_of],
+        "survey": ["+".join(dict.fromkeys(supernovae.survey[row] for row in rows)) for rows in rows_of],
+        **dict(zip(QUANTITIES, np.array([vector.mean for vector in combined]).T, strict=True)),
+        "covariance": np.array([vector.covariance for vector in combined]),
+        "num_observations": np.array([supernovae.num_observations[rows].sum() for rows in rows_of]),
+        "prob_ia": np.array([supernovae.prob_ia[rows].max() for rows in rows_of]),
+        **{key: getattr(supernovae, key)[best] for key in MASSES},
+        **{key: np.array([getattr(supernovae, key)[rows].mean() for rows in rows_of]) for key in means},
+    }
+    disagreeing = [
+        f"the {len(rows)} observations of {name} disagree: chi2 = {vector.chi2:.1f} for {3 * (len(rows) - 1)} degrees "
+        "of freedom"
+        for name, rows, vector in zip(fields["name"], rows_of, combined, strict=True)
+        if chi2_distribution.sf(vector.chi2, max(3 * (len(rows) - 1), 1)) < DISAGREEMENT
+    ]
+    repeated = repeated_names(supernovae.name, "supernovae")
+    kept = [text for text in supernovae.warnings if text not in repeated]
+    return replace(Supernovae.from_columns(fields), warnings=(*kept, *disagreeing))
+
+
+class _Combined(NamedTuple):
+    """Weighted mean of observed vectors (m_b, x1, c), its covariance, and chi2 of the observations about it."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    chi2: float
+
+
+def _combined_vector(supernovae: Supernovae, rows: np.ndarray) -> _Combined:
+    """Combine the observed vectors of one supernova by their inverse covariances; a single one stays as it is."""
+    observed = np.stack([getattr(supernovae, key)[rows] for key in QUANTITIES], axis=-1)
+    covariances = supernovae.covariance[rows]
+    if len(rows) == 1:
+        return _Combined(observed[0], covariances[0], 0.0)
+    precisions = np.linalg.inv(covariances)
+    covariance = np.linalg.inv(precisions.sum(axis=0))
+    mean = covariance @ np.einsum("nij,nj->i", precisions, observed)
+    residual = observed - mean
+    chi2 = np.einsum("ni,nij,nj->", residual, precisions, residual)
+    return _Combined(mean, 0.5 * (covariance + covariance.T), float(chi2))
+
+
+def _require_agreement(supernovae: Supernovae, key: str) -> None:
+    """Raise DataError where a redshift, or its error, differs too much between observations of one supernova."""
+    values, first = getattr(supernovae, key), dict[str, float]()
+    reference = np.array([first.setdefault(name, value) for name, value in zip(supernovae.name, values, strict=True)])
+    allowed, expected = 1e-6 * np.abs(reference), "the same error for each observation of one supernova"
+    if key != "sigma_z":
+        allowed = SAME_REDSHIFT * (1.0 + supernovae.z_cmb)
+        expected = f"redshifts of one supernova that agree within {SAME_REDSHIFT} (1 + z)"
+    reject_rows(np.abs(values - reference) > allowed, values, key, expected, supernovae.name)
+
+
+def _best_row(supernovae: Supernovae, rows: np.ndarray) -> int:
+    """Return the row with the smallest error of the host mass; the first where there is none."""
+    error = np.where(np.isfinite(supernovae.sigma_log10_mass), supernovae.sigma_log10_mass, 1e6)[rows]
+    return int(rows[np.argmin(np.where(supernovae.has_host_mass[rows], error, np.inf))])
 
 
 def load_jla() -> Supernovae:

@@ -15,6 +15,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.criticism.pointwise import CHUNK, program_of
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, is_observation, prior_value
@@ -110,7 +111,7 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
             "parameters of one posterior."
         )
     program, args = program_of(fit, "evidence"), fit.bound_args
-    stored = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
+    stored = revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
     positions = stored.to_numpy().astype(float)
     half = positions.shape[1] // 2
     first, second = positions[:, :half].reshape(-1, positions.shape[-1]), positions[:, half:]

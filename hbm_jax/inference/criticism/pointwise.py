@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpyro import handlers
 
+from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.program import bound_args, coords_of, dims_of
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, is_observation, plate_dims
@@ -70,7 +71,7 @@ class Replay:
     def __init__(self, fit: Fit, caller: str):
         self.program = program_of(fit, caller)
         self.args = fit.bound_args
-        positions = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
+        positions = revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
         self.positions = positions.to_numpy()
         with jax.enable_x64(True):
             self._target = build_target(self.program, self.args, jax.random.key(0))

@@ -8,6 +8,7 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.distributions import Unit
 
+from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.criticism.pointwise import program_of
 from hbm_jax.inference.program import bound_args, coords_of, dims_of, integrated_in, recovers, unobserved
@@ -123,6 +124,7 @@ def _evenly_spaced(num_total: int, num_wanted: int) -> np.ndarray:
 
 def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
     """Run a program at posterior draws of a fit, with ``extra_values`` of further sites, one for each draw."""
+    fit = revealed(fit)
     with jax.enable_x64(True):
         target = build_target(fit.program, fit.bound_args, None)
         stored = fit.tree["unconstrained_posterior"]["position"]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.replicates import (
@@ -125,7 +126,9 @@ def _unchecked(reason: str) -> ModelCheck:
 
 def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
     """Return the unconstrained latents at a few posterior draws, spread over the chains, (draw, ...) by site."""
-    positions = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
+    positions = (
+        revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
+    )
     num_chains, num_per_chain, size = positions.shape
     needed = sum(int(np.prod(shape)) for shape in structure.latents.values())
     if needed != size:

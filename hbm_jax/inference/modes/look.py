@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from hbm_jax.inference.arguments import unsampled_sites
+from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.modes.tempering import Tempered
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import Target, build_target
@@ -122,7 +123,13 @@ def look_for_modes(
                 f"look_for_modes: expected num_particles >= {PER_PARAMETER * target.size}, {PER_PARAMETER} for each of "
                 f"{target.size} parameters; found {num_particles}."
             )
-        draws = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", ...).to_numpy().astype(float)
+        draws = (
+            revealed(fit)
+            .tree["unconstrained_posterior"]["position"]
+            .transpose("chain", "draw", ...)
+            .to_numpy()
+            .astype(float)
+        )
         reference = _Reference.of(fit.program, fit.bound_args, target, draws)
         tempered = Tempered(reference.log_density, lambda x: -target.potential(x), num_particles, target.size)
         rng = np.random.default_rng(seed)
@@ -239,19 +246,22 @@ def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Mode
     )
     constrain = jax.jit(jax.vmap(target.constrain))
     names = [str(name) for name in fit.posterior]
-    sites = {name: np.asarray(values) for name, values in constrain(points).items() if name in names}
+    hidden = fit.blinding
+    shifted = dict if hidden is None else hidden.shifted
+    sites = shifted({name: np.asarray(values) for name, values in constrain(points).items() if name in names})
     values = np.concatenate([sites[name].reshape(len(points), -1) for name in names if name in sites], axis=1)
     labels = list(fit.verdict.table.index)
     locations = pd.DataFrame([values[is_in].mean(axis=0) for is_in in in_mode.T], columns=labels)
     chosen = rng.choice(num_runs, len(positions[0]), p=weights)
     draws = constrain(np.stack([positions[run][i] for i, run in enumerate(chosen)]))
+    draws = shifted({name: np.asarray(draws[name]) for name in sites})
     order = np.argsort(-mass, kind="stable")
     table, locations = (frame.iloc[order].reset_index(drop=True) for frame in (table, locations))
     where = _separating(values, in_mode[:, order], labels)
     return Modes(
         table,
         locations,
-        {name: np.asarray(draws[name]) for name in sites},
+        draws,
         _outcome(table, where, num_runs, len(positions[0])),
         _missing(table, where),
     )

@@ -284,13 +284,12 @@ class Golenetskii(PopulationModel):
 
     def pooled_for(self, data: Bursts | BoundBursts) -> "Golenetskii":
         """Return the model with complete pooling for bursts of one interval each, else itself."""
-        if self.pooling == "partial" and np.shape(data.used)[1] == 1:
-            return dataclasses.replace(self, pooling="complete")
-        return self
+        one_interval = self.pooling == "partial" and np.shape(data.used)[1] == 1
+        return dataclasses.replace(self, pooling="complete") if one_interval else self
 
     def cautions(self, data: Bursts) -> list[str]:
         """Return a sentence where all bursts share one line; DataError for options of a population of lines."""
-        if self.pooled_for(data) is self:
+        if self.pooling == "complete" or np.shape(data.used)[1] > 1:
             return []
         num = f"{len(data)} bursts of one interval each"
         needless = [f"a prior of {name}" for name in (LINES | CORRELATED | WITHIN) if name in self.priors]

@@ -46,6 +46,8 @@ class BoundSupernovae:
         Log weights of the redshift nodes for a flat prior; None where redshifts have no errors.
     massive : (N,) or None
         Weight of the high-mass side of the mass step; None without a step.
+    prob_ia : (N,) or None
+        Probability of type Ia of each object; None where it is 1, or does not enter.
     survey : (N,) or None
         Index of the survey of each supernova; None where no parameter differs between surveys.
     offsets : CommonOffsets or None
@@ -62,6 +64,7 @@ class BoundSupernovae:
     z_cmb: Any
     log_nodes: Any
     massive: Any
+    prob_ia: Any
     survey: Any
     offsets: CommonOffsets | None
     design: Supernovae | None
@@ -118,6 +121,7 @@ def bind(model, data: Supernovae, keep_design: bool, like: Sequence[BoundSuperno
         log_nodes = nodes.log_weights
     if model.offsets == "marginal":
         _check_offsets(data, uncertain)
+    _check_observations(model, data)
     z_max = max((float(np.max(other.distances.z)) for other in like), default=None)
     breaks = expansion.named(model.cosmology).breaks
     surveys = list(data.survey_counts)
@@ -128,11 +132,39 @@ def bind(model, data: Supernovae, keep_design: bool, like: Sequence[BoundSuperno
         z_cmb=data.z_cmb,
         log_nodes=log_nodes,
         massive=np.asarray(model.massive(data)) if model.mass_step else None,
+        prob_ia=_type_probabilities(model, data, like),
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
         offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if data.offset_name else None,
         design=design if keep_design else None,
         num_surveys=len(surveys) if model.by_survey else 0,
     )
+
+
+def _type_probabilities(model, data: Supernovae, like: Sequence[BoundSupernovae]) -> np.ndarray | None:
+    """Return the probabilities of type Ia; None where they are 1.
+
+    DataError if some are below 1 and the model has no outliers, as which objects of other types enter.
+    """
+    uncertain = bool(np.any(data.prob_ia < 1.0))
+    if uncertain and model.laws.outliers is None:
+        raise DataError(
+            "Supernova: outliers=False expects objects known to be of type Ia (prob_ia = 1); found "
+            f"{int(np.sum(data.prob_ia < 1.0))} of {len(data)} with a lower probability. Use outliers=True, or read "
+            "the table without that column.",
+            [Remedy("outliers", True)],
+        )
+    return np.asarray(data.prob_ia) if uncertain or any(other.prob_ia is not None for other in like) else None
+
+
+def _check_observations(model, data: Supernovae) -> None:
+    """Raise DataError for combined observations where detection or a parameter depends on the survey."""
+    repeated = int(np.sum(data.num_observations > 1))
+    depends = {"selection": not model.laws.selection.gaussian, ", ".join(model.by_survey): bool(model.by_survey)}
+    for option in (name for name, on in depends.items() if on and repeated):
+        raise DataError(
+            f"Supernova: {option}: expected one observation of each supernova, because it depends on the survey; found "
+            f"{repeated} with combined observations. Read the table without combine=True, or leave that option out."
+        )
 
 
 def _check_offsets(data: Supernovae, uncertain: bool) -> None:

@@ -137,6 +137,11 @@ class CorrelatedSupernova(PopulationModel):
         return f"CorrelatedSupernova(cosmology={self.cosmology!r})"
 
     @property
+    def blinded(self) -> tuple[str, ...]:
+        """Parameters that ``blind=True`` of `hbm_jax.sample` hides: those of the cosmology."""
+        return expansion.result_parameters(self.cosmology, self.all_priors)
+
+    @property
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         relation = dict(DEFAULT_PRIORS)

@@ -128,6 +128,13 @@ class HubbleDiagram(PopulationModel):
         return defaults
 
     @property
+    def blinded(self) -> tuple[str, ...]:
+        """Parameters that ``blind=True`` of `hbm_jax.sample` hides: those of the cosmology and of its constraints."""
+        names = expansion.result_parameters(self.cosmology, self.all_priors)
+        constrained = [name for name in ("omega_b", "r_d") if isinstance(self.all_priors.get(name), dist.Distribution)]
+        return tuple(name for name in (*names, *constrained) if name not in self.integrated)
+
+    @property
     def _name(self) -> str:
         return expansion.named(self.cosmology).name
 

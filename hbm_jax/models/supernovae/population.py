@@ -77,7 +77,7 @@ _REDSHIFT, _HOST, _STRETCH, _COLOUR, _OUTLIER = range(1, _NUM_AXES)
 
 def populations(
     laws: Laws, p: Mapping[str, Any], magnitude, log_nodes, massive, noise, offset=None,
-    selection: ProbitSelection | None = None,
+    selection: ProbitSelection | None = None, prob_ia=None,
 ) -> Populations:  # fmt: skip
     """Return the marginal distribution as a mixture.
 
@@ -99,6 +99,8 @@ def populations(
         Calibration offsets of the observed values.
     selection : ProbitSelection, optional
         Detection probability as a function of the observed values.
+    prob_ia : (N,), optional
+        Probability of type Ia of each object; None for 1.
     """
     p = {name: jnp.reshape(jnp.asarray(value), (-1, *[1] * (_NUM_AXES - 1))) for name, value in p.items()}
     log_weights = [_along(log_nodes, axis=_REDSHIFT)]
@@ -114,7 +116,9 @@ def populations(
     x1 = laws.stretch.population(p, partial(_axis, axis=_STRETCH))
     scatter, outlier_log_weight = p["sigma_int"], 0.0
     if laws.outliers is not None:
-        scatter, outlier_log_weight = laws.outliers.scatter(p, partial(_axis, axis=_OUTLIER))
+        scatter, outlier_log_weight = laws.outliers.scatter(
+            p, partial(_axis, axis=_OUTLIER), None if prob_ia is None else _along(prob_ia[:, None], axis=_OUTLIER)
+        )
     log_weights += [c.log_weight, x1.log_weight, outlier_log_weight]
     mean_m_b = _along(magnitude, axis=_REDSHIFT) + host_magnitude + (c.slope * c.loc + x1.slope * x1.loc)
     shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, scatter, x1.scale, c.scale, *log_weights)))

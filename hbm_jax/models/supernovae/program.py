@@ -79,7 +79,9 @@ def _mixture(model, bound, parameters, modulus, log_nodes, offset, values, recov
     laws = model.laws
     magnitude = parameters["M0"] + modulus.reshape(len(bound), -1)
     selection = laws.selection.detection(parameters)
-    mixture = populations(laws, parameters, magnitude, log_nodes, bound.massive, bound.noise, offset, selection)
+    mixture = populations(
+        laws, parameters, magnitude, log_nodes, bound.massive, bound.noise, offset, selection, bound.prob_ia
+    )
     with numpyro.plate("supernova", len(bound)):
         values = numpyro.sample("observed", mixture.observed, obs=values)
         if recover:

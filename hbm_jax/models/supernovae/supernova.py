@@ -201,6 +201,11 @@ class Supernova(PopulationModel):
         return f"Supernova(cosmology={self.cosmology!r})"
 
     @property
+    def blinded(self) -> tuple[str, ...]:
+        """Parameters that ``blind=True`` of `hbm_jax.sample` hides: those of the cosmology."""
+        return expansion.result_parameters(self.cosmology, self.all_priors)
+
+    @property
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         return expansion.default_priors(self.cosmology) | self._relation_priors

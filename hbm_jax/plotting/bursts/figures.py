@@ -9,12 +9,12 @@ from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Bursts, BurstSpectra
-from hbm_jax.inference import Fit, latents
+from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts, expansion
 from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread, true_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -134,7 +134,7 @@ def _from_catalogue(fit: Fit, model: Golenetskii) -> list[_Burst]:
 def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
     """Return posterior medians and standard deviations of the intervals of each burst."""
     data: Any = fit.data
-    drawn = latents(fit, num_draws=NUM_DRAWS // 4)
+    drawn = true_values(fit, num_draws=NUM_DRAWS // 4)
     z = np.asarray(data.z)
     with jax.enable_x64(True):
         log10_areas = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
@@ -164,6 +164,7 @@ def _log10_area(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
 
 def _median_line(fit: Fit, i: int, x, y) -> tuple[float, float]:
     """Return the posterior median log10_N and gamma of a burst; log10_N follows from its data if integrated out."""
+    require_values(fit, "gamma", "log10_N")
     gamma = float(np.median(fit.posterior["gamma"].isel(burst=i)))
     if "log10_N" in fit.posterior and "burst" in fit.posterior["log10_N"].dims:
         return float(np.median(fit.posterior["log10_N"].isel(burst=i))), gamma

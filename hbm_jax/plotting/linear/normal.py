@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from hbm_jax.data import ValuesInGroups
-from hbm_jax.inference import Fit, latents
+from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Normal, NormalVectors
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -204,7 +204,7 @@ def _theta(fit: Fit, data: ValuesInGroups) -> np.ndarray:
         drawn = parameter(fit, "theta")
         drawn = drawn[spread(len(drawn), NUM_DRAWS)]
     else:
-        drawn = latents(fit, num_draws=NUM_DRAWS)["theta"].to_numpy()
+        drawn = true_values(fit, num_draws=NUM_DRAWS)["theta"].to_numpy()
     return drawn.reshape(len(drawn), len(data), -1)
 
 

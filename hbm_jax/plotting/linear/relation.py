@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.patches import Ellipse
 
 from hbm_jax.data import PointsInGroups
-from hbm_jax.inference import Fit, latents
+from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
 from hbm_jax.plotting.linear.selection import drawable, selected_points
 from hbm_jax.plotting.style import (
     BAND_68,
@@ -204,7 +204,7 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
         alpha, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)] for v in (alpha, beta))
         alpha = np.broadcast_to(alpha.reshape(len(keep), 1, -1), (len(keep), *shape))
         return alpha, np.broadcast_to(beta.reshape(len(keep), 1), (len(keep), len(data)))
-    drawn = latents(fit, num_draws=NUM_DRAWS)
+    drawn = true_values(fit, num_draws=NUM_DRAWS)
     alpha, beta = drawn["alpha"].to_numpy(), drawn["beta"].to_numpy()
     return alpha.reshape(len(alpha), *shape), beta
 

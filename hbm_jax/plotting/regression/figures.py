@@ -7,11 +7,11 @@ import numpy as np
 
 from hbm_jax.data import RegressionData
 from hbm_jax.data.regression.group_designs import GroupDesign
-from hbm_jax.inference import Fit, latents, posterior_predictive
+from hbm_jax.inference import Fit, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
 from hbm_jax.models.regression.families import working
-from hbm_jax.plotting.draws import model_and_data, parameter
+from hbm_jax.plotting.draws import model_and_data, parameter, require_values, true_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -53,6 +53,7 @@ def coefficients(fit: Fit) -> Figure:
         If the fit is of another model.
     """
     _, data = model_and_data(fit, Regression, RegressionData, "coefficients")
+    require_values(fit, "coef")
     draws = fit.posterior["coef"].stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     shown = [k for k, term in enumerate(data.terms) if term != "Intercept"] or list(range(len(data.terms)))
     values = draws.to_numpy()[..., shown] * np.asarray(data.scales)[shown]
@@ -171,7 +172,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
         if isinstance(program, Rates):
             data: Any = fit.data
             size = np.asarray(data.trials) if program.family == "binomial" else np.exp(np.asarray(data.offset))
-            draws = latents(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
+            draws = true_values(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
             labels = ("trials" if program.family == "binomial" else "exposure", "rate")
             return _shrinkage(size, np.asarray(data.y) / size, draws, labels, float(np.mean(draws)))
         _, data = model_and_data(fit, Regression, RegressionData, "shrinkage")
@@ -219,6 +220,7 @@ def _shrinkage(size, unpooled, draws, labels, population_mean: float) -> Figure:
 def _unpooled(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
     """Return the weighted mean working residual of each group at the posterior mean of the common coefficients."""
     model: Any = model_of(fit)
+    require_values(fit, "coef")
     coef = fit.posterior["coef"].mean(("chain", "draw")).to_numpy()
     response, weights = working(model.link, np.asarray(data.y), np.asarray(data.trials), None)
     residual = response - np.asarray(data.offset) - np.asarray(data.X) @ coef

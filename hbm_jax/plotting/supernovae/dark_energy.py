@@ -14,7 +14,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
 from hbm_jax.plotting.contours import joint_posterior, levels_of_draws, shown_range, smoothed
-from hbm_jax.plotting.draws import parameter, spread
+from hbm_jax.plotting.draws import named_draws, parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SERIES, Figure, fill_bands, house_style
 
@@ -63,9 +63,9 @@ def expansion_contour(
             f"expansion_contour: expected two free parameters, such as {', '.join(free)}; found "
             f"{', '.join(chosen) or 'none'}."
         )
-    draws = np.stack([parameter(fit, key) for key in chosen])
+    draws = np.stack([_shown(fit, key) for key in chosen])
     priors = [model.all_priors[key] for key in chosen]
-    other_draws = {text: np.stack([parameter(other, key) for key in chosen]) for text, other in (others or {}).items()}
+    other_draws = {text: np.stack([_shown(other, key) for key in chosen]) for text, other in (others or {}).items()}
     combined = np.concatenate([draws, *other_draws.values()], axis=1)
     ranges = [shown_range(values, prior) for values, prior in zip(combined, priors, strict=True)]
     joint = joint_posterior(draws, priors, ranges)
@@ -154,6 +154,13 @@ def has_equation_of_state(model: Any) -> bool:
     chosen = expansion.named(model.cosmology)
     free = [key for key in chosen.parameters if isinstance(model.all_priors[key], dist.Distribution)]
     return isinstance(_built(chosen), Cosmology) and bool(set(free) - {"Om0", "Ode0"})
+
+
+def _shown(fit: Fit, name: str) -> np.ndarray:
+    """Return the draws of a scalar parameter as a fit shows them, (draw,); blinded ones are shifted."""
+    if name not in fit.posterior:
+        return parameter(fit, name)
+    return named_draws(fit, [name])[name].ravel()
 
 
 def _built(chosen):

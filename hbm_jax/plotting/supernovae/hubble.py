@@ -9,7 +9,7 @@ from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread
 from hbm_jax.plotting.style import QUANTILES, Figure
 from hbm_jax.plotting.supernovae.diagram import (
     NUM_GRID,
@@ -50,6 +50,7 @@ def standardise(fit: Fit) -> Standardised:
 def _median(fit: Fit, name: str):
     """Return the posterior median of a parameter, one value for each survey where it differs between surveys."""
     if name in fit.posterior and fit.posterior[name].ndim > 2:
+        require_values(fit, name)
         return fit.posterior[name].median(["chain", "draw"]).to_numpy()
     return float(np.median(parameter(fit, name)))
 

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from hbm_jax.data import Supernovae
-from hbm_jax.inference import Fit, latents
-from hbm_jax.models import Supernova
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.inference import Fit
+from hbm_jax.models import Supernova, expansion
+from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SKY, VERMILION, Figure, fill_bands, house_style, panels
 
@@ -107,7 +107,8 @@ def _law(fit: Fit, name: str):
 def _parameters(fit: Fit) -> dict[str, np.ndarray]:
     """Return the draws of the scalar parameters, (draw,); a single one of those that are fixed."""
     model, _ = model_and_data(fit, Supernova, Supernovae, "populations")
-    parameters = {name: parameter(fit, name) for name in model.all_priors}
+    hidden = expansion.result_parameters(model.cosmology, model.all_priors)
+    parameters = {name: parameter(fit, name) for name in model.all_priors if name not in hidden}
     return {name: draws for name, draws in parameters.items() if draws.ndim == 1}
 
 
@@ -139,7 +140,7 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
     >>> populations(fit).savefig("populations.pdf")  # doctest: +SKIP
     """
     _, data = model_and_data(fit, Supernova, Supernovae, "populations")
-    truth = latents(fit, num_draws=num_draws)
+    truth = true_values(fit, num_draws=num_draws)
     with house_style():
         figure, axes = panels(
             2, 2, (7.2, 6.2), margins=(0.68, 0.15, 0.48, 0.1), gaps=(0.75, 0.12), sharex="col",

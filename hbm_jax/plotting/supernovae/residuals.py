@@ -7,6 +7,7 @@ import numpy as np
 from hbm_jax.data import Supernovae
 from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 from hbm_jax.inference import Fit, Fits
+from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.models import Supernova
 from hbm_jax.plotting.draws import model_and_data
 from hbm_jax.plotting.labels import label
@@ -47,7 +48,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     """
     _, data = model_and_data(fit, Supernova, Supernovae, "hubble_residuals")
     points = standardise(fit)
-    residual = points.mu - np.median(modulus_draws(fit, data), axis=0)
+    residual = points.mu - np.median(modulus_draws(revealed(fit), data), axis=0)  # about the best model: no values
     covariates = {text: np.asarray(getattr(data, name)) for name, text in COVARIATES.items()}
     if data.has_host_mass.any():
         measured = data.has_host_mass & ~(data.sigma_log10_mass >= UNMEASURED_MASS_ERROR)

@@ -1,4 +1,4 @@
-"""Supernovae that scatter more than others."""
+"""Supernovae that scatter more than others, and objects of other types in photometric samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ from hbm_jax.models.supernovae.laws.base import Axis, Law
 
 @dataclass(frozen=True)
 class Outliers(Law):
-    """A fraction outlier_fraction of supernovae with an additional scatter outlier_scatter of the magnitude."""
+    """Objects with an additional scatter outlier_scatter of the magnitude.
+
+    An object of probability P of type Ia is an outlier with the probability 1 - P (1 - outlier_fraction): it is not of
+    type Ia, or it is, and scatters more than others. With outlier_fraction = 0 this is the likelihood of Kunz, Bassett
+    & Hlozek (2007, Phys. Rev. D 75, 103508) with a normal distribution of other types about the magnitudes of type Ia.
+    """
 
     kind = "outliers"
     units: ClassVar[Mapping[str, str]] = {"outlier_scatter": "mag"}
@@ -27,8 +32,23 @@ class Outliers(Law):
         """Default priors of the parameters that the law adds."""
         return {"outlier_fraction": dist.Beta(1.0, 19.0), "outlier_scatter": dist.LogNormal(0.0, 0.5)}
 
-    def scatter(self, p: Mapping[str, Any], axis: Axis) -> tuple[Any, Any]:
-        """Return the scatter of the magnitude [mag] without and with the addition, and the log weights of both."""
+    def scatter(self, p: Mapping[str, Any], axis: Axis, prob_ia: Any = None) -> tuple[Any, Any]:
+        """Return the scatter of the magnitude [mag] without and with the addition, and the log weights of both.
+
+        Parameters
+        ----------
+        p : mapping
+            Parameters.
+        axis : callable
+            Places values along the axis of this law.
+        prob_ia : array, optional
+            Probability of type Ia of each object, along the axis of the objects; None for 1.
+        """
         is_outlier = axis([0.0, 1.0])
         scatter = jnp.sqrt(p["sigma_int"] ** 2 + is_outlier * p["outlier_scatter"] ** 2)
-        return scatter, jnp.log(jnp.where(is_outlier > 0, p["outlier_fraction"], 1.0 - p["outlier_fraction"]))
+        normal = 1.0 - p["outlier_fraction"]
+        if prob_ia is None:
+            return scatter, jnp.log(jnp.where(is_outlier > 0, p["outlier_fraction"], normal))
+        normal = prob_ia * normal
+        weight = jnp.where(is_outlier > 0, 1.0 - normal, normal)
+        return scatter, jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), -jnp.inf)
