@@ -50,7 +50,7 @@ def test_luminosities_follow_every_free_parameter_of_the_cosmology():
     data = load("golenetskii_pooled").data
     draws = {name: (("chain", "draw"), np.full((1, 3), value)) for name, value in (("Om0", 0.3), ("w0", -0.5))}
     model = Golenetskii(cosmology="wcdm", pooling="complete")
-    fit = SimpleNamespace(posterior=xr.Dataset(draws), program=model)
+    fit = SimpleNamespace(posterior=xr.Dataset(draws), program=model, blinding=None)
     distance = FlatwCDM(H0=70.0, Om0=0.3, w0=-0.5).luminosity_distance(data.z).to_value("cm")
     expected = np.log10(4.0 * np.pi * distance**2)[:, None] + np.asarray(data.log10_k(data.z, model.band))
     np.testing.assert_allclose(_log10_area(fit, model, data, np.asarray(data.z)), expected, rtol=1e-6)
