@@ -20,7 +20,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], limit: int = 30) -> str:
-    """Return the first `limit` names separated by commas, and how many there are if there are more."""
+    """Return the first `limit` names separated by commas, with the total number if some are left out."""
     names = list(names)
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
