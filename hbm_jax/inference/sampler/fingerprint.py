@@ -70,7 +70,7 @@ def fingerprints(args: tuple) -> dict[str, str]:
 
 
 def _digest(value) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of an array or value."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of an array or value, with its type and shape."""
     array = np.asarray(value)
     if array.dtype.hasobject:
         content = repr(array.tolist()).encode()  # complete; the repr of NumPy and pandas is abridged
@@ -131,7 +131,7 @@ def _source(function) -> str:
 
 
 def _constants(code) -> str:
-    """Return bytecode and constants of a code object and of the functions in it, as text."""
+    """Return the constants of a code object as text; of nested functions, bytecode, names and constants."""
     return ", ".join(
         f"{c.co_code!r} {c.co_names} {_constants(c)}" if isinstance(c, types.CodeType) else repr(c)
         for c in code.co_consts
