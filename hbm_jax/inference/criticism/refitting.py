@@ -77,8 +77,8 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
             f"{type(fit.data).__name__}" + (f", dimension {result.dim}." if result.dim else ", several dimensions.")
         )
     fit_options = {name: fit.run[name] for name in OPTIONS if name in fit.run} | {"seed": fit.run.get("seed", 0) + 1}
-    former = without_replaced("refit", options)
-    options["sampler"] = options.get("sampler") or former or sampler_of(fit.run)
+    deprecated = without_replaced("refit", options)
+    options["sampler"] = options.get("sampler") or deprecated or sampler_of(fit.run)
     table, notes = result.table.copy(), list(result.notes)
     for row in bad_rows:
         held_out = np.asarray(result.members[row])

@@ -28,7 +28,7 @@ class Sensitivity:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row per parameter: ``prior`` and ``likelihood``, the sensitivities, which are relevant from 0.05 on;
+        One row per parameter: ``prior`` and ``likelihood``, the sensitivities, relevant if 0.05 or more;
         ``strongest_prior``, the prior whose scaling alone changes the parameter most (empty if all priors are flat);
         ``diagnosis``.
     by_prior : pandas.DataFrame
@@ -207,10 +207,12 @@ def _power_scaled(draws: np.ndarray, log_density: np.ndarray) -> np.ndarray:
 
 
 def _is_flat(log_density) -> bool:
+    """Return whether a log density is constant up to rounding."""
     return float(np.ptp(log_density)) <= 1e-9 * max(1.0, float(np.abs(log_density).max()))
 
 
 def _diagnose(prior: float, likelihood: float) -> str:
+    """Return the diagnosis for the sensitivities to prior and likelihood."""
     if prior >= THRESHOLD:
         return CONFLICT if likelihood >= THRESHOLD else STRONG_PRIOR
     return DATA if likelihood >= THRESHOLD else NEITHER
