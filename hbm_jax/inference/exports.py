@@ -40,8 +40,8 @@ class Exports:
     @property
     def symbols(self) -> dict[str, str]:
         """Symbol of each parameter that has one, in the notation of matplotlib and LaTeX."""
-        known = symbols_of(self.program) if self.program is not None else {}
-        return {str(name): known[str(name)] for name in self.posterior if name in known} | self._attribute("symbol")
+        symbols = symbols_of(self.program) if self.program is not None else {}
+        return {str(name): symbols[str(name)] for name in self.posterior if name in symbols} | self._attribute("symbol")
 
     def _attribute(self, key: str) -> dict[str, str]:
         """Return an attribute of the draws by name of the site."""
@@ -55,8 +55,8 @@ class Exports:
         parameters : sequence of str, optional
             Sites to include, as in `Fit.summary`.
         symbols : mapping of str to str, optional
-            Symbols by name of the site, such as ``{"slope": "$m$"}``, before those of the program (`Fit.symbols`). A
-            parameter without a symbol is called by its name.
+            Symbols by name of the site, such as ``{"slope": "$m$"}``; they replace those of the program
+            (`Fit.symbols`). A parameter without a symbol appears with its name.
 
         Examples
         --------
@@ -115,7 +115,7 @@ class Exports:
         ValueError
             If a name in ``parameters`` is not a site.
         """
-        wanted = self.summary(parameters, max_size=max_size).index
+        selected = self.summary(parameters, max_size=max_size).index
         labels = iter(self.verdict.table.index)
         columns: dict[str, np.ndarray] = {}
         for variable in self.posterior.values():
@@ -124,7 +124,7 @@ class Exports:
             columns |= {next(labels): column for column in values.T}
         sizes = self.posterior.sizes
         index = pd.MultiIndex.from_product([range(sizes[name]) for name in ("chain", "draw")], names=["chain", "draw"])
-        return pd.DataFrame({label: columns[label] for label in wanted}, index=index)
+        return pd.DataFrame({label: columns[label] for label in selected}, index=index)
 
     def save_getdist(self, root: str | os.PathLike, parameters: Sequence[str] | None = None) -> list[Path]:
         """Write the draws in the text format of GetDist and CosmoMC.
@@ -174,7 +174,7 @@ class Exports:
         return files
 
     def _symbol(self, name: str) -> str:
-        """Return the symbol of a parameter or element without dollar signs, as GetDist wants it."""
+        """Return the symbol of a parameter or element without dollar signs, for GetDist."""
         base, bracket, element = name.partition("[")
         symbol = self.symbols.get(base, rf"\mathrm{{{escaped(base)}}}").strip("$")
         index = element.removesuffix("]").replace(" ", "")
@@ -182,7 +182,7 @@ class Exports:
 
 
 def tabular(summary: pd.DataFrame, symbols: Mapping[str, str]) -> str:
-    """Return the rows of a summary as a LaTeX tabular, with a column of units if there are any."""
+    """Return the rows of a summary as a LaTeX tabular, with a column of units if any parameter has one."""
     units = bool(summary["unit"].any())
     lines = [_latex_row(str(name), row, symbols, units) for name, row in summary.iterrows()]
     columns, unit = ("lll", " & Unit") if units else ("ll", "")
@@ -200,5 +200,5 @@ def _latex_row(name: str, row: pd.Series, symbols: Mapping[str, str], units: boo
 
 
 def _plain(name: str) -> str:
-    """Return a name without the characters that end one in the files of GetDist."""
+    """Return a name without the characters that would end it in the files of GetDist."""
     return "".join("_" if character in " \t[],*" else character for character in name).rstrip("_")
