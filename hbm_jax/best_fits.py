@@ -226,24 +226,25 @@ def flux_table(
         for low, high in bands
         for quantity in ("flux", "unabsorbed flux", *(("luminosity",) if distance else ()))
     ]
-    num = len(data) if model.own else 1
+    num_spectra = len(data) if model.own else 1
     shapes = tuple((name, np.shape(value)) for name, value in likelihood.parameters.items())
-    area, stretch = 0.0, 1.0
+    log10_area, one_plus_z = 0.0, 1.0
     if distance:
-        area, stretch = precomputed(lambda: float(log10_sphere_area(*distance))), 1.0 + distance[0]
+        log10_area, one_plus_z = precomputed(lambda: float(log10_sphere_area(*distance))), 1.0 + distance[0]
     with jax.enable_x64(True):
         x = np.concatenate([np.ravel(value) for value in likelihood.parameters.values()]).astype(float)
-        slopes, logs = (np.asarray(value) for value in _fluxes(model, tuple(rows), shapes, num, area, stretch, x))
+        values = _fluxes(model, tuple(rows), shapes, num_spectra, log10_area, one_plus_z, x)
+        gradients, log10_fluxes = (np.asarray(value) for value in values)
     covariance = likelihood.covariance.to_numpy()
     with np.errstate(invalid="ignore"):
-        std = np.sqrt(np.einsum("rni,ij,rnj->rn", slopes, covariance, slopes))
+        std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
     error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
     names = data.name if model.own else ("all",)
     return pd.DataFrame(
         {
             "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
-            "value": 10.0 ** logs[row, index], "lower": 10.0 ** (logs[row, index] - error[row, index]),
-            "upper": 10.0 ** (logs[row, index] + error[row, index]),
+            "value": 10.0 ** log10_fluxes[row, index], "lower": 10.0 ** (log10_fluxes - error)[row, index],
+            "upper": 10.0 ** (log10_fluxes + error)[row, index],
             "unit": LUMINOSITY if quantity == "luminosity" else FLUX,
         }
         for row, (row_name, _, quantity, band) in enumerate(rows)
@@ -252,20 +253,24 @@ def flux_table(
 
 
 @functools.partial(jax.jit, static_argnums=range(6))  # compiled once for all fits of one model
-def _fluxes(model, rows, shapes, num, area, stretch, x):
-    """Return the derivatives (num_rows, num, size) of log10 fluxes and luminosities by x (size,), and their values."""
+def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
+    """Return the gradients (row, spectrum, size) of log10 fluxes or luminosities by parameters x (size,), and values.
+
+    ``rows`` are tuples of name, expression, quantity and band; ``shapes`` are names and shapes of the parameters in x.
+    """
 
     def logarithms(x):
         sizes = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)])
         pairs = zip(shapes, sizes[:-1], sizes[1:], strict=True)
         values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
         values.pop("calibration", None)
-        logs = []
+        log10_fluxes = []
         for _, term, quantity, (low, high) in rows:
-            scale = stretch if quantity == "luminosity" else 1.0
+            scale = one_plus_z if quantity == "luminosity" else 1.0
             flux = energy_flux(term, values, low / scale, high / scale, unabsorbed=quantity != "flux")
-            logs.append(jnp.broadcast_to(jnp.log10(flux) + (area if quantity == "luminosity" else 0.0), (num,)))
-        stacked = jnp.stack(logs)
+            offset = log10_area if quantity == "luminosity" else 0.0
+            log10_fluxes.append(jnp.broadcast_to(jnp.log10(flux) + offset, (num_spectra,)))
+        stacked = jnp.stack(log10_fluxes)
         return stacked, stacked
 
     return jax.jacfwd(logarithms, has_aux=True)(x)

@@ -183,8 +183,8 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
             return _converted(interpretation, hint)
         except (TypeError, ValueError, OverflowError):
             continue
-    near = did_you_mean(value, _names(hint)) if isinstance(value, str) else ""
-    raise ConfigError(f"{where}: expected {_description(hint)}, found {value!r}{near}.")
+    suggestion = did_you_mean(value, _names(hint)) if isinstance(value, str) else ""
+    raise ConfigError(f"{where}: expected {_description(hint)}, found {value!r}{suggestion}.")
 
 
 def _interpretations(value: Any) -> Iterator[Any]:

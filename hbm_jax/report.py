@@ -154,7 +154,7 @@ def write_report(
 
 def _template() -> Any:
     """Return the template of the page; raise ModuleNotFoundError that names the extra if a package is missing."""
-    from hbm_jax import plotting  # noqa: F401 - its error says what to install if matplotlib is missing
+    from hbm_jax import plotting  # noqa: F401 - raises an error that names the extra if matplotlib is missing
 
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -74,16 +74,18 @@ def _check(arguments) -> None:
     limit = MAX_ENERGY / (1.0 + max(arguments.z, 0.0))  # [keV] in the frame of the observer
     columns = {"nh": arguments.nh, "nh-mw": arguments.nh_mw}
     not_negative = columns | {"Om0": arguments.Om0}
-    column = f"a column density in units of 1e22 cm^-2, up to {MAX_COLUMN:g}"
-    redshift = "the redshift of the source with it, such as --z 2, to which WHIM absorption is integrated"
-    observed = f"no more than {limit:g} keV, which is {MAX_ENERGY:g} keV at the redshift {arguments.z:g} of the source"
+    column_text = f"a column density in units of 1e22 cm^-2, up to {MAX_COLUMN:g}"
+    redshift_text = "the redshift of the source with it, such as --z 2, to which WHIM absorption is integrated"
+    energy_text = (
+        f"no more than {limit:g} keV, which is {MAX_ENERGY:g} keV at the redshift {arguments.z:g} of the source"
+    )
     for flag, valid, expected, actual in (
         ("energies", 0 < low < high, "two positive energies [keV] in increasing order", f"{low:g} {high:g}"),
-        ("energies", not high > limit, observed, f"{high:g}"),
+        ("energies", not high > limit, energy_text, f"{high:g}"),
         ("plot", not plot or plot.suffix in FIGURES, f"a name ending in {', '.join(FIGURES)}", repr(str(plot))),
         ("plot", not plot or plot.parent.is_dir(), "an existing folder", repr(str(plot and plot.parent))),
-        ("n0", not (arguments.n0 > 0 and arguments.z == 0), redshift, "--z 0"),
-        *((flag, not value > MAX_COLUMN, column, f"{value:g}") for flag, value in columns.items()),
+        ("n0", not (arguments.n0 > 0 and arguments.z == 0), redshift_text, "--z 0"),
+        *((flag, not value > MAX_COLUMN, column_text, f"{value:g}") for flag, value in columns.items()),
         *((flag, 0 <= value < math.inf, "a number of at least 0", value) for flag, value in not_negative.items()),
         ("H0", 0 < arguments.H0 < math.inf, "a positive number [km/s/Mpc]", arguments.H0),
     ):

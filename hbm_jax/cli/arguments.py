@@ -50,6 +50,8 @@ class Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=28)
 
     def _fill_text(self, text, width, indent):
+        """Wrap the lines of a text that do not begin with a blank."""
+
         def fill(line):
             if line[:1] in ("", " "):
                 return indent + line
@@ -252,6 +254,7 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
 
 
 def _sentence(text: str) -> str:
+    """Return a text with a capital letter and a full stop; empty if it is empty."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 

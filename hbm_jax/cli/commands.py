@@ -27,12 +27,14 @@ class Command(NamedTuple):
 
 
 def _report_parser() -> Parser:
+    """Return the parser of ``report``."""
     parser = Parser("hbm-jax report", "DIR", "Rewrite the figures and the report of a run folder.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="run folder")
     return parser
 
 
 def _doctor_parser() -> Parser:
+    """Return the parser of ``doctor``."""
     return Parser("hbm-jax doctor", "", "Show versions, devices and precision, and check for known problems.")
 
 
@@ -47,6 +49,7 @@ def _report(arguments) -> int:
 
 
 def _evidence_parser() -> Parser:
+    """Return the parser of ``evidence``."""
     about = (
         "Compute the evidence of fits by bridge sampling. Several fits to the same data are compared, by their "
         "predictive densities (leave-one-out) too."

@@ -167,7 +167,7 @@ def _check_model(fit, folder: Path) -> None:
     """Check whether the data look like the model, and store the result with the posterior, which is already written."""
     from hbm_jax import runs
 
-    begin = time.perf_counter()
+    start = time.perf_counter()
     fit.model_check  # noqa: B018 - computed and kept
-    fit.note_timing({"check of the model": time.perf_counter() - begin})
+    fit.note_timing({"check of the model": time.perf_counter() - start})
     fit.save(folder / runs.POSTERIOR)

@@ -131,9 +131,14 @@ def prior_value(site):
     if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
         return None
     try:
-        return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+        return _draw(site)
     except NotImplementedError:
         return init_to_uniform(site)
+
+
+def _draw(site):
+    """Draw a value of a site; raise NotImplementedError if its distribution cannot be sampled."""
+    return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
 
 
 def unsampled_sites(program: Callable, args: tuple) -> list[str]:
@@ -144,7 +149,7 @@ def unsampled_sites(program: Callable, args: tuple) -> list[str]:
         drawn = prior_value(site)
         if drawn is not None:
             try:
-                site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+                _draw(site)
             except NotImplementedError:
                 names.append(site["name"])
         return drawn

@@ -90,7 +90,7 @@ class Program(Protocol):
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` chooses the partial non-centring of the latents by a pilot run."""
+        """True if `hbm_jax.sample` is to choose the partial non-centring of the latents by a pilot run."""
 
     @property
     def forms(self) -> Sequence[Any]:

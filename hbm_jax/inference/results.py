@@ -108,7 +108,7 @@ class Fit(Exports):
 
     @property
     def model_check(self) -> ModelCheck:
-        """Whether the data look like draws from the fitted model, from `check_model`.
+        """Result of `check_model`: whether the data look like draws from the fitted model.
 
         It is computed at the first access, kept as ``verdict.model`` and saved with the fit. A fit that was loaded
         without its program and has no stored check cannot be checked.

@@ -115,7 +115,7 @@ class Run:
 
     def fit(self, check_now: bool = False) -> Fit:
         """Start or continue the run, and return its fit; ``check_now`` checks for convergence before the first draw."""
-        self.began = self._lap_began = time.perf_counter()
+        self.start_time = self._lap_start = time.perf_counter()
         in_double = jax.enable_x64(self.settings.run.dtype == "float64")
         with (
             ProgressLine(self.progress and self.processes.leads) as self.progress_line,
@@ -137,7 +137,7 @@ class Run:
                 self.settings.rule,
                 chains.num_warmup_draws,
                 self.store,
-                self.began,
+                self.start_time,
                 check_now,
             )
             with self.processes.drawing(), _keeping_draws(chains, draws, loop):
@@ -154,7 +154,7 @@ class Run:
     def _lap(self, phase: str) -> None:
         """Record the duration of a phase."""
         now = time.perf_counter()
-        self.timing[phase], self._lap_began = now - self._lap_began, now
+        self.timing[phase], self._lap_start = now - self._lap_start, now
 
     def _check(self, program: Callable, target: Target) -> None:
         """Raise ValueError if draws of the target cannot be stored, or the stopping rule names none of its sites."""
@@ -299,7 +299,7 @@ def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _keeping_draws(chains: Chains, draws: Draws, loop: Loop):
-    """If an exception occurs after sampling, attach the draws to it, or name the checkpoint that holds them."""
+    """Context that adds the draws, or the name of the checkpoint that holds them, to an exception after sampling."""
     try:
         yield
     except (Interrupted, CheckpointError):

@@ -124,7 +124,7 @@ def check_storable(program: Callable, args: tuple, target, dims, coords) -> None
     Raises
     ------
     ValueError
-        If the draws cannot be stored; the message says why.
+        If the draws cannot be stored; the message gives the reason.
     """
     for name, site in target.shapes.items():
         if not hasattr(site, "shape"):

@@ -100,16 +100,20 @@ class ModelImportError(ConfigError):
 
 
 def _package(point: EntryPoint) -> str:
+    """Return name and version of the package of an entry point."""
     return "another package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 
 def _described(point: EntryPoint) -> str:
+    """Return model, package and object of an entry point, for messages."""
     return f"model {point.name!r} of {_package(point)} (entry point {point.value})"
 
 
 def _line(error: Exception) -> str:
+    """Return type and message of an exception."""
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}"
 
 
 def _warn(point: EntryPoint, problem: str) -> None:
+    """Warn that an entry point is not used."""
     warnings.warn(f"{_described(point)} is not used: {problem}.", stacklevel=3)

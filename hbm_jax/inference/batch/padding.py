@@ -116,8 +116,8 @@ class _Comparison:
         longer = [
             axis for axis, (size, padded_size) in enumerate(zip(unpadded, padded, strict=False)) if size != padded_size
         ]
-        known = dict(zip(self.padded, enumerate(self.lengths), strict=True))
-        axes = tuple((axis, known[padded[axis]][0]) for axis in longer if padded[axis] in known)
+        ragged = {size: index for index, size in enumerate(self.padded)}
+        axes = tuple((axis, ragged[padded[axis]]) for axis in longer if padded[axis] in ragged)
         if len(unpadded) != len(padded) or [self.lengths[ragged_axis] for _, ragged_axis in axes] != [
             unpadded[axis] for axis in longer
         ]:

@@ -90,7 +90,7 @@ class Fits:
 
     @property
     def usable(self) -> pd.Series:
-        """Whether the posterior of each object is usable."""
+        """Usability of the posterior of each object, bool by name."""
         return self.verdicts["usable"]
 
     @property

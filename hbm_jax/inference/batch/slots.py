@@ -151,8 +151,8 @@ class Slots:
         is_finite = jnp.isfinite(potential) & jnp.isfinite(gradient).all(-1)
         order = jnp.argsort(jnp.where(is_finite, potential, jnp.inf))
         # Every second of the most probable third: dispersed, but not far in a tail.
-        chosen = order[: 2 * self.num_chains : 2]
-        points = candidates[jnp.where(is_finite[chosen], chosen, order[0])]
+        spaced = order[: 2 * self.num_chains : 2]
+        points = candidates[jnp.where(is_finite[spaced], spaced, order[0])]
         initial = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense)
         return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), initial, state)
 
@@ -191,18 +191,13 @@ class Slots:
         for slot_leaf, leaf in zip(self.leaves, self.stack.leaves, strict=True):
             slot_leaf[slots] = leaf[objects]
         self.lengths[slots] = self.stack.lengths[objects]
+        slot_keys = keys[np.maximum(self.object, 0)]
         if self.state is None:
-            shape = jax.eval_shape(
-                jax.vmap(self._empty),
-                keys[np.maximum(self.object, 0)],
-                self.leaves,
-                self.lengths,
-            )
+            shape = jax.eval_shape(jax.vmap(self._empty), slot_keys, self.leaves, self.lengths)
             # Sharded as the programs return it: otherwise the second call of `_fill` would compile again.
             self.state = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), self._sharding), shape)
         is_new = np.zeros(self.num_slots, bool)
         is_new[slots] = True
-        slot_keys = keys[np.maximum(self.object, 0)]
         self.state = self._fill(self.state, is_new, slot_keys, self.leaves, self.lengths)
 
     def _empty(self, key, leaves, lengths):

@@ -213,8 +213,8 @@ class Pilot:
             return state, (state.z, state.diverging)
 
         state = kernel.init(key, self.num_warmup, params, (), {})
-        _, drawn = jax.lax.scan(step, state, length=self.num_warmup + self.num_pilots)
-        return jax.tree.map(lambda x: x[self.num_warmup :], drawn)
+        _, draws = jax.lax.scan(step, state, length=self.num_warmup + self.num_pilots)
+        return jax.tree.map(lambda x: x[self.num_warmup :], draws)
 
     def _evaluate(self, forms, params):
         """Return, for each draw, value, location and scale of each reparametrised site, and the other latents."""

@@ -61,7 +61,7 @@ class Calibration:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the ranks of all parameters are uniform, at a family-wise level of 1 %."""
+        """True if the ranks of all parameters are uniform, at a family-wise level of 1 %."""
         return not (self.table["p"] < LEVEL / len(self.table)).any()
 
     @property

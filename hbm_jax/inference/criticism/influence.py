@@ -88,6 +88,7 @@ class _MaskSite(Messenger):
         self.site, self.used = site, used
 
     def process_message(self, msg):
+        """Mask the site; raise ValueError if the mask does not have its shape."""
         if msg["type"] == "sample" and msg["name"] == self.site:
             if msg["fn"].batch_shape != np.shape(self.used):
                 raise ValueError(

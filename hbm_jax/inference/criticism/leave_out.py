@@ -80,7 +80,7 @@ class Loo:
 
     @property
     def reliable(self) -> bool:
-        """Whether the predictive densities of all units are reliable."""
+        """True if the predictive densities of all units are reliable."""
         return self.bad.empty
 
     def __str__(self):

@@ -60,10 +60,12 @@ def choose_sites(values: xr.Dataset, site: str | None) -> tuple[xr.DataArray, tu
         names = (site,)
     shapes = {name: tuple(values[name].sizes.items())[2:] for name in names}
     if len(set(shapes.values())) > 1:
-        listed = "; ".join(
+        descriptions = "; ".join(
             f"{name} over ({', '.join(f'{dim}: {size}' for dim, size in shape)})" for name, shape in shapes.items()
         )
-        raise ValueError(f"loo: expected observed sites with the same dimensions, or site= to choose; found {listed}.")
+        raise ValueError(
+            f"loo: expected observed sites with the same dimensions, or site= to choose; found {descriptions}."
+        )
     if not shapes[names[0]]:
         raise ValueError(
             f"loo: expected one log likelihood for each object; found a single one for all data of {', '.join(names)}. "

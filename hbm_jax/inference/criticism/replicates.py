@@ -193,12 +193,15 @@ def _log_likelihood(sites, names) -> jax.Array:
 
 
 def _is_factor(site) -> bool:
+    """Return whether a site is a `numpyro.factor`."""
     return isinstance(site.get("fn"), Unit)
 
 
 def _is_data(site) -> bool:
+    """Return whether a site is observed and not a factor."""
     return site["type"] == "sample" and site["is_observed"] and not _is_factor(site)
 
 
 def _is_latent(site) -> bool:
+    """Return whether a site is a latent variable."""
     return site["type"] == "sample" and not site["is_observed"]

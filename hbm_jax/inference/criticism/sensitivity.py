@@ -161,13 +161,13 @@ def _priors(replay: Replay, sites) -> list[str]:
         return list(sites)
     with jax.enable_x64(True):
         dependencies = get_dependencies(lambda: replay.program(*replay.args))["prior_dependencies"]
-    chosen = [name for name, plates in latents.items() if not plates and set(dependencies[name]) <= {name}]
-    if not chosen:
+    hyperpriors = [name for name, plates in latents.items() if not plates and set(dependencies[name]) <= {name}]
+    if not hyperpriors:
         raise ValueError(
             "prior_sensitivity: expected a sampled site outside every plate that depends on no other; found none. Name "
             f"the priors to scale with sites=, among {', '.join(latents)}."
         )
-    return chosen
+    return hyperpriors
 
 
 def _factors(name, site) -> dict:

@@ -126,6 +126,7 @@ def check_model(
 
 
 def _unchecked(reason: str) -> ModelCheck:
+    """Return the result for a model that could not be checked."""
     return ModelCheck(None, float("nan"), f"the model could not be checked because {reason}")
 
 
@@ -137,8 +138,8 @@ def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed
     if needed != size:
         raise ValueError(f"expected the program of the fit, with {size} unconstrained parameters; found {needed}")
     rng = np.random.default_rng(seed)
-    chosen = positions[np.arange(num_draws) % num_chains, rng.integers(0, num_per_chain, num_draws)]
-    return split_positions(np.asarray(chosen, float), structure)
+    points = positions[np.arange(num_draws) % num_chains, rng.integers(0, num_per_chain, num_draws)]
+    return split_positions(np.asarray(points, float), structure)
 
 
 def judge_pools(

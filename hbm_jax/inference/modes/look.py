@@ -150,6 +150,7 @@ class _WithoutObservations(Messenger):
     """Handler under which the log density of a program is that of its prior."""
 
     def process_message(self, msg):
+        """Mask an observed site."""
         if msg["type"] == "sample" and msg["is_observed"]:
             msg["fn"] = msg["fn"].mask(False)
 
@@ -243,8 +244,8 @@ def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Mode
     values = np.concatenate([sites[name].reshape(len(points), -1) for name in names if name in sites], axis=1)
     labels = list(fit.verdict.table.index)
     locations = pd.DataFrame([values[is_in].mean(axis=0) for is_in in in_mode.T], columns=labels)
-    chosen = rng.choice(num_runs, len(positions[0]), p=weights)
-    draws = constrain(np.stack([positions[run][i] for i, run in enumerate(chosen)]))
+    runs = rng.choice(num_runs, len(positions[0]), p=weights)
+    draws = constrain(np.stack([positions[run][i] for i, run in enumerate(runs)]))
     order = np.argsort(-mass, kind="stable")
     table, locations = (frame.iloc[order].reset_index(drop=True) for frame in (table, locations))
     descriptions = _descriptions(values, in_mode[:, order], labels)

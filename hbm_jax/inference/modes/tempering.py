@@ -124,8 +124,8 @@ class Tempered:
             log_evidence += float(np.log(weights.mean()) + (b - previous) * rise.max())
             # Systematic resampling, in random order, because the halves must be alike.
             points = (np.arange(len(rise)) + rng.uniform()) / len(rise)
-            chosen = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(rise) - 1)
-            particles = particles.at(rng.permutation(chosen))
+            resampled = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(rise) - 1)
+            particles = particles.at(rng.permutation(resampled))
             particles = Particles(*map(np.asarray, self.move(particles, b, jax.random.fold_in(key, step))))
             if b == 1.0:
                 return particles, log_evidence

@@ -379,7 +379,22 @@ class MeanField:
 def mean_field_fits(
     value_and_grad: Callable, candidates: Sequence[np.ndarray], rng: np.random.Generator
 ) -> list[MeanField]:
-    """Fit mean-field normal approximations with fixed draws (Giordano et al. 2024, JMLR 25, 18); the best first."""
+    """Fit mean-field normal approximations with fixed draws (Giordano et al. 2024, JMLR 25, 18).
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        (size,) -> minus the log density, gradient.
+    candidates : sequence of (size,)
+        Starting points, of which the first `VARIATIONAL_SEARCHES` are used.
+    rng : numpy.random.Generator
+        Generator of the fixed draws.
+
+    Returns
+    -------
+    list of MeanField
+        Fits with finite values, the best first.
+    """
     size = len(candidates[0])
     half = rng.normal(size=(VARIATIONAL_DRAWS // 2, size))
     half /= np.sqrt(np.mean(half**2, axis=0))  # with their negatives, mean and variance are exact
@@ -393,8 +408,8 @@ def mean_field_fits(
             parameters = np.asarray(parameters)
             center, scale = loc + unit * parameters[:size], unit * np.exp(parameters[size:])
             values, gradient_rows = np.zeros(len(noise)), np.zeros(noise.shape)
-            for i, e in enumerate(noise):
-                values[i], gradient_rows[i] = value_and_grad(center + scale * e)
+            for i, draw in enumerate(noise):
+                values[i], gradient_rows[i] = value_and_grad(center + scale * draw)
                 if not np.isfinite(values[i]):
                     return np.inf, jnp.zeros(2 * size)
             gradient = np.concatenate([gradient_rows.mean(0) * unit, (gradient_rows * noise).mean(0) * scale - 1.0])

@@ -101,7 +101,7 @@ def _position(target: Target, values: Mapping[str, Any]) -> np.ndarray:
 
 
 def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
-    """Return a start at draws of a fit, with the metric of its covariance and its step size."""
+    """Return a start at draws of a fit of the same sites, else raise ValueError; with its covariance and step size."""
     draws = fit.tree["unconstrained_posterior"]["position"] if "unconstrained_posterior" in fit.tree else None
     labels = () if draws is None else tuple(map(str, draws[draws.dims[-1]].values))
     if draws is None or labels != target.labels:
@@ -117,8 +117,10 @@ def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
     points = positions[chains % num_fitted, num_draws - 1 - (chains // num_fitted) * (num_draws // rounds)]
     flat = positions.reshape(-1, size)
     spread = np.where(flat.std(axis=0) > 0, flat.std(axis=0), target.unit)
-    enough = size <= MAX_DENSE and len(flat) >= DRAWS_A_PARAMETER * size
-    approximation = Approximation.from_covariance(flat.mean(axis=0), np.atleast_2d(np.cov(flat.T))) if enough else None
+    has_covariance = size <= MAX_DENSE and len(flat) >= DRAWS_A_PARAMETER * size
+    approximation = None
+    if has_covariance:
+        approximation = Approximation.from_covariance(flat.mean(axis=0), np.atleast_2d(np.cov(flat.T)))
     if approximation is not None:
         metric = curvature_metric(approximation.vectors, approximation.stretch, approximation.width)
     else:

@@ -378,7 +378,11 @@ def _dispersed_start(value_and_grad: Callable, points: np.ndarray) -> Start:
 
 
 def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> Metric:
-    """Return a unit matrix in units of the widths at a point, from the curvature of each component and at most 1."""
+    """Return a unit metric in units of the widths of the components at a point.
+
+    Widths are measured by the curvature, are at most 1, and 1 beyond `MAX_MEASURED` parameters. ``why`` is the reason
+    for an uninformed metric, for the provenance of a fit.
+    """
     size = len(point)
     widths = np.ones(size)
     for i in range(size if size <= MAX_MEASURED else 0):

@@ -46,7 +46,7 @@ class Loop:
         rule: StopRule,
         num_warmup: int,
         store: Checkpoint | None,
-        began: float,
+        start_time: float,
         check_now: bool,
     ):
         self.chains, self.draws, self.rule, self.store = chains, draws, rule, store
@@ -54,7 +54,7 @@ class Loop:
         self.num_warmup, self.warmed = num_warmup, 0
         self.lead = chains.target.processes.lead
         self.next_check = MIN_SAMPLES
-        self.began = began
+        self.start_time = start_time
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
         self.seconds_before = 0.0  # duration of earlier sessions
         self.progress_cost = self.progress_shown = 0.0
@@ -93,17 +93,17 @@ class Loop:
     @property
     def seconds(self) -> float:
         """Duration of the run in seconds, over all sessions."""
-        return self.seconds_before + time.perf_counter() - self.began
+        return self.seconds_before + time.perf_counter() - self.start_time
 
     @property
     def _seconds_left(self) -> float:
         """Remaining time budget of this session in seconds; infinite without a budget."""
         limit = self.rule.max_seconds
-        return np.inf if limit is None else limit - (time.perf_counter() - self.began)
+        return np.inf if limit is None else limit - (time.perf_counter() - self.start_time)
 
     @property
     def _out_of_time(self) -> bool:
-        """Whether the time budget is spent; False before the first block, so that every session makes progress."""
+        """True if the time budget is spent; False before the first block, so that every session makes progress."""
         return self.rule.max_seconds is not None and self.drawing and self.lead(lambda: self._seconds_left <= 0)
 
     def _draw_block(self, max_draws: int, warmup: bool) -> Block:

@@ -319,6 +319,7 @@ class _Moves(NamedTuple):
         return jax.lax.cond(is_trajectory, self._trajectory, self._proposals, carry)
 
     def _trajectory(self, carry: _Carry) -> _Carry:
+        """Make one trajectory from the current candidate; its end becomes a new candidate."""
         index, current, state, candidates, visited, recorded = carry
 
         def refreshed(state):
@@ -336,6 +337,7 @@ class _Moves(NamedTuple):
         return _Carry(index + 1, current, state, candidates, visited.at[index].set(current), recorded)
 
     def _proposals(self, carry: _Carry) -> _Carry:
+        """Accept or reject the proposals up to the next trajectory."""
         index, current, state, candidates, visited, recorded = carry
         stop = jnp.minimum(self.num_draws, index + EVERY - (self.first + index) % EVERY)
 

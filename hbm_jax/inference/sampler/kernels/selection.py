@@ -68,17 +68,17 @@ def without_replaced(caller: str, options: dict[str, Any], stacklevel: int = 3) 
     TypeError
         If ``options`` also has a sampler.
     """
-    former = {name: options.pop(name) for name in REPLACED if name in options}
-    if not former:
+    deprecated = {name: options.pop(name) for name in REPLACED if name in options}
+    if not deprecated:
         return None
     if options.get("sampler") is not None:
         raise TypeError(
             f"{caller}: expected options of the sampler within sampler={type(options['sampler']).__name__}(...); found "
-            f"also {', '.join(former)}."
+            f"also {', '.join(deprecated)}."
         )
-    sampler = sampler_of(former)
+    sampler = sampler_of(deprecated)
     warnings.warn(
-        f"{caller}: {', '.join(former)} are options of samplers now, and will be refused in the next release. Use "
+        f"{caller}: {', '.join(deprecated)} are options of samplers now, and will be refused in the next release. Use "
         f"sampler=hbm_jax.{_call(sampler)}.",
         FutureWarning,
         stacklevel=stacklevel,

@@ -165,17 +165,24 @@ def with_metric(state: Any, covariance: np.ndarray, previous: np.ndarray) -> Any
 
     The largest stable step is the smallest ratio of the posterior's widths to those of the metric. The step size
     changes by the ratio of the largest stable steps, if the new metric has the widths of the posterior.
+
+    Parameters
+    ----------
+    state : pytree
+        State of all chains.
+    covariance, previous : (size, size) or (size,)
+        New and previous inverse mass matrix, or its diagonal.
     """
     if covariance.ndim == 2:
         factor = np.linalg.cholesky(covariance[::-1, ::-1])[::-1, ::-1].T  # lower, as NumPyro has it
         sqrt, sqrt_inverse = np.linalg.inv(factor), factor
-        stiffness = np.linalg.eigvalsh(sqrt.T @ previous @ sqrt).max()
+        ratio = np.linalg.eigvalsh(sqrt.T @ previous @ sqrt).max()
     else:
         sqrt, sqrt_inverse = covariance**-0.5, covariance**0.5
-        stiffness = (previous / covariance).max()
+        ratio = (previous / covariance).max()
     adapt = state.adapt_state
     num_chains, dtype = len(adapt.step_size), adapt.step_size.dtype
-    change = np.clip(np.sqrt(stiffness), 1 / MAX_STEP_CHANGE, MAX_STEP_CHANGE)
+    change = np.clip(np.sqrt(ratio), 1 / MAX_STEP_CHANGE, MAX_STEP_CHANGE)
     matrices = (np.broadcast_to(m, (num_chains, *m.shape)) for m in (covariance, sqrt, sqrt_inverse))
     inverse_mass, mass_sqrt, mass_sqrt_inverse = (jnp.asarray(m, dtype) for m in matrices)
     adapt = adapt._replace(
