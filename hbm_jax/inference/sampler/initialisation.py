@@ -172,8 +172,8 @@ class _Search:
         rejected = [j for j in judged if self.loss(j) > self.max_loss]
         paths = failed + [path for j, (_, path) in zip(judged, modes, strict=True) if self.loss(j) > self.max_loss]
         path_fits = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
-        path_fits = [j for j in path_fits if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE]
-        alternatives = sorted(path_fits + rejected, key=lambda j: -j.bound)
+        bounded = [j for j in path_fits if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE]
+        alternatives = sorted(bounded + rejected, key=lambda j: -j.bound)
         best_bound = alternatives[0].bound if alternatives else -np.inf
         if accepted and max(j.bound for j in accepted) >= best_bound - NEGLIGIBLE:
             return self.around_modes(accepted, len(modes), len(failed), searches)
