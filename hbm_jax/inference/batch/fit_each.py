@@ -127,8 +127,8 @@ def fit_each(
     num_samples : int, optional
         Draws per chain, rounded up to a multiple of 50. By default each object is sampled until it is usable.
     until : float
-        Bulk and tail effective sample size required for an object to be usable. With few effective draws R-hat exceeds
-        1 by chance alone: below 400, the allowed excess over 1 is larger in inverse proportion.
+        Bulk and tail effective sample size required for an object to be usable. Below 400, the limit on the excess of
+        R-hat over 1 is larger in inverse proportion, because R-hat exceeds 1 by chance.
     max_num_samples : int
         Largest number of draws per chain if ``num_samples`` is omitted.
     target_accept_prob : float

@@ -96,15 +96,20 @@ def _program(program) -> dict[str, Any]:
 def _code(program) -> str:
     """Return a fingerprint of the source of a program and of the variables that it closes over."""
     digest = hashlib.sha256()
+    enclosing: list[Any] = []  # functions whose closures are being read
 
     def add(value, depth=0):
         if isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.items()):
                 add(part, depth + 1)
         elif isinstance(value, types.FunctionType | types.MethodType | type):
+            if value in enclosing:  # a recursive function closes over itself
+                return
             digest.update(_source(value).encode())
+            enclosing.append(value)
             for cell in getattr(value, "__closure__", None) or ():
                 add(cell.cell_contents, depth + 1)
+            enclosing.pop()
         elif isinstance(value, int | float | str | bool | None | np.ndarray | jax.Array):
             digest.update(_digest(value).encode())
         elif callable(value) and depth < 5:
