@@ -161,7 +161,8 @@ def resume(
     checkpoint : path
         Folder passed to `sample`.
     program, *args
-        The program and arguments of the original run; their fingerprints are compared with those in the checkpoint.
+        The program and arguments of the original run, by position; their fingerprints are compared with those in the
+        checkpoint.
     num_samples, until, max_num_samples, max_seconds : optional
         New stopping criteria, as in `sample`, to draw more or to stop earlier than the original run. If ``max_seconds``
         is omitted, this call has the time budget of the previous one.
@@ -181,6 +182,8 @@ def resume(
         If there is no checkpoint, or it belongs to a different program, data or options; the message names each
         difference.
     """
+    if not binds(program):
+        args = plain_arguments(program, args)
     processes = processes_for(split)
     store = processes.open(Checkpoint.existing, checkpoint)
     try:
