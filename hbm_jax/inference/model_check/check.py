@@ -148,7 +148,19 @@ def judge_pools(
     args: tuple,
     remedies: Mapping[str, str] | None = None,
 ) -> ModelCheck:
-    """Judge pools of measured and replicated values, one for each posterior draw; see `check_model`."""
+    """Judge pools of measured and replicated values; see `check_model`.
+
+    Parameters
+    ----------
+    pools : sequence of mapping
+        Results of `replicator`, one for each posterior draw.
+    structure : Structure
+        Sites of the program.
+    args : tuple
+        Arguments of the program, which contain the covariates.
+    remedies : mapping of str to str, optional
+        Advice by family of statistics, in place of `REMEDIES`.
+    """
     covariates = {
         name: rs.find_covariates(
             args,

@@ -20,6 +20,7 @@ SECONDS_PER_BLOCK = 1.0
 # ten thousand files.
 LONGEST_BLOCK = 20.0
 FIRST_BLOCK = 50  # draws
+FEWEST_DRAWS = 4  # per chain, for diagnostics and a `Fit`
 # Draws per chain, before the first check for convergence, at which an adaptive run ends if more than this fraction of
 # the transitions diverged.
 DIVERGENCE_CHECKS, MANY_DIVERGENCES = (100, 200, 400), 0.01
@@ -189,7 +190,7 @@ class Loop:
                 if reason:
                     self.ended = True
                     return reason
-                if self._out_of_time and self.draws.num_draws >= 4:
+                if self._out_of_time and self.draws.num_draws >= FEWEST_DRAWS:
                     return f"stopped: the time budget of {self.rule.max_seconds:g} s is spent"
                 next_stop = self.rule.goal
                 if self.rule.adaptive:
@@ -200,11 +201,11 @@ class Loop:
                 self._report(block)
         except CheckpointError as error:
             # Return the draws in memory, although the last block is not on disk.
-            if self.draws.num_draws < 4:
+            if self.draws.num_draws < FEWEST_DRAWS:
                 raise
             return f"stopped because {error}"
         except KeyboardInterrupt:
-            if self.draws.num_draws < 4:
+            if self.draws.num_draws < FEWEST_DRAWS:
                 raise self.interrupted("interrupted before the first draws") from None
             return "interrupted"
 
@@ -217,7 +218,7 @@ class Loop:
             and self.draws.raw("diverging").mean() > MANY_DIVERGENCES
         ):
             return self._stopped_by_divergences()
-        if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
+        if self.rule.adaptive and num_draws >= max(FEWEST_DRAWS, min(self.next_check, self.rule.goal)):
             shortfall, unresolved = self.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
