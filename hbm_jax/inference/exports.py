@@ -1,7 +1,7 @@
 """Results of a fit in the formats of other programs: LaTeX, astropy, pandas and GetDist."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,12 +116,9 @@ class Exports:
             If a name in ``parameters`` is not a site.
         """
         selected = self.summary(parameters, max_size=max_size).index
-        labels = iter(self.verdict.table.index)
         columns: dict[str, np.ndarray] = {}
-        for variable in self.posterior.values():
-            values = variable.transpose("chain", "draw", ...).to_numpy()
-            values = values.reshape(values.shape[0] * values.shape[1], -1)
-            columns |= {next(labels): column for column in values.T}
+        for _, labels, values in labelled_draws(self.posterior, self.verdict):
+            columns |= dict(zip(labels, np.concatenate(values).T, strict=True))
         sizes = self.posterior.sizes
         index = pd.MultiIndex.from_product([range(sizes[name]) for name in ("chain", "draw")], names=["chain", "draw"])
         return pd.DataFrame({label: columns[label] for label in selected}, index=index)
@@ -179,6 +176,15 @@ class Exports:
         symbol = self.symbols.get(base, rf"\mathrm{{{escaped(base)}}}").strip("$")
         index = element.removesuffix("]").replace(" ", "")
         return f"{symbol}_{{{escaped(index)}}}" if bracket and "_" not in symbol else symbol + bracket + element
+
+
+def labelled_draws(posterior: xr.Dataset, verdict: Verdict) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    """Yield name, labels of the elements and draws (chain, draw, element) of every site of a posterior."""
+    labels = iter(verdict.table.index)
+    for name, variable in posterior.items():
+        values = variable.transpose("chain", "draw", ...).to_numpy()
+        values = values.reshape(*values.shape[:2], -1)
+        yield str(name), [next(labels) for _ in range(values.shape[-1])], values
 
 
 def tabular(summary: pd.DataFrame, symbols: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from hbm_jax.inference.checksum import (
     refuse_expansion,
     require_room,
 )
-from hbm_jax.inference.exports import Exports
+from hbm_jax.inference.exports import Exports, labelled_draws
 from hbm_jax.inference.model_check.check import check_model
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.program import (
@@ -151,17 +151,10 @@ class Fit(Exports):
                 )
         rows = {}
         units = self.units
-        names = iter(self.verdict.table.index)
-        for name, variable in self.posterior.items():
-            values = (
-                variable.transpose("chain", "draw", ...)
-                .to_numpy()
-                .astype(float)
-                .reshape(variable.sizes["chain"] * variable.sizes["draw"], -1)
-            )
-            labels = [next(names) for _ in range(values.shape[1])]
-            if values.shape[1] > max_size if parameters is None else name not in requested:
+        for name, labels, draws in labelled_draws(self.posterior, self.verdict):
+            if len(labels) > max_size if parameters is None else name not in requested:
                 continue
+            values = np.concatenate(draws).astype(float)
             lower, median, upper = np.quantile(values, INTERVAL, axis=0)
             for index, label in enumerate(labels):
                 rows[label] = {
@@ -170,7 +163,7 @@ class Fit(Exports):
                     "upper_68": upper[index],
                     "mean": values[:, index].mean(),
                     "sd": values[:, index].std(ddof=1),
-                    "unit": units.get(str(name), ""),
+                    "unit": units.get(name, ""),
                 }
         if parameters is not None:
             rows = dict(sorted(rows.items(), key=lambda row: requested.index(row[0].partition("[")[0])))
