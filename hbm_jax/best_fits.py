@@ -45,14 +45,15 @@ class BestFit:
     deviance : Deviance
         The statistic, and the degrees of freedom.
     goodness : Goodness or None
-        Comparison of the statistic with those of simulated data.
+        Comparison of the statistic with those of simulated data; None without simulations.
     fluxes : pandas.DataFrame
-        A row for each component and the sum, spectrum, band and quantity: ``flux`` is absorbed, ``unabsorbed flux`` is
-        not, ``luminosity`` is that without absorption in the band of the source. ``value``, and ``lower`` and ``upper``
-        by the curvature of the likelihood, in the logarithm; NaN where it has no inverse.
+        One row per component (and ``total``), spectrum, band [keV] and quantity: ``flux``, absorbed [erg/cm^2/s];
+        ``unabsorbed flux``; ``luminosity``, unabsorbed, in the band of the rest frame [erg/s]. ``lower`` and ``upper``
+        are the ends of an interval that is symmetric in the logarithm, from the curvature of the likelihood; NaN where
+        the data do not determine a parameter or it is at a bound.
     spectra : pandas.DataFrame
-        A row for each group of channels: the data with their errors (of Poisson counts the upper one of Gehrels 1986),
-        and the expected counts of the source, its components and the background.
+        One row per group of channels: counts with their errors (for Poisson counts, the upper error of Gehrels 1986),
+        and expected counts of the source, its components and the background.
     """
 
     model: SpectralFit
@@ -79,7 +80,7 @@ class BestFit:
 
     @property
     def terms(self) -> dict[str, Component]:
-        """The additive components with the factors that multiply each, by label or name; empty if there is one only."""
+        """Each additive component with the factors that multiply it, by label or name; empty if there is only one."""
         terms = terms_of(self.model.spectrum)
         return terms if len(terms) > 1 else {}
 
@@ -175,7 +176,7 @@ def best_fit(
     Raises
     ------
     ValueError
-        As `hbm_jax.maximum_likelihood`; for an invalid band.
+        As `hbm_jax.maximum_likelihood`, and for a band whose energies are not positive and in increasing order.
 
     Examples
     --------
@@ -183,18 +184,19 @@ def best_fit(
     >>> best.save("results")  # doctest: +SKIP
     """
     bound = model.bound(data)
-    found = maximum_likelihood(model, bound, level=level, seed=seed, num_starts=num_starts, progress=progress)
+    likelihood = maximum_likelihood(model, bound, level=level, seed=seed, num_starts=num_starts, progress=progress)
     goodness = None
     if num_simulations:
-        goodness = model.goodness(bound, found.parameters, seed=seed, num_simulations=num_simulations)
+        goodness = model.goodness(bound, likelihood.parameters, seed=seed, num_simulations=num_simulations)
     distance = None if z is None else (z, cosmology or Cosmology.flat(H0=70.0, Om0=0.3))
-    fluxes = flux_table(model, data, found, bands, distance)
-    deviance = model.deviance(bound, found.parameters)
-    return BestFit(model, data, found, deviance, goodness, fluxes, spectrum_table(model, data, bound, found.parameters))
+    fluxes = flux_table(model, data, likelihood, bands, distance)
+    deviance = model.deviance(bound, likelihood.parameters)
+    spectra = spectrum_table(model, data, bound, likelihood.parameters)
+    return BestFit(model, data, likelihood, deviance, goodness, fluxes, spectra)
 
 
 def terms_of(spectrum: Component) -> dict[str, Component]:
-    """Return the additive components of an expression with the factors that multiply each, by label or name."""
+    """Return each additive component of an expression, with the factors that multiply it, by label or name."""
     _, lines = separated(spectrum, lambda part: part.kind == "additive")
     terms: dict[str, Component] = {}
     for line in lines:
@@ -204,44 +206,45 @@ def terms_of(spectrum: Component) -> dict[str, Component]:
 
 
 def tabulated_for(spectrum: Component, values: Any) -> Component:
-    """Return an expression with tables only for these parameter values, which takes less time."""
+    """Return an expression whose tables cover only these parameter values, which is faster."""
     return spectrum.mapped(lambda part: part.tabulated_for(values))
 
 
 def flux_table(
     model: SpectralFit,
     data: SpectrumStack,
-    found: MaximumLikelihood,
+    likelihood: MaximumLikelihood,
     bands: Sequence[tuple[float, float]],
     distance: tuple[float, Cosmology] | None,
 ) -> pd.DataFrame:
-    """Return the fluxes of the model and its components, with errors by the curvature of the likelihood."""
+    """Return `BestFit.fluxes`; ``distance`` holds the redshift and the cosmology for luminosities, or is None."""
     terms = terms_of(model.spectrum)
-    named = {"total": model.spectrum} | (terms if len(terms) > 1 else {})
+    expressions = {"total": model.spectrum} | (terms if len(terms) > 1 else {})
     rows = [
         (name, term, quantity, (float(low), float(high)))
-        for name, term in named.items()
+        for name, term in expressions.items()
         for low, high in bands
         for quantity in ("flux", "unabsorbed flux", *(("luminosity",) if distance else ()))
     ]
-    num = len(data) if model.own else 1
-    shapes = tuple((name, np.shape(value)) for name, value in found.parameters.items())
-    area, stretch = 0.0, 1.0
+    num_spectra = len(data) if model.own else 1
+    shapes = tuple((name, np.shape(value)) for name, value in likelihood.parameters.items())
+    log10_area, one_plus_z = 0.0, 1.0
     if distance:
-        area, stretch = precomputed(lambda: float(log10_sphere_area(*distance))), 1.0 + distance[0]
+        log10_area, one_plus_z = precomputed(lambda: float(log10_sphere_area(*distance))), 1.0 + distance[0]
     with jax.enable_x64(True):
-        x = np.concatenate([np.ravel(value) for value in found.parameters.values()]).astype(float)
-        slopes, logs = (np.asarray(value) for value in _fluxes(model, tuple(rows), shapes, num, area, stretch, x))
-    covariance = found.covariance.to_numpy()
+        x = np.concatenate([np.ravel(value) for value in likelihood.parameters.values()]).astype(float)
+        values = _fluxes(model, tuple(rows), shapes, num_spectra, log10_area, one_plus_z, x)
+        gradients, log10_fluxes = (np.asarray(value) for value in values)
+    covariance = likelihood.covariance.to_numpy()
     with np.errstate(invalid="ignore"):
-        std = np.sqrt(np.einsum("rni,ij,rnj->rn", slopes, covariance, slopes))
-    error = math.sqrt(chi2.ppf(found.level, 1)) * std
+        std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
+    error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
     names = data.name if model.own else ("all",)
     return pd.DataFrame(
         {
             "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
-            "value": 10.0 ** logs[row, index], "lower": 10.0 ** (logs[row, index] - error[row, index]),
-            "upper": 10.0 ** (logs[row, index] + error[row, index]),
+            "value": 10.0 ** log10_fluxes[row, index], "lower": 10.0 ** (log10_fluxes - error)[row, index],
+            "upper": 10.0 ** (log10_fluxes + error)[row, index],
             "unit": LUMINOSITY if quantity == "luminosity" else FLUX,
         }
         for row, (row_name, _, quantity, band) in enumerate(rows)
@@ -250,27 +253,31 @@ def flux_table(
 
 
 @functools.partial(jax.jit, static_argnums=range(6))  # compiled once for all fits of one model
-def _fluxes(model, rows, shapes, num, area, stretch, x):
-    """Return log10 of the fluxes and luminosities of rows, (num_rows, num), after their derivatives by x."""
+def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
+    """Return the gradients (row, spectrum, size) of log10 fluxes or luminosities by parameters x (size,), and values.
+
+    ``rows`` are tuples of name, expression, quantity and band; ``shapes`` are names and shapes of the parameters in x.
+    """
 
     def logarithms(x):
         sizes = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)])
         pairs = zip(shapes, sizes[:-1], sizes[1:], strict=True)
         values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
         values.pop("calibration", None)
-        logs = []
+        log10_fluxes = []
         for _, term, quantity, (low, high) in rows:
-            scale = stretch if quantity == "luminosity" else 1.0
+            scale = one_plus_z if quantity == "luminosity" else 1.0
             flux = energy_flux(term, values, low / scale, high / scale, unabsorbed=quantity != "flux")
-            logs.append(jnp.broadcast_to(jnp.log10(flux) + (area if quantity == "luminosity" else 0.0), (num,)))
-        stacked = jnp.stack(logs)
+            offset = log10_area if quantity == "luminosity" else 0.0
+            log10_fluxes.append(jnp.broadcast_to(jnp.log10(flux) + offset, (num_spectra,)))
+        stacked = jnp.stack(log10_fluxes)
         return stacked, stacked
 
     return jax.jacfwd(logarithms, has_aux=True)(x)
 
 
 def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> pd.DataFrame:
-    """Return data and expected counts of every group of channels."""
+    """Return `BestFit.spectra`."""
     expected = model.expected(bound, parameters)
     background = np.where(data.used, data.expected_background(expected, bound.statistic), 0.0)
     with jax.enable_x64(True):
@@ -288,9 +295,11 @@ def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, paramete
         }  # fmt: skip
         if len(terms) > 1:
             energy, matrix = data.sparse_response(row)
-            own = {key: np.ravel(value)[row : row + 1] if value.ndim else value[None] for key, value in values.items()}
+            row_values = {
+                key: np.ravel(value)[row : row + 1] if value.ndim else value[None] for key, value in values.items()
+            }
             for label, term in terms.items():
-                tabulated = tabulated_for(term.of_source(row), own)
-                columns[label] = factors[row] * np.asarray(photons_in_bins(tabulated, energy, own) @ matrix)[0]
+                tabulated = tabulated_for(term.of_source(row), row_values)
+                columns[label] = factors[row] * np.asarray(photons_in_bins(tabulated, energy, row_values) @ matrix)[0]
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)

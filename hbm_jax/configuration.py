@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hbm_jax.names import choose, did_you_mean
 
-# Sections that accept any key; the model, its data container or its reader checks it. Those of ``[sample]`` are fixed.
+# Sections that accept any key, which the model, its data container or its reader checks; ``[sample]`` has fixed keys.
 OPEN = ("model", "data", "prior", "columns", "truth", "population")
 
 
@@ -25,10 +25,10 @@ class Option(NamedTuple):
 
 @functools.cache
 def sample_options() -> dict[str, Option]:
-    """Return the options of ``[sample]``: those of a run, of its end, and, flat, of its sampler.
+    """Return the options of ``[sample]``: of the run, of its stopping rule and of all samplers, in one table.
 
-    They are the fields of the dataclasses that `hbm_jax.sample` takes, imported here because a parser of the command
-    line needs them only when a run begins.
+    They are the fields of the dataclasses that `hbm_jax.sample` takes, imported here because most commands do not need
+    them.
     """
     from hbm_jax.inference.options import RunOptions
     from hbm_jax.inference.sampler.kernels.selection import FLAG, IN_RUNS
@@ -40,12 +40,12 @@ def sample_options() -> dict[str, Option]:
         for item in dataclasses.fields(kind):
             default = None if item.default is dataclasses.MISSING else item.default
             options.setdefault(item.name, Option(default, _without_none(hints[item.name])))
-    options["blind"] = Option(False, bool)
-    return options | {FLAG: Option(None, bool)}  # of configurations before samplers had names
+        options["blind"] = Option(False, bool)
+        return options | {FLAG: Option(None, bool)}  # in configurations written before samplers had names
 
 
 def sample_keywords(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the keywords of `hbm_jax.sample` of a configuration: options that are not None, and the sampler.
+    """Return the keywords of `hbm_jax.sample` for a configuration: options that are not None, and the sampler.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def _without_none(hint: Any) -> Any:
     """Return a type without None."""
     kinds = tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.Union[kinds] if is_union else hint  # noqa: UP007 - of a tuple
+    return typing.Union[kinds] if is_union else hint  # noqa: UP007 - the members are in a tuple
 
 
 class ConfigError(ValueError):
@@ -91,7 +91,7 @@ def set_key(config: dict, key: str, value: Any) -> None:
     key : str
         For example ``prior.w0``, ``sample.num_chains``, or, for one entry of a table, ``sample.until.Om0``.
     value
-        Text is converted to the type of the key.
+        Text for a key of ``[sample]`` is converted to the type of the option.
 
     Raises
     ------
@@ -184,8 +184,8 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
             return _converted(interpretation, hint)
         except (TypeError, ValueError, OverflowError):
             continue
-    near = did_you_mean(value, _names(hint)) if isinstance(value, str) else ""
-    raise ConfigError(f"{where}: expected {_description(hint)}, found {value!r}{near}.")
+    suggestion = did_you_mean(value, _names(hint)) if isinstance(value, str) else ""
+    raise ConfigError(f"{where}: expected {_description(hint)}, found {value!r}{suggestion}.")
 
 
 def _interpretations(value: Any) -> Iterator[Any]:

@@ -15,12 +15,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'm_b'?)"`` for the nearest known name, or an empty string if none is similar."""
-    near = nearest(name, known)
-    return f" (did you mean {near!r}?)" if near else ""
+    similar = nearest(name, known)
+    return f" (did you mean {similar!r}?)" if similar else ""
 
 
 def listed(names: Iterable[str], limit: int = 30) -> str:
-    """Return the first `limit` names separated by commas, and how many there are if there are more."""
+    """Return the first `limit` names separated by commas, with the total number if some are left out."""
     names = list(names)
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 

@@ -17,11 +17,11 @@ CHUNK = 512  # elements per evaluation
 
 
 def precomputed(work: Callable[[], Any]) -> Any:
-    """Return the result of a function of known numbers, in double precision, also while another function is traced.
+    """Return the result of a function without traced arguments, in double precision, also during a trace.
 
-    A new thread has its own trace context, so compiled functions run in it as usual. Within
-    `jax.ensure_compile_time_eval`, every operation is compiled separately, also those of compiled functions: hundreds
-    of programs of a few hundredths of a second each.
+    It runs in a new thread, which has its own trace context, so compiled functions run as usual. Within
+    `jax.ensure_compile_time_eval`, each operation of a compiled function would be compiled separately: hundreds of
+    programs of a few hundredths of a second each.
     """
 
     def in_double_precision():
@@ -33,9 +33,9 @@ def precomputed(work: Callable[[], Any]) -> Any:
 
 
 def elementwise(function: Callable[..., Any], *arrays: Any) -> np.ndarray:
-    """Return a compiled function of the elements of arrays of one shape, in double precision.
+    """Evaluate an elementwise compiled function of arrays of one shape, in double precision; return that shape.
 
-    It is evaluated in chunks of a fixed size, so that it is compiled once for arrays of any shape.
+    Chunks have a fixed size, so that the function is compiled once for arrays of any shape.
     """
     flat = [np.asarray(array, float).ravel() for array in arrays]
     chunks = [np.pad(array, (0, -array.size % CHUNK), mode="edge").reshape(-1, CHUNK) for array in flat]
@@ -45,13 +45,13 @@ def elementwise(function: Callable[..., Any], *arrays: Any) -> np.ndarray:
 
 @functools.cache
 def _blas() -> ThreadpoolController:
-    """Return the control of the threads of linear algebra; to find its libraries takes some 5 ms."""
-    importlib.import_module("scipy.linalg")  # which loads a library of its own
+    """Return the control of the threads of BLAS, cached because finding its libraries takes some 5 ms."""
+    importlib.import_module("scipy.linalg")  # SciPy has a separate BLAS library
     return ThreadpoolController()
 
 
 def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
-    """Return the results of a function dominated by linear algebra, one item per core.
+    """Map a function dominated by linear algebra over items, on at most `MAX_WORKERS` cores.
 
     BLAS uses one thread per item: for matrices of a thousand rows several threads are no faster, and two processes with
     several threads each slow each other down.

@@ -1,4 +1,4 @@
-"""Contents of files that may be compressed, up to a stated size, and damaged."""
+"""Reading of files that may be compressed or damaged, up to a largest size."""
 
 import contextlib
 import gzip
@@ -11,13 +11,13 @@ from hbm_jax.validation import DataError
 
 __all__ = ["MAX_BYTES", "is_compressed", "read_bytes", "read_text", "readable", "refuse_expansion"]
 
-MAX_BYTES = 1 << 30  # that a compressed file may hold: 100 kB of gzip can be 100 MB of zeros
-GZIP = b"\x1f\x8b"
+MAX_BYTES = 1 << 30  # largest decompressed size: 100 kB of gzip can be 100 MB of zeros
+GZIP = b"\x1f\x8b"  # first bytes
 
 
 @contextlib.contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
-    """Convert any exception that a library raises on a damaged file to a `DataError` that names the file."""
+    """Convert an exception of a library that reads a damaged file to a `DataError` that names the file."""
     try:
         yield
     except Exception as error:
@@ -34,7 +34,7 @@ def is_compressed(path: Path) -> bool:
 
 
 def refuse_expansion(path: Path) -> None:
-    """Refuse a compressed file of more than `MAX_BYTES` when decompressed, before astropy or NumPy unpacks it.
+    """Raise DataError if a file holds more than `MAX_BYTES` decompressed, before astropy or NumPy unpacks it.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def refuse_expansion(path: Path) -> None:
         if start.startswith(b"PK"):
             with zipfile.ZipFile(path) as members:
                 total = sum(member.file_size for member in members.infolist())
-        elif start.startswith(b"\x1f\x8b"):
+        elif start.startswith(GZIP):
             with gzip.open(path, "rb") as unpacked:
                 while total <= MAX_BYTES and (block := unpacked.read(1 << 22)):
                     total += len(block)
@@ -65,7 +65,7 @@ def read_bytes(path: Path) -> bytes:
     Raises
     ------
     DataError
-        For a compressed file that is damaged or holds more than `MAX_BYTES`. The caller names the file.
+        For a compressed file that is damaged or holds more than `MAX_BYTES`. The message does not name the file.
     """
     if not is_compressed(path):
         return path.read_bytes()

@@ -86,7 +86,7 @@ def write_report(
 ) -> Path:
     """Write the report of a fit as one self-contained HTML file. If writing fails, no partial file is left.
 
-    It shows the check of the model if ``fit.model_check`` was computed before.
+    The report shows the check of the model if ``fit.model_check`` has been computed.
 
     Parameters
     ----------
@@ -147,13 +147,15 @@ def write_report(
         command=f"hbm-jax fit --config {shlex.quote(str(configuration))} --out again",
         toml=configuration.read_text(encoding="utf-8") if configuration else "",
     )
-    _write(path, text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 
 def _template() -> Any:
-    """Return the template of the page; ModuleNotFoundError that names the extra if a package is missing."""
-    from hbm_jax import plotting  # noqa: F401 - its error says what to install if matplotlib is missing
+    """Return the template of the page; raise ModuleNotFoundError that names the extra if a package is missing."""
+    from hbm_jax import plotting  # noqa: F401 - raises an error that names the extra if matplotlib is missing
 
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -306,10 +308,3 @@ def _provenance(fit: Fit) -> dict[str, dict[str, str]]:
         "Machine": machine,
     }
     return {title: entries for title, entries in sections.items() if entries}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")

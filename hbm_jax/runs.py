@@ -1,4 +1,4 @@
-"""Run folders: files of a fit, its configuration and its checkpoint; how to read, continue and write them."""
+"""Run folders: reading, resuming and writing the files of a fit, its configuration and its checkpoint."""
 
 import contextlib
 import hashlib
@@ -160,7 +160,7 @@ def resume(
 
 
 def checkpoint_of(path: str | os.PathLike) -> Path | None:
-    """Return the checkpoint folder within a run folder, or the path itself if it is one; None if there is none."""
+    """Return the checkpoint folder in a run folder, or the path itself if it is a checkpoint folder; else None."""
     for folder in (Path(path) / CHECKPOINT, Path(path)):
         if (folder / RUN).is_file():
             return folder
@@ -228,8 +228,8 @@ def resume_command(folder: Path) -> str:
 def new_checkpoint(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
     """Create a new checkpoint in a run folder, as a context around the sampling.
 
-    An existing checkpoint is moved aside. It is restored if the new run fails before it has starting points, that is
-    before its model, data and options have proved valid. The results of the previous run are kept.
+    An existing checkpoint is moved aside. It is restored if the new run fails before it has starting points, which is
+    before its model, data and options are known to be valid. The results of the previous run are kept.
 
     Raises
     ------
@@ -271,6 +271,7 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _sha256(text: str) -> str:
+    """Return the SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

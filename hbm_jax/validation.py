@@ -41,7 +41,7 @@ class Remedy:
     option : str
         Name of an option of the reader or of the model.
     value
-        Its value, a list, or a mapping whose values are still to be found and are described.
+        Its value, a list, or a mapping with a description in place of each value that the user has to supply.
     """
 
     option: str
@@ -71,18 +71,18 @@ class RemediableError(ValueError):
 
 
 class OptionError(RemediableError):
-    """Options of a model that are out of range or do not fit together; the message says which."""
+    """Error for options of a model that are out of range or inconsistent; the message names them."""
 
 
 class DataError(RemediableError):
-    """A table, column or value that a data container rejects; the message says which, and what was expected."""
+    """Error for a table, column or value that a data container rejects; the message names it and what was expected."""
 
     rows: tuple[int, ...] = ()
-    """Rows that cause the error, if it is due to rows."""
+    """Rows that cause the error; empty if it is not due to single rows."""
 
 
 class DataWarning(UserWarning):
-    """Unusual data; the message says which, where, and what the consequence is if they are a mistake."""
+    """Warning about unusual data; the message names them, their rows, and the consequence if they are a mistake."""
 
 
 def warn_unusual(texts: Iterable[str], *, origin: str = "", stacklevel: int = 3) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ def reject_rows(
     names: Sequence[str],
     remedies: Sequence[Remedy] = (),
 ) -> None:
-    """Raise `DataError` if `bad` is true anywhere; name the first such row, its object, and the number of such rows."""
+    """Raise `DataError` if `bad` is true anywhere; it names the first such row, its object and the number of rows."""
     rows = np.flatnonzero(bad)
     if rows.size:
         first = int(rows[0])
@@ -167,7 +167,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _all_numbers(array: np.ndarray) -> Floats | None:
-    """Return a column of text as numbers, None if an entry is not a number."""
+    """Return a column of text as numbers; None if an entry is not a number."""
     if set(map(type, array.tolist())) != {str}:
         return None
     try:

@@ -10,8 +10,6 @@ from hbm_jax.configuration import ConfigError
 FIGURES = (".png", ".pdf", ".svg")
 MAX_COLUMN = 1e4  # 1e26 cm^-2, which is opaque; a larger column must be in other units
 PRINTED = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)  # keV
-
-
 NUMBERS = (  # flag, default and help
     ("--nh", 0.0, "column density of the host galaxy [1e22 cm^-2]"),
     ("--z", 0.0, "redshift of the source, 0 to 10"),
@@ -68,32 +66,34 @@ def run(arguments) -> int:
     return USABLE
 
 
-def _check(given) -> None:
+def _check(arguments) -> None:
     """Raise `ConfigError` for the first invalid argument; the kernels check the others."""
     from hbm_jax.absorption.domain import MAX_ENERGY
 
-    (low, high), plot = given.energies, given.plot
-    limit = MAX_ENERGY / (1.0 + max(given.z, 0.0))  # [keV] in the frame of the observer
-    columns = {"nh": given.nh, "nh-mw": given.nh_mw}
-    not_negative = columns | {"Om0": given.Om0}
-    column = f"a column density in units of 1e22 cm^-2, up to {MAX_COLUMN:g}"
-    redshift = "the redshift of the source with it, such as --z 2, to which WHIM absorption is integrated"
-    observed = f"no more than {limit:g} keV, which is {MAX_ENERGY:g} keV at the redshift {given.z:g} of the source"
-    for flag, valid, expected, found in (
+    (low, high), plot = arguments.energies, arguments.plot
+    limit = MAX_ENERGY / (1.0 + max(arguments.z, 0.0))  # [keV] in the frame of the observer
+    columns = {"nh": arguments.nh, "nh-mw": arguments.nh_mw}
+    not_negative = columns | {"Om0": arguments.Om0}
+    column_text = f"a column density in units of 1e22 cm^-2, up to {MAX_COLUMN:g}"
+    redshift_text = "the redshift of the source with it, such as --z 2, to which WHIM absorption is integrated"
+    energy_text = (
+        f"no more than {limit:g} keV, which is {MAX_ENERGY:g} keV at the redshift {arguments.z:g} of the source"
+    )
+    for flag, valid, expected, actual in (
         ("energies", 0 < low < high, "two positive energies [keV] in increasing order", f"{low:g} {high:g}"),
-        ("energies", not high > limit, observed, f"{high:g}"),
+        ("energies", not high > limit, energy_text, f"{high:g}"),
         ("plot", not plot or plot.suffix in FIGURES, f"a name ending in {', '.join(FIGURES)}", repr(str(plot))),
         ("plot", not plot or plot.parent.is_dir(), "an existing folder", repr(str(plot and plot.parent))),
-        ("n0", not (given.n0 > 0 and given.z == 0), redshift, "--z 0"),
-        *((flag, not value > MAX_COLUMN, column, f"{value:g}") for flag, value in columns.items()),
+        ("n0", not (arguments.n0 > 0 and arguments.z == 0), redshift_text, "--z 0"),
+        *((flag, not value > MAX_COLUMN, column_text, f"{value:g}") for flag, value in columns.items()),
         *((flag, 0 <= value < math.inf, "a number of at least 0", value) for flag, value in not_negative.items()),
-        ("H0", 0 < given.H0 < math.inf, "a positive number [km/s/Mpc]", given.H0),
+        ("H0", 0 < arguments.H0 < math.inf, "a positive number [km/s/Mpc]", arguments.H0),
     ):
         if not valid:
-            raise ConfigError(f"--{flag}: expected {expected}; found {found}.")
+            raise ConfigError(f"--{flag}: expected {expected}; found {actual}.")
 
 
-def _optical_depths(given, energy) -> dict:
+def _optical_depths(arguments, energy) -> dict:
     """Return the optical depth of each absorber at the energies [keV]."""
     import jax
     import numpy as np
@@ -101,13 +101,14 @@ def _optical_depths(given, energy) -> dict:
     from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
     from hbm_jax.cosmology import Cosmology
 
-    neutral = {"model": given.model, "abundances": given.abundances}
-    whim = {name: getattr(given, name) for name in ("n0", "log10_T", "log10_xi", "metallicity", "abundances", "mode")}
+    neutral = {"model": arguments.model, "abundances": arguments.abundances}
+    whim_names = ("n0", "log10_T", "log10_xi", "metallicity", "abundances", "mode")
+    whim = {name: getattr(arguments, name) for name in whim_names}
     with jax.enable_x64(True):
-        cosmology = Cosmology.flat(H0=given.H0, Om0=given.Om0)
+        cosmology = Cosmology.flat(H0=arguments.H0, Om0=arguments.Om0)
         depths = {
-            "host": given.nh * neutral_cross_section(energy * (1.0 + given.z), **neutral),
-            "Milky Way": given.nh_mw * neutral_cross_section(energy, **neutral),
-            "WHIM": whim_optical_depth(energy, given.z, **whim, cosmology=cosmology),
+            "host": arguments.nh * neutral_cross_section(energy * (1.0 + arguments.z), **neutral),
+            "Milky Way": arguments.nh_mw * neutral_cross_section(energy, **neutral),
+            "WHIM": whim_optical_depth(energy, arguments.z, **whim, cosmology=cosmology),
         }
         return {name: np.asarray(tau) for name, tau in depths.items()}

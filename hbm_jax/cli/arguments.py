@@ -18,9 +18,9 @@ from hbm_jax.names import nearest
 from hbm_jax.registry.entry import HELP
 
 CALIBRATION_OPTIONS = ("seed", "num_chains", "num_warmup", "max_num_samples", "target_accept_prob", "dtype")
-END_OPTIONS = ("num_samples", "until", "max_num_samples", "max_seconds")  # which resume may change
+END_OPTIONS = ("num_samples", "until", "max_num_samples", "max_seconds")  # options that resume may change
 REPLACED = "independent_proposals"  # option of older configurations, for which there is --sampler
-TABLES = {  # sections of the configuration of which every entry is given by the same flag
+TABLES = {  # sections of the configuration with one flag for all their entries
     "columns": ("column", "KEY=NAME", "name in the table of a standard column; may be repeated"),
     "prior": ("prior", "NAME=PRIOR", "prior of a parameter, or the number at which it is fixed; may be repeated"),
     "truth": ("truth", "NAME=VALUE", "true value of a parameter; may be repeated"),
@@ -51,6 +51,8 @@ class Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=28)
 
     def _fill_text(self, text, width, indent):
+        """Wrap the lines of a text that do not begin with a blank."""
+
         def fill(line):
             if line[:1] in ("", " "):
                 return indent + line
@@ -64,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, usage: str, description: str = "", epilog: str = ""):
         texts = (f"{prog} {usage}", description, epilog)
-        # An abbreviation would be taken for another option where this parser does not have the one that is meant.
+        # An abbreviation of an option that this parser lacks would match another option.
         super().__init__(prog, *texts, formatter_class=Formatter, allow_abbrev=False)
 
     def error(self, message: str) -> typing.NoReturn:
@@ -84,10 +86,10 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].partition("=")[0]
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            near = [flag for flag in known if flag.startswith(name)] or [
+            suggestions = [flag for flag in known if flag.startswith(name)] or [
                 f"--{flag}" for flag in [nearest(name.lstrip("-"), (flag[2:] for flag in known))] if flag
             ]
-            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            hint = f" (did you mean {' or '.join(suggestions)}?)" if suggestions else ""
             if not name.startswith("-"):
                 self.error(f"expected options only, found {name!r}")
             self.error(f"unknown option {name}{hint}")
@@ -112,7 +114,7 @@ class Parser(argparse.ArgumentParser):
         self.add(
             group,
             name,
-            # A list of one is stored as its element where the option takes single values, which may be keywords.
+            # The ending marks an option that takes only lists; see `flags`.
             dest=f"{key}[]" if lists == parts else key,
             action="append" if lists else "store",
             metavar=_metavar(parts, lists, name),
@@ -120,14 +122,14 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_table(self, group: argparse._ArgumentGroup, section: str) -> None:
-        """Add the flag by which the entries of a section are set."""
+        """Add the flag that sets the entries of a section."""
         name, metavar, text = TABLES[section]
         self.add(group, name, dest=f"table.{section}", metavar=metavar, action="append", default=[], help=text)
 
     def add_sampling(
         self, names: Iterable[str], title: str = "sampling", defaults: Mapping[str, Any] | None = None
     ) -> None:
-        """Add the flags of options of the section ``[sample]``, with other defaults than there where given."""
+        """Add the flags of options of the section ``[sample]``; ``defaults`` replaces their defaults."""
         group, options = self.add_argument_group(title), sample_options()
         for name in names:
             kind, default = options[name].kind, (defaults or {}).get(name, options[name].default)
@@ -140,11 +142,11 @@ class Parser(argparse.ArgumentParser):
         return group
 
     def add_output(self, command: str, out: str, what: str) -> None:
-        """Add the flags of what is written and shown."""
+        """Add the flags of a command for its output; ``out`` is the placeholder of --out, ``what`` its help."""
         group = self.add_argument_group("output")
         if out:
             self.add(group, "out", metavar=out, help=what)
-            self.add(group, "overwrite", action="store_true", help="replace what is there")
+            self.add(group, "overwrite", action="store_true", help="replace existing files")
         if command != "simulate":
             self.add(group, "quiet", action="store_true", help="do not show progress")
         if command in ("fit", "resume"):
@@ -211,7 +213,7 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
     data = parser.add_argument_group("data") if takes_design else None
     population = parser.add_argument_group("population") if draws else None
     priors = parser.add_argument_group("parameters" if command == "simulate" else "priors")
-    # What all models share comes first: an option of a model that has the name of one of these is given by --set.
+    # Flags of all models come first: an option of a model with the name of one of these can only be given by --set.
     if takes_design or entry.population is None:
         parser.add_table(priors, "prior")
     if command == "simulate":
@@ -227,8 +229,8 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
     elif command == "calibrate":
         from hbm_jax.inference import calibrate
 
-        own = {name: item.default for name, item in inspect.signature(calibrate).parameters.items()}
-        parser.add_sampling(CALIBRATION_OPTIONS, defaults=own)
+        calibrate_defaults = {name: item.default for name, item in inspect.signature(calibrate).parameters.items()}
+        parser.add_sampling(CALIBRATION_OPTIONS, defaults=calibrate_defaults)
         group = parser.add_argument_group("calibration")
         parser.add(group, "subset", metavar="N", type=int, help="use only N objects of the design, evenly spaced")
         text = "number of simulated data sets (default: 512)"
@@ -239,7 +241,7 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
     parser.add(group, "config", metavar="FILE", help="TOML file of these sections, such as config.toml of a run")
     if data is not None:
         _add_source(parser, data, command, entry)
-    else:  # the simulator says why it takes none
+    else:  # the simulator raises an error that explains why it takes none
         parser.add_argument("--design", dest="data.source", help=argparse.SUPPRESS)
     if population is not None:
         _add_population(parser, population, entry)
@@ -253,20 +255,21 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
 
 
 def _sentence(text: str) -> str:
+    """Return a text with a capital letter and a full stop; empty if it is empty."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _examples(command: str, name: str, entry) -> str:
-    """Return the examples of a command; of calibrate, that of a fit, whose data are the design."""
+    """Return the examples of a command; for calibrate, those of fit with the data as design."""
     examples = entry.examples or (f"hbm-jax fit {name} --data my.csv --out runs/{name}",)
-    shown = [example for example in examples if example.startswith(f"hbm-jax {command} ")]
-    if command == "calibrate" and not shown:
+    selected = [example for example in examples if example.startswith(f"hbm-jax {command} ")]
+    if command == "calibrate" and not selected:
         (fit, *_) = [example for example in examples if example.startswith("hbm-jax fit ")]
         design = fit.replace("--data ", "--design ").replace("--catalog ", "--design ")
-        shown = [f"{design.replace(' fit ', ' calibrate ')}-calibration"]
+        selected = [f"{design.replace(' fit ', ' calibrate ')}-calibration"]
     if command == "fit" and not entry.bundled and entry.simulate is not None:
-        shown = list(examples)  # data to fit can be simulated first
-    return "\n".join(["examples:", *(f"  {example}" for example in shown or examples)])
+        selected = list(examples)  # data to fit can be simulated first
+    return "\n".join(["examples:", *(f"  {example}" for example in selected or examples)])
 
 
 def _add_model(parser: Parser, group, entry, names: Iterable[str]) -> None:
@@ -325,15 +328,15 @@ def _add_population(parser: Parser, group, entry) -> None:
 
 
 def _shown(field: dataclasses.Field) -> str:
-    """Return the default of a field, as it would be set."""
-    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    if made is dataclasses.MISSING or made is None:
+    """Return ``=`` and the default of a field; empty if there is none."""
+    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    if default is dataclasses.MISSING or default is None:
         return ""
-    return f"={list(made) if isinstance(made, tuple) else made}"
+    return f"={list(default) if isinstance(default, tuple) else default}"
 
 
 def _parameters(parser: Parser, entry, argv: Sequence[str]) -> str:
-    """Return a table of the parameters with their priors and units, for the options given."""
+    """Return a table of the parameters with their priors and units, for the model options among the arguments."""
     try:
         config = configuration(parser.parse(argv))
         options = {name: value for name, value in config["model"].items() if name != "name"}
@@ -370,12 +373,13 @@ def flags(arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{key}", text) for key, text in assignments(flag, value))
         elif section in ("sample", *OPEN) and name and value is not None:
             key = dest.removesuffix("[]")
+            # A single text is stored as it is if the option takes single values too, or if the text is a whole list.
             is_text = isinstance(value, list) and len(value) == 1 and (key == dest or value[0].lstrip().startswith("["))
             yield key, value[0] if is_text else value
 
 
 def assignments(flag: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield keys and values of a flag that is given as KEY=VALUE."""
+    """Yield keys and values from the texts KEY=VALUE of a flag; raise ConfigError for others."""
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:

@@ -12,7 +12,7 @@ CERTIFICATE, FIGURE = "certificate.json", "calibration.png"
 
 def calibrate(arguments) -> int:
     """Run simulation-based calibration of a model; write the certificate and its figure."""
-    from hbm_jax import inference, plotting, runs  # plotting fails here, before sampling, where an extra is missing
+    from hbm_jax import inference, plotting, runs  # plotting: if an extra is missing, fail before sampling
 
     config = configuration_of(arguments)
     model, design = model_and_data(config)
@@ -21,11 +21,11 @@ def calibrate(arguments) -> int:
     if arguments.subset is not None:
         design = _evenly_spaced(design, arguments.subset)
     default_options = defaults()["sample"]
-    given = {key for key, _ in [*flags(arguments), *assignments("set", arguments.set)]}
+    given_keys = {key for key, _ in [*flags(arguments), *assignments("set", arguments.set)]}
     options = {
         name: value
         for name, value in config["sample"].items()
-        if value != default_options[name] or f"sample.{name}" in given or name == "seed"
+        if value != default_options[name] or f"sample.{name}" in given_keys or name == "seed"
     }
     for name in options:
         if name not in CALIBRATION_OPTIONS:

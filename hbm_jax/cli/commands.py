@@ -1,4 +1,4 @@
-"""Commands of the command line: which there are, and how their arguments are read."""
+"""Commands of the command line, and the parsing of their arguments."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ FIRST = "hbm-jax fit normal --data eight-schools --out runs/schools"
 
 
 class Command(NamedTuple):
-    """A command: one line about it, its parser (None if it takes a model), and the function that runs it.
+    """A command: one-line summary, parser (None if it takes a model), and the function that runs it.
 
     Functions of other modules are ``module:name``, imported when they are called.
     """
@@ -27,12 +27,14 @@ class Command(NamedTuple):
 
 
 def _report_parser() -> Parser:
+    """Return the parser of ``report``."""
     parser = Parser("hbm-jax report", "DIR", "Rewrite the figures and the report of a run folder.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="run folder")
     return parser
 
 
 def _doctor_parser() -> Parser:
+    """Return the parser of ``doctor``."""
     return Parser("hbm-jax doctor", "", "Show versions, devices and precision, and check for known problems.")
 
 
@@ -66,6 +68,7 @@ def _unblind(arguments) -> int:
 
 
 def _evidence_parser() -> Parser:
+    """Return the parser of ``evidence``."""
     about = (
         "Compute the evidence of fits by bridge sampling. Several fits to the same data are compared, by their "
         "predictive densities (leave-one-out) too."
@@ -76,7 +79,7 @@ def _evidence_parser() -> Parser:
 
 
 def _evidence(arguments) -> int:
-    """Print evidences and, of several fits, their comparison."""
+    """Print the evidence of each fit and, for several fits, their comparison."""
     from hbm_jax import inference, runs
 
     fits = {str(folder): runs.load(folder) for folder in arguments.folders}
@@ -84,8 +87,8 @@ def _evidence(arguments) -> int:
         print(inference.evidence(next(iter(fits.values()))))
         return USABLE
     result = inference.compare(fits)
-    for name, found in result.evidences.items():
-        print(f"{name}: {found}")
+    for name, evidence in result.evidences.items():
+        print(f"{name}: {evidence}")
     print(f"\n{result.table.to_string(float_format='{:.2f}'.format)}\n\n{result}")
     return USABLE
 
@@ -218,18 +221,18 @@ def model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     finder.add_argument("--config")
     finder.add_argument("--set", action="append", default=[])
     try:
-        given, _ = finder.parse_known_args(argv)
+        flags, _ = finder.parse_known_args(argv)
     except argparse.ArgumentError:  # raised again by the parser of the model
-        given = argparse.Namespace(config=None, set=[])
+        flags = argparse.Namespace(config=None, set=[])
     from hbm_jax.registry import MODELS
 
-    for place, word in enumerate(argv):
-        before = argv[place - 1]
-        takes_value = before.startswith("--") and not before.startswith(("--no-", "--overwrite", "--quiet", "--help"))
-        if word in MODELS and (not takes_value or "=" in before):
-            return word, [*argv[:place], *argv[place + 1 :]]
-    names = [text.partition("=")[2].strip() for text in given.set if text.partition("=")[0].strip() == "model.name"]
-    if given.config and not names:
-        section = read_toml(given.config).get("model", {})
+    for index, word in enumerate(argv):
+        previous = argv[index - 1]
+        is_switch = previous.startswith(("--no-", "--overwrite", "--quiet", "--help")) or "=" in previous
+        if word in MODELS and (is_switch or not previous.startswith("--")):
+            return word, [*argv[:index], *argv[index + 1 :]]
+    names = [text.partition("=")[2].strip() for text in flags.set if text.partition("=")[0].strip() == "model.name"]
+    if flags.config and not names:
+        section = read_toml(flags.config).get("model", {})
         names = [section.get("name")] if isinstance(section, dict) else []
     return (str(names[-1]) if names and names[-1] else None), list(argv)

@@ -94,9 +94,9 @@ def examine() -> tuple[list[str], list[str]]:
     problems = known_problems(versions, {device.platform for device in devices}) + broken
     if not double:
         problems.append("float64 does not work on this device; posteriors would be computed in float32.")
-    missing = [name for name in PLOTS if versions[name] is None]
-    if missing:
-        lines.append(f"figures       not available: {', '.join(missing)} missing; pip install 'hbm_jax[plots]'")
+    absent = [name for name in PLOTS if versions[name] is None]
+    if absent:
+        lines.append(f"figures       not available: {', '.join(absent)} missing; pip install 'hbm_jax[plots]'")
     from hbm_jax.cosmology import Cosmology, luminosity_distance
 
     with jax.enable_x64(True):

@@ -56,12 +56,12 @@ def _best_fit(arguments, model, sample, folder: Path, config: dict) -> int:
     options: dict = {"bands": bands} if bands else {}
     seed = config["sample"].get("seed") or 0
     options |= {"level": arguments.level, "z": arguments.redshift, "seed": seed, "progress": not arguments.quiet}
-    found = registry.named(config["model"]["name"]).best_fit(model, sample, **options)
-    files = found.save(folder, figures=not arguments.no_report)
+    result = registry.named(config["model"]["name"]).best_fit(model, sample, **options)
+    files = result.save(folder, figures=not arguments.no_report)
     runs.write_config(folder, config)
-    print(f"{found}\n")
+    print(f"{result}\n")
     print("\n".join(f"{path.stem:<12} {path}" for path in files), flush=True)
-    return 0 if found.likelihood.converged else NOT_USABLE
+    return 0 if result.likelihood.converged else NOT_USABLE
 
 
 def resume(arguments) -> int:
@@ -97,23 +97,23 @@ def _changed_configuration(path: Path | None, changes: dict) -> dict | None:
 
 
 def _before_sampling(arguments, model, sample) -> None:
-    """Print the model and the data; fail now if a package for the report is missing."""
+    """Print the model and the data; raise ImportError if a package for the report is missing."""
     if not arguments.no_report:
-        import hbm_jax.plotting  # noqa: F401 - fails before sampling where an extra is missing
+        import hbm_jax.plotting  # noqa: F401 - fails if an extra is missing
     print(f"{model.description}\n{sample.describe()}\n", flush=True)
-    gc.freeze()  # modules and data stay; collecting garbage among them adds a tenth or more to drawing the report
+    gc.freeze()  # searching modules and data for garbage would add a tenth or more to the time of the report
 
 
 @contextlib.contextmanager
 def _resume_hint(folder: Path, reason: str = "interrupted", *, new: bool = False) -> Iterator[None]:
-    """Tell the user how to resume a run that is interrupted in this context, if it can be resumed.
+    """Print how to resume a run that is interrupted within this context, if it can be resumed.
 
     Parameters
     ----------
     folder : path
         Run folder.
     reason : str
-        Description of the interruption, unless the exception has its own.
+        Description of the interruption, if the exception has none.
     new : bool
         Whether the checkpoint was made by `runs.new_checkpoint`.
     """
@@ -144,7 +144,7 @@ def _after_sampling(arguments, fit, folder: Path, config: dict | None) -> int:
 
     command, stopped = runs.resume_command(folder), fit.run["stopped"]
     interrupted = stopped == "interrupted"
-    if stopped.startswith("stopped because"):  # the disk is full, but the results may still fit
+    if stopped.startswith("stopped because"):  # a full disk may still have room for the results
         print(f"hbm-jax: {stopped}", file=sys.stderr)
     with _resume_hint(folder, "interrupted while the results were written"):
         try:
@@ -169,7 +169,7 @@ def _check_model(fit, folder: Path) -> None:
     """Check whether the data look like the model, and store the result with the posterior, which is already written."""
     from hbm_jax import runs
 
-    begin = time.perf_counter()
+    start = time.perf_counter()
     fit.model_check  # noqa: B018 - computed and kept
-    fit.note_timing({"check of the model": time.perf_counter() - begin})
+    fit.note_timing({"check of the model": time.perf_counter() - start})
     fit.save(folder / runs.POSTERIOR)

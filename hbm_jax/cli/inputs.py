@@ -29,7 +29,7 @@ def configuration_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def worded(error: BaseException) -> str:
-    """Return the message of an error, with the options that avoid it as flags of the command line."""
+    """Return the message of an error, with its remedies written as flags of the command line."""
     text = str(error)
     cause: BaseException | None = error
     while cause is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from hbm_jax.cli.exit_status import INTERRUPTED
 
-PATIENCE = 1.0  # seconds that the main thread has to end
+PATIENCE = 1.0  # seconds that the main thread is given to end
 
 _exit_messages: list[Callable[[], str]] = []
 
@@ -25,13 +25,13 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def exit_message(words: Callable[[], str]) -> Iterator[None]:
-    """Register a function that cleans up and returns the last message, in case the second thread ends the process."""
-    _exit_messages.append(words)
+def exit_message(message: Callable[[], str]) -> Iterator[None]:
+    """Register a function that cleans up and returns a last message, for when the second thread ends the process."""
+    _exit_messages.append(message)
     try:
         yield
     finally:
-        _exit_messages.remove(words)
+        _exit_messages.remove(message)
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def signal_handling(whole_process: bool) -> Iterator[None]:
             raise Terminated
 
     def hide_terminated(unraisable):
-        if not isinstance(unraisable.exc_value, Terminated):  # raised in a destructor, where Python cannot propagate it
+        if not isinstance(unraisable.exc_value, Terminated):  # Python cannot propagate it from a destructor
             previous_hook(unraisable)
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -91,7 +91,7 @@ def _end_process_on_signal(receiver: socket.socket, handler: Callable, finished:
     while number := receiver.recv(1):
         if number[0] not in (signal.SIGINT, signal.SIGTERM):
             continue
-        # A different handler is the sampler's, which ends the current block.
+        # Any other handler is that of the sampler, which stops after the current block.
         if not sampler_signalled and signal.getsignal(number[0]) is not handler:
             sampler_signalled = True
         elif sampler_signalled or not finished.wait(PATIENCE):

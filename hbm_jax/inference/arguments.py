@@ -1,4 +1,4 @@
-"""Arguments of a program: tables, lists and keywords as positional arrays, errors by the name of an argument."""
+"""Arguments of a program: conversion of tables, lists and keywords to positional arrays, and checks."""
 
 import contextlib
 import inspect
@@ -35,7 +35,7 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     if keywords:
         bound = inspect.signature(program).bind(*args, **keywords)
         num_given = 1 + max(list(bound.signature.parameters).index(name) for name in bound.arguments)
-        bound.apply_defaults()  # of arguments before those that are given
+        bound.apply_defaults()  # for omitted arguments that precede given ones
         if bound.kwargs:
             raise TypeError(
                 f"Keyword-only argument {next(iter(bound.kwargs))!r} of the program: expected an argument that can be "
@@ -55,7 +55,7 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
 
     try:
         jax.eval_shape(density, jax.random.key(0))
-    except Exception:  # pandas, xarray and JAX each raise their own
+    except Exception:  # pandas, xarray and JAX each raise different exceptions
         return converted
     return args
 
@@ -70,7 +70,7 @@ def _argument_names(program: Callable, args: tuple) -> list[str]:
 
 
 def _require_plain(name: str, value: Any) -> Any:
-    """Return a Quantity without unit and a masked array without masked values as arrays; refuse others by name."""
+    """Return a Quantity without unit or a masked array without masked values as an array; else raise ValueError."""
     if isinstance(value, np.ma.MaskedArray):
         rows = np.unique(np.argwhere(np.atleast_1d(np.ma.getmaskarray(value)))[:, 0])
         if len(rows):
@@ -99,7 +99,7 @@ def _as_arrays(value: Any) -> Any:
     if isinstance(value, pd.Series | pd.Index | xr.DataArray):
         return value.to_numpy()
     if isinstance(value, list):
-        with contextlib.suppress(ValueError, TypeError):  # of unequal lengths
+        with contextlib.suppress(ValueError, TypeError):  # rows of unequal lengths
             array = np.asarray(value)
             return array if array.dtype.kind in "biuf" else value
     return value
@@ -107,7 +107,7 @@ def _as_arrays(value: Any) -> Any:
 
 @contextlib.contextmanager
 def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
-    """Name the arguments of different lengths in an error about shapes."""
+    """Context that adds the lengths of the arguments to an error about shapes, if they differ."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -119,8 +119,8 @@ def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
         is_about_shapes = any(word in str(error).lower() for word in ("shape", "broadcast", "size"))
         if len(set(lengths.values())) < 2 or not is_about_shapes:
             raise
-        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"The program failed: {error} Expected arguments of equal length? {listed} rows.") from error
+        numbers = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"The program failed: {error} Expected arguments of equal length? {numbers} rows.") from error
 
 
 def prior_value(site):
@@ -131,20 +131,25 @@ def prior_value(site):
     if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
         return None
     try:
-        return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+        return _draw(site)
     except NotImplementedError:
         return init_to_uniform(site)
 
 
+def _draw(site):
+    """Draw a value of a site; raise NotImplementedError if its distribution cannot be sampled."""
+    return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+
+
 def unsampled_sites(program: Callable, args: tuple) -> list[str]:
-    """Return the latent sites whose prior cannot be drawn from, as that of an improper distribution."""
+    """Return the latent sites whose prior cannot be sampled, such as improper ones."""
     names: list[str] = []
 
     def value(site):
         drawn = prior_value(site)
         if drawn is not None:
             try:
-                site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+                _draw(site)
             except NotImplementedError:
                 names.append(site["name"])
         return drawn

@@ -1,4 +1,4 @@
-"""Safety of files: checksums of results and checkpoints, room on the disk, and limits of what is read.
+"""Safety of files: checksums of results and checkpoints, free space on the disk, and a limit on expansion.
 
 A checksum is appended after the end of the netCDF or zip content, where programs that read these formats ignore it.
 """
@@ -12,7 +12,8 @@ import h5py
 MARK = b"\nhbm_jax sha256 "
 LENGTH = len(MARK) + 2 * hashlib.sha256().digest_size  # bytes appended
 CHUNK = 2**24  # bytes read at a time
-MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # largest size in memory: times the size of the file, or bytes if that is more
+# Largest size of an expanded file: times the size of the file, or bytes, whichever is larger.
+MAX_EXPANSION, MAX_EXPANDED = 20, 2**30
 
 
 class DamageWarning(UserWarning):
@@ -29,7 +30,7 @@ def append_checksum(path: Path) -> None:
 
 
 def checksum_holds(path: Path) -> bool | None:
-    """Return whether a file agrees with its checksum; None if it has none.
+    """Return whether a file agrees with its checksum; None if it has no checksum.
 
     A program that changes the file in place, such as a netCDF library that adds a group, removes the checksum.
     """
@@ -57,7 +58,7 @@ class ResultFileError(OSError):
 
 
 def require_room(path: Path, needed: int) -> None:
-    """Raise OSError if the disk has no room for the file; the HDF5 library has been seen to crash on a full disk."""
+    """Allocate the file on the disk, or raise OSError; on a full disk the HDF5 library may crash."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:

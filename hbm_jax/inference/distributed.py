@@ -43,7 +43,7 @@ HEADER = 8  # bytes of the message that hold its length
 
 
 class ProcessesError(RuntimeError):
-    """Processes that should compute the same have different results."""
+    """Error if processes have different results that should be equal."""
 
 
 def start_processes(
@@ -171,7 +171,7 @@ class Processes(OneProcess):
     # Compilation.
 
     def shard_constants(self, closed: ClosedJaxpr, num_objects: int):
-        """Shard the constants of a trace that have an axis of objects over the devices."""
+        """Shard the constants of a trace that have an axis of objects; raise ValueError if there are none."""
         for constant in _constants(closed):
             if num_objects in np.shape(constant) and id(constant) not in self._sharded:
                 axis = np.shape(constant).index(num_objects)
@@ -186,14 +186,14 @@ class Processes(OneProcess):
 
     def _shard(self, array: np.ndarray, axis: int) -> jax.Array:
         """Shard an array along an axis over the devices, padded to equal parts."""
-        missing = -array.shape[axis] % self.num_devices
+        num_padding = -array.shape[axis] % self.num_devices
         # Padding repeats the last object, so that all values computed before the slice are valid.
-        padded = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)], mode="edge")
+        padded = np.pad(array, [(0, num_padding if i == axis else 0) for i in range(array.ndim)], mode="edge")
         spec = PartitionSpec(*[None] * axis, "object")
         return jax.make_array_from_callback(padded.shape, NamedSharding(self.mesh, spec), lambda index: padded[index])
 
     def compile(self, fn: Callable, *args: Any, compared: bool = True, options: Any = None) -> "SplitProgram":
-        """Compile a function of a split potential for arguments of these shapes, equal in every process."""
+        """Compile a function of a split potential for arguments of these shapes; `SplitProgram` has the parameters."""
         return SplitProgram(self, fn, args, compared, options)
 
     def everywhere(self, value) -> jax.Array:
@@ -259,20 +259,20 @@ class Processes(OneProcess):
         return value
 
     def _from_process_0(self, outcome):
-        """Broadcast an outcome; see `hbm_jax.inference.messages`."""
+        """Broadcast an outcome of process 0 as a message of `hbm_jax.inference.messages`."""
         if jax.process_count() == 1:
             return outcome
         message = b""
         if self.leads:
             try:
                 message = pack(outcome)
-            except TypeError as error:  # send a message in any case; the other processes wait for one
+            except TypeError as error:  # the other processes wait for a message
                 outcome = False, error
                 message = pack(outcome)
         frame = np.zeros(FRAME, np.uint8)
         frame[:HEADER] = np.frombuffer(len(message).to_bytes(HEADER, "little"), np.uint8)
-        first = np.frombuffer(message[: FRAME - HEADER], np.uint8)
-        frame[HEADER : HEADER + len(first)] = first
+        head = np.frombuffer(message[: FRAME - HEADER], np.uint8)
+        frame[HEADER : HEADER + len(head)] = head
         frame = np.asarray(multihost_utils.broadcast_one_to_all(frame))
         length = int.from_bytes(frame[:HEADER].tobytes(), "little")
         received = frame[HEADER:].tobytes()
@@ -346,7 +346,7 @@ class SplitProgram:
         Options of XLA.
     """
 
-    def __init__(self, processes: Processes, fn: Callable, args: tuple, compared: bool = True, options: Any = None):
+    def __init__(self, processes: Processes, fn: Callable, args: tuple, compared: bool, options: Any):
         self.processes, self.compared = processes, compared
         leaves, structure = jax.tree.flatten(args)
         impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
@@ -425,12 +425,12 @@ class SharedCheckpoint:
 
 
 def _throw(error):
-    """Raise an exception, where an expression is needed."""
+    """Raise an exception, as an expression."""
     raise error
 
 
 def _wrapped(data, impl):
-    """Return data as a random key of an implementation; unchanged if that is None."""
+    """Return key data as a random key of an implementation; unchanged if ``impl`` is None."""
     return data if impl is None else jax.random.wrap_key_data(data, impl=impl)
 
 

@@ -1,7 +1,7 @@
 """Results of a fit in the formats of other programs: LaTeX, astropy, pandas and GetDist."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +47,8 @@ class Exports:
     @property
     def symbols(self) -> dict[str, str]:
         """Symbol of each parameter that has one, in the notation of matplotlib and LaTeX."""
-        known = symbols_of(self.program) if self.program is not None else {}
-        return {str(name): known[str(name)] for name in self.posterior if name in known} | self._attribute("symbol")
+        symbols = symbols_of(self.program) if self.program is not None else {}
+        return {str(name): symbols[str(name)] for name in self.posterior if name in symbols} | self._attribute("symbol")
 
     def _attribute(self, key: str) -> dict[str, str]:
         """Return an attribute of the draws by name of the site."""
@@ -62,8 +62,8 @@ class Exports:
         parameters : sequence of str, optional
             Sites to include, as in `Fit.summary`.
         symbols : mapping of str to str, optional
-            Symbols by name of the site, such as ``{"slope": "$m$"}``, before those of the program (`Fit.symbols`). A
-            parameter without a symbol is called by its name.
+            Symbols by name of the site, such as ``{"slope": "$m$"}``; they replace those of the program
+            (`Fit.symbols`). A parameter without a symbol appears with its name.
 
         Examples
         --------
@@ -123,16 +123,13 @@ class Exports:
         ValueError
             If a name in ``parameters`` is not a site.
         """
-        wanted = self.summary(parameters, max_size=max_size).index
-        labels = iter(self.verdict.table.index)
+        selected = self.summary(parameters, max_size=max_size).index
         columns: dict[str, np.ndarray] = {}
-        for variable in self.posterior.values():
-            values = variable.transpose("chain", "draw", ...).to_numpy()
-            values = values.reshape(values.shape[0] * values.shape[1], -1)
-            columns |= {next(labels): column for column in values.T}
+        for _, labels, values in labelled_draws(self.posterior, self.verdict):
+            columns |= dict(zip(labels, np.concatenate(values).T, strict=True))
         sizes = self.posterior.sizes
         index = pd.MultiIndex.from_product([range(sizes[name]) for name in ("chain", "draw")], names=["chain", "draw"])
-        table = pd.DataFrame({label: columns[label] for label in wanted}, index=index)
+        table = pd.DataFrame({label: columns[label] for label in selected}, index=index)
         if self.blinding is not None:
             table.attrs[WORD] = list(self.blinding.names)
         return table
@@ -186,7 +183,7 @@ class Exports:
         return files
 
     def _symbol(self, name: str) -> str:
-        """Return the symbol of a parameter or element without dollar signs, as GetDist wants it."""
+        """Return the symbol of a parameter or element without dollar signs, for GetDist."""
         base, bracket, element = name.partition("[")
         symbol = self.symbols.get(base, rf"\mathrm{{{escaped(base)}}}").strip("$")
         if self.blinding is not None and base in self.blinding.names:
@@ -195,8 +192,17 @@ class Exports:
         return f"{symbol}_{{{escaped(index)}}}" if bracket and "_" not in symbol else symbol + bracket + element
 
 
+def labelled_draws(posterior: xr.Dataset, verdict: Verdict) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    """Yield name, labels of the elements and draws (chain, draw, element) of every site of a posterior."""
+    labels = iter(verdict.table.index)
+    for name, variable in posterior.items():
+        values = variable.transpose("chain", "draw", ...).to_numpy()
+        values = values.reshape(*values.shape[:2], -1)
+        yield str(name), [next(labels) for _ in range(values.shape[-1])], values
+
+
 def tabular(summary: pd.DataFrame, symbols: Mapping[str, str]) -> str:
-    """Return the rows of a summary as a LaTeX tabular, with a column of units if there are any."""
+    """Return the rows of a summary as a LaTeX tabular, with a column of units if any parameter has one."""
     units = bool(summary["unit"].any())
     lines = [_latex_row(str(name), row, symbols, units) for name, row in summary.iterrows()]
     columns, unit = ("lll", " & Unit") if units else ("ll", "")
@@ -214,5 +220,5 @@ def _latex_row(name: str, row: pd.Series, symbols: Mapping[str, str], units: boo
 
 
 def _plain(name: str) -> str:
-    """Return a name without the characters that end one in the files of GetDist."""
+    """Return a name without the characters that would end it in the files of GetDist."""
     return "".join("_" if character in " \t[],*" else character for character in name).rstrip("_")

@@ -1,4 +1,4 @@
-"""Messages between the processes of a run: plain values, arrays, records and errors as bytes, without code."""
+"""Messages between the processes of a run: plain values, arrays, records and errors as bytes, without pickling."""
 
 import builtins
 import io
@@ -63,7 +63,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(message: bytes) -> Any:
-    """Return the value of `pack`. An error of a type unknown here becomes a RuntimeError that names it."""
+    """Return the value of a message of `pack`; an error of an unknown type becomes a RuntimeError that names it."""
     with np.load(io.BytesIO(message), allow_pickle=False) as members:
         arrays = {name: members[name] for name in members.files}
 

@@ -1,4 +1,4 @@
-"""Options of a run of `hbm_jax.sample`: each is a field of one dataclass, and nowhere else."""
+"""Options of a run of `hbm_jax.sample`, each defined once, as a field of a dataclass."""
 
 import contextlib
 import dataclasses
@@ -46,23 +46,20 @@ def field_names(*kinds: type) -> list[str]:
     return [item.name for kind in kinds for item in dataclasses.fields(kind)]
 
 
-def with_options(*kinds: type, leave_out: Iterable[str] = ()) -> Callable[[Callable], Callable]:
-    """Return a decorator that shows fields of dataclasses in the signature of a function that takes ``**options``."""
+def with_options(*kinds: type) -> Callable[[Callable], Callable]:
+    """Return a decorator that adds fields of dataclasses to the signature of a function with ``**options``."""
 
     def decorate(function: Callable) -> Callable:
         signature = inspect.signature(function)
         fields = [
-            inspect.Parameter(
-                item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name]
-            )
+            inspect.Parameter(item.name, KEYWORD, default=item.default, annotation=hints[item.name])
             for kind in kinds
             for hints in [typing.get_type_hints(kind)]
             for item in dataclasses.fields(kind)
-            if item.name not in leave_out
         ]
-        others = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        positional = [p for p in others if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-        keywords = [p for p in others if p.kind is KEYWORD]
+        explicit = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        positional = [p for p in explicit if p.kind is not KEYWORD]
+        keywords = [p for p in explicit if p.kind is KEYWORD]
         function.__signature__ = signature.replace(parameters=[*positional, *fields, *keywords])  # type: ignore[attr-defined]
         return function
 
@@ -70,17 +67,17 @@ def with_options(*kinds: type, leave_out: Iterable[str] = ()) -> Callable[[Calla
 
 
 def arguments_named(program: Callable, options: Iterable[str], caller: Callable) -> list[str]:
-    """Return the options that are arguments of a NumPyro program and no keywords of the function that runs it."""
+    """Return the options that are arguments of a NumPyro program and not keywords of the function that runs it."""
     try:
         arguments = inspect.signature(program).parameters
-    except (TypeError, ValueError):  # of a program without a signature
+    except (TypeError, ValueError):  # no signature
         return []
     known = inspect.signature(caller).parameters
     return [name for name in options if name in arguments and name not in known]
 
 
 def require_known(caller: Callable, options: Iterable[str]) -> None:
-    """Raise TypeError for an option that is not a keyword of a function, with the nearest one that is."""
+    """Raise TypeError for an option that is not a keyword of a function; the message suggests the nearest one."""
     known = [p.name for p in inspect.signature(caller).parameters.values() if p.kind is KEYWORD]
     for name in options:
         if name not in known:

@@ -1,8 +1,7 @@
 """Protocol of the programs that inference runs.
 
-Any NumPyro program can be sampled. `Program` lists all that inference looks for besides the call; every member is
-optional, and each has one function here that asks for it and knows what holds without it. Nothing else in inference
-looks at attributes of a program, or of its data.
+Any NumPyro program can be sampled. `Program` lists all members that inference uses besides the call. They are optional;
+one function here reads each of them and supplies its default.
 """
 
 import functools
@@ -13,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from numpyro import handlers
 
-TARGET_ACCEPT_PROB = 0.8  # mean acceptance probability of trajectories where neither sampler nor program gives one
+TARGET_ACCEPT_PROB = 0.8  # mean acceptance probability of trajectories if neither sampler nor program gives one
 
 
 @runtime_checkable
@@ -41,8 +40,8 @@ class Program(Protocol):
     def observing(self, values: Mapping[str, Any], *args: Any) -> Any:
         """Return arguments, bound or not, with other values of the observed sites, given by name.
 
-        It is needed where the parametrisation depends on the observed values. Otherwise these are replaced where they
-        are observed.
+        It is needed if the parametrisation depends on the observed values; otherwise the values of the observed sites
+        are replaced.
         """
 
     @property
@@ -50,7 +49,7 @@ class Program(Protocol):
         """Dimensions of sites that their plates do not name."""
 
     def coords(self, data: Any) -> Mapping[str, Any]:
-        """Return the labels of dimensions."""
+        """Return the labels of dimensions by name."""
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -69,7 +68,7 @@ class Program(Protocol):
 
     @property
     def all_priors(self) -> Mapping[str, Any]:
-        """Priors by name, whose supports bound the parameters; those of latent sites are known without it."""
+        """Priors by name; their supports also bound parameters that are not latent sites."""
 
     @property
     def integrated(self) -> Sequence[str]:
@@ -80,14 +79,14 @@ class Program(Protocol):
         """Sites that ``blind=True`` of `hbm_jax.sample` hides: free parameters whose values are the result."""
 
     def cautions(self, data: Any, bound: Any = None) -> Sequence[str]:
-        """Return sentences for the notes of a verdict, about approximations for these data.
+        """Return notes for the verdict about approximations for these data.
 
         If the method has an argument ``bound``, it is called with the bound data too.
         """
 
     @property
     def remedies(self) -> Mapping[str, str]:
-        """Advice by family of statistics where the data do not look like the model; see `hbm_jax.check_model`."""
+        """Advice by family of statistics for data that do not look like the model; see `hbm_jax.check_model`."""
 
     @property
     def target_accept_prob(self) -> float:
@@ -95,11 +94,11 @@ class Program(Protocol):
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` chooses the partial non-centring of the latents by a pilot run."""
+        """True if `hbm_jax.sample` is to choose the partial non-centring of the latents by a pilot run."""
 
     @property
     def forms(self) -> Sequence[Any]:
-        """Reparametrisations with ``to_arrays()`` that belong to the run, as of partial non-centring."""
+        """Reparametrisations that are stored with the run, by ``to_arrays()``, such as partial non-centring."""
 
     def num_data(self, *args: Any) -> int:
         """Return the number of observed values, without padding; by default the sizes of the observed sites."""
@@ -111,7 +110,7 @@ def binds(program: Any) -> bool:
 
 
 def bound_args(program: Callable, args: tuple) -> tuple:
-    """Return the arguments with which a program is to be traced: bound data if it has `Program.bind`."""
+    """Return the arguments for tracing a program: bound data if it has `Program.bind`."""
     return bound_objects(program, [args])[0]
 
 
@@ -227,7 +226,7 @@ def num_data_of(program: Callable, args: tuple) -> int | None:
 
 
 def unobserved(program: Callable) -> Callable:
-    """Return the program with its data drawn: by ``observed=False`` if it has that argument, else unconditioned."""
+    """Return the program that draws its data: with ``observed=False`` if it has that argument, else unconditioned."""
     parameter = inspect.signature(program).parameters.get("observed")
     if parameter is not None and parameter.default is True:
         return functools.partial(program, observed=False)
@@ -245,11 +244,11 @@ def warnings_of(args: tuple) -> tuple[str, ...]:
 
 
 def description_of_data(data: Any) -> str | None:
-    """Return the text of ``data.describe()``; None by default, and for a pandas table, which returns a table."""
+    """Return the text of ``data.describe()``; None by default, and if it is not text, as for a pandas table."""
     described = data.describe() if hasattr(data, "describe") else None
     return described if isinstance(described, str) else None
 
 
 def subset_of(data: Any) -> Callable | None:
-    """Return the method ``subset(rows)`` of data, which leaves out the other objects; None by default."""
+    """Return the method ``subset(rows)`` of data, which selects objects; None by default."""
     return getattr(data, "subset", None)

@@ -28,7 +28,7 @@ from hbm_jax.inference.checksum import (
     refuse_expansion,
     require_room,
 )
-from hbm_jax.inference.exports import Exports
+from hbm_jax.inference.exports import Exports, labelled_draws
 from hbm_jax.inference.model_check.check import check_model
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.program import (
@@ -53,7 +53,7 @@ UNOBSERVED = "no site of the program is observed: these are draws of its prior (
 
 
 class ResultsError(RuntimeError):
-    """An error after sampling and before the `Fit` was assembled; it holds the draws.
+    """Error between sampling and the assembly of the `Fit`; it holds the draws.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Fit(Exports):
     args : tuple
         Arguments of the program.
     run : dict
-        Options of the run, versions and machine: what is needed to repeat it.
+        Options of the run, versions and machine, with which it can be repeated.
     timing : dict of str to float
         Duration of each phase in seconds.
     """
@@ -104,7 +104,7 @@ class Fit(Exports):
 
     @cached_property
     def bound_args(self) -> tuple:
-        """Arguments with which the program is traced: bound data where it has a method ``bind``, else `args`."""
+        """Arguments with which the program is traced: bound data if it has a method ``bind``, else `args`."""
         return bound_args(self.program, self.args) if self.program is not None else self.args
 
     def unblind(self) -> None:
@@ -133,10 +133,10 @@ class Fit(Exports):
 
     @property
     def model_check(self) -> ModelCheck:
-        """Whether the data look like draws from the fitted model, from `check_model`.
+        """Result of `check_model`: whether the data look like draws from the fitted model.
 
-        It is computed when it is first asked for, then kept as ``verdict.model`` and saved with the fit. A fit that
-        was loaded without its program and has no stored check cannot be checked.
+        It is computed at the first access, kept as ``verdict.model`` and saved with the fit. A fit that was loaded
+        without its program and has no stored check cannot be checked.
         """
         if self.verdict.model is not None:
             return self.verdict.model
@@ -176,17 +176,10 @@ class Fit(Exports):
                 )
         rows = {}
         units = self.units
-        names = iter(self.verdict.table.index)
-        for name, variable in self.posterior.items():
-            values = (
-                variable.transpose("chain", "draw", ...)
-                .to_numpy()
-                .astype(float)
-                .reshape(variable.sizes["chain"] * variable.sizes["draw"], -1)
-            )
-            labels = [next(names) for _ in range(values.shape[1])]
-            if values.shape[1] > max_size if parameters is None else name not in requested:
+        for name, labels, draws in labelled_draws(self.posterior, self.verdict):
+            if len(labels) > max_size if parameters is None else name not in requested:
                 continue
+            values = np.concatenate(draws).astype(float)
             lower, median, upper = np.quantile(values, INTERVAL, axis=0)
             for index, label in enumerate(labels):
                 rows[label] = {
@@ -195,7 +188,7 @@ class Fit(Exports):
                     "upper_68": upper[index],
                     "mean": values[:, index].mean(),
                     "sd": values[:, index].std(ddof=1),
-                    "unit": units.get(str(name), ""),
+                    "unit": units.get(name, ""),
                 }
         if parameters is not None:
             rows = dict(sorted(rows.items(), key=lambda row: requested.index(row[0].partition("[")[0])))
@@ -301,7 +294,7 @@ def assemble(
     Parameters
     ----------
     program, args, bound
-        The fitted program, its arguments, and those with which it was traced.
+        The fitted program, its arguments, and the bound arguments with which it was traced.
     target : Target
         Gives dimensions, labels and prior bounds.
     sites, sample_stats : mapping of str to array (chain, draw, ...)
@@ -358,7 +351,7 @@ def notes_without_draws(program: Callable, args: tuple, bound: tuple) -> tuple[s
 
 
 def _judged(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> Verdict:
-    """Judge the draws of a tree, constrained and unconstrained, with what is known of the run."""
+    """Judge the constrained and unconstrained draws of a tree, with the options and outcome of the run."""
     forms = tree["centering"].to_dataset() if "centering" in tree else {}
     verdict = judge(
         tree["posterior"].to_dataset(),
@@ -393,7 +386,7 @@ def _version(package: str) -> str:
 
 
 def describe(program, data) -> dict[str, Any]:
-    """Return name, configuration and description of a program and its data, as far as they have them."""
+    """Return name, description and, if they exist, configuration of a program and description of its data."""
     description: dict[str, Any] = {"program": name_of(program), "description": description_of(program)}
     try:
         if (config := config_of(program)) is not None:

@@ -93,7 +93,7 @@ class Run:
     store : Checkpoint or None
         Its checkpoint.
     init
-        Given start, as in `hbm_jax.sample`; None: one is searched for.
+        Start given by the user, as in `hbm_jax.sample`; None for a search.
     """
 
     program: Callable
@@ -120,9 +120,13 @@ class Run:
 
     def fit(self, check_now: bool = False) -> Fit:
         """Start or continue the run, and return its fit; ``check_now`` checks for convergence before the first draw."""
-        self.began = self._lap_began = time.perf_counter()
+        self.start_time = self._lap_start = time.perf_counter()
         in_double = jax.enable_x64(self.settings.run.dtype == "float64")
-        with ProgressLine(self.progress and self.processes.leads) as self.live, in_double, self.processes.listening():
+        with (
+            ProgressLine(self.progress and self.processes.leads) as self.progress_line,
+            in_double,
+            self.processes.listening(),
+        ):
             key_target, key_start, key_chains = _keys(np.int64(self.settings.run.seed))
             stored = None if self.store is None else self.store.read_start()
             program = self._reparametrised(stored)
@@ -132,7 +136,14 @@ class Run:
             if self.store is not None:
                 _save_or_check_start(self.store, arrays, stored)
             loop = Loop(
-                chains, draws, self.live, self.settings.rule, chains.num_warmup_draws, self.store, self.began, check_now
+                chains,
+                draws,
+                self.progress_line,
+                self.settings.rule,
+                chains.num_warmup_draws,
+                self.store,
+                self.start_time,
+                check_now,
             )
             with self.processes.drawing(), _keeping_draws(chains, draws, loop):
                 self._warm_up(loop, arrays)
@@ -141,14 +152,14 @@ class Run:
             with _keeping_draws(chains, draws, loop):
                 fit = self._assembled(program, loop, start, stopped)
             hint = "" if self.store is None or loop.ended else f'; hbm_jax.resume("{self.store.folder}") continues'
-            drawn = f"{len(chains.step_size)} x {draws.num_draws} draws in {self.timing['sampling']:.1f} s"
-            self.live.close(f"{stopped}: {drawn}{hint}")
+            rate = f"{len(chains.step_size)} x {draws.num_draws} draws in {self.timing['sampling']:.1f} s"
+            self.progress_line.close(f"{stopped}: {rate}{hint}")
         return fit
 
     def _lap(self, phase: str) -> None:
         """Record the duration of a phase."""
         now = time.perf_counter()
-        self.timing[phase], self._lap_began = now - self._lap_began, now
+        self.timing[phase], self._lap_start = now - self._lap_start, now
 
     def _check(self, program: Callable, target: Target) -> None:
         """Raise ValueError if draws of the target cannot be stored, or the stopping rule names none of its sites."""
@@ -159,7 +170,7 @@ class Run:
         describe(program, self.args[0] if self.args else None)
 
     def _reparametrised(self, stored: Mapping[str, np.ndarray] | None) -> Callable:
-        """Return the program with the partial non-centring of its latents, from the checkpoint or by a pilot run."""
+        """Return the program with the partial non-centring of its latents, from the checkpoint or a pilot run."""
         options = self.settings.run
         enabled = chooses_centering(self.program) if options.centering is None else options.centering
         program = self.program
@@ -167,7 +178,7 @@ class Run:
             program, self.centering_note = with_partial_centring(program, stored), "as chosen when the run was started"
         elif enabled:
             self._check(program, build_target(program, self.bound, None))
-            self.live.show("choosing the partial non-centring of each latent")
+            self.progress_line.show("choosing the partial non-centring of each latent")
 
             def pilot():
                 centering = choose_centering(program, self.bound, options.seed)
@@ -180,7 +191,7 @@ class Run:
 
     def _traced(self, program: Callable, key: jax.Array) -> Target:
         """Trace the program."""
-        self.live.show("tracing the model")
+        self.progress_line.show("tracing the model")
         target = replace(build_target(program, self.bound, key), processes=self.processes)
         if isinstance(self.processes, Processes) and self.split is not None:
             target = split_over_processes(target, number_of_objects(program, self.bound, self.split), self.processes)
@@ -193,7 +204,7 @@ class Run:
         if stored is not None:
             start = _stored_start(stored)
         else:
-            self.live.show(f"searching for starting points ({target.size} parameters)")
+            self.progress_line.show(f"searching for starting points ({target.size} parameters)")
             num_chains = self.settings.run.num_chains
             if self.init is not None:
                 start = given_start(target, self.init, num_chains)
@@ -203,11 +214,11 @@ class Run:
         return start
 
     def _compiled(self, program: Callable, target: Target, start: Start, key: jax.Array):
-        """Return chains and draws with their programs, and the arrays of the start for the checkpoint."""
+        """Return compiled chains and draws, and the arrays of the start for the checkpoint."""
         num_warmup = self.settings.run.num_warmup
         if num_warmup is None:
             num_warmup = INFORMED_WARMUP if start.informed else WARMUP
-        self.live.show("compiling the sampler")
+        self.progress_line.show("compiling the sampler")
         sampler, draws = self.settings.sampler, Draws(target)
         if isinstance(sampler, Nutpie):
             chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.goal)
@@ -219,7 +230,7 @@ class Run:
         return chains, draws, start.to_arrays() | potential | arrays_of_forms(program)
 
     def _warm_up(self, loop: Loop, start_arrays: Mapping[str, np.ndarray]) -> None:
-        """Warm up; without a checkpoint, save the warm-up that the time budget ended to a temporary one."""
+        """Warm up; if the time budget ends a warm-up without checkpoint, save it to a temporary checkpoint."""
         try:
             loop.warm_up()
         except Interrupted as interruption:
@@ -298,7 +309,7 @@ def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _keeping_draws(chains: Chains, draws: Draws, loop: Loop):
-    """If an exception occurs after sampling, attach the draws to it, or name the checkpoint that holds them."""
+    """Context that adds the draws, or the name of the checkpoint that holds them, to an exception after sampling."""
     try:
         yield
     except (Interrupted, CheckpointError):

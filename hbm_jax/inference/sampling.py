@@ -42,15 +42,15 @@ def sample(
     program : callable
         A model of hbm_jax or any NumPyro program.
     *args
-        Arguments of the program; the first is its data. They may be given by name where no option has that name.
+        Arguments of the program; the first is its data. They may be given by name if no option has that name.
     sampler : Sampler, optional
         ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)``,
         ``hbm_jax.IndependentProposals(...)`` or ``hbm_jax.Nutpie(...)``, with the options of each.
     init : Fit, mapping of str to array, or sequence of such mappings, optional
-        Start of the chains, in place of a search: values by name of latent sites, for all chains, with a leading axis
-        of one value per chain, or as one mapping per chain; sites without a value start at the median of the prior. Or
-        an earlier `Fit` of the same latent sites: chains start at its draws, with the metric of their covariance and
-        with its step size.
+        Start of the chains, instead of a search. Values by name of latent sites: of the shape of the site, for all
+        chains; with a leading axis, one value per chain; or one mapping per chain. Sites without a value start at the
+        median of the prior. With an earlier `Fit` of the same latent sites, chains start at its draws, with the metric
+        of their covariance and its step size.
     seed : int
         Random seed; the same seed on the same machine gives the same draws.
     num_chains : int
@@ -62,8 +62,7 @@ def sample(
         the criteria of the verdict.
     until : float or mapping of str to float, optional
         Effective sample size (bulk and tail) to reach instead of the default of 400: for every parameter, or for the
-        named ones, as in ``{"Om0": 2000}``. Other parameters then do not delay the end of the run, but still count in
-        the verdict.
+        named ones, as in ``{"Om0": 2000}``. Other parameters then do not prolong the run, but count in the verdict.
     max_num_samples : int
         Largest number of draws per chain if ``num_samples`` is omitted.
     max_seconds : float, optional
@@ -111,6 +110,8 @@ def sample(
     ResultsError
         If the `Fit` cannot be assembled from the draws; the exception holds the draws. With a checkpoint the original
         exception is raised, with a note that the draws are on disk.
+    TypeError
+        For an unknown option, or if ``sampler`` is not a sampler.
     ValueError
         For options out of range, and for names, dimensions or labels that cannot be stored; raised before sampling.
 
@@ -121,7 +122,7 @@ def sample(
     >>> fit.verdict.usable
     True
     """
-    former = without_replaced("sample", options | {"sampler": sampler})
+    deprecated = without_replaced("sample", options | {"sampler": sampler})
     options = {name: value for name, value in options.items() if name not in REPLACED}
     if not binds(program):
         keywords = {name: options.pop(name) for name in arguments_named(program, options, sample)}
@@ -129,11 +130,11 @@ def sample(
     require_known(sample, options)
     if sampler is not None and (isinstance(sampler, type) or not isinstance(sampler, Sampler)):
         raise TypeError(f"sample: expected a sampler such as hbm_jax.NUTS(); found {sampler!r}.")
-    chosen = (sampler or former or NUTS()).resolved(target_accept_prob_of(program))
-    chosen.require_options(options | {"checkpoint": checkpoint, "split": split})
+    resolved = (sampler or deprecated or NUTS()).resolved(target_accept_prob_of(program))
+    resolved.require_options(options | {"checkpoint": checkpoint, "split": split})
     settings = Settings(
         RunOptions(**selected(options, RunOptions)),
-        chosen,
+        resolved,
         StopRule(**selected(options, StopRule)),
         _plain_lists("dims", dims),
         _plain_lists("coords", coords),
@@ -172,7 +173,8 @@ def resume(
     checkpoint : path
         Folder passed to `sample`.
     program, *args
-        The program and arguments of the original run; their fingerprints are compared with those in the checkpoint.
+        The program and arguments of the original run, by position; their fingerprints are compared with those in the
+        checkpoint.
     num_samples, until, max_num_samples, max_seconds : optional
         New stopping criteria, as in `sample`, to draw more or to stop earlier than the original run. If ``max_seconds``
         is omitted, this call has the time budget of the previous one.
@@ -193,6 +195,8 @@ def resume(
         If there is no checkpoint, or it belongs to a different program, data or options; the message names each
         difference.
     """
+    if not binds(program):
+        args = plain_arguments(program, args)
     processes = processes_for(split)
     store = processes.open(Checkpoint.existing, checkpoint)
     try:

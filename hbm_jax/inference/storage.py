@@ -1,4 +1,4 @@
-"""Draws and data as an ArviZ DataTree that can be stored, and a check before sampling that this is possible."""
+"""Draws and data as an ArviZ DataTree that can be stored, and a check of this before sampling."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -119,12 +119,12 @@ def tree_of(
 
 
 def check_storable(program: Callable, args: tuple, target, dims, coords) -> None:
-    """Build the DataTree of one draw of zeros, so that draws that cannot be stored are reported before sampling.
+    """Build the DataTree of one draw of zeros, to report before sampling that draws cannot be stored.
 
     Raises
     ------
     ValueError
-        If the draws cannot be stored; the message says why.
+        If the draws cannot be stored; the message gives the reason.
     """
     for name, site in target.shapes.items():
         if not hasattr(site, "shape"):

@@ -1,5 +1,6 @@
-"""Convergence diagnostics of a posterior, and the verdict: is it usable, which parameter fails, what to try."""
+"""Convergence diagnostics of a posterior, and the verdict: whether it is usable, which criteria fail, and advice."""
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,15 +16,16 @@ from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
 from hbm_jax.inference.sampler.stopping import MAX_R_HAT, MIN_BFMI, MIN_ESS
 
 TAIL = (0.05, 0.95)
-# Width of the bins in which densities are measured, in units of the posterior's width. It is small because a density
-# that vanishes at the bound also has a few draws near it.
+# Width of the bins in which densities are measured, in units of the width of the posterior. It is small because there
+# are a few draws near the bound even if the density vanishes there.
 BIN_WIDTH = 0.04
 PINNED = 0.4  # density at a bound of the prior, relative to the peak, above which a note is written
 MAX_EDGE_SIZE = 10_000_000  # draws of a variable; larger ones (latents of a large population) are not checked at bounds
 MAX_CUT_OFF = 0.01  # fraction of trees that reach the maximum depth, above which a note is written
 MAX_SPACING = 0.25  # largest spacing of neighbouring floating-point numbers, in posterior standard deviations
+MAX_NAMES = 5  # parameters named in a reason or a note
 LOOK = "hbm_jax.look_for_modes(fit)"
-# Acceptance probabilities to try against divergences, each where that of the run is smaller.
+# Acceptance probabilities to try against divergences; the advice is the smallest above that of the run.
 ACCEPT_PROBS = (0.95, 0.99, 0.999)
 UNWRAPPED = "_unwrapped"  # ending of the site from which CircularReparam of NumPyro computes an angle
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
@@ -37,9 +39,10 @@ class Verdict:
     Attributes
     ----------
     usable : bool
-        True if every R-hat < 1.01, every bulk and tail ESS >= 400, there is no divergence, every E-BFMI > 0.3, and
-        every sampled parameter moves and is resolved in floating point. Sites that are not in the table (names that
-        begin with ``_``) count as well.
+        True if there are two chains or more, every R-hat < 1.01, every bulk and tail ESS >= 400, there is no
+        divergence, every E-BFMI > 0.3, all draws are finite, every sampled parameter moves and is resolved in floating
+        point, and no known mode is missing. Sites that are not in the table (names that begin with ``_``) count as
+        well.
     reasons : tuple of str
         The criteria that fail, one clause each; empty if usable.
     advice : tuple of str
@@ -53,11 +56,10 @@ class Verdict:
     min_bfmi : float
         Smallest E-BFMI over chains.
     modes : str
-        Outcome of the searches for modes: those before sampling, or that of `hbm_jax.look_for_modes`. Neither can
-        exclude that a mode was missed.
+        Outcome of the searches for modes before sampling, or of `hbm_jax.look_for_modes`. Both may miss a mode.
     model : ModelCheck or None
-        Whether the data look like draws from the fitted model, another question; None until `Fit.model_check` has
-        been computed.
+        Whether the data look like draws from the fitted model; None until `Fit.model_check` has been computed. It does
+        not affect ``usable``.
     """
 
     usable: bool
@@ -95,12 +97,12 @@ class Verdict:
         return text if self.model is None else f"{text}\nmodel: {self.model}"
 
 
-def _extreme(column: pd.Series, which: str) -> tuple[str, float]:
-    """Return the label and value of the extreme of a column; ``("none", nan)`` if it is empty."""
+def _extreme(column: pd.Series, kind: str) -> tuple[str, float]:
+    """Return label and value of the maximum (``kind`` "max") or minimum of a column; ``("none", nan)`` if empty."""
     column = column.dropna()
     if column.empty:
         return "none", float("nan")
-    name = column.idxmax() if which == "max" else column.idxmin()
+    name = column.idxmax() if kind == "max" else column.idxmin()
     return str(name), float(column[name])
 
 
@@ -200,13 +202,13 @@ def diagnose_sampled(
     ]
     for name in set(turns) & set(map(str, posterior)):
         table.loc[_element_labels(name, posterior[name]), :] = np.nan
-    decides = ~np.isin(sites, turns)
-    positions, labels, sites = positions.isel(parameter=decides), labels[decides], sites[decides]
-    draws = positions.sizes["chain"] * positions.sizes["draw"]
+    is_judged = ~np.isin(sites, turns)
+    positions, labels, sites = positions.isel(parameter=is_judged), labels[is_judged], sites[is_judged]
+    num_draws = positions.sizes["chain"] * positions.sizes["draw"]
     # A constrained site may have fixed elements, as a correlation matrix does. Check the elements of sites whose size
     # does not change on constraining, and the unconstrained draws of all others.
     plain = [
-        n for n, number in Counter(sites.tolist()).items() if n in posterior and posterior[n].size == number * draws
+        n for n, number in Counter(sites.tolist()).items() if n in posterior and posterior[n].size == number * num_draws
     ]
     checked = [(_element_labels(name, posterior[name]), posterior[name]) for name in (*plain, *recentred)]
     unconstrained = ~np.isin(sites, plain)
@@ -237,16 +239,15 @@ def _element_labels(name: str, variable: xr.DataArray) -> list[str]:
     dims = [dim for dim in variable.dims if dim not in ("chain", "draw")]
     if not dims:
         return [name]
-    shape = [variable.sizes[dim] for dim in dims]
-    coordinates = [
-        variable[dim].to_numpy() if dim in variable.coords else np.arange(variable.sizes[dim]) for dim in dims
+    texts = [dimension_labels(variable, dim) for dim in dims]
+    return [f"{name}[{', '.join(element)}]" for element in itertools.product(*texts)]
+
+
+def dimension_labels(variable: xr.DataArray, dim: Any) -> list[str]:
+    """Return the labels of a dimension as texts, with the index appended to each if two labels are equal."""
+    texts = [
+        str(label) for label in (variable[dim].to_numpy() if dim in variable.coords else range(variable.sizes[dim]))
     ]
-    texts = [_distinct([str(label) for label in labels]) for labels in coordinates]
-    return [f"{name}[{', '.join(t[i] for t, i in zip(texts, index, strict=True))}]" for index in np.ndindex(*shape)]
-
-
-def _distinct(texts: list[str]) -> list[str]:
-    """Append the index to each label if two labels are equal, so that no element hides another."""
     return texts if len(set(texts)) == len(texts) else [f"{text} ({i})" for i, text in enumerate(texts)]
 
 
@@ -326,7 +327,7 @@ def with_modes(verdict: Verdict, modes: str, missing: str) -> Verdict:
 def _min_bfmi(sample_stats: xr.Dataset) -> float:
     """Return the smallest E-BFMI over chains."""
     energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
-    if "n_steps" in sample_stats:  # independent proposals have no energy, so only trajectories enter
+    if "n_steps" in sample_stats:  # only trajectories have an energy, not independent proposals
         energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
     return float(np.min(array_stats.bfmi(energy)))
 
@@ -365,7 +366,7 @@ def _numerical_failures(posterior, sample_stats, positions, sampled: Sampled, ta
 def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
     """Yield reason and advice for R-hat and effective sample sizes that fail; the advice may be empty."""
     unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
-    more = "Draw more; if it grows slowly, reparametrise the slow parameters."
+    advice = "Draw more; if it grows slowly, reparametrise the slow parameters."
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
         reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
@@ -373,7 +374,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
         modes = "" if vectors else separate_groups(posterior, name, _element(posterior, name))
         if vectors or modes:
             yield reason, ""
-            more = ""
+            advice = ""
         if vectors:
             yield (
                 f"the components of {_listed(list(vectors))} change places (label switching): sorted in each draw, "
@@ -398,7 +399,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
             yield (
                 f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
                 f"{_failing(too_small)})",
-                more,
+                advice,
             )
 
 
@@ -457,14 +458,14 @@ def _failing(names) -> str:
     return "1 parameter fails" if len(names) == 1 else f"{len(names)} parameters fail"
 
 
-def _listed(names, max_names=5):
-    """Return the first names joined by commas, and how many more there are."""
-    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
-    return ", ".join(names[:max_names]) + more
+def _listed(names) -> str:
+    """Return the first names joined by commas, and the number of the others."""
+    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + rest
 
 
 def _edges(posterior, bounds):
-    """Yield notes on variables whose posterior is pinned at a bound of the prior."""
+    """Yield notes on all variables whose posterior is pinned at a bound of the prior."""
     for name, ends in bounds.items():
         if name in posterior and posterior[name].size <= MAX_EDGE_SIZE:
             values = posterior[name].transpose("chain", "draw", ...).to_numpy()

@@ -25,6 +25,8 @@ def named(name: str | None) -> Entry:
     ------
     ValueError
         If no model has that name; the message suggests the nearest.
+    ModelImportError
+        If the model of an installed package cannot be imported.
     """
     if not name:
         raise ConfigError(
@@ -34,7 +36,7 @@ def named(name: str | None) -> Entry:
 
 
 def entry_of_fit(fit) -> Entry | None:
-    """Return the entry that matches the model (or a base class of it) and the data of a fit; None if none does."""
+    """Return the entry of the model (or of a base class of it) and the data of a fit; None if there is none."""
     from hbm_jax.inference.results import model_of
 
     for kind in type(model_of(fit)).__mro__:
@@ -45,7 +47,7 @@ def entry_of_fit(fit) -> Entry | None:
 
 
 def entry_of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:
-    """Return the entry that matches the class name and configuration of a stored model; None if none does."""
+    """Return the entry of a stored model by its class name and configuration; None if there is none."""
     if not isinstance(config, Mapping):
         return None
     module = str(config.get("class") or __name__)

@@ -15,7 +15,7 @@ from hbm_jax.names import choose
 Figures = Mapping[str, tuple[str, Callable]]
 
 
-# Help of options of models, readers and simulators that mean the same everywhere.
+# Help texts of options that have the same meaning in all models, readers and simulators.
 HELP = {
     "format": "file format, if the suffix does not identify it: csv, ecsv, fits, ascii, ...",
     "missing": "number that stands for a missing value, such as -9; may be repeated",
@@ -55,7 +55,7 @@ class Imported:
         if instance is None:
             if self.default:
                 return self.default[0]
-            raise AttributeError(self.name)  # by which dataclasses know that there is no default
+            raise AttributeError(self.name)  # dataclasses take this to mean: no default
         value = instance.__dict__[self.name] = imported(instance.__dict__[self.name])
         return value
 
@@ -67,7 +67,7 @@ class Imported:
 class Entry:
     """A model that can be named on the command line, with everything that command line and reports need for it.
 
-    The first three, and functions, may be given as text ``module:name``, which is imported when it is needed.
+    Classes and functions may be given as text ``module:name``, which is imported on first use.
 
     Attributes
     ----------
@@ -85,8 +85,8 @@ class Entry:
     default_source : str, optional
         Data set that is used if none is named.
     figures : callable or mapping
-        ``figures(fit)`` returns the figures of this domain for the report of a fit, a mapping of name to caption and
-        function of a fit; or this mapping. It is read when a report is written, so its module may import matplotlib.
+        Figures of this domain for the report of a fit: a mapping of name to (caption, function of a fit), or
+        ``figures(fit)`` that returns it. It is imported when a report is written, so its module may import matplotlib.
     simulate : callable, optional
         ``simulate(config, out, *, overwrite, ...)`` for populations that can be simulated without a design. It writes
         the file or folder `out` and returns the text to print. Further keyword-only arguments are options of the
@@ -100,13 +100,13 @@ class Entry:
     population_options : tuple of str
         Options of the model that `simulate` takes.
     takes_design : bool
-        Whether a sample can be simulated with the design of another, which requires that a sample is a single table.
+        Whether a sample can be simulated with the design of another; samples must then be single tables.
     summary : str
-        One line that says what the model is for.
+        One-line summary.
     examples : tuple of str
         Command lines to start from, each beginning with ``hbm-jax``.
     help : dict of str to str
-        Help of options of reader and simulator that have none.
+        Help texts of options of reader and simulator, before those of their annotations.
     """
 
     model: Any = Imported()
@@ -126,7 +126,7 @@ class Entry:
 
     @property
     def class_name(self) -> str:
-        """Name of the class of the model, which is not imported for it."""
+        """Name of the class of the model; nothing is imported."""
         model = self.__dict__["model"]
         return model.rpartition(":")[2] if isinstance(model, str) else model.__name__
 
@@ -200,7 +200,7 @@ class Entry:
         return self.read(source, columns=dict(columns) or None, **values)
 
     def made(self, name: str, config: Mapping[str, Any]) -> bool:
-        """Return whether a stored program is of this model and not of another class with the same name.
+        """Return whether a stored program is an instance of this model, not of another class with the same name.
 
         Models of hbm_jax are stored under the name of their class. Other models also store their full name as
         ``class``; see ``hbm_jax.models.base.configuration``.
@@ -213,7 +213,7 @@ class Entry:
         return config.get("class") == full_name(self.model) and set(config) <= options
 
     def restore(self, config: Mapping[str, Any], stored: Mapping[str, Any]):
-        """Return the stored model and container, from `config` and from the result of `to_dict`."""
+        """Return the stored model and container; ``stored`` is the result of ``to_dict`` of the container."""
         options = {name: value for name, value in config.items() if name not in ("class", "priors")}
         return self.build(options, config.get("priors", {})), self.container.from_dict(stored)
 

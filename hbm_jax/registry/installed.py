@@ -1,4 +1,4 @@
-"""Models of hbm_jax and of installed packages, which declare theirs in the entry-point group ``hbm_jax.models``."""
+"""Models of hbm_jax and of installed packages, which register them in the entry-point group ``hbm_jax.models``."""
 
 import functools
 import warnings
@@ -12,19 +12,19 @@ GROUP = "hbm_jax.models"
 
 
 class Models(MutableMapping[str, Entry]):
-    """Entries by the name of their model: those of hbm_jax, then those of installed packages, imported on first use."""
+    """Entries by name of the model: those of hbm_jax, then those of installed packages, imported on first use."""
 
     def __init__(self, entries: Mapping[str, Entry]):
         self._entries = dict(entries)
 
     @functools.cached_property
     def _installed(self) -> dict[str, EntryPoint]:
-        """Entry points of installed packages by name, without those that repeat a name."""
+        """Entry points of installed packages by name; one whose name is taken is skipped with a warning."""
         points: dict[str, EntryPoint] = {}
         for point in entry_points(group=GROUP):
-            other = points.get(point.name)
-            if point.name in self._entries or (other is not None and other.value != point.value):
-                owner = "hbm_jax" if other is None else _package(other)
+            previous = points.get(point.name)
+            if point.name in self._entries or (previous is not None and previous.value != point.value):
+                owner = "hbm_jax" if previous is None else _package(previous)
                 _warn(point, f"expected a name that no other model has; {owner} has one of this name")
             else:
                 points[point.name] = point
@@ -55,28 +55,28 @@ class Models(MutableMapping[str, Entry]):
         return iter(dict.fromkeys([*self._entries, *self._installed]))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return sum(1 for _ in self)
 
     def summaries(self) -> dict[str, str]:
-        """Return one line on each model, for which nothing is imported."""
+        """Return one line on each model; nothing is imported."""
         lines = {name: entry.summary for name, entry in self._entries.items()}
         packages = {name: point.dist for name, point in self._installed.items() if point.dist is not None}
         installed = {name: f"{dist.metadata['Summary'] or 'of'} ({dist.name})" for name, dist in packages.items()}
         return {name: lines.get(name) or installed.get(name, "") for name in self}
 
     def examine(self) -> tuple[list[str], list[str]]:
-        """Import the models of installed packages; return those that work, with their packages, and the problems."""
-        found, problems = [], []
+        """Import the models of installed packages; return those that work, with their packages, and the errors."""
+        working, problems = [], []
         for name, point in self._installed.items():
             try:
                 self[name]
-                found.append(f"{name} of {_package(point)}")
+                working.append(f"{name} of {_package(point)}")
             except ModelImportError as error:
                 problems.append(str(error))
-        return found, problems
+        return working, problems
 
     def with_class(self, name: str, module: str) -> Iterator[Entry]:
-        """Yield the entries whose model may be the class `name` of `module`, those of its own package first.
+        """Yield the entries whose model class is called `name`; of those to be imported, that of its package first.
 
         A package whose entry cannot be imported causes a warning.
         """
@@ -100,16 +100,20 @@ class ModelImportError(ConfigError):
 
 
 def _package(point: EntryPoint) -> str:
+    """Return name and version of the package of an entry point."""
     return "another package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 
 def _described(point: EntryPoint) -> str:
+    """Return model, package and object of an entry point, for messages."""
     return f"model {point.name!r} of {_package(point)} (entry point {point.value})"
 
 
 def _line(error: Exception) -> str:
+    """Return type and message of an exception."""
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}"
 
 
 def _warn(point: EntryPoint, problem: str) -> None:
+    """Warn that an entry point is not used."""
     warnings.warn(f"{_described(point)} is not used: {problem}.", stacklevel=3)

@@ -10,7 +10,7 @@ from hbm_jax.simulation.configuration import fields_of, format_truth, number_of,
 NUM = 50  # default number of sources
 WHIM = {"log10_n0": -7.0}  # default of --whim: half of the cosmic baryons
 PAIRS = ("photon_index", "log10_flux", "log10_nh")  # quantities given by mean and standard deviation
-SCALARS = ("log10_n0", "log10_T", "metallicity")
+SCALARS = ("log10_n0", "log10_T", "metallicity")  # quantities given by one value
 SHARED = ("whim", "abundances")  # options of the model that also apply to a population
 
 
@@ -63,14 +63,14 @@ def simulate(
     whim = " --whim" if source_population.log10_n0 is not None else ""
     return (
         f"{len(sample.spectra)} simulated afterglows in {catalog}, spectra in {folder / SPECTRA}\n"
-        f"kept those of {num_drawn} drawn that have at least {source_population.min_counts} counts\n"
+        f"selected from {num_drawn} drawn: those with at least {source_population.min_counts} counts\n"
         f"{format_truth(sample.truth)}\n"
         f"fit them with: hbm-jax fit afterglow --catalog {catalog} --spectra {folder / SPECTRA}{whim}"
     )
 
 
 def population(config: Mapping[str, Any]):
-    """Return the `AfterglowPopulation` of a configuration.
+    """Return the `AfterglowPopulation` described by a configuration.
 
     Raises
     ------

@@ -59,8 +59,8 @@ def simulate_spectra(config: Mapping[str, Any], folder: Path, *, num: int | None
         "hbm_jax.models.GolenetskiiCounts().simulate(key, data).",
     )
     num = number_of(num, NUM_SPECTRA)
-    known = {"pairs": (*PAIRS, "alpha", "beta"), "scalars": ("intrinsic_scatter",), "shared": ("spectrum",)}
-    fields = fields_of(config, BurstSpectraPopulation, what="bursts", **known)
+    names = {"pairs": (*PAIRS, "alpha", "beta"), "scalars": ("intrinsic_scatter",), "shared": ("spectrum",)}
+    fields = fields_of(config, BurstSpectraPopulation, what="bursts", **names)
     if "spectrum" in config["model"]:
         fields["spectrum"] = read_value(config["model"]["spectrum"], str, "model.spectrum")
     refuse_full_folder(folder, overwrite)
@@ -70,7 +70,7 @@ def simulate_spectra(config: Mapping[str, Any], folder: Path, *, num: int | None
     spectrum = "" if population.spectrum == "band" else f" --spectrum {population.spectrum}"
     return (
         f"{len(sample.bursts)} simulated bursts in {catalog}, with one folder for each next to it\n"
-        f"kept those of {int(sample.truth['num_drawn'])} drawn with a signal-to-noise ratio of at least "
+        f"selected from {int(sample.truth['num_drawn'])} drawn: those with a signal-to-noise ratio of at least "
         f"{population.threshold:g}\n"
         f"{format_truth(sample.truth)}\n"
         f"fit them with: hbm-jax fit golenetskii-counts --catalog {catalog}{spectrum}"

@@ -1,4 +1,4 @@
-"""Common parts of the simulation of populations without a design: configuration and output files."""
+"""Configuration and output files shared by the simulations of populations without a design."""
 
 import json
 import typing
@@ -64,7 +64,7 @@ def fields_of(
 
 
 def _true_values(truth, fields, population, what, pairs, scalars) -> dict[str, Any]:
-    """Return the fields of the population that are set by parameters of the model."""
+    """Return the fields of the population given in ``[truth]``; parameters as in `fields_of`."""
     names = tuple(f"{pair}_{part}" for pair in pairs for part in ("mean", "std"))
     values: dict[str, Any] = {}
     for key, value in truth.items():

@@ -58,7 +58,7 @@ def simulate(config: Mapping[str, Any], folder: Path, *, rmf: str | None, arf: s
 
 
 def _values(model, truth: Mapping[str, Any]) -> dict[str, np.float64]:
-    """Return a value of every parameter of the spectrum: its true value, or the number at which it is fixed."""
+    """Return the value of every parameter of the spectrum: its true value, or the number at which it is fixed."""
     parameters = model.spectrum.parameters
     for name in truth:
         choose("true value of a simulated spectrum", name, tuple(parameters))

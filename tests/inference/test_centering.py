@@ -85,7 +85,7 @@ def chosen_by(program, args, draws, key=KEY):
     )
     params = draws | {form.helper: RNG.normal(size=(num, *form.centredness.shape)) for form in forms}
     pilot = Pilot(program, args, 0, num)
-    table = _table(*pilot.choose(forms, jax.device_get(pilot.look(forms, params)), key))
+    table = _table(*pilot.choose(forms, jax.device_get(pilot.evaluate(forms, params)), key))
     return {site: rows.reset_index() for site, rows in table.groupby("site")}
 
 
@@ -152,7 +152,7 @@ def test_counts_with_log_normal_rates():
     mean, standard = RNG.normal(3.0, 1.0, size=30), RNG.normal(size=(30, 3))
     forms = (PartialNonCentring("rate", np.zeros(3), np.ones(3)),)
     pilot = Pilot(counts, (np.array([1, 20, 400]),), 0, 30)
-    draws = jax.device_get(pilot.look(forms, {"mean": mean, "_rate_free": standard}))
+    draws = jax.device_get(pilot.evaluate(forms, {"mean": mean, "_rate_free": standard}))
     rate = np.exp(mean[:, None] + 0.1 * standard)
     value, location, scale = draws["groups"]["rate"]
     np.testing.assert_allclose(value, np.log(rate), rtol=1e-12)

@@ -584,3 +584,18 @@ def test_a_budget_that_ends_in_the_warm_up_keeps_it(whole, blocks, monkeypatch, 
     assert str(told.value).endswith(f'; hbm_jax.resume("{folder}") continues from there.')
     assert_same_draws(go_on(folder, max_seconds=1000), whole, 90)
     assert blocks == [20] * 3 + [20] * 4 + [10]
+
+
+def test_recursive_functions_have_fingerprints():
+    from hbm_jax.inference.sampler.fingerprint import identify
+
+    def code_of(step):
+        def even(n):
+            return n == 0 or odd(n - step)
+
+        def odd(n):
+            return n != 0 and even(n - step)
+
+        return identify(even, (), {})["program"]["code"]
+
+    assert code_of(1) == code_of(1) != code_of(2)

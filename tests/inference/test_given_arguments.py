@@ -26,10 +26,12 @@ def two_wells():
     numpyro.factor("wells", jnp.logaddexp(-0.5 * (x - 50.0) ** 2, -0.5 * (x + 50.0) ** 2 - 60.0))
 
 
-def test_arguments_may_be_given_by_name():
-    by_name = hbm_jax.sample(normal, y=list(Y), sigma=0.5, **OPTIONS)
+def test_arguments_may_be_given_by_name(tmp_path):
+    by_name = hbm_jax.sample(normal, y=list(Y), sigma=0.5, checkpoint=tmp_path / "run", **OPTIONS)
     by_position = hbm_jax.sample(normal, Y, 0.5, **OPTIONS)
     np.testing.assert_array_equal(by_name.posterior["mu"], by_position.posterior["mu"])
+    resumed = hbm_jax.resume(tmp_path / "run", normal, list(Y), 0.5, progress=False)  # a list is the same data
+    np.testing.assert_array_equal(resumed.posterior["mu"], by_position.posterior["mu"])
     with pytest.raises(TypeError, match="unknown option 'sigmas'"):
         hbm_jax.sample(normal, Y, sigmas=0.5, **OPTIONS)
 

@@ -20,7 +20,7 @@ from scipy.stats import qmc
 
 DIVERGENT = 1000.0  # energy error above which a trajectory is divergent, as in NumPyro and Stan
 LEARNING_RATE = 0.03  # of Adam, for the logarithm of the trajectory length
-AVERAGE_FROM = 0.4  # fraction of the warm-up after which the trajectory length is averaged
+AVERAGE_FROM = 0.4  # fraction of the warm-up from which the trajectory length is averaged
 ADAM = (0.9, 0.95, 1e-8)  # beta1, beta2, epsilon
 # Ends of the adaptation windows, after which the metric is replaced, as fractions of the warm-up.
 WINDOWS = (0.1, 0.25, 0.5, 0.85)
@@ -77,7 +77,7 @@ def halton(num: int) -> np.ndarray:
 
 
 def operations(value_and_grad: Callable, size: int, num_chains: int) -> float:
-    """Return the floating-point operations of one gradient evaluation of all chains, as the compiler counts them."""
+    """Return the floating-point operations of one gradient of all chains, as counted by the compiler; at least 1."""
     cost = jax.jit(value_and_grad).lower(jnp.zeros((num_chains, size))).cost_analysis() or {}
     return max(float(cost.get("flops", 0.0)), 1.0)
 
@@ -136,7 +136,7 @@ def advance(
     jitter : scalar
         Fraction of the full trajectory length to integrate over, between 0 and 1.
     active : scalar
-        False takes no leapfrog step: for an empty slot of the batch.
+        Whether to take leapfrog steps; False for an empty slot of the batch.
     options : Options
         Settings.
 
@@ -264,7 +264,7 @@ def _adapt_length(state: State, gradient, log_step, options: Options):
     update = (adam[0] / (1 - beta1**age)) / (jnp.sqrt(adam[1] / (1 - beta2**age)) + epsilon)
     latest = jnp.maximum(state.log_length[0] + LEARNING_RATE * update, jnp.log(SHORTEST))
     latest = jnp.clip(latest, log_step, log_step + jnp.log(float(options.max_steps)))
-    # The gradient is noisy with few chains, so that sampling uses the mean length of the last part of the warm-up.
+    # The gradient is noisy with few chains, so sampling uses the mean length of the last part of the warm-up.
     num_averaged = jnp.maximum(age - AVERAGE_FROM * options.num_warmup, 0.0)
     change = (latest - state.log_length[1]) / jnp.maximum(num_averaged, 1.0)
     averaged_length = jnp.where(num_averaged > 0, state.log_length[1] + change, latest)
@@ -288,29 +288,28 @@ def end_segment(state: State, options: Options) -> State:
     """Replace the metric where an adaptation window ends; to be called after every `SEGMENT` draws."""
     ends = {SEGMENT * max(round(fraction * options.num_warmup / SEGMENT), 1) for fraction in WINDOWS}
     closing = jnp.any(state.age == jnp.asarray(sorted(ends))) & (state.age < options.num_warmup)
-    first = state.age == min(ends)
+    is_first = state.age == min(ends)
     num_seen, size = state.num_seen, state.mean.shape[0]
     # Stan's shrinkage; correlations from few draws are shrunk as well.
     shrinkage = num_seen / (num_seen + 5.0)
     covariance = shrinkage * state.squares / jnp.maximum(num_seen - 1.0, 1.0)
     variance = jnp.diagonal(covariance) if covariance.ndim == 2 else covariance
-    # While the chains approach the typical set their scatter is not the posterior's width, but the curvature is already
-    # known: positions and gradients of a normal density vary in proportion everywhere.
+    # While the chains approach the typical set, their scatter is not the width of the posterior. The ratio of the
+    # scatters of positions and gradients gives it already: for a normal density it is the same everywhere.
     early_scale = (variance / shrinkage * (num_seen - 1.0) / state.gradient_squares) ** 0.25
-    # A floor in the units of each parameter, in place of Stan's absolute one.
+    # A floor in the units of each parameter; that of Stan is absolute.
     floor = 1e-3 * (1.0 - shrinkage) * jnp.where(jnp.isfinite(early_scale), early_scale**2, variance)
-    scale = jnp.sqrt(variance + floor)
     if state.factor.ndim == 2:
         identity = jnp.eye(size, dtype=variance.dtype)
         covariance = covariance * jnp.where(identity == 1.0, 1.0, num_seen / (num_seen + CORRELATED * size))
         factor = _cholesky(covariance + floor * identity)
-        factor = jnp.where(first, early_scale * identity, factor)
+        factor = jnp.where(is_first, early_scale * identity, factor)
         inverse = _invert(factor)
     else:
-        factor = jnp.where(first, early_scale, scale)
+        factor = jnp.where(is_first, early_scale, jnp.sqrt(variance + floor))
         inverse = 1.0 / factor
     replace = closing & jnp.isfinite(factor).all() & jnp.isfinite(inverse).all()
-    # Step size and length are kept although the metric sets their unit: they remain valid if it hardly changed.
+    # Step size and length are in units of the metric; they are kept, because the metric usually changes little.
     log_step = state.log_step
     restart = jnp.stack([log_step, 0.0 * log_step, jnp.log(10.0) * 0.5 + log_step, 0.0 * log_step])
     return state._replace(
@@ -330,7 +329,7 @@ def _multiply(rows, matrix):
     return rows @ matrix if matrix.ndim == 2 else rows * matrix
 
 
-# Not jnp.linalg: XLA passes batched factorisations to LAPACK matrix by matrix, and now and then hangs there.
+# jnp.linalg is not used: XLA calls LAPACK for each matrix of a batch, and occasionally hangs there.
 def _cholesky(matrix):
     """Return the lower Cholesky factor, computed column by column."""
     index = jnp.arange(len(matrix))

@@ -1,7 +1,7 @@
 """Vectorised R-hat and effective sample sizes of many quantities.
 
-The definitions are those of `diagnostics.diagnose` (a test compares them), without a Python loop over quantities: one
-sort gives ranks and tail indicators, and real FFTs give the autocovariances.
+The definitions are those of `hbm_jax.inference.verdict.diagnose` (a test compares them), without a Python loop over
+quantities: one sort gives ranks and tail indicators, and real FFTs give the autocovariances.
 """
 
 from typing import NamedTuple
@@ -33,8 +33,8 @@ def diagnose_many(draws: np.ndarray) -> ManyDiagnostics:
     -------
     ManyDiagnostics
         Rank-normalised split R-hat, bulk and tail effective sample sizes (Vehtari et al. 2021, Bayesian Analysis 16,
-        667). NaN for a quantity that is constant or not finite; for any other, where R-hat or ESS cannot be computed,
-        infinity or 0.
+        667). NaN for a quantity that is constant or not finite. For any other quantity, R-hat is infinite and an ESS 0
+        if it cannot be computed.
     """
     *shape, num_chains, num_draws = draws.shape
     half = num_draws // 2
@@ -72,7 +72,7 @@ def _ranks(values):
 
 
 def _r_hat(draws):
-    """Return R-hat of (..., chain, draw), for chains that are already split."""
+    """Return R-hat of (..., chain, draw), for split chains."""
     num_draws = draws.shape[-1]
     within = draws.var(axis=-1, ddof=1).mean(-1)
     between = draws.mean(axis=-1).var(axis=-1, ddof=1)

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-TASKS_PER_WORKER = 4  # several, so that a slow worker delays the others by a fraction of its work only
-ATTEMPTS = 3
+TASKS_PER_WORKER = 4  # several, so that the others wait for only one task of a slow worker
+ATTEMPTS = 3  # of each task
 
 
 class ShareError(RuntimeError):
-    """A task of an executor failed on every attempt."""
+    """Error if a task of an executor failed on every attempt."""
 
 
-def run_tasks(executor: Executor, work: Callable, items, live) -> tuple[list, dict]:
+def run_tasks(executor: Executor, work: Callable, items, progress_line) -> tuple[list, dict]:
     """Divide items into tasks, run them on an executor, and collect the results.
 
     Parameters
@@ -23,10 +23,10 @@ def run_tasks(executor: Executor, work: Callable, items, live) -> tuple[list, di
         A process pool, ``dask.distributed.Client.get_executor()``, an MPI pool...
     work : callable
         ``work(part, rows)``, which returns a list of results and a dictionary of costs. It is sent to the workers, so
-        that it and its program must be picklable, that is, defined in a module.
+        it and its program must be picklable, that is, defined in a module.
     items
         A container with a length and a method ``take(rows)`` that returns a part of it.
-    live : ProgressLine
+    progress_line : ProgressLine
         Progress line.
 
     Returns
@@ -76,5 +76,5 @@ def run_tasks(executor: Executor, work: Callable, items, live) -> tuple[list, di
                     ) from error
                 submit(rows, attempt + 1)
         resubmitted = f", {num_failed} tasks submitted again" if num_failed else ""
-        live.show(f"{len(results)}/{len(items)} objects from {num_tasks} tasks{resubmitted}")
+        progress_line.show(f"{len(results)}/{len(items)} objects from {num_tasks} tasks{resubmitted}")
     return results, costs

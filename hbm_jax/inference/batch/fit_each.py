@@ -30,7 +30,7 @@ INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
 MIN_SAMPLES = 200  # draws per chain before the first check for convergence
 GROWTH = 1.4  # draws at the next check, relative to this one
-MAX_HALVINGS = 4  # of the step size of an object, each with a restart of its draws, because of divergences
+MAX_HALVINGS = 4  # of the step size of an object after divergences, each with a restart of its draws
 
 
 class Done(NamedTuple):
@@ -123,12 +123,12 @@ def fit_each(
     seed : int
         Seed. The draws of an object depend, up to rounding, on the seed and the index of the object in ``data`` alone.
     num_chains, num_warmup : int
-        Number of chains of each object, and of warm-up draws per chain.
+        Number of chains of each object, 2 or more, and of warm-up draws per chain, 50 or more.
     num_samples : int, optional
         Draws per chain, rounded up to a multiple of 50. By default each object is sampled until it is usable.
     until : float
-        Bulk and tail effective sample size required for an object to be usable. With few effective draws R-hat exceeds
-        1 by chance alone: below 400, the allowed excess over 1 is larger in inverse proportion.
+        Bulk and tail effective sample size required for an object to be usable. Below 400, the limit on the excess of
+        R-hat over 1 is larger in inverse proportion, because R-hat exceeds 1 by chance.
     max_num_samples : int
         Largest number of draws per chain if ``num_samples`` is omitted.
     target_accept_prob : float
@@ -140,7 +140,7 @@ def fit_each(
     keep_draws : bool or sequence of str
         Whether to keep draws besides summaries: of every site, or of the sites named.
     max_bytes : float
-        Limit on the memory of the draws of unfinished objects; it limits the number of slots.
+        Limit on the memory of the draws of unfinished objects, which limits the number of slots.
     num_lanes : int, optional
         Number of slots of the batch, that is, of objects sampled at the same time; by default as many as suit the
         device and fit into ``max_bytes``.
@@ -157,6 +157,8 @@ def fit_each(
 
     Raises
     ------
+    TypeError
+        For an unknown option.
     ValueError
         If an option is out of range, objects differ in structure, or padding changes the log density of the program.
     ShareError
@@ -164,9 +166,9 @@ def fit_each(
 
     Notes
     -----
-    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). In a batch it
-    wastes less than NUTS, whose trees differ from draw to draw. Its metric is dense where that costs little compared
-    with the gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four
+    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). In a batch, fewer
+    steps are wasted than with NUTS, whose trees differ in depth. The metric is dense if that costs little compared with
+    the gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four
     times.
 
     Examples
@@ -181,7 +183,7 @@ def fit_each(
     30.0
     """
     require_known(fit_each, options)
-    chosen = BatchOptions(**options)
+    settings = BatchOptions(**options)
     objects = objects_of(data)
     stacked = bound_stack(program, objects)
     labels = list(range(len(stacked))) if names is None else [str(name) for name in names]
@@ -194,28 +196,28 @@ def fit_each(
         notes_without_draws(program, args, stacked.args([leaf[row] for leaf in stacked.leaves]))
         for row, args in enumerate(objects)
     ]
-    fit_task = functools.partial(_fit_task, program, chosen)
+    fit_task = functools.partial(_fit_task, program, settings)
     start = time.perf_counter()
-    with ProgressLine(progress) as live:
+    with ProgressLine(progress) as progress_line:
         if executor is None:
-            done, cost = fit_task(stacked, np.arange(len(stacked)), live=live)
+            done, cost = fit_task(stacked, np.arange(len(stacked)), progress_line=progress_line)
         else:
-            done, cost = tasks.run_tasks(executor, fit_task, stacked, live)
-        live.close(
+            done, cost = tasks.run_tasks(executor, fit_task, stacked, progress_line)
+        progress_line.close(
             f"{sum(not d.why for d in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
         )
     done = [result._replace(notes=(*notes[result.number], *result.notes)) for result in done]
-    run = {name: getattr(chosen, name) for name in ("seed", "num_chains", "num_warmup")}
+    run = {name: getattr(settings, name) for name in ("seed", "num_chains", "num_warmup")}
     return Fits.assemble(labels, done, cost, run)
 
 
 def _fit_task(
-    program, options: BatchOptions, stacked: Stack, rows: np.ndarray, live=None
+    program, options: BatchOptions, stacked: Stack, rows: np.ndarray, progress_line=None
 ) -> tuple[list[Done], dict[str, float]]:
     """Fit a stack of objects in this process; return their results and the costs."""
-    live = live or ProgressLine(False)
+    progress_line = progress_line or ProgressLine(False)
     with jax.enable_x64(options.dtype == "float64"):
-        live.show(f"compiling for {len(rows)} objects")
+        progress_line.show(f"compiling for {len(rows)} objects")
         keys = jax.random.split(jax.random.key(options.seed), int(rows.max()) + 1)
         keys = np.asarray(jax.random.key_data(keys))[rows]
         start = time.perf_counter()
@@ -237,7 +239,9 @@ def _fit_task(
                 rate = len(done) / max(time.perf_counter() - first_block, 1e-9)
                 remaining = f", {(len(rows) - len(done)) / rate:.0f} s left" if done else ""
                 failed = sum(bool(result.why) for result in done)
-                live.show(f"{len(done)}/{len(rows)} objects, {rate:.3g} objects/s, {failed} not usable{remaining}")
+                progress_line.show(
+                    f"{len(done)}/{len(rows)} objects, {rate:.3g} objects/s, {failed} not usable{remaining}"
+                )
         except KeyboardInterrupt:
             finished = {result.number for result in done}
             done += [_without_draws(i, INTERRUPTED) for i in range(len(rows)) if i not in finished]
@@ -269,7 +273,7 @@ class _Queue:
         self.steps = self.waited = 0
 
     def turn(self) -> list[Done]:
-        """Fill empty slots, advance all of them by a block, and return the results of finished objects."""
+        """Fill empty slots, advance all slots by a block, and return the results of finished objects."""
         slots = self.slots
         empty = np.flatnonzero(slots.object < 0)[: len(self.keys) - self.next_object]
         if len(empty):
@@ -278,22 +282,22 @@ class _Queue:
             self.age[empty] = self.num_halvings[empty] = 0
             self._reset_draws(empty)
         draws, sites = slots.advance()
-        used = np.flatnonzero(slots.object >= 0)
-        steps = draws.num_steps[used][..., 0]
+        occupied = np.flatnonzero(slots.object >= 0)
+        steps = draws.num_steps[occupied][..., 0]
         self.steps += int(steps.sum())
-        self.waited += int(steps.max(0).sum()) * len(used)
-        self.age[used] += 1
-        for slot in used:
+        self.waited += int(steps.max(0).sum()) * len(occupied)
+        self.age[occupied] += 1
+        for slot in occupied:
             if self.age[slot] > self.warmup:
                 self.blocks[slot].append(jax.tree.map(lambda x, slot=slot: x[slot], (draws, sites)))
-        diverging = draws.diverging[used].any(axis=(1, 2)) & (self.age[used] > self.warmup)
-        restarted = used[diverging & (self.num_halvings[used] < MAX_HALVINGS)]
+        diverging = draws.diverging[occupied].any(axis=(1, 2)) & (self.age[occupied] > self.warmup)
+        restarted = occupied[diverging & (self.num_halvings[occupied] < MAX_HALVINGS)]
         if len(restarted):
             slots.shorten(restarted)
             self.num_halvings[restarted] += 1
             self.age[restarted] = self.warmup
             self._reset_draws(restarted)
-        return self._judge(used, draws)
+        return self._judge(occupied, draws)
 
     def _reset_draws(self, slots):
         """Discard the draws of some slots and schedule their first check."""
@@ -301,19 +305,21 @@ class _Queue:
         for slot in slots:
             self.blocks[slot] = []
 
-    def _judge(self, used, draws) -> list[Done]:
+    def _judge(self, occupied, draws) -> list[Done]:
         """Check the slots that have enough draws; release finished objects and return their results."""
         num_drawn = (self.age - self.warmup) * BLOCK
         done = []
-        # An object without a starting point of finite density never moves.
-        for slot in used:
+        # The potential remains infinite if no starting point had a finite density.
+        for slot in occupied:
             if not np.isfinite(draws.potential_energy[slot]).all():
                 done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
-        due_slots = [slot for slot in used if self.slots.object[slot] >= 0 and num_drawn[slot] >= self.next_check[slot]]
+        due_slots = [
+            slot for slot in occupied if self.slots.object[slot] >= 0 and num_drawn[slot] >= self.next_check[slot]
+        ]
         for num_draws in sorted({int(num_drawn[slot]) for slot in due_slots}):
             group = [slot for slot in due_slots if num_drawn[slot] == num_draws]
             for slot, result in zip(group, self._summarise(group), strict=True):
-                # More draws do not remove divergences that halved steps did not prevent.
+                # More draws cannot remove divergences.
                 if result.why and num_drawn[slot] < self.budget and not result.num_divergences:
                     self.next_check[slot] = min(-(-int(GROWTH * num_draws) // BLOCK) * BLOCK, self.budget)
                     continue
@@ -321,6 +327,7 @@ class _Queue:
         return done
 
     def _release(self, slot: int) -> int:
+        """Empty a slot, and return the index of its object."""
         index = int(self.slots.object[slot])
         self.slots.object[slot] = -1
         self.blocks[slot] = []
@@ -377,7 +384,7 @@ def _statistics(values: np.ndarray) -> np.ndarray:
 
 
 def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
-    """Name the sampled parameters of each slot that never move or are limited by floating-point resolution.
+    """Return the sampled parameters of each slot that never move or are limited by floating-point resolution.
 
     Parameters
     ----------
@@ -396,7 +403,7 @@ def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.
     num_slots = len(positions)
     names = dict.fromkeys(labels)
     draws = {name: positions[..., labels == name] for name in names}
-    # Constrained values of the same size are checked as well: a transform may lose what the position resolves.
+    # Constrained values of the same size are checked as well: a transform may lose the resolution of the position.
     same_size = [name for name in names if name in sites and sites[name][0, 0, 0].size == (labels == name).sum()]
     texts: list[list[str]] = [[] for _ in range(num_slots)]
     for name, values in (*draws.items(), *((name, sites[name]) for name in same_size)):
@@ -409,7 +416,7 @@ def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.
 
 
 def _why(sites, num_divergences: int, bfmi: float, until: float) -> str:
-    """Return why a posterior is not usable, by the rules of `verdict.judge`; empty if it is."""
+    """Return the reasons why a posterior is not usable, by the criteria of `verdict.judge`; empty if it is usable."""
     r_hat = max((np.nanmax(values[..., 5], initial=1.0) for values in sites.values()), default=1.0)
     ess = min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf)
     reasons = []
@@ -427,4 +434,5 @@ def _why(sites, num_divergences: int, bfmi: float, until: float) -> str:
 
 
 def _without_draws(index: int, why: str) -> Done:
+    """Return the result of an object without draws."""
     return Done(index, {}, 0, 0, float("nan"), float("nan"), why, None)

@@ -75,7 +75,7 @@ def ragged_axes(program: Callable, stack: Stack) -> dict[str, Axes]:
             }
             if finite_density:
                 verified |= is_padded[row]
-        # With few objects this is no error: one without a finite density has no starting point and is marked unusable.
+        # With few objects this is not an error: without a finite density they get no starting point and are unusable.
         if not verified[ragged_axis] and len(rows) > MAX_OBJECTS:
             raise ValueError(
                 "fit_each: the objects differ in their number of data, and the effect of padding could not be tested: "
@@ -116,8 +116,8 @@ class _Comparison:
         longer = [
             axis for axis, (size, padded_size) in enumerate(zip(unpadded, padded, strict=False)) if size != padded_size
         ]
-        known = dict(zip(self.padded, enumerate(self.lengths), strict=True))
-        axes = tuple((axis, known[padded[axis]][0]) for axis in longer if padded[axis] in known)
+        ragged = {size: index for index, size in enumerate(self.padded)}
+        axes = tuple((axis, ragged[padded[axis]]) for axis in longer if padded[axis] in ragged)
         if len(unpadded) != len(padded) or [self.lengths[ragged_axis] for _, ragged_axis in axes] != [
             unpadded[axis] for axis in longer
         ]:
@@ -134,13 +134,14 @@ class _Comparison:
         return tuple(slice(lengths.get(axis)) for axis in range(max(lengths, default=-1) + 1))
 
     def _densities(self, key, data):
-        """Draw latents and return what has to agree with and without padding.
+        """Draw latents; return the quantities that must agree with and without padding.
 
         Returns
         -------
         tuple
-            Log density without padding; the same with padding, less the log prior of the padded latents; the sum of
-            their absolute values, which scales the rounding error; and the pairs of each deterministic site.
+            Log density without padding; log density with padding, minus the log prior of the padded latents; the sum
+            of the absolute values of these terms, which scales the rounding error; and the values of each
+            deterministic site without and with padding.
         """
         key_unpadded, key_padded = jax.random.split(key)
         unpadded_call, padded_call = self._calls(data)
@@ -176,7 +177,7 @@ class _Comparison:
         return unpadded, padded - prior, jnp.abs(unpadded) + jnp.abs(padded) + jnp.abs(prior), recorded
 
     def _prior_of_padding(self, name: str, site):
-        """Return the log prior of the padded entries of a latent site; raise if it is not a separate term."""
+        """Return the log prior of the padded entries of a latent site; ValueError if it is not a separate term."""
         fn = site["fn"]
         while isinstance(fn, dist.Independent):
             fn = fn.base_dist
@@ -196,7 +197,7 @@ class _Comparison:
         return jnp.where(is_data, 0.0, log_prob).sum()
 
     def compare(self) -> bool:
-        """Raise if padding changes the program; return whether any prior draw had a finite density to compare."""
+        """Raise ValueError if padding changes the density or a site; return whether a finite density was found."""
         compute_densities = jax.jit(self._densities)  # one compilation, instead of one per operation
         tolerance = 1e3 * np.finfo(jnp.zeros(0).dtype).eps
         num_compared = 0

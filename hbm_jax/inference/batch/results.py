@@ -41,12 +41,12 @@ class Fits:
         Names of the objects.
     verdicts : pandas.DataFrame
         One row per object: ``usable``, ``why`` (the reasons if not usable), ``num_draws, num_divergences``, ``bfmi``
-        (smallest E-BFMI over chains), ``num_steps`` (leapfrog steps per draw), and ``notes`` as of a single fit: about
-        posteriors at the edge of a prior, unusual data, and cautions of the model.
+        (smallest E-BFMI over chains), ``num_steps`` (leapfrog steps per draw), and ``notes`` as in `Verdict`:
+        posteriors at the edge of a prior, unusual data, cautions of the model.
     cost : dict of str to float
         ``seconds`` in total; ``compile_seconds``, until the first block of draws; ``lanes``, the number of slots of the
-        batch; ``steps``, the leapfrog steps of all objects; ``steps_waited_for``, the same with each trajectory as long
-        as the longest in the batch, for which the others wait.
+        batch; ``steps``, the leapfrog steps of all objects; ``steps_waited_for``, the steps if each trajectory were as
+        long as the longest of the batch, because the others wait for it.
     run : dict
         Options.
     sites : dict
@@ -90,7 +90,7 @@ class Fits:
 
     @property
     def usable(self) -> pd.Series:
-        """Whether the posterior of each object is usable."""
+        """Usability of the posterior of each object, bool by name."""
         return self.verdicts["usable"]
 
     @property
@@ -183,9 +183,9 @@ class Fits:
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".npz")
         names = [plain(name) for name in self.names]
-        odd = [name for name in names if not isinstance(name, str | int | float)]
-        if odd:
-            raise ValueError(f"save: expected names of objects that are text or numbers; found {odd[0]!r}.")
+        invalid = [name for name in names if not isinstance(name, str | int | float)]
+        if invalid:
+            raise ValueError(f"save: expected names of objects that are text or numbers; found {invalid[0]!r}.")
         arrays: dict[str, np.ndarray] = {}
         for kind, objects in (("sites", self.sites), ("kept", self.kept)):
             for index, name in enumerate(self.names):

@@ -19,13 +19,14 @@ from hbm_jax.inference.batch.padding import ragged_axes
 from hbm_jax.inference.batch.stacking import Stack, masked
 from hbm_jax.inference.sampler.target import build_target
 
-CPU_SLOTS, ACCELERATOR_SLOTS = 64, 4096  # upper limits for each device
-MIN_SLOTS, SLOT_OPERATIONS = 8, 1e6  # on a CPU: enough slots for a gradient of this size; more slots wait longer
-COPIES = 6  # copies of the draws of a block that exist at one time, on the device and on the host
+CPU_SLOTS, ACCELERATOR_SLOTS = 64, 4096  # largest number for each device
+# On a CPU: smallest number, and operations of one gradient of all slots; more slots would wait for each other longer.
+MIN_SLOTS, SLOT_OPERATIONS = 8, 1e6
+COPIES = 6  # copies of the draws of a block in memory at the same time, on device and host
 BLOCK = 50  # draws of a chain between two checks for finished objects; also the period of the jitter
 MAX_DENSE = 32  # largest number of parameters with a dense metric
 DENSE_FRACTION = 0.2  # largest cost of products with a dense metric, as a fraction of that of the gradient
-CANDIDATES = 6  # prior draws for each chain, from the most probable of which its starting point is chosen
+CANDIDATES = 6  # prior draws per chain; starting points are chosen from the most probable ones
 
 
 @dataclass
@@ -63,11 +64,10 @@ class Slots:
             masked(self.program, self.stack.padded, self.stack.lengths[0]), self.stack.first, jax.random.key(0)
         )
         self.ragged = ragged_axes(self.program, self.stack)
-        shapes = jax.eval_shape(
-            lambda key: self._prior_draws(key, self.stack.leaves, self.stack.lengths, 0), jax.random.key(0)
-        )
+        first_leaves, first_lengths = [leaf[0] for leaf in self.stack.leaves], self.stack.lengths[0]
+        shapes = jax.eval_shape(lambda key: self._prior_draws(key, first_leaves, first_lengths), jax.random.key(0))
         self._unravel = ravel_pytree({name: np.zeros(s.shape[1:], s.dtype) for name, s in shapes.items()})[1]
-        value_and_grad = self._value_and_grad([leaf[0] for leaf in self.stack.leaves], self.stack.lengths[0])
+        value_and_grad = self._value_and_grad(first_leaves, first_lengths)
         operations = chees.operations(value_and_grad, self.target.size, self.num_chains)
         products = 4.0 * self.num_chains * self.target.size**2
         self.dense = self.target.size <= MAX_DENSE and products < DENSE_FRACTION * operations
@@ -110,7 +110,7 @@ class Slots:
         return values
 
     def _choose_num_slots(self, operations: float) -> int:
-        """Return the number of slots: as requested, or as suits device and memory, but no more than needed."""
+        """Return the number of slots: as requested or as suits device and memory, and at most one per object."""
         devices = jax.local_devices()
         shapes = jax.eval_shape(self.target.constrain, self.target.start)
         numbers_per_draw = self.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())
@@ -123,10 +123,9 @@ class Slots:
         # Rounded up, so that every device has the same number of slots.
         return -(-num_slots // len(devices)) * len(devices) if num_slots > len(devices) else num_slots
 
-    def _prior_draws(self, key, leaves, lengths, row):
+    def _prior_draws(self, key, leaves, lengths):
         """Return prior draws of the unconstrained parameters of one object, by site."""
-        leaves = [leaf[row] for leaf in leaves] if row is not None else leaves
-        program = masked(self.program, self.stack.padded, lengths[row] if row is not None else lengths)
+        program = masked(self.program, self.stack.padded, lengths)
 
         def draw(key):
             initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_sample())
@@ -137,6 +136,7 @@ class Slots:
         return jax.vmap(draw)(jax.random.split(key, CANDIDATES * self.num_chains))
 
     def _value_and_grad(self, leaves, lengths):
+        """Return potential energy and gradient of one object as a function of positions of all chains."""
         program, args = masked(self.program, self.stack.padded, lengths), self.stack.args(leaves)
         value_and_grad = jax.value_and_grad(lambda flat: potential_energy(program, args, {}, self._unravel(flat)))
         return jax.vmap(value_and_grad)
@@ -144,17 +144,17 @@ class Slots:
     def _fill_slot(self, state, is_new, key, leaves, lengths):
         """Return the initial state of the object in a slot where ``is_new``, else the state as it is."""
         key_prior, key_chain = jax.random.split(jax.random.wrap_key_data(key))
-        draws = self._prior_draws(key_prior, leaves, lengths, None)
+        draws = self._prior_draws(key_prior, leaves, lengths)
         candidates = jax.vmap(lambda draw: ravel_pytree(draw)[0])(draws)
         value_and_grad = self._value_and_grad(leaves, lengths)
         potential, gradient = value_and_grad(candidates)
         is_finite = jnp.isfinite(potential) & jnp.isfinite(gradient).all(-1)
         order = jnp.argsort(jnp.where(is_finite, potential, jnp.inf))
-        # Every second of the most probable third: dispersed, and none far out in a tail.
-        chosen = order[: 2 * self.num_chains : 2]
-        points = candidates[jnp.where(is_finite[chosen], chosen, order[0])]
-        new = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense)
-        return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), new, state)
+        # Every second of the most probable third: dispersed, but not far in a tail.
+        spaced = order[: 2 * self.num_chains : 2]
+        points = candidates[jnp.where(is_finite[spaced], spaced, order[0])]
+        initial = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense)
+        return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), initial, state)
 
     def _advance_slot(self, state, active, leaves, lengths):
         """Make a block of draws of every chain of a slot."""
@@ -191,21 +191,17 @@ class Slots:
         for slot_leaf, leaf in zip(self.leaves, self.stack.leaves, strict=True):
             slot_leaf[slots] = leaf[objects]
         self.lengths[slots] = self.stack.lengths[objects]
+        slot_keys = keys[np.maximum(self.object, 0)]
         if self.state is None:
-            shape = jax.eval_shape(
-                jax.vmap(self._empty),
-                keys[np.maximum(self.object, 0)],
-                self.leaves,
-                self.lengths,
-            )
+            shape = jax.eval_shape(jax.vmap(self._empty), slot_keys, self.leaves, self.lengths)
             # Sharded as the programs return it: otherwise the second call of `_fill` would compile again.
             self.state = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), self._sharding), shape)
         is_new = np.zeros(self.num_slots, bool)
         is_new[slots] = True
-        slot_keys = keys[np.maximum(self.object, 0)]
         self.state = self._fill(self.state, is_new, slot_keys, self.leaves, self.lengths)
 
     def _empty(self, key, leaves, lengths):
+        """Return a state of the right structure for a slot."""
         value_and_grad = self._value_and_grad(leaves, lengths)
         points = jnp.zeros((self.num_chains, self.target.size))
         return chees.initial_state(value_and_grad, points, key, self.dense)

@@ -30,7 +30,7 @@ class Stack:
         Common padded length of each ragged axis. It differs from every other length in the data, so that it identifies
         the axis.
     source : tuple of (callable, Stack) or None
-        Where the arguments are bound data: the program that bound them, and the stack of its own arguments.
+        For bound data, the program that bound them and the stack of its arguments; else None.
     """
 
     first: tuple
@@ -44,7 +44,7 @@ class Stack:
         return len(self.lengths)
 
     def args(self, leaves: Sequence, template: tuple | None = None) -> tuple:
-        """Return the arguments of one object: its leaves in a template, by default the first object's arguments."""
+        """Return the arguments of one object: its leaves in a template, by default those of the first object."""
         flat, structure = jax.tree.flatten(self.first if template is None else template)
         for index, leaf in zip(self.varying, leaves, strict=True):
             flat[index] = leaf
@@ -95,7 +95,7 @@ def stack(data: Any) -> Stack:
                 )
             if value.dtype.hasobject or value.dtype.kind not in "fiub":
                 raise ValueError(f"fit_each: expected numbers in {path}; found {value.dtype} for object {index}.")
-    # Axes with the same length as each other in every object are one ragged axis.
+    # Axes that have equal lengths in every object are the same ragged axis.
     sizes = {
         (field, axis): tuple(value.shape[axis] for value in column)
         for field, column in enumerate(columns)
@@ -142,7 +142,7 @@ def _columns(objects: list[tuple]) -> tuple[list[str], list[list[np.ndarray]]]:
 
 
 def bound_stack(program: Callable, data: Any) -> Stack:
-    """Stack the data of many objects as the program is to be traced with them: bound data if it has `Program.bind`.
+    """Stack the data of many objects for tracing the program: bound data if it has `Program.bind`.
 
     Ragged data are padded before they are bound.
 

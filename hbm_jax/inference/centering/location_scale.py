@@ -4,8 +4,8 @@ A latent u whose prior has location m and scale t, which may be parameters, is s
 
     u = m + (t / t0)^(1 - c) (x - c m),      x ~ prior of location c m and scale t0 (t / t0)^c.
 
-Here c is the centredness: c = 1 samples u itself (centred), c = 0 samples x = t0 (u - m) / t (non-centred). The
-reference scale t0 is fixed. With t0 = 1 this is the parametrisation of Gorinova, Moore & Hoffman 2020, ICML,
+Here c is a weight: c = 1 samples u itself (centred), c = 0 samples x = t0 (u - m) / t (non-centred). The reference
+scale t0 is fixed. With t0 = 1 this is the parametrisation of Gorinova, Moore & Hoffman 2020, ICML,
 arXiv:1906.03028, where the best c depends on the unit of u; with t0 near t it does not.
 """
 
@@ -69,8 +69,8 @@ class PartialNonCentring(Reparam):
         """Sample x and return u; called by NumPyro's ``reparam`` handler."""
         if fn.shape() != self.centredness.shape:
             raise ValueError(
-                f"Site {name!r}: expected the shape {self.centredness.shape} for which its centredness was chosen; "
-                f"found {fn.shape()}. Choose it again for these data."
+                f"Site {name!r}: expected the shape {self.centredness.shape} for which its weights were chosen; "
+                f"found {fn.shape()}. Choose them again for these data."
             )
         base = _base(fn)
         family: type = dist.Normal if is_log(fn) else type(base)
@@ -83,7 +83,7 @@ class PartialNonCentring(Reparam):
         return None, jnp.exp(value) if is_log(fn) else value
 
     def free(self, value, location, scale):
-        """Return x for a value u."""
+        """Return x for a value u and the location and scale of its prior."""
         return self.centredness * location + (scale / self.reference) ** (self.centredness - 1.0) * (value - location)
 
 
@@ -123,8 +123,8 @@ def with_partial_centring(program: Callable, arrays: Mapping[str, np.ndarray]) -
 def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tuple[int, ...]]:
     """Return the location-scale sites whose location or scale depends on another latent, with their shapes.
 
-    Masked and scaled sites and those in a subsampled plate are excluded: their density is not that of their
-    distribution. So are sites whose name begins with an underscore, which the program has reparametrised already.
+    Sites that are masked, scaled or in a subsampled plate are excluded, because their density is not that of their
+    distribution, and sites whose name begins with an underscore, which the program has already reparametrised.
 
     Raises
     ------
@@ -136,8 +136,8 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
     def parameter_tangents(key):
         key_values, key_tangents = jax.random.split(key)
         seeded = handlers.seed(program, key_values)
-        drawn = handlers.substitute(seeded, substitute_fn=init_to_sample())  # has a value for improper priors too
-        trace = handlers.trace(drawn).get_trace(*args)
+        substituted = handlers.substitute(seeded, substitute_fn=init_to_sample())  # has a value for improper priors too
+        trace = handlers.trace(substituted).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         for name, site in free.items():
             has_location_scale = _has_location_scale(site["fn"]) and not site.get("_control_flow_done")
@@ -158,7 +158,7 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
 
     # Under jit: one compilation, instead of one per operation.
     derivatives = jax.device_get(jax.jit(parameter_tangents)(key))
-    # An integer, as in Normal(0, 5), has a derivative without numbers.
+    # The derivative of an integer, as in Normal(0, 5), has the type float0.
     return {
         name: shape
         for name, shape in candidates.items()

@@ -2,7 +2,7 @@
 
 Let a latent u have a Gaussian prior of location m and scale t, and let the data have Fisher information I about it (the
 curvature of the log likelihood). To first order around t = t0, the mean and the width of the posterior of the
-reparametrised x (see `location_scale`) are independent of m and t if the centredness is
+reparametrised x (see `location_scale`) are independent of m and t if the weight is
 
     c = t^2 I / (1 + t^2 I).
 
@@ -33,8 +33,8 @@ from hbm_jax.inference.sampler.target import StartError
 MAX_ROUNDS = 6
 SETTLED = 0.1  # largest change of any weight between rounds at which the choice has converged
 MODE_STEPS = 200
-PILOT_TREE_DEPTH = 5  # a poorly parametrised pilot builds long trees, and it needs no independent draws
-PILOT = 0x70696C6F  # folded into the seed's key for the pilot; a small number would repeat the key of a chain
+PILOT_TREE_DEPTH = 5  # limits the long trees of a poor parametrisation; independent draws are not needed
+PILOT = 0x70696C6F  # folded into the key of the seed; a small number would repeat the key of a chain
 NEAR = 0.05  # distance of the weight from 0 or 1 below which the table says non-centred or centred
 
 
@@ -142,14 +142,14 @@ def choose_centering(
         params = pilot.mode(forms, key_start)
         # First choice from the curvature at the mode: well-measured latents need long trees if non-centred.
         repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_pilots, *x.shape)), params)
-        draws = jax.device_get(pilot.look(forms, repeated))
+        draws = jax.device_get(pilot.evaluate(forms, repeated))
         forms, _ = pilot.choose(forms, draws, key_rounds)
         params = pilot.last(forms, repeated, draws)
         for num_rounds in range(1, MAX_ROUNDS + 1):
             previous = forms
             key_run, key_probes = jax.random.split(jax.random.fold_in(key_rounds, num_rounds))
             params, diverging = pilot.run(forms, params, key_run)
-            draws = jax.device_get(pilot.look(forms, params))
+            draws = jax.device_get(pilot.evaluate(forms, params))
             forms, information = pilot.choose(forms, draws, key_probes)
             params = pilot.last(forms, params, draws)
             pairs = zip(previous, forms, strict=True)
@@ -170,11 +170,11 @@ class Pilot:
     def __init__(self, program: Callable, args: tuple, num_warmup: int, num_pilots: int):
         self.program, self.args = program, args
         self.num_warmup, self.num_pilots = num_warmup, num_pilots
-        self.mode, self.run, self.look = Compiled(self._mode), Compiled(self._run), Compiled(self._evaluate)
+        self.mode, self.run, self.evaluate = Compiled(self._mode), Compiled(self._run), Compiled(self._evaluate)
         self.curvature = jax.jit(self._curvature, static_argnums=0)
 
     def _mode(self, forms, key):
-        """Approach the joint mode of the unconstrained parameters, from the prior median.
+        """Return parameters near the joint mode of the unconstrained parameters, searched from the prior median.
 
         The mode exists for the non-centred program; centred, the density is unbounded at a scale of zero. A chain
         started from the prior instead can end at a scale so small that the data no longer influence it.
@@ -213,11 +213,11 @@ class Pilot:
             return state, (state.z, state.diverging)
 
         state = kernel.init(key, self.num_warmup, params, (), {})
-        _, drawn = jax.lax.scan(step, state, length=self.num_warmup + self.num_pilots)
-        return jax.tree.map(lambda x: x[self.num_warmup :], drawn)
+        _, draws = jax.lax.scan(step, state, length=self.num_warmup + self.num_pilots)
+        return jax.tree.map(lambda x: x[self.num_warmup :], draws)
 
     def _evaluate(self, forms, params):
-        """Return, at each draw, the other latents, and value, location and scale of each reparametrised site."""
+        """Return, for each draw, value, location and scale of each reparametrised site, and the other latents."""
 
         def at_draw(params):
             recentred = Recentred(self.program, forms)
@@ -252,28 +252,28 @@ class Pilot:
     def choose(self, forms, draws, key):
         """Return new reparametrisations, chosen from the last site to the first, and each element's information."""
         scales = {form.site: draws["groups"][form.site][2] for form in forms}
-        chosen = {
+        new_forms = {
             name: PartialNonCentring(name, np.ones(scale.shape[1:]), np.exp(np.log(scale).mean(axis=0)))
             for name, scale in scales.items()
         }
         keys = jax.random.split(key, self.num_pilots)
-        for name, form in chosen.items():
+        for name, form in new_forms.items():
             if not np.isfinite(form.reference).all():
                 raise StartError(
                     f"centre: expected a pilot run with finite scales; found NaN or infinity for {name!r}."
                 )
         information = {}
-        for name in reversed(chosen):  # in the program, sites that depend on a site come after it
-            curvatures = np.asarray(self.curvature(chosen[name].helper, tuple(chosen.values()), draws, keys))
+        for name in reversed(new_forms):  # the program samples dependent sites later
+            curvatures = np.asarray(self.curvature(new_forms[name].helper, tuple(new_forms.values()), draws, keys))
             # Averaged first, because with interacting elements the estimate from a single draw is noisy.
             information[name] = np.ma.filled(np.ma.masked_invalid(curvatures).mean(axis=0), np.nan)
             precision_ratio = scales[name] ** 2 * np.maximum(information[name], 0.0)
             centredness = np.nan_to_num((precision_ratio / (1.0 + precision_ratio)).mean(axis=0))
-            chosen[name] = PartialNonCentring(name, centredness, chosen[name].reference)
-        return tuple(chosen.values()), information
+            new_forms[name] = PartialNonCentring(name, centredness, new_forms[name].reference)
+        return tuple(new_forms.values()), information
 
     def last(self, forms, params, draws):
-        """Return the last draw, unconstrained, in a new parametrisation."""
+        """Return the last draw, unconstrained, in the parametrisation of ``forms``."""
         helpers = {form.helper: form.free(*(part[-1] for part in draws["groups"][form.site])) for form in forms}
         return {name: helpers.get(name, value[-1]) for name, value in params.items()}
 

@@ -23,6 +23,7 @@ import pandas as pd
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.batch.fit_each import INTERRUPTED, fit_each
+from hbm_jax.inference.batch.results import element_labels
 from hbm_jax.inference.criticism.rank_tests import LEVEL, RANKS, Detectable, detectable_errors, judge_ranks
 from hbm_jax.inference.criticism.replicates import LOG_LIKELIHOOD, Replicates
 from hbm_jax.inference.results import describe, provenance
@@ -44,8 +45,9 @@ class Calibration:
         Rank of the true value, 0 to 99, of each parameter (columns) in each replicate (rows).
     table : pandas.DataFrame
         One row per parameter: ``p``, the p-value of uniform ranks, combined from tests of the mean and the mean square
-        of their normal scores and of the ECDF; ``bias`` and ``width`` of the posteriors, were they normal: distance
-        from the right place in standard deviations, expected 0, and ratio to the right width, expected 1; ``verdict``.
+        of their normal scores and of the ECDF; ``bias`` and ``width``, for normal posteriors their displacement in
+        standard deviations (0 if calibrated) and the ratio of their width to the right one (1 if calibrated);
+        ``verdict``.
     num_failed : int
         Number of replicates without a usable posterior. Their ranks are included where there are draws.
     run : dict
@@ -59,12 +61,12 @@ class Calibration:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the ranks of all parameters are uniform, at a family-wise level of 1 %."""
+        """True if the ranks of all parameters are uniform, at a family-wise level of 1 %."""
         return not (self.table["p"] < LEVEL / len(self.table)).any()
 
     @property
     def detectable(self) -> Detectable:
-        """Smallest errors of one posterior that so many replicates find with a probability of 90 %."""
+        """Smallest errors of one posterior that this number of replicates detects with a probability of 90 %."""
         return detectable_errors(len(self.ranks), len(self.table))
 
     def __str__(self):
@@ -137,9 +139,9 @@ def calibrate(
     program : callable
         A model of hbm_jax or any NumPyro program.
     *args
-        Arguments of the program: the design. The values of observed sites are replaced by simulated ones. Anything else
-        that the program computes from the observations, such as a prior from their scatter, would still use those in
-        ``args`` and make the test invalid.
+        Arguments of the program: the design. The values of observed sites are replaced by simulated ones. Other
+        quantities that the program computes from the observations, such as a prior from their scatter, would still be
+        those of ``args`` and make the test invalid.
     num_replicates : int
         Number of simulated data sets, 20 or more.
     seed : int
@@ -202,7 +204,7 @@ def calibrate(
         **options,
     )
     if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
-        # The replicates that finish first are the easy ones: their ranks alone would not be uniform.
+        # Replicates that converge quickly finish first, and their ranks alone are not uniform.
         raise Interrupted(f"calibrate: interrupted with {len(fits.kept)} of {num_replicates} replicates done.")
     true_values, true_sites = {name: truths[name] for name in parameters}, {name: name for name in parameters}
     if design.density_label is not None:
@@ -226,14 +228,13 @@ def _require_options(num_replicates: int, options: Mapping[str, Any]) -> None:
 
 
 def _ranks(kept: Mapping[int, Mapping[str, np.ndarray]], true_values, sites, seed: int) -> pd.DataFrame:
-    """Return `Calibration.ranks` of true values by label among the kept draws of the site of each."""
+    """Return `Calibration.ranks` of true values by label; ``sites`` has the site of the kept draws for each label."""
     rng = np.random.default_rng(seed)
     columns: dict[str, np.ndarray | None] = {}
     replicates = sorted(kept)
     for name, values in true_values.items():
         draws, values = np.stack([_thinned(kept[i][sites[name]]) for i in replicates]), values[replicates]
-        for index in np.ndindex(values.shape[1:]):
-            label = f"{name}[{', '.join(map(str, index))}]" if index else name
+        for label, index in zip(element_labels(name, values.shape[1:]), np.ndindex(values.shape[1:]), strict=True):
             columns[label] = _rank(draws[(slice(None), slice(None), *index)], values[(slice(None), *index)], rng)
     return pd.DataFrame({name: ranks for name, ranks in columns.items() if ranks is not None}, index=replicates)
 

@@ -13,9 +13,8 @@ from hbm_jax.inference.criticism.evidence import Evidence, evidence
 from hbm_jax.inference.criticism.leave_out import Loo, loo
 from hbm_jax.inference.results import Fit
 
-SMALL_DIFFERENCE = (
-    4.0  # elpd differences below this are negligible whatever their error: Sivula et al. 2025, arXiv:2008.10296
-)
+# Differences of elpd below this are negligible, whatever their error (Sivula et al. 2025, arXiv:2008.10296).
+SMALL_DIFFERENCE = 4.0
 SURE = 2.0  # standard errors below which a difference is not significant
 ROUNDING = 1e-6  # relative difference allowed between the observations of two fits, for float32
 
@@ -30,8 +29,8 @@ class Comparison:
         One row per model, the best first: ``elpd``; ``se``, its standard error; ``p``, the effective number of
         parameters; ``elpd_diff``, the difference to the best model (zero or negative); ``dse``, the standard error of
         this difference, from paired units; ``weight``, for stacking of predictive distributions (Yao et al. 2018);
-        ``num_bad_k``, the number of units with a bad Pareto k; ``log_evidence`` and ``log_evidence_error``, NaN where
-        there is none.
+        ``num_bad_k``, the number of units with a bad Pareto k; ``log_evidence`` and ``log_evidence_error``, NaN if the
+        evidence was not computed.
     loos : dict of str to Loo
         Leave-one-out results of the models.
     evidences : dict of str to Evidence
@@ -51,29 +50,30 @@ class Comparison:
         text = f"{best} predicts best; {'; '.join(clauses)}."
         num_bad = self.table["num_bad_k"]
         if num_bad.any():
-            listed = ", ".join(f"{name} ({count})" for name, count in num_bad[num_bad > 0].items())
-            text += f" Not reliable: units with a bad Pareto k in {listed}; see the `loos` of these models."
+            counts = ", ".join(f"{name} ({count})" for name, count in num_bad[num_bad > 0].items())
+            text += f" Not reliable: units with a bad Pareto k in {counts}; see the `loos` of these models."
         return " ".join(
-            [text, *self._of_evidences(), *(f"No evidence of {n}: {r}" for n, r in self.no_evidence.items())]
+            [text, *self._evidence_clauses(), *(f"No evidence of {n}: {r}" for n, r in self.no_evidence.items())]
         )
 
-    def _of_evidences(self) -> list[str]:
-        """Say which evidence is largest, by how much, and the priors of which parameters this depends on."""
+    def _evidence_clauses(self) -> list[str]:
+        """Return a sentence that compares the evidences; an empty list if there are fewer than two."""
         if len(self.evidences) < 2:
             return []
         best, *others = sorted(self.evidences, key=lambda name: -self.evidences[name].log_evidence)
         clauses = []
         for name in others:
-            first, second = self.evidences[best], self.evidences[name]
-            error = np.hypot(first.error, second.error)
-            clause = f"that of {name} is lower by {first.log_evidence - second.log_evidence:.2f} ± {error:.2g}"
-            differing = sorted(set(first.table.index) ^ set(second.table.index))
+            largest, smaller = self.evidences[best], self.evidences[name]
+            error = np.hypot(largest.error, smaller.error)
+            clause = f"that of {name} is lower by {largest.log_evidence - smaller.log_evidence:.2f} ± {error:.2g}"
+            differing = sorted(set(largest.table.index) ^ set(smaller.table.index))
             if differing:
                 clause += f", which depends on the widths of the priors of {', '.join(differing)}"
             clauses.append(clause)
         return [f"{best} has the largest log evidence; {'; '.join(clauses)}."]
 
-    def _clause(self, name):
+    def _clause(self, name) -> str:
+        """Return a clause that compares the elpd of a model with the best."""
         difference, error = -self.table.loc[name, "elpd_diff"], self.table.loc[name, "dse"]
         if difference < SMALL_DIFFERENCE:
             comment = "a negligible difference"
@@ -96,7 +96,7 @@ def compare(
     site, group
         As in `loo`.
     with_evidence : bool
-        Whether to compute the `evidence` of each fit too; not of results of `loo`.
+        Whether to compute also the `evidence` of each fit; results of `loo` have none.
 
     Returns
     -------

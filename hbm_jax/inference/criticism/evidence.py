@@ -16,15 +16,16 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.criticism.pointwise import CHUNK, program_of
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, is_observation, prior_value
 
 DRAWS_PER_PARAMETER = 10  # draws in the first halves of the chains, from which the covariance is estimated
-NUM_PRIOR_DRAWS = 1000
+NUM_PRIOR_DRAWS = 1000  # from which the widths of the priors are computed
 MAX_SIZE = 20  # elements of the largest site in `Evidence.table`; this leaves out the latents of a large population
-NOTABLE_ERROR = 0.1
-INTERVAL = (0.16, 0.84)
+NOTABLE_ERROR = 0.1  # error of the log evidence above which a note is written
+INTERVAL = (0.16, 0.84)  # quantiles whose distance is twice a width
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Evidence:
     num_draws, num_parameters : int
         Number of posterior draws, and of unconstrained parameters.
     table : pandas.DataFrame
-        One row per parameter: ``prior_width`` and ``posterior_width``, half the 68 % interval of each, and ``ratio``,
-        the first over the second. If the ratio is large, a prior k times as wide lowers `log_evidence` by ln k.
+        One row per parameter: ``prior_width`` and ``posterior_width``, half of the 68 % intervals, and their ``ratio``.
+        If the ratio is large, a prior k times as wide lowers `log_evidence` by ln k.
     notes : tuple of str
         Remarks for the reader, one clause each.
     """
@@ -59,8 +60,8 @@ class Evidence:
             "on the widths of the priors: one k times as wide lowers it by ln k if the data determine the parameter"
         )
         narrowest = self.table["ratio"].sort_values(ascending=False)
-        listed = ", ".join(f"{name} ({ratio:.2g})" for name, ratio in narrowest[narrowest > 2].head(5).items())
-        text += f". Priors are wider than posteriors, by factors, for {listed}." if listed else "."
+        wide_priors = ", ".join(f"{name} ({ratio:.2g})" for name, ratio in narrowest[narrowest > 2].head(5).items())
+        text += f". Priors are wider than posteriors, by factors, for {wide_priors}." if wide_priors else "."
         return " ".join([text, *(f"Note: {note}." for note in self.notes)])
 
 
@@ -83,7 +84,7 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
     Raises
     ------
     TypeError
-        If ``fit`` is no `Fit`, such as the result of `fit_each`, which keeps no draws of the latents.
+        If ``fit`` is not a `Fit`, such as the result of `fit_each`, which keeps no draws of the latents.
     ValueError
         If the fit was loaded without its program or with another one; if it has no data, an improper prior, a masked
         latent, or a site scaled by `numpyro.handlers.scale`; if there are fewer than 20 draws for each unconstrained
@@ -92,14 +93,14 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
     Notes
     -----
     The optimal bridge of Meng & Wong (1996, Statistica Sinica 6, 831) between the posterior, in unconstrained
-    parameters, and a normal proposal. Mean and covariance are those of the first halves of the chains; the bridge uses
-    the second halves. The posterior is made symmetric about the mean, which leaves its integral and removes skewness
+    parameters, and a normal proposal, with the mean and covariance of the first halves of the chains; the bridge uses
+    the second halves. The posterior is made symmetric about the mean, which preserves its integral and removes skewness
     (Warp-III, Meng & Schilling 2002, JCGS 11, 552; Gronau et al. 2017, J. Math. Psychol. 81, 80). The error is that of
-    Fruehwirth-Schnatter (2004, Econometrics Journal 7, 143). It is right if the chains cover the posterior.
+    Fruehwirth-Schnatter (2004, Econometrics Journal 7, 143); it is valid if the chains cover the posterior.
 
-    Terms of `numpyro.factor` are part of the likelihood as they are, without constants that they leave out, and so are
-    observed sites: a statistic of counts that omits a function of the counts omits it here. Only differences between
-    models of the same data are of interest, and these are not affected.
+    The likelihood is the product of observed sites and `numpyro.factor` terms as they are. Constants that they omit,
+    such as a function of the counts in a statistic, are missing in the evidence, but cancel in differences between
+    models of the same data.
 
     Examples
     --------
@@ -159,6 +160,11 @@ def bridge(
         Other draws, for the bridge. As many proposals are drawn.
     rng : numpy.random.Generator
         Generator of the proposals.
+
+    Raises
+    ------
+    ValueError
+        If the covariance of the first draws is singular, or the density is not finite at all second draws.
     """
     num_chains, num_draws, size = second.shape
     mean = first.mean(axis=0)
@@ -179,18 +185,18 @@ def bridge(
         return log_sum - np.log(2.0) + log_det - log_normal
 
     flat = (second - mean).reshape(-1, size)
-    of_draws = log_ratio(solve_triangular(factor, flat.T, lower=True).T)
-    of_proposals = log_ratio(rng.normal(size=(len(flat), size)))
-    if not np.isfinite(of_draws).all():
+    draw_ratios = log_ratio(solve_triangular(factor, flat.T, lower=True).T)
+    proposal_ratios = log_ratio(rng.normal(size=(len(flat), size)))
+    if not np.isfinite(draw_ratios).all():
         raise ValueError(
-            f"evidence: expected a finite density at all draws; found {(~np.isfinite(of_draws)).sum()} others."
+            f"evidence: expected a finite density at all draws; found {(~np.isfinite(draw_ratios)).sum()} others."
         )
-    ess = float(array_stats.ess(of_draws.reshape(num_chains, num_draws), chain_axis=0, draw_axis=1, method="mean"))
+    ess = float(array_stats.ess(draw_ratios.reshape(num_chains, num_draws), chain_axis=0, draw_axis=1, method="mean"))
     fraction = ess / (ess + len(flat))  # of the bridge that belongs to the posterior
     shift = np.log(fraction / (1.0 - fraction))
 
     def terms(log_integral):
-        return expit(of_proposals - log_integral + shift) / fraction, expit(log_integral - of_draws - shift) / (
+        return expit(proposal_ratios - log_integral + shift) / fraction, expit(log_integral - draw_ratios - shift) / (
             1 - fraction
         )
 
@@ -198,7 +204,7 @@ def bridge(
         proposals, draws = terms(log_integral)
         return draws.mean() - proposals.mean()
 
-    finite = np.concatenate([of_draws, of_proposals[np.isfinite(of_proposals)]])
+    finite = np.concatenate([draw_ratios, proposal_ratios[np.isfinite(proposal_ratios)]])
     log_integral = brentq(imbalance, finite.min() - 50.0, finite.max() + 50.0, xtol=1e-9)
     proposals, draws = terms(log_integral)
     ess = float(array_stats.ess(draws.reshape(num_chains, num_draws), chain_axis=0, draw_axis=1, method="mean"))
@@ -211,17 +217,12 @@ def _batched(potential: Callable, chunk: int) -> Callable[[np.ndarray], np.ndarr
     if chunk < 1:
         raise ValueError(f"chunk: expected 1 or more at a time; found {chunk}.")
     run = jax.jit(jax.vmap(lambda flat: -potential(flat)))
-
-    def log_density(positions):
-        rows = np.minimum(np.arange(-(-len(positions) // chunk) * chunk), len(positions) - 1).reshape(-1, chunk)
-        return np.concatenate([np.asarray(run(positions[indices])) for indices in rows])[: len(positions)]
-
-    return log_density
+    return lambda positions: map_in_chunks(run, chunk, positions)
 
 
 def _require_normalised(program: Callable, args: tuple) -> list[str]:
     """Return the names of factors; raise ValueError if a prior is not normalised or nothing is observed."""
-    found: dict[str, list[str]] = {"observed": [], "factors": []}
+    sites: dict[str, list[str]] = {"observed": [], "factors": []}
 
     def record(key):
         seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
@@ -231,7 +232,7 @@ def _require_normalised(program: Callable, args: tuple) -> list[str]:
             if site["scale"] is not None:
                 raise ValueError(f"evidence: expected a density without numpyro.handlers.scale; found it at {name!r}.")
             if site["is_observed"]:
-                found["observed" if is_observation(site) else "factors"].append(name)
+                sites["observed" if is_observation(site) else "factors"].append(name)
             elif problem := _improper(site["fn"]):
                 raise ValueError(
                     f"evidence: expected proper priors, because an improper one has no evidence; found {problem} of "
@@ -240,13 +241,13 @@ def _require_normalised(program: Callable, args: tuple) -> list[str]:
         return 0
 
     jax.eval_shape(record, jax.random.key(0))
-    if not any(found.values()):
+    if not any(sites.values()):
         raise ValueError("evidence: expected a program with data; found no observed site, so that the evidence is 1.")
-    return [name for name in found["factors"] if not name.startswith("_")]
+    return [name for name in sites["factors"] if not name.startswith("_")]
 
 
 def _improper(fn: Any) -> str:
-    """Return why a distribution does not integrate to one; empty if it does."""
+    """Describe the part of a prior that does not integrate to one; empty if it does."""
     while fn is not None:
         if isinstance(fn, dist.ImproperUniform):
             return "the improper prior"
@@ -278,7 +279,7 @@ def _widths(program: Callable, args: tuple, fit: Fit) -> pd.DataFrame:
         posterior = variable.to_numpy().reshape(-1, draws.shape[-1])
         labels = [name] if variable.ndim == 2 else [f"{name}[{k}]" for k in range(draws.shape[-1])]
         for label, *columns in zip(labels, draws.T, posterior.T, strict=True):
-            wide, narrow = (float(np.diff(np.nanquantile(column, INTERVAL))[0] / 2.0) for column in columns)
-            if wide > 0 and narrow > 0:
-                rows[label] = {"prior_width": wide, "posterior_width": narrow, "ratio": wide / narrow}
+            widths = [float(np.diff(np.nanquantile(column, INTERVAL))[0] / 2.0) for column in columns]
+            if all(width > 0 for width in widths):
+                rows[label] = [*widths, widths[0] / widths[1]]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["prior_width", "posterior_width", "ratio"])

@@ -59,7 +59,7 @@ def leave_groups_out(program: Callable, data: Any, groups: Sequence, *, site: st
 
 
 class _MaskedProgram:
-    """A program whose observed site is masked; the mask is an argument."""
+    """Program with a mask of an observed site as second argument."""
 
     def __init__(self, program, site):
         self.program, self.site = program, site
@@ -69,11 +69,12 @@ class _MaskedProgram:
         return self.bind_each([(data, used)])[0]
 
     def bind_each(self, objects):
-        """Bind the data, which are those of every object, once."""
+        """Bind the data once, because they are the same for every object."""
         (bound,) = bound_args(self.program, objects[0][:1])
         return [(bound, used) for _, used in objects]
 
     def __call__(self, bound):
+        """Run the program with bound data and the mask."""
         data, used = bound
         with _MaskSite(self.site, used):
             self.program(data)
@@ -87,6 +88,7 @@ class _MaskSite(Messenger):
         self.site, self.used = site, used
 
     def process_message(self, msg):
+        """Mask the site; raise ValueError if the mask does not have its shape."""
         if msg["type"] == "sample" and msg["name"] == self.site:
             if msg["fn"].batch_shape != np.shape(self.used):
                 raise ValueError(

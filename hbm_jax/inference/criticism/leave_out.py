@@ -64,7 +64,7 @@ class Loo:
 
     @property
     def p(self) -> float:
-        """Effective number of parameters: log density of the data as fitted, minus as predicted by `elpd`."""
+        """Effective number of parameters: log predictive density of the data within the fit, minus `elpd`."""
         return float(self.elpd_data.p)
 
     @property
@@ -80,7 +80,7 @@ class Loo:
 
     @property
     def reliable(self) -> bool:
-        """Whether the predictive densities of all units are reliable."""
+        """True if the predictive densities of all units are reliable."""
         return self.bad.empty
 
     def __str__(self):
@@ -95,10 +95,10 @@ class Loo:
             verdict += f"with Pareto k below {self.good_k:.2f}."
             verdict += "" if num_refitted else f" The largest is {self.table['pareto_k'][worst]:.2f}, of {worst}."
         else:
-            listed = [f"{name} ({k:.2f})" for name, k in self.bad["pareto_k"].head(NAMED).items()]
-            more = f" and {len(self.bad) - NAMED} more" if len(self.bad) > NAMED else ""
+            units = [f"{name} ({k:.2f})" for name, k in self.bad["pareto_k"].head(NAMED).items()]
+            rest = f" and {len(self.bad) - NAMED} more" if len(self.bad) > NAMED else ""
             verdict = (
-                f"Not reliable: Pareto k is above {self.good_k:.2f} for {len(self.bad)}: {', '.join(listed)}{more}. "
+                f"Not reliable: Pareto k is above {self.good_k:.2f} for {len(self.bad)}: {', '.join(units)}{rest}. "
                 "The posterior without them differs too much. Inspect their data first. Then try: "
                 f"{_advice(self)}"
             )
@@ -106,6 +106,7 @@ class Loo:
 
 
 def _advice(result: Loo) -> str:
+    """Return suggestions for a result that is not reliable."""
     suggestions = []
     if any("are sampled" in note for note in result.notes):
         suggestions.append("integrate the latents out;")
@@ -165,21 +166,21 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
     >>> print(loo(fit, group="survey"))  # doctest: +SKIP
     """
     values, observed = pointwise(fit, chunk, num_draws)
-    chosen, sites = choose_sites(values, site)
+    total, sites = choose_sites(values, site)
     correlated = [name for name in sites if values[name].attrs.get("correlated")]
     if correlated and group is not None:
         raise ValueError(
             f"loo: expected no groups for {', '.join(correlated)}, whose elements are correlated: densities given all "
             "others do not add up to those of groups. Fit the data without each group instead."
         )
-    units = into_units(chosen, group, fit)
+    units = into_units(total, group, fit)
     log_likelihood = units.log_likelihood
     finite = np.isfinite(log_likelihood).all(axis=(0, 1))
     if not finite.all():
-        first = units.labels[int(np.argmin(finite))]
+        first_label = units.labels[int(np.argmin(finite))]
         raise ValueError(
             f"loo: expected finite log likelihoods; found {int((~finite).sum())} {units.name} with NaN or infinity, "
-            f"the first being {first}."
+            f"the first being {first_label}."
         )
     notes = _notes(values, sites, units, group is not None)
     informative = np.ptp(log_likelihood, axis=(0, 1)) > 0
@@ -224,6 +225,7 @@ def _psis(log_likelihood, units):
 
 
 def _notes(values, sites, units, grouped) -> list[str]:
+    """Return notes on the sites, their latents and correlations, and on factors."""
     notes = []
     if len(sites) > 1:
         notes.append(f"{', '.join(sites)} are left out together")

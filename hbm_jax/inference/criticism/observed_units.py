@@ -1,11 +1,13 @@
-"""Units of leave-one-out: single observations or groups of them, with labels."""
+"""Units of leave-one-out cross-validation: single observations or groups of them, with labels."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 from hbm_jax.inference.results import Fit
+from hbm_jax.inference.verdict import dimension_labels
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Units:
     members: tuple[np.ndarray, ...]
     counts: np.ndarray
 
-    def only(self, chosen) -> "Units":
-        """Return the units selected by a mask."""
-        rows = np.flatnonzero(chosen)
+    def only(self, mask) -> "Units":
+        """Return the units selected by a mask, (unit,) of bool."""
+        rows = np.flatnonzero(mask)
         members = tuple(self.members[i] for i in rows) if self.members else ()
         labels = [self.labels[i] for i in rows]
         return replace(
@@ -58,10 +60,12 @@ def choose_sites(values: xr.Dataset, site: str | None) -> tuple[xr.DataArray, tu
         names = (site,)
     shapes = {name: tuple(values[name].sizes.items())[2:] for name in names}
     if len(set(shapes.values())) > 1:
-        listed = "; ".join(
+        descriptions = "; ".join(
             f"{name} over ({', '.join(f'{dim}: {size}' for dim, size in shape)})" for name, shape in shapes.items()
         )
-        raise ValueError(f"loo: expected observed sites with the same dimensions, or site= to choose; found {listed}.")
+        raise ValueError(
+            f"loo: expected observed sites with the same dimensions, or site= to choose; found {descriptions}."
+        )
     if not shapes[names[0]]:
         raise ValueError(
             f"loo: expected one log likelihood for each object; found a single one for all data of {', '.join(names)}. "
@@ -77,9 +81,8 @@ def into_units(values: xr.DataArray, group, fit: Fit) -> Units:
     """Sum log likelihoods (chain, draw, ...) into units, single entries or groups."""
     dims = [str(dim) for dim in values.dims[2:]]
     if group is None:
-        shape = values.shape[2:]
-        axes = [_distinct_labels(values, dim) for dim in dims]
-        labels = [", ".join(axis[i] for axis, i in zip(axes, index, strict=True)) for index in np.ndindex(*shape)]
+        axes = [dimension_labels(values, dim) for dim in dims]
+        labels = [", ".join(entry) for entry in itertools.product(*axes)]
         log_likelihood = values.to_numpy().reshape(*values.shape[:2], -1)
         is_one_dimensional = len(dims) == 1
         members = tuple(np.array([i]) for i in range(len(labels))) if is_one_dimensional else ()
@@ -101,7 +104,7 @@ def _group_labels(values, dims, group, fit) -> tuple[str, np.ndarray, str]:
     sizes = {dim: values.sizes[dim] for dim in dims}
     if isinstance(group, str):
         if group in dims:
-            return group, np.asarray(_distinct_labels(values, group)), group
+            return group, np.asarray(dimension_labels(values, group)), group
         stored = fit.tree["constant_data"].to_dataset() if "constant_data" in fit.tree else {}
         for source in (values.coords, stored):
             if group in source:
@@ -126,9 +129,3 @@ def _group_labels(values, dims, group, fit) -> tuple[str, np.ndarray, str]:
             f"{labels.shape}."
         )
     return name, labels, matching_dims[0]
-
-
-def _distinct_labels(values, dim) -> list[str]:
-    """Return the labels of a dimension as distinct strings."""
-    texts = [str(label) for label in (values[dim].to_numpy() if dim in values.coords else range(values.sizes[dim]))]
-    return texts if len(set(texts)) == len(texts) else [f"{text} ({i})" for i, text in enumerate(texts)]

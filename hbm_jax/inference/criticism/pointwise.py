@@ -10,6 +10,7 @@ import xarray as xr
 from numpyro import handlers
 
 from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.program import bound_args, coords_of, dims_of
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, is_observation, plate_dims
@@ -90,6 +91,7 @@ class Replay:
         return handlers.trace(handlers.substitute(handlers.seed(self.program, key), latent)).get_trace(*args)
 
     def _inspect(self) -> Structure:
+        """Return the structure of the program, from a trace at the first draw."""
         structure: dict[str, Any] = {}
 
         def record_sites(flat):
@@ -140,15 +142,12 @@ class Replay:
             )
             # Key data, not keys, so that NumPy can index the rows.
             keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), len(flat))))
-            chunk = min(chunk, len(flat))
-            # All chunks have the same size, so that the function is compiled once.
-            rows = np.minimum(np.arange(-(-len(flat) // chunk) * chunk), len(flat) - 1).reshape(-1, chunk)
-            parts = [jax.device_get(run(flat[indices], keys[indices])) for indices in rows]
-        joined = {name: np.concatenate([part[name] for part in parts])[: len(flat)] for name in parts[0]}
-        return {name: values.reshape(num_chains, draws_per_chain, *values.shape[1:]) for name, values in joined.items()}
+            values = map_in_chunks(run, min(chunk, len(flat)), flat, keys)
+        return {name: value.reshape(num_chains, draws_per_chain, *value.shape[1:]) for name, value in values.items()}
 
 
 def _plates(site) -> tuple[str, ...]:
+    """Return the names of the plates of a site."""
     return tuple(frame.name for frame in site["cond_indep_stack"])
 
 
@@ -159,7 +158,7 @@ def log_prob(site):
 
 
 def correlated(site) -> bool:
-    """Return whether a site is one event of correlated elements that gives the density of each given the others."""
+    """Return whether a site is one event of correlated elements, with a density of each given the others."""
     return hasattr(site["fn"], "log_prob_given_others")
 
 
@@ -224,7 +223,7 @@ def log_likelihood(fit: Fit, *, chunk: int = CHUNK, num_draws: int | None = None
 
 
 def pointwise(fit: Fit, chunk: int = CHUNK, num_draws: int | None = None) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return log likelihood and observed values, as stored in the fit or else computed without storing them."""
+    """Return log likelihood and observed values: those stored in the fit, or computed without storing them."""
     stored = [fit.tree[name].to_dataset() for name in ("log_likelihood", "observed_data") if name in fit.tree]
     if len(stored) == 2:
         shape = (stored[0].sizes["chain"], stored[0].sizes["draw"])

@@ -1,5 +1,6 @@
 """Prior and posterior predictive draws, and draws of latents that were integrated out."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -9,7 +10,8 @@ from numpyro import handlers
 from numpyro.distributions import Unit
 
 from hbm_jax.inference.blinding.blinding import revealed
-from hbm_jax.inference.compilation.constants_as_arguments import compiled
+from hbm_jax.inference.compilation.chunks import map_in_chunks
+from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.criticism.pointwise import program_of
 from hbm_jax.inference.program import bound_args, coords_of, dims_of, integrated_in, recovers, unobserved
 from hbm_jax.inference.results import Fit
@@ -118,8 +120,9 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
     return sampled.merge(recovered)
 
 
-def _evenly_spaced(num_total: int, num_wanted: int) -> np.ndarray:
-    return np.linspace(0, num_total - 1, min(num_wanted, num_total)).round().astype(int)
+def _evenly_spaced(num_total: int, num: int) -> np.ndarray:
+    """Return ``num`` evenly spaced indices of ``num_total`` entries; all if there are fewer."""
+    return np.linspace(0, num_total - 1, min(num, num_total)).round().astype(int)
 
 
 def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
@@ -179,16 +182,17 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
     def run_chunk(seed, rows, values):
         return jax.vmap(run_once)(jax.random.split(jax.random.key(seed), num_draws)[rows], values)
 
-    # All chunks have the same size, so that the function is compiled once.
-    rows = np.minimum(np.arange(-(-num_draws // BATCH) * BATCH), num_draws - 1).reshape(-1, BATCH)
-    inputs = [(seed, chunk, {name: values[chunk] for name, values in (parameters or {}).items()}) for chunk in rows]
-    run = compiled(run_chunk, *inputs[0], compiler_options=QUICK)
-    chunks = [jax.device_get(run(*each)) for each in inputs]
-    sites = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_draws], *chunks)
+    run = Compiled(run_chunk, functools.partial(compiled, compiler_options=QUICK))
+
+    def run_rows(rows):
+        return run(seed, rows, {name: values[rows] for name, values in (parameters or {}).items()})
+
+    sites = map_in_chunks(run_rows, BATCH, np.arange(num_draws))
     return {name: (dims.get(name, []), value) for name, value in sites.items()}
 
 
 def _labelled(sites, dims, coords) -> xr.Dataset:
+    """Return the draws of sites as a Dataset with dimensions and coordinates; first dimension ``sample``."""
     variables = {}
     for name, (plates, value) in sites.items():
         names = list(dims.get(name) or plates)

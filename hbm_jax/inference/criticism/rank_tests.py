@@ -1,9 +1,9 @@
-"""Tests of whether ranks are uniform, and the smallest errors of posteriors that they find.
+"""Tests of the uniformity of ranks, and the smallest errors of posteriors that they detect.
 
-Three tests share the significance level: the mean and the mean square of the normal scores of the ranks, which are the
-most powerful ones against posteriors that are shifted or have the wrong width, if these are normal (they are a z-test
-and the chi-square test of standardised errors, in a form whose distribution does not depend on that of the
-parameters), and the empirical distribution function (ECDF), for all other shapes.
+Three tests share the significance level. The mean and the mean square of the normal scores of the ranks are the most
+powerful tests for normal posteriors that are shifted or have the wrong width: a z-test and the chi-square test of
+standardised errors, in a form whose distribution does not depend on that of the parameters. The empirical distribution
+function (ECDF) is for all other shapes.
 """
 
 import functools
@@ -33,12 +33,12 @@ SKEWNESS_OF_SQUARE = float(stats.skew(SCORES**2))
 
 
 class Detectable(NamedTuple):
-    """Smallest errors of the posterior of one quantity that a calibration finds with a probability of 90 %.
+    """Smallest errors of the posterior of one quantity that a calibration detects with a probability of 90 %.
 
     Attributes
     ----------
     bias : float
-        Distance of the posterior from its right place, in posterior standard deviations.
+        Displacement of the posterior, in posterior standard deviations.
     narrow, wide : float
         Ratio of the width of the posterior to the right one, below and above 1.
     """
@@ -73,7 +73,7 @@ def judge_ranks(ranks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     histograms = np.stack([np.bincount(column, minlength=RANKS) for _, column in ranks.items()])
     p, location_z, _ = p_values(histograms, seed)
-    # About their mean, because the scores of shifted posteriors are far from 0 as well.
+    # The variance is about the mean, because scores of shifted posteriors are also far from 0.
     bias = -(histograms @ SCORES) / len(ranks)
     variance = histograms @ SCORES**2 / len(ranks) - bias**2
     width_z = (variance - MEAN_SQUARE) / (SD_OF_SQUARE / np.sqrt(len(ranks)))
@@ -91,12 +91,12 @@ def judge_ranks(ranks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def p_values(histograms: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test histograms of ranks (set, rank), of equal numbers of ranks.
+    """Test histograms of ranks (set, rank), all of the same number of ranks.
 
     Returns
     -------
     p : (set,)
-        Combined p-values; at most uniform, as Bonferroni's are.
+        Combined p-values, conservative like those of Bonferroni.
     location_z, width_z : (set,)
         Normal deviates of the mean and of the mean square of the normal scores.
     """
@@ -107,7 +107,7 @@ def p_values(histograms: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def _score_tests(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `p_values` of the normal scores alone, at most 1, in their shares of the level."""
+    """Return `p_values` from the normal scores alone, at most 1, divided by their shares of the level."""
     num_replicates = int(histograms[0].sum())
     location_z = histograms @ SCORES / np.sqrt(num_replicates * MEAN_SQUARE)
     excess = (histograms @ SCORES**2 / num_replicates - MEAN_SQUARE) / (SD_OF_SQUARE / np.sqrt(num_replicates))
@@ -119,7 +119,7 @@ def _score_tests(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _describe(p, location_z, width_z) -> str:
-    """Name the error of a posterior that fails."""
+    """Describe the error of a posterior that fails."""
     if abs(location_z) > 3 and abs(location_z) > abs(width_z):
         return "biased: posteriors lie too " + ("low" if location_z > 0 else "high")
     if width_z > 3:
@@ -131,10 +131,10 @@ def _describe(p, location_z, width_z) -> str:
 
 @functools.lru_cache(maxsize=8)
 def detectable_errors(num_replicates: int, num_quantities: int, seed: int = 0) -> Detectable:
-    """Compute the smallest errors that `judge_ranks` finds in one of several quantities with a probability of 90 %.
+    """Compute the smallest errors in one of several quantities that `judge_ranks` detects with 90 % probability.
 
-    Ranks are simulated of normal posteriors that are shifted, or too narrow or too wide by a factor. The test of the
-    ECDF, which finds hardly any more of these, is left out.
+    Simulated ranks are those of normal posteriors that are shifted, too narrow or too wide. The test of the ECDF is
+    left out, because it detects hardly any more of these errors.
 
     Parameters
     ----------
@@ -145,14 +145,14 @@ def detectable_errors(num_replicates: int, num_quantities: int, seed: int = 0) -
     """
 
     def smallest(probabilities: Callable[[float], np.ndarray]) -> float:
-        def missing(error):
+        def power_deficit(error):
             rng = np.random.default_rng(seed)
             histograms = rng.multinomial(num_replicates, probabilities(error), POWER_SIMULATIONS)
             return POWER - (_score_tests(histograms)[0] < LEVEL / num_quantities).mean()
 
-        if missing(LARGEST_ERROR) > 0:
+        if power_deficit(LARGEST_ERROR) > 0:
             return np.inf
-        return float(brentq(missing, 0.0, LARGEST_ERROR, xtol=1e-3))
+        return float(brentq(power_deficit, 0.0, LARGEST_ERROR, xtol=1e-3))
 
     return Detectable(
         bias=smallest(lambda shift: rank_probabilities(shift, 1.0)),
@@ -167,15 +167,15 @@ def rank_probabilities(shift: float, width: float) -> np.ndarray:
     Parameters
     ----------
     shift : float
-        Distance from the right place in right standard deviations.
+        Displacement in standard deviations of the right posterior.
     width : float
-        Ratio to the right standard deviation.
+        Ratio of the standard deviation to that of the right posterior.
     """
     nodes = (np.arange(NODES) + 0.5) / NODES
     below = np.clip(stats.norm.cdf((stats.norm.ppf(nodes) - shift) / width), 1e-12, 1 - 1e-12)[:, None]
     rank = np.arange(RANKS)
-    log_ways = gammaln(RANKS) - gammaln(rank + 1) - gammaln(RANKS - rank)
-    probabilities = np.exp(log_ways + rank * np.log(below) + (RANKS - 1 - rank) * np.log1p(-below)).mean(axis=0)
+    log_binomial = gammaln(RANKS) - gammaln(rank + 1) - gammaln(RANKS - rank)
+    probabilities = np.exp(log_binomial + rank * np.log(below) + (RANKS - 1 - rank) * np.log1p(-below)).mean(axis=0)
     return probabilities / probabilities.sum()
 
 

@@ -78,8 +78,8 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
         )
     fit_options = {name: fit.run[name] for name in OPTIONS if name in fit.run} | {"seed": fit.run.get("seed", 0) + 1}
     fit_options |= {} if fit.blinding is None else {"blind": fit.blinding}  # its verdict may be among the notes
-    former = without_replaced("refit", options)
-    options["sampler"] = options.get("sampler") or former or sampler_of(fit.run)
+    deprecated = without_replaced("refit", options)
+    options["sampler"] = options.get("sampler") or deprecated or sampler_of(fit.run)
     table, notes = result.table.copy(), list(result.notes)
     for row in bad_rows:
         held_out = np.asarray(result.members[row])

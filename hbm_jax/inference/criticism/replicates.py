@@ -1,4 +1,4 @@
-"""Data sets simulated by a program, with the true values and log densities that calibration ranks."""
+"""Data sets simulated by a program, with true values and log densities for calibration."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ LOG_LIKELIHOOD = "log likelihood"
 
 @dataclass(frozen=True)
 class ReplacedData:
-    """A program with the values of its observed sites as argument.
+    """A program with the values of its observed sites as its argument.
 
     Attributes
     ----------
     program : callable
         The program.
     args : tuple
-        Arguments of the program. Their observations are replaced.
+        Arguments of the program, whose observations are replaced.
     """
 
     program: Callable
@@ -70,7 +70,7 @@ class _WithObservations(Messenger):
 
 @dataclass(frozen=True)
 class Replicates:
-    """Simulated replicates: program and fitted program with their bound arguments, and what their traces show.
+    """Simulated replicates: program and fitted program with bound arguments, and properties of their traces.
 
     Attributes
     ----------
@@ -95,34 +95,34 @@ class Replicates:
         """Bind the arguments and inspect the programs; raise ValueError if data cannot be simulated."""
         bound = bound_args(program, args)
         fitted_bound = bound if fitted is program else bound_args(fitted, args)
-        found: dict[str, Any] = {}
+        structure: dict[str, Any] = {}
 
         def inspect_sites():
             trace, fitted_trace = _trace(program, bound), _trace(fitted, fitted_bound)
             simulated = handlers.trace(handlers.seed(unobserved(program), jax.random.key(0))).get_trace(*bound)
-            found["factors"] = [n for n, site in simulated.items() if _is_factor(site) and not n.startswith("_")]
-            found["data"] = tuple(name for name, site in trace.items() if _is_data(site))
-            found["latents"], found["fitted"] = (
+            structure["factors"] = [n for n, site in simulated.items() if _is_factor(site) and not n.startswith("_")]
+            structure["data"] = tuple(name for name, site in trace.items() if _is_data(site))
+            structure["latents"], structure["fitted"] = (
                 {n for n, s in t.items() if _is_latent(s)} for t in (trace, fitted_trace)
             )
             return 0
 
         with jax.enable_x64(True):
             jax.eval_shape(inspect_sites)
-        if found["factors"]:
+        if structure["factors"]:
             raise ValueError(
                 "calibrate: expected a program whose data can be simulated; found numpyro.factor "
-                f"{found['factors'][0]!r}, which simulated parameters and data do not follow. Write it as a prior or "
-                "as an observed site."
+                f"{structure['factors'][0]!r}, which simulated parameters and data do not follow. Write it as a prior "
+                "or as an observed site."
             )
-        if not found["data"]:
+        if not structure["data"]:
             raise ValueError("calibrate: expected a program with observed sites; found none.")
-        same_latents = found["latents"] == found["fitted"]
-        return cls(program, bound, fitted, fitted_bound, found["data"], same_latents, observing_of(fitted))
+        same_latents = structure["latents"] == structure["fitted"]
+        return cls(program, bound, fitted, fitted_bound, structure["data"], same_latents, observing_of(fitted))
 
     @property
     def density_label(self) -> str | None:
-        """Label of the density that is ranked; None if none is."""
+        """Label of the density that is ranked; None if no density is ranked."""
         if self.observing is not None:
             return LOG_LIKELIHOOD
         return LOG_DENSITY if self.same_latents else None
@@ -132,19 +132,19 @@ class Replicates:
         trace = handlers.trace(handlers.seed(unobserved(self.program), key)).get_trace(*self.args)
         sites = {name: site for name, site in trace.items() if site["type"] in ("sample", "deterministic")}
         data = {name: sites[name]["value"] for name in self.data_names}
-        others = {name: site for name, site in sites.items() if name not in self.data_names}
-        truth = {n: s["value"] for n, s in others.items() if not n.startswith("_") and not _is_factor(s)}
+        unobserved_sites = {name: site for name, site in sites.items() if name not in self.data_names}
+        truth = {n: s["value"] for n, s in unobserved_sites.items() if not n.startswith("_") and not _is_factor(s)}
         if self.density_label == LOG_LIKELIHOOD:
             return truth, data, _log_likelihood(sites, self.data_names)
         if self.density_label is None:
             return truth, data, jnp.zeros(())
-        latents = {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in others.items() if _is_latent(s)}
+        latents = {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in unobserved_sites.items() if _is_latent(s)}
         replaced = ReplacedData(self.fitted, self.fitted_args)
         return truth, data, -potential_energy(replaced, (data,), {}, latents)
 
     def simulate(self, num_replicates: int, seed: int):
-        """Return true values, data and densities of prior draws for which all of them are finite."""
-        site_order: list[str] = []  # the output of a compiled function is sorted
+        """Return true values, data and densities of prior draws with finite data and density."""
+        site_order: list[str] = []  # of the program; a compiled function returns its output sorted by name
 
         def replicate(key):
             truth, data, density = self.replicate(key)
@@ -182,6 +182,7 @@ class Replicates:
 
 
 def _trace(program, args):
+    """Return a trace of a program with latents drawn from the prior."""
     seeded = handlers.seed(program, jax.random.key(0))
     return handlers.trace(handlers.substitute(seeded, substitute_fn=init_to_sample())).get_trace(*args)
 
@@ -192,12 +193,15 @@ def _log_likelihood(sites, names) -> jax.Array:
 
 
 def _is_factor(site) -> bool:
+    """Return whether a site is a `numpyro.factor`."""
     return isinstance(site.get("fn"), Unit)
 
 
 def _is_data(site) -> bool:
+    """Return whether a site is observed and not a factor."""
     return site["type"] == "sample" and site["is_observed"] and not _is_factor(site)
 
 
 def _is_latent(site) -> bool:
+    """Return whether a site is a latent variable."""
     return site["type"] == "sample" and not site["is_observed"]

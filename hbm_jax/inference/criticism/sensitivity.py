@@ -10,6 +10,7 @@ from arviz_stats import psense
 from numpyro.infer.inspect import get_dependencies
 
 from hbm_jax.inference.criticism.pointwise import CHUNK, Replay, log_prob, thinned
+from hbm_jax.inference.exports import labelled_draws
 from hbm_jax.inference.results import Fit
 
 THRESHOLD = 0.05  # sensitivity that is considered relevant: Kallioinen et al. 2024
@@ -28,7 +29,7 @@ class Sensitivity:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row per parameter: ``prior`` and ``likelihood``, the sensitivities, which are relevant from 0.05 on;
+        One row per parameter: ``prior`` and ``likelihood``, the sensitivities, relevant if 0.05 or more;
         ``strongest_prior``, the prior whose scaling alone changes the parameter most (empty if all priors are flat);
         ``diagnosis``.
     by_prior : pandas.DataFrame
@@ -132,7 +133,7 @@ def prior_sensitivity(
     factors = {name.removeprefix("prior "): value for name, value in densities.items()}
     flat = tuple(name for name, value in factors.items() if _is_flat(value))
     varying = {name: value for name, value in factors.items() if name not in flat}
-    labels, draws = _parameters(fit, likelihood.shape, num_draws)
+    labels, draws = _parameters(fit, num_draws)
     by_prior = {name: _power_scaled(draws, value) for name, value in varying.items()}
     table = pd.DataFrame(
         {
@@ -161,13 +162,13 @@ def _priors(replay: Replay, sites) -> list[str]:
         return list(sites)
     with jax.enable_x64(True):
         dependencies = get_dependencies(lambda: replay.program(*replay.args))["prior_dependencies"]
-    chosen = [name for name, plates in latents.items() if not plates and set(dependencies[name]) <= {name}]
-    if not chosen:
+    hyperpriors = [name for name, plates in latents.items() if not plates and set(dependencies[name]) <= {name}]
+    if not hyperpriors:
         raise ValueError(
             "prior_sensitivity: expected a sampled site outside every plate that depends on no other; found none. Name "
             f"the priors to scale with sites=, among {', '.join(latents)}."
         )
-    return chosen
+    return hyperpriors
 
 
 def _factors(name, site) -> dict:
@@ -179,18 +180,15 @@ def _factors(name, site) -> dict:
     return {parameter: prior.log_prob(parameters[parameter]).sum() for parameter, prior in fn.priors.items()}
 
 
-def _parameters(fit, shape, num_draws) -> tuple[list[str], np.ndarray]:
+def _parameters(fit, num_draws) -> tuple[list[str], np.ndarray]:
     """Return labels and draws (chain, draw, parameter) of variables that vary and have at most `MAX_SIZE` elements."""
-    names = iter(fit.verdict.table.index)
     labels, columns = [], []
-    for variable in fit.posterior.values():
-        values = variable.to_numpy().astype(float)
-        values = values[:, thinned(values.shape, num_draws)].reshape(*shape, -1)
-        variable_labels = [next(names) for _ in range(values.shape[-1])]
-        if len(variable_labels) > MAX_SIZE:
+    for _, elements, draws in labelled_draws(fit.posterior, fit.verdict):
+        if len(elements) > MAX_SIZE:
             continue
+        values = draws[:, thinned(draws.shape, num_draws)].astype(float)
         varies = np.ptp(values, axis=(0, 1)) > 0
-        labels += [str(label) for label, is_varying in zip(variable_labels, varies, strict=True) if is_varying]
+        labels += [label for label, is_varying in zip(elements, varies, strict=True) if is_varying]
         columns.append(values[..., varies])
     return labels, np.concatenate(columns, axis=-1)
 
@@ -207,10 +205,12 @@ def _power_scaled(draws: np.ndarray, log_density: np.ndarray) -> np.ndarray:
 
 
 def _is_flat(log_density) -> bool:
+    """Return whether a log density is constant up to rounding."""
     return float(np.ptp(log_density)) <= 1e-9 * max(1.0, float(np.abs(log_density).max()))
 
 
 def _diagnose(prior: float, likelihood: float) -> str:
+    """Return the diagnosis for the sensitivities to prior and likelihood."""
     if prior >= THRESHOLD:
         return CONFLICT if likelihood >= THRESHOLD else STRONG_PRIOR
     return DATA if likelihood >= THRESHOLD else NEITHER

@@ -60,15 +60,15 @@ class Likelihood:
     """
 
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
-        counted, model = num_data_of(program, args), program
+        program_num_data, model = num_data_of(program, args), program
         program, self.args = StatedParameters(program), bound_args(program, args)
         args = self.args
         names, values, bounds, elements, num_data = inspect_program(program, args, jax.random.key(seed), num_starts)
-        self.num_data = num_data if counted is None else counted
-        first = [np.asarray(values[name][0]) for name in names]
-        shapes = {name: value.shape for name, value in zip(names, first, strict=True)}
+        self.num_data = num_data if program_num_data is None else program_num_data
+        template = [np.asarray(values[name][0]) for name in names]
+        shapes = {name: value.shape for name, value in zip(names, template, strict=True)}
         self.labels = [label for name in names for label in _labels(name, shapes[name], elements.get(name))]
-        _, unravel = ravel_pytree(first)
+        _, unravel = ravel_pytree(template)
         self.unravel = lambda x: dict(zip(names, unravel(x), strict=True))
 
         def flat(values_of):
@@ -141,7 +141,7 @@ def _minus_log_likelihood(program: Callable, seed: int, args: tuple, values: dic
 def _can_be_shared(program: Callable) -> bool:
     """Return whether equal programs with data of one shape may share a compiled likelihood.
 
-    Such programs compare by their options, and take bound data that may be traced.
+    Such programs are dataclasses that compare equal if their options are equal, with bound data that may be traced.
     """
     if not (dataclasses.is_dataclass(program) and hasattr(program, "Bound")):
         return False
@@ -152,7 +152,7 @@ def _can_be_shared(program: Callable) -> bool:
     return True
 
 
-def _of_vector(program, sites, args, x):
+def _at_vector(program, sites, args, x):
     """Return minus the log likelihood of a model at a flat vector of the sites, pairs of a name and a shape."""
     values, start = {}, 0
     for name, shape in sites:
@@ -162,9 +162,9 @@ def _of_vector(program, sites, args, x):
     return _minus_log_likelihood(StatedParameters(program), 0, args, values)
 
 
-# Compiled once for all data of one shape; the models take no random numbers where their sites have values.
-_value_and_grad = jax.jit(jax.value_and_grad(_of_vector, argnums=3), static_argnums=(0, 1))
-_hessian = jax.jit(jax.hessian(_of_vector, argnums=3), static_argnums=(0, 1))
+# Compiled once for all data of one shape; models draw no random numbers if all their sites have values.
+_value_and_grad = jax.jit(jax.value_and_grad(_at_vector, argnums=3), static_argnums=(0, 1))
+_hessian = jax.jit(jax.hessian(_at_vector, argnums=3), static_argnums=(0, 1))
 
 
 def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
@@ -190,7 +190,7 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
         structure["elements"] = {name: s["infer"]["labels"] for name, s in first.items() if "labels" in s["infer"]}
         for name, site in first.items():
             _require_number(name, site["fn"].support)
-        # A prior that does not depend on latents has the same log density whatever the other latents are.
+        # The log density of a prior that depends on other latents differs between two draws of these.
         log_probs = {n: (s["fn"].log_prob(s["value"]), second[n]["fn"].log_prob(s["value"])) for n, s in first.items()}
         bounds = {
             name: [
@@ -225,11 +225,11 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
     return structure["names"], values, bounds, structure["elements"], structure["num_data"] or None
 
 
-def _labels(name: str, shape: tuple[int, ...], last: tuple[str, ...] | None) -> list[str]:
-    """Return the names of the elements of a site, in order; ``last`` are the labels of its last axis, if it has any."""
+def _labels(name: str, shape: tuple[int, ...], axis_labels: tuple[str, ...] | None) -> list[str]:
+    """Return the names of the elements of a site, in order; ``axis_labels`` are those of its last axis, or None."""
     indices = [[*map(str, range(size))] for size in shape]
-    if last is not None:
-        indices[-1] = list(last)
+    if axis_labels is not None:
+        indices[-1] = list(axis_labels)
     return [f"{name}[{','.join(index)}]" for index in itertools.product(*indices)] if shape else [name]
 
 

@@ -3,7 +3,7 @@
 The priors serve only to draw starting points and to bound the parameters. SciPy's L-BFGS-B searches in unconstrained
 parameters, because a likelihood may be infinite at a bound; Newton steps and profiles run in the parameters themselves
 and stop at bounds, so that a maximum at a bound needs no special treatment. MINOS (iminuit) is not used for the
-profiles: it expects a parabolic minimum within the bounds, which it transforms away, and has no use for exact Hessians.
+profiles: it transforms bounds away, expects a parabolic minimum within them, and does not use exact Hessians.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class MaximumLikelihood:
     converged : bool
         Whether the best search ended at a maximum and all errors were found.
     note : str
-        How many searches agree, and what failed.
+        Number of searches that agree, failures, and cautions.
     """
 
     table: pd.DataFrame
@@ -80,8 +80,8 @@ class MaximumLikelihood:
                 value, lower, upper = rounded(row["value"], *ends)
             else:
                 value, lower, upper = (f"{number:.5g}" for number in (row["value"], *ends))
-            left, right = "(" * bool(row["lower_open"]), ")" * bool(row["upper_open"])
-            interval = f"{left}{lower} to {upper}{right}" if not np.isnan(ends).all() else "-"
+            opening, closing = "(" * bool(row["lower_open"]), ")" * bool(row["upper_open"])
+            interval = f"{opening}{lower} to {upper}{closing}" if not np.isnan(ends).all() else "-"
             lines.append(f"{name:<20} {value:>12} {interval:>26} {row['std']:>10.4g}")
         data = "" if self.num_data is None else f" of {self.num_data} data"
         state = "converged" if self.converged else "NOT CONVERGED"
@@ -133,8 +133,8 @@ def maximum_likelihood(
     ValueError
         For a hierarchical program, in which the prior of a latent depends on another latent: the joint maximum over the
         latents of a population is not a useful estimate, so sample it. Also for discrete latents, for latents with
-        multivariate supports (simplexes, matrices) or names that begin with ``_``, and for a program without observed
-        sites.
+        multivariate supports (simplexes, matrices) or names that begin with ``_``, for a program without latent or
+        observed sites, and for options out of range.
     StartError
         If no draw of the prior has a finite likelihood and gradient.
 
@@ -164,17 +164,19 @@ def maximum_likelihood(
     if num_starts < 1:
         raise ValueError(f"maximum_likelihood: num_starts: expected at least 1; found {num_starts}.")
     rise = 0.5 * float(chi2.ppf(level, 1))
-    with jax.enable_x64(True), ProgressLine(progress) as live:
+    with jax.enable_x64(True), ProgressLine(progress) as progress_line:
         likelihood = Likelihood(program, args, seed, num_starts)
-        best, notes = _search(likelihood, live)
-        best, covariance, weak, table, failures = _with_errors(likelihood, best, errors, rise, live, notes)
+        best, notes = _search(likelihood, progress_line)
+        best, covariance, undetermined, table, failures = _with_errors(
+            likelihood, best, errors, rise, progress_line, notes
+        )
         parameters = {name: np.asarray(value) for name, value in likelihood.unravel(best.x).items()}
     at_bounds = [label for label, bound in zip(likelihood.labels, likelihood.at_bound(best.x), strict=True) if bound]
     if at_bounds:
         notes.append(f"at a bound of its prior: {', '.join(at_bounds)}")
     notes += cautions_of(program, args, likelihood.args)
-    if weak:
-        failures.append(f"the data do not determine {', '.join(weak)} (the curvature is singular)")
+    if undetermined:
+        failures.append(f"the data do not determine {', '.join(undetermined)} (the curvature is singular)")
     if not best.converged:
         failures.append("the best search did not end at a maximum")
     names = pd.Index(likelihood.labels, name="parameter")
@@ -192,12 +194,14 @@ def maximum_likelihood(
     )
 
 
-def _with_errors(likelihood: Likelihood, best: "_Point", errors, rise: float, live: ProgressLine, notes: list[str]):
-    """Return maximum, covariance, undetermined parameters, table and failures; restart where a profile finds better."""
+def _with_errors(
+    likelihood: Likelihood, best: "_Point", errors, rise: float, progress_line: ProgressLine, notes: list[str]
+):
+    """Return maximum, covariance, undetermined parameters, table, failures; restart at better maxima of profiles."""
     restarts = 0
     for _ in range(RESTARTS + 1):
-        covariance, weak = _covariance(likelihood, best)
-        table, failures, better = _table(likelihood, best, covariance, errors, rise, live)
+        covariance, undetermined = _covariance(likelihood, best)
+        table, failures, better = _table(likelihood, best, covariance, errors, rise, progress_line)
         if better is None:
             break
         best = _newton(likelihood, better.x)
@@ -205,10 +209,10 @@ def _with_errors(likelihood: Likelihood, best: "_Point", errors, rise: float, li
     if restarts:
         notes.append(f"{restarts} times a profile found a better maximum, and the fit restarted there")
     if better is not None:
-        covariance, weak = _covariance(likelihood, best)
-        table, failures, _ = _table(likelihood, best, covariance, None, rise, live)
+        covariance, undetermined = _covariance(likelihood, best)
+        table, failures, _ = _table(likelihood, best, covariance, None, rise, progress_line)
         failures.append("profiles kept finding better maxima, so there are no intervals")
-    return best, covariance, weak, table, failures
+    return best, covariance, undetermined, table, failures
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,7 @@ class _Point:
     converged: bool
 
 
-def _search(likelihood: Likelihood, live: ProgressLine) -> tuple[_Point, list[str]]:
+def _search(likelihood: Likelihood, progress_line: ProgressLine) -> tuple[_Point, list[str]]:
     """Run L-BFGS from every start and Newton steps from the results close to the best; return the best and notes."""
 
     def value_and_grad(u):
@@ -237,9 +241,11 @@ def _search(likelihood: Likelihood, live: ProgressLine) -> tuple[_Point, list[st
         u = likelihood.unconstrained(start)
         if not np.isfinite(value_and_grad(u)[0]):
             continue
-        found = minimize(value_and_grad, u, jac=True, method="L-BFGS-B", options={"maxiter": SEARCH_ITERATIONS})
-        ends.append((float(found.fun), likelihood.constrained(found.x)[0]))
-        live.show(f"search {number} of {len(likelihood.starts)}: log likelihood {-min(v for v, _ in ends):.3f}")
+        result = minimize(value_and_grad, u, jac=True, method="L-BFGS-B", options={"maxiter": SEARCH_ITERATIONS})
+        ends.append((float(result.fun), likelihood.constrained(result.x)[0]))
+        progress_line.show(
+            f"search {number} of {len(likelihood.starts)}: log likelihood {-min(v for v, _ in ends):.3f}"
+        )
     if not ends:
         raise StartError(
             f"maximum_likelihood: expected a finite likelihood and gradient at some of {len(likelihood.starts)} draws "
@@ -328,7 +334,9 @@ def _covariance(likelihood: Likelihood, best: _Point) -> tuple[np.ndarray, list[
     return covariance, []
 
 
-def _table(likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors, rise: float, live: ProgressLine):
+def _table(
+    likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors, rise: float, progress_line: ProgressLine
+):
     """Return the table of values and errors, the failures, and a better maximum if a profile found one (else None)."""
     std = np.sqrt(np.diagonal(covariance))
     ends, is_open = np.full((likelihood.size, 2), np.nan), np.zeros((likelihood.size, 2), bool)
@@ -341,7 +349,7 @@ def _table(likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors,
     if errors == "profile":
         for index in range(likelihood.size):
             for side, sign in enumerate((-1.0, 1.0)):
-                live.show(f"profile of {likelihood.labels[index]}, {('lower', 'upper')[side]} end")
+                progress_line.show(f"profile of {likelihood.labels[index]}, {('lower', 'upper')[side]} end")
                 end = _Profile(likelihood, best, index, sign, covariance, rise).end()
                 if isinstance(end, _Point):
                     return None, failures, end

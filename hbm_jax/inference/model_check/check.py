@@ -2,8 +2,9 @@
 
 Under the right model, the data and one draw of the posterior have the joint distribution of the model: given the
 parameters of that draw, measured data and data replicated from them are exchangeable, and the rank of any discrepancy
-T(y, theta) among those of the replicates is exactly uniform (Johnson 2007, Bayesian Analysis 2, 719). Nothing is
-asymptotic, and no p-value is too kind as those of posterior predictive checks are, which use the data twice.
+T(y, theta) among those of the replicates is exactly uniform (Johnson 2007, Bayesian Analysis 2, 719). This holds for
+any number of data, and the p-values are not conservative as those of posterior predictive checks, which use the data
+twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +32,10 @@ from hbm_jax.xla_options import QUICK
 
 LEVEL = 0.05  # p-value below which the model fails
 NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
-NOTABLE = 2.5  # score of a family from which it is named beside the most unusual one
-MAX_CLAUSES = 3
-AS_UNUSUAL = 0.3  # difference of scores within which distances from the replicates decide what is named
-AS_FAR = 0.8  # ratio of distances within which the statistic that comes first is named
+NOTABLE = 2.5  # smallest score of a family that is named in addition to the most unusual one
+MAX_CLAUSES = 3  # families named
+AS_UNUSUAL = 0.3  # statistics with scores within this of the largest are ordered by distance from the replicates
+AS_FAR = 0.8  # of statistics at least this fraction of the largest distance away, the first is named
 REMEDIES = {
     "distribution": "a part of the model for outliers, another population, or a selection",
     "trend": "another component or covariate, or a selection",
@@ -45,7 +46,7 @@ REMEDIES = {
 
 
 class FittedProgram(Protocol):
-    """Members of a `hbm_jax.Fit` that the check uses; importing the class would be circular."""
+    """Members of a `hbm_jax.Fit` that the check uses; the class itself imports this module."""
 
     tree: xr.DataTree
     program: Callable | None
@@ -75,12 +76,17 @@ def check_model(
     Returns
     -------
     ModelCheck
-        ``passed`` is None, and ``sentence`` says why, where the program cannot be replicated.
+        If the program cannot be replicated, ``passed`` is None and ``sentence`` gives the reason.
+
+    Raises
+    ------
+    ValueError
+        For ``num_draws`` or ``num_replicates`` out of range.
 
     Notes
     -----
-    At each draw the residuals of each component of each observed site are standardised by the replicates, also those
-    given all other values where components or objects are correlated. Statistics are the width, skewness, tails and
+    At each draw the residuals of each component of each observed site are standardised by the replicates; if components
+    or objects are correlated, also the residuals given all other values. Statistics are the width, skewness, tails and
     extremes of their distribution; their mean and scatter against every covariate of the data, by rank and in bins,
     and in groups; products of components; and neighbours in the order of each covariate. Latents that were integrated
     out are drawn anew with the replicates; latents of objects that were sampled are kept, and drawn anew in a second
@@ -121,11 +127,12 @@ def check_model(
 
 
 def _unchecked(reason: str) -> ModelCheck:
+    """Return the result for a model that could not be checked."""
     return ModelCheck(None, float("nan"), f"the model could not be checked because {reason}")
 
 
 def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
-    """Return the unconstrained latents at a few posterior draws, spread over the chains, (draw, ...) by site."""
+    """Return the unconstrained latents at posterior draws, spread over the chains, (num_draws, ...) by site."""
     positions = (
         revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
     )
@@ -134,8 +141,8 @@ def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed
     if needed != size:
         raise ValueError(f"expected the program of the fit, with {size} unconstrained parameters; found {needed}")
     rng = np.random.default_rng(seed)
-    chosen = positions[np.arange(num_draws) % num_chains, rng.integers(0, num_per_chain, num_draws)]
-    return split_positions(np.asarray(chosen, float), structure)
+    points = positions[np.arange(num_draws) % num_chains, rng.integers(0, num_per_chain, num_draws)]
+    return split_positions(np.asarray(points, float), structure)
 
 
 def judge_pools(
@@ -144,7 +151,19 @@ def judge_pools(
     args: tuple,
     remedies: Mapping[str, str] | None = None,
 ) -> ModelCheck:
-    """Judge pools of measured and replicated values, one for each posterior draw; see `check_model`."""
+    """Judge pools of measured and replicated values; see `check_model`.
+
+    Parameters
+    ----------
+    pools : sequence of mapping
+        Results of `replicator`, one for each posterior draw.
+    structure : Structure
+        Sites of the program.
+    args : tuple
+        Arguments of the program, which contain the covariates.
+    remedies : mapping of str to str, optional
+        Advice by family of statistics, in place of `REMEDIES`.
+    """
     covariates = {
         name: rs.find_covariates(
             args,
@@ -155,9 +174,9 @@ def judge_pools(
         )
         for name, site in structure.observed.items()
     }
-    p_value, table, last = _scored(pools, structure, covariates)
+    p_value, table, residuals = _scored(pools, structure, covariates)
     num = (len(pools), len(next(iter(pools[0].values()))["values"]) - 1)
-    worst = _worst(table, last, covariates)
+    worst = _worst(table, residuals, covariates)
     passed = p_value >= LEVEL
     advice: tuple[str, ...] = ()
     if passed:
@@ -166,10 +185,10 @@ def judge_pools(
             "residuals together)"
         )
     else:
-        clauses, unusual = _clauses(table, last, covariates, structure)
+        clauses, families = _clauses(table, residuals, covariates, structure)
         sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
-        known = REMEDIES | dict(remedies or {})
-        advice = tuple(dict.fromkeys(known[family] for family in unusual))
+        by_family = REMEDIES | dict(remedies or {})
+        advice = tuple(dict.fromkeys(by_family[family] for family in families))
     table = table.drop(columns="family_score").reset_index(drop=True)
     return ModelCheck(passed, p_value, sentence, advice, table, *num, worst)
 
@@ -180,7 +199,7 @@ def _scored(
     """Return the p-value of all pools, the table of statistics, and the residuals of the last pool."""
     designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
     p_values: list[float] = []
-    found: dict[tuple, list[tuple[float, float]]] = {}
+    scored: dict[tuple, list[tuple[float, float]]] = {}
     family_scores: dict[tuple[str, str], list[float]] = {}
     last: dict[tuple[str, str], list[rs.Residuals]] = {}
     for on_device in pools:
@@ -198,10 +217,10 @@ def _scored(
             p_value, families = rs.corrected(statistics, scores)
             p_values.append(p_value)
             for key, score, statistic in zip(keys, scores[:, 0], statistics, strict=True):
-                found.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
+                scored.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
             for family, score in families.items():
                 family_scores.setdefault((level, family), []).append(score)
-    return rs.combined(p_values), _table(found, family_scores), last
+    return rs.combined(p_values), _table(scored, family_scores), last
 
 
 def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
@@ -210,7 +229,7 @@ def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
 
 
 def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs.Residuals]:
-    """Return the residuals of each component, and those given all other values where they differ."""
+    """Return the residuals of each component and, if they differ, those given all other values."""
     valid = np.broadcast_to(_valid(pool["valid"], site), site.shape).ravel()
     labels = site.components or (name,)
 
@@ -218,26 +237,27 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
         values = array[..., k] if site.components else array
         return rs.residuals_of(values, label, valid)
 
-    found = []
+    residuals = []
     for k, label in reversed(list(enumerate(labels))):  # the response is the last component, and is named first
         marginal = standardised(pool["values"], k, label)
         if marginal is None:
             continue
-        found.append(marginal)
+        residuals.append(marginal)
         if "scores" in pool:
-            given = standardised(pool["scores"], k, label)
-            if given is not None and not _same(given, marginal):
+            conditional = standardised(pool["scores"], k, label)
+            if conditional is not None and not _same(conditional, marginal):
                 text = f"{label} given {'the other components' if site.components else 'all others'}"
-                found.append(given._replace(label=text, mean=np.zeros(0), spread=np.zeros(0)))
-    return found
+                residuals.append(conditional._replace(label=text, mean=np.zeros(0), spread=np.zeros(0)))
+    return residuals
 
 
 def _valid(valid: np.ndarray, site: Site) -> np.ndarray:
-    """Return the mask of a batch with axes for the rest of the site."""
+    """Return a mask of the leading axes of a site with length-1 axes for its other axes."""
     return valid.reshape(*valid.shape, *(1,) * (len(site.shape) - valid.ndim))
 
 
 def _same(a: rs.Residuals, b: rs.Residuals) -> bool:
+    """Return whether residuals of the same elements have a correlation above 0.99."""
     return np.array_equal(a.elements, b.elements) and float((a.values * b.values).mean()) > 0.99
 
 
@@ -252,7 +272,7 @@ class _Designs:
         self._known: dict[bytes, tuple[list[rs.Design], list[rs.Design]]] = {}
 
     def __call__(self, residuals: rs.Residuals) -> tuple[list[rs.Design], list[rs.Design]]:
-        """Return the designs of numeric covariates, those from the replicates among them, and of groups."""
+        """Return the designs of numeric covariates, including predictions of the replicates, and of groups."""
         index, block = residuals.elements, self._block[residuals.elements]
         key = index.tobytes()
         if key not in self._known:
@@ -277,22 +297,22 @@ def _statistics(residuals: Sequence[rs.Residuals], designs: _Designs):
     marginal = [r for r in residuals if len(r.mean)]
     for r in residuals:
         # Each pair of components once; residuals given the others may depend on any of the others.
-        before = [other.component for other in marginal].index(r.component)
-        others = marginal[:before] + (marginal[before + 1 :] if not len(r.mean) else [])
+        position = [other.component for other in marginal].index(r.component)
+        others = marginal[:position] + (marginal[position + 1 :] if not len(r.mean) else [])
         yield from rs.statistics_of(r, others, *designs(r))
 
 
 def _table(
-    found: Mapping[tuple, list[tuple[float, float]]], family_scores: Mapping[tuple[str, str], list[float]]
+    scored: Mapping[tuple, list[tuple[float, float]]], family_scores: Mapping[tuple[str, str], list[float]]
 ) -> pd.DataFrame:
     """Return scores and distances averaged over draws; the index is the order of the statistics.
 
-    The most unusual family and statistic come first. No score is above that of an extreme of the replicates, so what
-    is about as unusual is in the order of the distances.
+    The most unusual family and statistic come first. No score exceeds that of the extreme of the replicates, so
+    statistics with nearly equal scores are ordered by their distances.
     """
-    table = pd.DataFrame(list(found), columns=["site", "level", "residuals", "kind", "covariate"])
+    table = pd.DataFrame(list(scored), columns=["site", "level", "residuals", "kind", "covariate"])
     table["family"] = [rs.FAMILIES[kind] for kind in table["kind"]]
-    table[["score", "distance"]] = [np.mean(values, axis=0) for values in found.values()]
+    table[["score", "distance"]] = [np.mean(values, axis=0) for values in scored.values()]
     levels = zip(table["level"], table["family"], strict=True)
     table["family_score"] = [float(np.mean(family_scores[key])) for key in levels]
     family = [table["level"], table["family"]]
@@ -312,18 +332,18 @@ def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[n
     if rs.FAMILIES[row.kind] == "groups":
         group = next(group for group in groups if group.name == row.covariate)
         return group.values[residuals.elements], group.labels
-    known = {o.label: o.values[:, 0] for o in others if np.array_equal(o.elements, residuals.elements)}
-    known |= {covariate.name: covariate.values[residuals.elements] for covariate in numeric}
-    return (known | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
+    values = {o.label: o.values[:, 0] for o in others if np.array_equal(o.elements, residuals.elements)}
+    values |= {covariate.name: covariate.values[residuals.elements] for covariate in numeric}
+    return (values | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
 
 
 def _covariate_name(covariate: str, residuals: Sequence[rs.Residuals]) -> str:
-    """Return the name of a covariate in text; a component of the site stands for its residuals."""
+    """Return the name of a covariate for a sentence; a component of the site stands for its residuals."""
     return f"the residual of {covariate}" if covariate in (other.component for other in residuals) else covariate
 
 
 def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
-    """Describe the most unusual statistic of the families that are unusual, at the last draw."""
+    """Describe the most unusual statistic of each unusual family, at the last draw; return clauses and families."""
     clauses: list[str] = []
     families: list[str] = []
     for _, rows in table.groupby("family", sort=False):
@@ -340,8 +360,8 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             labels = site.axis_labels[0]
 
         def name_of(index, site=site):
-            where = np.unravel_index(index, site.shape)
-            return ", ".join(labels[i] for labels, i in zip(site.axis_labels, where, strict=True)) or "the datum"
+            indices = np.unravel_index(index, site.shape)
+            return ", ".join(labels[i] for labels, i in zip(site.axis_labels, indices, strict=True)) or "the datum"
 
         covariate = _covariate_name(row.covariate, last[row.site, row.level])
         clause = _describe(row.kind, residuals, covariate, values, labels, name_of)
@@ -369,7 +389,7 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
 def _describe(
     kind: str, residuals: rs.Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], names
 ) -> str:
-    """Say in one clause what is unusual in the measured residuals.
+    """Describe in one clause what is unusual in the measured residuals.
 
     Parameters
     ----------
@@ -391,7 +411,7 @@ def _describe(
         return _describe_bins(kind, label, r, covariate, values)
     if kind in ("groups", "group", "scatter of groups"):
         return _describe_group(kind, label, r, covariate, values, labels)
-    far = int((np.abs(r) > rs.FAR).sum())
+    num_far = int((np.abs(r) > rs.FAR).sum())
     row = int(np.abs(r).argmax())
     tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
     product = f" with {covariate}" if covariate else ""
@@ -400,7 +420,7 @@ def _describe(
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
         "tails": f"the residuals of {label} have {tails} tails than expected",
         "largest": f"{label} of {names(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
-        "far": f"{far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
+        "far": f"{num_far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",
         "curvature": f"the residuals of {label} depend on {covariate} along a curve",
@@ -410,24 +430,24 @@ def _describe(
 
 
 def _describe_bins(kind: str, label: str, r: np.ndarray, covariate: str, values: np.ndarray) -> str:
-    """Name the bin of a covariate whose residuals differ most."""
+    """Describe the residuals of the bin of a covariate whose residuals are most unusual."""
     codes = rs.bins_of(values)
     quantity = r**2 - 1.0 if kind.startswith("scatter") else r
     deviation = np.abs(rs.group_matrix(codes) @ quantity)
     members = codes == int(deviation.argmax())
-    where = f"where {covariate} is {values[members].min():.3g} to {values[members].max():.3g}"
+    region = f"where {covariate} is {values[members].min():.3g} to {values[members].max():.3g}"
     if kind.startswith("scatter"):
-        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
-    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}"
+        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {region}"
+    return f"{label} is off by {r[members].mean():+.2g} standard deviations {region}"
 
 
 def _describe_group(kind: str, label: str, r: np.ndarray, covariate: str, values, labels) -> str:
-    """Name the group whose residuals differ most."""
+    """Describe the residuals of the group whose residuals are most unusual."""
     quantity = r**2 - 1.0 if kind == "scatter of groups" else r
     deviation = rs.group_matrix(values) @ quantity
     worst = int((deviation if kind == "scatter of groups" else np.abs(deviation)).argmax())
-    members, where = values == worst, f"for {covariate} {labels[worst]}"
+    members, group = values == worst, f"for {covariate} {labels[worst]}"
     if kind == "scatter of groups":
-        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
-    more = "; groups differ by more than expected" if kind == "groups" else ""
-    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}{more}"
+        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {group}"
+    ending = "; groups differ by more than expected" if kind == "groups" else ""
+    return f"{label} is off by {r[members].mean():+.2g} standard deviations {group}{ending}"

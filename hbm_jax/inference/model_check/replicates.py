@@ -26,12 +26,12 @@ MIN_REPLICATES = 100
 
 
 class Site(NamedTuple):
-    """An observed site: names of its axes without that of components, and names of the components."""
+    """An observed site; an axis of components of a vector is not among its axes."""
 
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    components: tuple[str, ...]
-    axis_labels: tuple[tuple[str, ...], ...]
+    shape: tuple[int, ...]  # lengths of the axes
+    axes: tuple[str, ...]  # names of the axes
+    components: tuple[str, ...]  # names of the components; empty for scalars
+    axis_labels: tuple[tuple[str, ...], ...]  # labels along each axis
     conditional: bool  # whether residuals given all other values are computed from the score
 
 
@@ -44,7 +44,7 @@ class Structure:
     latents : dict of str to tuple of int
         Shape of each latent site, unconstrained.
     redrawn : tuple of str
-        Latents of objects, which the population distributes and which can be drawn anew.
+        Latents of objects, whose distribution is that of a population, and which can be drawn anew.
     observed : dict of str to Site
         Observed sites, without `numpyro.factor`.
     """
@@ -60,7 +60,7 @@ class Structure:
 
 
 def number_of_replicates(size: int) -> int:
-    """Return the number of replicates for a number of observed values."""
+    """Return the number of replicated data sets for a number of observed values."""
     return int(np.clip(MAX_VALUES // max(size, 1), MIN_REPLICATES, NUM_REPLICATES))
 
 
@@ -86,7 +86,7 @@ def inspect_program(program: Callable, args: tuple, coords: Mapping[str, Sequenc
         return 0
 
     jax.eval_shape(record, jax.random.key(0))
-    return Structure(latents, _of_objects(program, args, plated), observed)
+    return Structure(latents, _object_latents(program, args, plated), observed)
 
 
 def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
@@ -97,8 +97,8 @@ def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
     components: tuple[str, ...] = ()
     if is_vector:
         labels = coords.get(dims[-1], ())
-        named = labels if len(labels) == shape[-1] else [f"component {i + 1}" for i in range(shape[-1])]
-        components, shape, dims = tuple(map(str, named)), shape[:-1], dims[:-1]
+        names = labels if len(labels) == shape[-1] else [f"component {i + 1}" for i in range(shape[-1])]
+        components, shape, dims = tuple(map(str, names)), shape[:-1], dims[:-1]
     labels = tuple(
         tuple(map(str, coords[dim])) if len(coords.get(dim, ())) == size else tuple(map(str, range(size)))
         for dim, size in zip(dims, shape, strict=True)
@@ -107,10 +107,10 @@ def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
     return Site(shape, tuple(dims), components, labels, conditional)
 
 
-def _of_objects(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
-    """Return the latents in plates that the population distributes: their distribution depends on other latents.
+def _object_latents(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
+    """Return the latents in plates whose distribution depends on other latents: those of objects.
 
-    Hidden auxiliary sites count as well: they are standardised latents of objects.
+    Hidden auxiliary sites, whose names begin with ``_``, are standardised latents of objects and included.
     """
     if not plated:
         return ()
@@ -132,14 +132,15 @@ def split_positions(positions: np.ndarray, structure: Structure) -> dict[str, np
 def replicator(program: Callable, args: tuple, structure: Structure, num: int) -> Callable:
     """Return a function of unconstrained latents and key data that pools measured with ``num`` replicated values.
 
-    It returns, for each observed site and level, ``values`` (pool, ...) with the measured ones first, ``valid``, and
-    where components are correlated ``scores``: the gradient of the log density of the values, which for normal
+    It returns a dictionary for each (observed site, level), with ``values`` (1 + num, ...), the measured first, and the
+    mask ``valid``. The levels are "given latents" and, with the latents of objects drawn anew, "population". If
+    components are correlated, ``scores`` is the gradient of minus the log density of the values, which for normal
     distributions is the residual of each value given all others times a constant.
     """
     integrated = integrated_in(program)
 
     def trace_at(key, fixed, fill):
-        """Trace the program with latents from ``fill``; parameters that it integrates out are in ``fixed``."""
+        """Trace the program with latents from ``fill``; ``fixed`` has the parameters that it integrates out."""
         seeded = handlers.seed(unobserved(program) if fixed else program, key)
         seeded = handlers.substitute(handlers.substitute(seeded, data=fixed), substitute_fn=fill)
         return handlers.trace(seeded).get_trace(*args)
@@ -161,10 +162,12 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
                 pool["scores"] = jax.vmap(jax.grad(lambda value, fn=fn: -fn.log_prob(value).sum()))(pool["values"])
             pools[name, "given latents"] = pool | {"valid": mask}
         if structure.redrawn:
-            kept = _filling({name: value for name, value in latents.items() if name not in structure.redrawn})
+            fill_population = _filling(
+                {name: value for name, value in latents.items() if name not in structure.redrawn}
+            )
 
             def replicate(key):
-                drawn = trace_at(key, fixed, kept)
+                drawn = trace_at(key, fixed, fill_population)
                 return {
                     name: _distribution(drawn[name]["fn"], value)[0].sample(jax.random.fold_in(key, i))
                     for i, (name, value) in enumerate(measured.items())
@@ -201,6 +204,6 @@ def _distribution(fn, measured) -> tuple[dist.Distribution, Any]:
         fn = copy.copy(fn)
         fn.total_count = jnp.round(size).astype(int)
     batch = np.shape(measured)[: np.ndim(measured) - fn.event_dim]
-    if fn.batch_shape != batch:  # values without a plate
+    if fn.batch_shape != batch:  # a site without a plate
         fn = fn.expand(batch)
     return fn, jnp.broadcast_to(mask, batch)

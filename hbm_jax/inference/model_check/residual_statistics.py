@@ -1,7 +1,7 @@
 """Statistics of residuals, compared between measured and replicated data with exact correction for their number.
 
 Arrays of residuals are (element, pool): column 0 of the pool is the measured data set, the others are replicates. Every
-step treats the columns alike, so that under the model the rank of the first among them is uniform whatever the steps.
+step treats the columns alike, so that under the model the rank of column 0 among them is uniform.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from scipy.stats import rankdata
 
 from hbm_jax.inference.model_check.replicates import MAX_COMPONENTS
 
-TAIL = 0.1  # fraction of a pool, on each side, beyond which scores follow an exponential fitted to the tail
+TAIL = 0.1  # fraction of a pool, on each side, whose scores follow an exponential distribution
 MAX_SKEWNESS, MAX_KURTOSIS = 0.3, 1.0  # median over elements, above which residuals are normal scores
 MAX_COVARIATES = 16  # numeric ones of one site, in the order of the fields
 MIN_ELEMENTS = 8  # for a dependence on a covariate
 MIN_PER_BIN, MAX_BINS = 10, 8
-NEARLY_EQUAL = 0.9995  # correlation of ranks from which a field repeats observed values or another field
-MIN_RATIO = 4.0  # variance between elements of expected values or scatters, relative to that by the few replicates
-SORTED = 0.7  # correlation of ranks from which a table counts as sorted by observed values
+NEARLY_EQUAL = 0.9995  # correlation of ranks above which a field repeats observed values or another field
+MIN_RATIO = 4.0  # variance of expected values or scatters between elements, relative to that from few replicates
+SORTED = 0.7  # correlation of ranks above which a table counts as sorted by observed values
 FAR = 3.0  # standard deviations
 
 FAMILIES = {
@@ -52,7 +52,7 @@ class Residuals(NamedTuple):
     Attributes
     ----------
     label, component : str
-        What the residuals are of, and the component of the site.
+        Name of the quantity in sentences, and the component of the site.
     values : (element, pool)
         Zero mean and unit variance over the pool.
     elements : (element,)
@@ -88,10 +88,10 @@ class Statistic(NamedTuple):
 
 
 def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) -> Residuals | None:
-    """Standardise values (pool, element); None if no element varies.
+    """Standardise values (pool, element) of valid elements; None if no element varies.
 
-    Elements that are not finite everywhere, or constant, are left out. Where the replicates are far from normal, such
-    as small counts, the residuals are normal scores.
+    Constant elements, and elements with a value that is not finite, are left out. If the replicates are far from
+    normal, such as small counts, the residuals are normal scores.
     """
     values = np.asarray(pool, dtype=np.float64).reshape(len(pool), -1).T
     usable = np.isfinite(values).all(axis=1)
@@ -115,8 +115,8 @@ def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) 
 def normal_scores(values: np.ndarray) -> np.ndarray:
     """Return the normal scores of each row of (n, pool) among the pool.
 
-    The score is the normal quantile of the rank; beyond the outer tenth on each side, of an exponential distribution
-    fitted to the values there, so that scores are not limited by the size of the pool.
+    The score is the normal quantile of the rank. In the outer tenth on each side the rank is replaced by the
+    probability of an exponential distribution fitted to this tail, so that the size of the pool does not limit scores.
     """
     num = values.shape[1]
     scores = ndtri((rankdata(values, axis=1) - 0.5) / num)
@@ -134,7 +134,7 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
 
 
 def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of the arrays and tuples of text in a container, a table, a mapping or an array."""
+    """Yield name and value of the arrays and tuples of text in a container, table or mapping; an array has no name."""
     if isinstance(arg, pd.DataFrame):
         yield from ((str(name), arg[name].to_numpy()) for name in arg.columns)
         return
@@ -154,18 +154,19 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
         nested = dataclasses.is_dataclass(value) or isinstance(value, Mapping) or hasattr(value, "_asdict")
         nested |= isinstance(value, tuple | list) and bool(value) and dataclasses.is_dataclass(value[0])
         if nested and depth:
-            own = f"{name} " if isinstance(arg, tuple | list) else ""  # of several entries of the same kind
-            yield from ((f"{own}{inner}".removesuffix(" index"), e) for inner, e in fields_of(value, depth - 1))
+            prefix = f"{name} " if isinstance(arg, tuple | list) else ""  # to distinguish entries of the same kind
+            yield from ((f"{prefix}{inner}".removesuffix(" index"), e) for inner, e in fields_of(value, depth - 1))
         elif not nested:
             yield from _named_columns(name, value, texts)
 
 
 def _is_text(value: Any) -> bool:
+    """Return whether a value is a non-empty tuple or list of text."""
     return isinstance(value, tuple | list) and bool(value) and all(isinstance(entry, str) for entry in value)
 
 
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
-    """Yield a field, its columns or its codes by the names in a text of the same container, if one has their number."""
+    """Yield a field: its columns by name, or its codes as labels, if tuples of text in ``texts`` have their number."""
     array: np.ndarray = value if isinstance(value, np.ndarray) else np.zeros(0)
     shape = array.shape
     columns = texts.get(shape[-1]) if len(shape) > 1 and shape[-1] != shape[-2] else None
@@ -185,7 +186,7 @@ def find_covariates(
     axes: Sequence[str],
     components: Sequence[str] = (),
 ) -> tuple[list[Covariate], list[Covariate]]:
-    """Find what residuals of a site may depend on among the data of a program.
+    """Find covariates of the residuals of a site among the data of a program.
 
     Parameters
     ----------
@@ -194,7 +195,7 @@ def find_covariates(
     shape : tuple of int
         Shape of the site without its components.
     observed : sequence of arrays
-        Observed values by component, of that shape: fields equal to them are no covariates.
+        Observed values by component, of that shape; fields that repeat them are not covariates.
     axes : sequence of str
         Names of the axes of the site.
     components : sequence of str
@@ -203,28 +204,29 @@ def find_covariates(
     Returns
     -------
     numeric, groups : list of Covariate
-        Flattened to the elements of the site. Both contain the axes themselves.
+        Flattened to the elements of the site. ``numeric`` includes the position along each axis, and ``groups`` the
+        entries of the first of several axes.
     """
     positions, groups = _axes_of(shape, axes)
     numeric: list[Covariate] = []
     measured = [np.ravel(values) for values in observed]
-    known: list[np.ndarray] = []
+    distinct: list[np.ndarray] = []
     for position, arg in enumerate(args):
         for name, value in fields_of(arg):
             name = name or f"argument {position + 1}"
             for column, values in _aligned(name, value, shape, components):
                 if not any(_repeats(values, other) for other in measured):
-                    _add_covariate(column, values, numeric, groups, known)
-    new = [c for c in positions if not any(_same_order(c.values, other) for other in known)]
-    # A table sorted by what was observed has an order that is no design.
-    found = [*numeric[:MAX_COVARIATES], *new]
+                    _add_covariate(column, values, numeric, groups, distinct)
+    new_positions = [c for c in positions if not any(_same_order(c.values, other) for other in distinct)]
+    # The order of rows is not a covariate if the table is sorted by observed values.
+    candidates = [*numeric[:MAX_COVARIATES], *new_positions]
     return [
-        c for c in found if not any(_is_order(c.values) and _same_order(c.values, y, SORTED) for y in measured)
+        c for c in candidates if not any(_is_order(c.values) and _same_order(c.values, y, SORTED) for y in measured)
     ], groups
 
 
 def _axes_of(shape, axes) -> tuple[list[Covariate], list[Covariate]]:
-    """Return the position along each axis, and the objects of the first of several axes as groups."""
+    """Return the position along each axis, and the entries of the first of several axes as groups."""
     numeric, groups = [], []
     for axis, size in enumerate(shape):
         position = np.broadcast_to(np.arange(size).reshape(-1, *(1,) * (len(shape) - axis - 1)), shape).ravel()
@@ -257,20 +259,20 @@ def _aligned(
         return
     else:
         return
-    rest = array.shape[len(lead) :]
-    if len(rest) == 2 and rest[0] == rest[1] <= MAX_COMPONENTS:
-        array, rest = np.diagonal(array, axis1=-2, axis2=-1), rest[:1]
-    if len(rest) > 1 or (rest and rest[0] > MAX_COMPONENTS):
+    trailing = array.shape[len(lead) :]
+    if len(trailing) == 2 and trailing[0] == trailing[1] <= MAX_COMPONENTS:
+        array, trailing = np.diagonal(array, axis1=-2, axis2=-1), trailing[:1]
+    if len(trailing) > 1 or (trailing and trailing[0] > MAX_COMPONENTS):
         return
-    columns = array[..., None] if not rest else array
+    columns = array[..., None] if not trailing else array
     for k in range(columns.shape[-1]):
         entries = columns[..., k].reshape(*lead, *(1,) * (len(shape) - len(lead)))
-        label = f"{name} of {components[k]}" if rest and len(components) == rest[0] else f"{name}[{k}]"
-        yield (label if rest else name), np.broadcast_to(entries, shape).ravel()
+        label = f"{name} of {components[k]}" if trailing and len(components) == trailing[0] else f"{name}[{k}]"
+        yield (label if trailing else name), np.broadcast_to(entries, shape).ravel()
 
 
-def _add_covariate(name: str, values: np.ndarray, numeric, groups, known) -> None:
-    """Append a column to the numeric covariates or to the groups, unless it is constant or known already."""
+def _add_covariate(name: str, values: np.ndarray, numeric, groups, distinct) -> None:
+    """Append a column to the numeric covariates or the groups, unless it is constant or repeats one of them."""
     text = values.dtype.kind in "US"
     finite = np.ones(len(values), bool) if text else np.isfinite(values.astype(float))
     labels, codes = np.unique(values[finite], return_inverse=True)
@@ -285,14 +287,14 @@ def _add_covariate(name: str, values: np.ndarray, numeric, groups, known) -> Non
         if text or len(labels) <= 2:
             return
     numbers = values.astype(float)
-    if any(_same_order(numbers, other) for other in known):
+    if any(_same_order(numbers, other) for other in distinct):
         return
-    known.append(numbers)
+    distinct.append(numbers)
     numeric.append(Covariate(name, numbers))
 
 
 def _repeats(values: np.ndarray, measured: np.ndarray) -> bool:
-    """Return whether a column is the measured values: by their order, or because each has one label and vice versa."""
+    """Return whether a column repeats the measured values: it has their order, or one label for each value."""
     is_text = values.dtype.kind in "US"
     if not is_text and _same_order(values.astype(float), measured.astype(float)):
         return True
@@ -310,17 +312,17 @@ def _same_groups(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _is_order(values: np.ndarray) -> bool:
-    """Return whether a column numbers the rows of a table."""
+    """Return whether the values of a column are consecutive numbers, such as those of rows."""
     finite = np.sort(values[np.isfinite(values)])
     return bool((np.diff(finite) == 1).all())
 
 
 def _same_order(a: np.ndarray, b: np.ndarray, correlation: float = NEARLY_EQUAL) -> bool:
     """Return whether two columns have nearly the same order, or the opposite one, where both are finite."""
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 3:
+    finite = np.isfinite(a) & np.isfinite(b)
+    if finite.sum() < 3:
         return False
-    first, second = (rankdata(values[both]) - (both.sum() + 1) / 2 for values in (a, b))
+    first, second = (rankdata(values[finite]) - (finite.sum() + 1) / 2 for values in (a, b))
     norm = np.sqrt((first @ first) * (second @ second))
     return bool(norm > 0 and abs(first @ second) > correlation * norm)
 
@@ -334,7 +336,7 @@ def bins_of(values: np.ndarray) -> np.ndarray:
 
 
 def group_matrix(codes: np.ndarray) -> sparse.csr_matrix:
-    """Return the matrix (group, element) whose product with residuals is their sums over the roots of the sizes."""
+    """Return the matrix (group, element) that sums residuals in each group and divides by the root of its size."""
     used = codes >= 0
     size = np.bincount(codes[used])
     weights = 1.0 / np.sqrt(np.maximum(size, 1))
@@ -344,7 +346,7 @@ def group_matrix(codes: np.ndarray) -> sparse.csr_matrix:
 
 
 class Design(NamedTuple):
-    """Precomputed arrays for the statistics of a dependence on a covariate: see `design_of` and `group_matrix`.
+    """Precomputed arrays for statistics of the dependence on a covariate.
 
     Attributes
     ----------
@@ -353,9 +355,9 @@ class Design(NamedTuple):
     rank : (element,)
         Ranks with zero mean and unit norm; 0 for NaN. Empty for groups.
     matrix : sparse matrix (group, element), or None
-        Bins of a number, or groups.
+        `group_matrix` of the bins of a numeric covariate, or of groups; None for too few elements.
     first, second : (pair,)
-        Neighbours in the order of the covariate.
+        Elements that are neighbours in the order of the covariate.
     """
 
     name: str
@@ -366,7 +368,10 @@ class Design(NamedTuple):
 
 
 def design_of(name: str, values: np.ndarray, block: np.ndarray) -> Design | None:
-    """Return ranks, bins and neighbours of a numeric covariate (element,); None if it does not vary."""
+    """Return the design of a numeric covariate (element,); None if it does not vary or has too few finite values.
+
+    Only elements with the same ``block`` (element,) can be neighbours.
+    """
     finite = np.isfinite(values)
     num = int(finite.sum())
     if num < MIN_ELEMENTS or np.ptp(values[finite]) == 0:
@@ -378,7 +383,7 @@ def design_of(name: str, values: np.ndarray, block: np.ndarray) -> Design | None
     matrix = group_matrix(bins_of(values)) if num >= 3 * MIN_PER_BIN else None
     order = np.lexsort((values, block))
     order = order[finite[order]]
-    # A column with many equal values has no order of neighbours.
+    # Neighbours are undefined in a column with many equal values.
     distinct = len(np.unique(values[finite])) > 0.5 * num / len(np.unique(block))
     same = np.flatnonzero(block[order[1:]] == block[order[:-1]]) if distinct else np.zeros(0, int)
     return Design(name, rank, matrix, order[same + 1], order[same])
@@ -407,7 +412,8 @@ def statistics_of(
     yield statistic("width", (r * r).mean(axis=0))
     yield statistic("largest", np.abs(r).max(axis=0), two_sided=False)
     yield statistic("far", (np.abs(r) > FAR).sum(axis=0), two_sided=False)
-    # All others are of residuals whose mean and width are those of the model, so that these do not hide them.
+    # For all other statistics the mean and width of each column are set to 0 and 1, so that errors in these do not
+    # hide other features.
     r = column_standardised(r)
     square = r * r
     yield statistic("skewness", (square * r).mean(axis=0))
@@ -435,7 +441,7 @@ def column_standardised(values: np.ndarray) -> np.ndarray:
 
 
 def predictions_of(residuals: Residuals) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and values (element,) of the mean and the scatter of the replicates, where elements differ in them."""
+    """Yield name and values (element,) of the mean and the scatter of the replicates, if they differ by element."""
     if not len(residuals.mean):
         return
     spread, noise = residuals.spread, 1.0 / residuals.values.shape[1]  # variance of a mean of replicates, in units
@@ -474,9 +480,9 @@ def distance_of(statistic: Statistic) -> float:
 def corrected(statistics: Sequence[Statistic], scores: np.ndarray) -> tuple[float, dict[str, float]]:
     """Return the p-value of the largest score, corrected for the number of statistics, and the score of each family.
 
-    The largest score of each family is scored among the pool again, so that families count equally, and the largest
-    family's rank among the pool is the p-value (the smallest p-value of Westfall & Young 1993, from the same
-    replicates).
+    The largest score of each family is scored among the pool again, so that families count equally. The rank of the
+    largest family score among the pool gives the p-value (the minimum p-value method of Westfall & Young 1993, with the
+    same replicates).
     """
     families = np.array([FAMILIES[statistic.kind] for statistic in statistics])
     names = list(dict.fromkeys(families))

@@ -1,4 +1,4 @@
-"""Result of a check of the model, to and from text."""
+"""Result of a check of the model, with conversion to and from text."""
 
 import json
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ class ModelCheck:
         Probability of data at least as unusual under the model, corrected for the number of statistics; NaN if the
         model could not be checked.
     sentence : str
-        The result: what does not fit and where, or why the model could not be checked.
+        The result: what is unusual and where, or why the model could not be checked.
     remedies : tuple of str
-        What may mend a model that fails, as far as known.
+        Changes of the model that may help if it fails.
     table : pandas.DataFrame
         One row per statistic, the most unusual first: ``site, level, residuals, kind, covariate, family``, and its
-        ``score``: about normal quantiles under the model, before correction for their number, averaged over draws;
-        and its ``distance`` from the replicates in their standard deviations.
+        ``score``, about a normal quantile under the model, not corrected for the number of statistics; ``distance``
+        from the mean of the replicates in their standard deviations. Both are averaged over draws.
     num_draws, num_replicates : int
         Number of posterior draws, and of replicated data sets at each.
     worst : Worst or None
@@ -56,12 +56,12 @@ class ModelCheck:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelCheck":
-        """Return the result of which `to_json` wrote the text.
+        """Return the result stored by `to_json`.
 
         Raises
         ------
         TypeError, ValueError
-            If the text is that of something else.
+            If the text does not represent a `ModelCheck`.
         """
         stored = json.loads(text)
         if not (
@@ -86,7 +86,7 @@ class Worst(NamedTuple):
     Attributes
     ----------
     label, covariate : str
-        What the residuals are of, and the covariate of the statistic or, if it has none, the most unusual one.
+        Name of the residuals, and the covariate of the statistic or, if it has none, the most unusual covariate.
     residuals : array (element,)
         Residuals of the measured data.
     positions : array (element,)
@@ -100,7 +100,7 @@ class Worst(NamedTuple):
     edges : array (edge,)
         Edges of the bins of size.
     number_bands : array (4, edge - 1)
-        Percentiles `LEVELS` of the numbers of replicated residuals by size; the outer bins hold all beyond them.
+        Percentiles `LEVELS` of the numbers of replicated residuals in each bin; the outer bins include all beyond.
     """
 
     label: str
@@ -144,10 +144,10 @@ def worst_of(
 
 
 def numbers_by_size(residuals: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the numbers of residuals between edges; the outer ones hold all beyond them."""
+    """Return the number of residuals in each bin between edges; the outer bins include all residuals beyond."""
     return np.histogram(np.clip(residuals, edges[0], edges[-1]), edges)[0]
 
 
 def _plain(value: Any) -> Any:
-    """Return an array or tuple as a list."""
+    """Return an array or tuple as a list; anything else unchanged."""
     return np.asarray(value).tolist() if isinstance(value, np.ndarray | tuple) else value

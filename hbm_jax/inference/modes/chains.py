@@ -6,9 +6,8 @@ import numpy as np
 import xarray as xr
 from arviz_stats.base import array_stats
 
-MODE_SEPARATION = 3.0  # separation of modes, in standard deviations within chains, on both sides of the gap
-# R-hat of a vector whose components are exchanged: at least the first as it is, at most the second when each draw is
-# sorted.
+MODE_SEPARATION = 3.0  # half of the smallest distance of two modes, in standard deviations within chains
+# R-hat of a vector whose components are exchanged: at least the first, and at most the second if each draw is sorted.
 EXCHANGED, SORTED = 1.1, 1.05
 MAX_COMPONENTS = 50  # longer vectors are not those of a mixture
 
@@ -23,7 +22,7 @@ def scalars(posterior: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def separate_groups(posterior: xr.Dataset, label: str, values: np.ndarray | None) -> str:
-    """Describe the groups of chains in different modes, if the chains of a parameter fall into two separate groups.
+    """Describe two groups of chains in different modes of a parameter; empty if the chains are not separate.
 
     Parameters
     ----------
@@ -52,7 +51,7 @@ def separate_groups(posterior: xr.Dataset, label: str, values: np.ndarray | None
 
 
 def exchanged(posterior: xr.Dataset, unmixed: Collection[str]) -> dict[str, float]:
-    """Return the vectors whose chains agree once the components of each draw are sorted, with R-hat of these.
+    """Return the vectors whose chains agree if the components of each draw are sorted, with the R-hat of these.
 
     The labels of the components of a mixture are arbitrary: its posterior has a mode for each of their permutations.
 
@@ -63,7 +62,7 @@ def exchanged(posterior: xr.Dataset, unmixed: Collection[str]) -> dict[str, floa
     unmixed : collection of str
         Names of variables with an R-hat that fails.
     """
-    found = {}
+    sorted_r_hat = {}
     for name in unmixed:
         variable = posterior.get(name)
         if variable is None or variable.ndim != 3 or not 2 <= variable.shape[-1] <= MAX_COMPONENTS:
@@ -77,5 +76,5 @@ def exchanged(posterior: xr.Dataset, unmixed: Collection[str]) -> dict[str, floa
                 for values in (draws, np.sort(draws, axis=-1))
             )
         if as_drawn >= EXCHANGED and ordered <= SORTED:
-            found[str(name)] = ordered
-    return found
+            sorted_r_hat[str(name)] = ordered
+    return sorted_r_hat

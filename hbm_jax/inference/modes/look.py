@@ -15,20 +15,22 @@ from scipy.spatial import KDTree
 
 from hbm_jax.inference.arguments import unsampled_sites
 from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.modes.tempering import Tempered
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import Target, build_target
 
-PARTICLES_SHOWN, DRAWS_SHOWN = 300, 100  # particles of each run, and draws of each chain, that are grouped into modes
-PER_PARAMETER = 4  # fewest particles, along whose differences they move
-NEIGHBOURS = 8  # of each point, to which it may be joined
-# Fall of the log density between two neighbours, below the lower of both, beyond which they are not joined.
+PARTICLES_GROUPED, DRAWS_GROUPED = 300, 100  # particles of each run, and draws of each chain, grouped into modes
+PER_PARAMETER = 4  # fewest particles per parameter; moves are along differences of particles
+NEIGHBOURS = 8  # nearest points to which each point may be joined
+# Two neighbours are joined if the log density between them is nowhere lower than this below the lower of both. It is
+# evaluated at these fractions of their distance.
 VALLEY = 3.0
-FRACTIONS = (0.25, 0.5, 0.75)  # of the way from one to the other, where it is evaluated
-SMALLEST = 0.01  # fraction of the points below which a group is no mode of its own, and of the mass below which a mode
-# may be missing
+FRACTIONS = (0.25, 0.5, 0.75)
+# Smallest fraction of the points in a separate mode, and of the mass in a mode whose absence from draws is reported.
+SMALLEST = 0.01
 MODES_NAMED = 5  # in a sentence
-WIDER = 10.0  # widths of the draws that the reference has where a prior cannot be drawn from
+WIDER = 10.0  # ratio of the width of the reference to that of the draws, if a prior cannot be sampled
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,19 @@ def look_for_modes(
 ) -> Modes:
     """Look for modes of a posterior by tempered runs from its prior, and compare them with the draws of a fit.
 
-    R-hat compares chains with each other; it cannot tell of a mode that none of them has visited. Here particles are
-    drawn from the prior and taken to the posterior through tempered densities. Modes are groups of particles and draws
-    between which the density does not fall. A mode is found if it attracts particles before it is separate: one of
-    which less than about one in ``num_particles`` does may be missed, also here.
+    R-hat compares chains with each other; it cannot detect a mode that no chain has visited. Here particles are drawn
+    from the prior and moved to the posterior through tempered densities. Modes are groups of particles and draws
+    between which the density does not fall. A mode is found if it attracts particles before it separates from the
+    others; one that attracts less than about one in ``num_particles`` may be missed.
 
     Parameters
     ----------
     fit : Fit
-        A fit with its program. Its verdict says the outcome from then on, also once it is saved, and it is not usable
-        if a mode with at least 1 % of the mass is missing from the draws.
+        A fit with its program. The outcome is added to its verdict, which `Fit.save` stores; the verdict becomes "not
+        usable" if a mode with more than 1 % of the mass is missing from the draws.
     num_particles : int
-        Particles of each run, at least 4 for each parameter. The cost is about 10 to 60 densities for each particle
-        and each of 5 to 50 steps.
+        Particles of each run, at least 20 and at least 4 per parameter, rounded up to an even number. The cost is about
+        10 to 60 densities for each particle and each of 5 to 50 steps.
     num_runs : int
         Independent runs, at least 2; the errors of the masses come from their differences.
     seed : int
@@ -92,12 +94,13 @@ def look_for_modes(
     Raises
     ------
     ValueError
-        If the fit has no program, for options out of range, and if the density vanishes at all draws of the prior.
+        If the fit has no program, for options out of range, if the density vanishes at all draws of the prior, and if
+        the particles do not reach the posterior.
 
     Notes
     -----
-    Where the prior of a site cannot be drawn from, particles begin in a normal distribution ten times as wide as the
-    draws, in the unconstrained parameters.
+    If the prior of a site cannot be sampled, particles start from a normal distribution ten times as wide as the draws,
+    in the unconstrained parameters.
 
     Examples
     --------
@@ -116,7 +119,7 @@ def look_for_modes(
             "program and its arguments."
         )
     num_particles += num_particles % 2
-    with jax.enable_x64(fit.run.get("dtype", "float64") == "float64"), ProgressLine(progress) as live:
+    with jax.enable_x64(fit.run.get("dtype", "float64") == "float64"), ProgressLine(progress) as progress_line:
         target = build_target(fit.program, fit.bound_args, jax.random.key(seed))
         if num_particles < PER_PARAMETER * target.size:
             raise ValueError(
@@ -135,14 +138,14 @@ def look_for_modes(
         rng = np.random.default_rng(seed)
         positions, log_evidence = [], []
         for run in range(num_runs):
-            live.show(f"tempered run {run + 1} of {num_runs}, {num_particles} particles")
+            progress_line.show(f"tempered run {run + 1} of {num_runs}, {num_particles} particles")
             particles, evidence = tempered.run(reference.draw(num_particles, rng), int(rng.integers(2**31)))
             positions.append(particles.position)
             log_evidence.append(evidence)
-        live.show("grouping particles and draws")
-        shown = [rng.permutation(position)[:PARTICLES_SHOWN] for position in positions]
-        of_chains = draws[:, np.linspace(0, draws.shape[1] - 1, min(DRAWS_SHOWN, draws.shape[1])).astype(int)]
-        points = np.concatenate([*shown, of_chains.reshape(-1, target.size)])
+        progress_line.show("grouping particles and draws")
+        grouped = [rng.permutation(position)[:PARTICLES_GROUPED] for position in positions]
+        thinned = draws[:, np.linspace(0, draws.shape[1] - 1, min(DRAWS_GROUPED, draws.shape[1])).astype(int)]
+        points = np.concatenate([*grouped, thinned.reshape(-1, target.size)])
         groups = _groups(points, tempered)
         weights = np.exp(np.array(log_evidence) - max(log_evidence))
         modes = _modes(fit, target, points, groups, weights / weights.sum(), positions, rng)
@@ -154,21 +157,22 @@ class _WithoutObservations(Messenger):
     """Handler under which the log density of a program is that of its prior."""
 
     def process_message(self, msg):
+        """Mask an observed site."""
         if msg["type"] == "sample" and msg["is_observed"]:
             msg["fn"] = msg["fn"].mask(False)
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """Reference distribution in the unconstrained parameters: its log density, and its draws (num, rng)."""
+    """Reference distribution in the unconstrained parameters: log density, and ``draw(num, rng)``, (num, size)."""
 
     log_density: Callable
     draw: Callable
 
     @classmethod
     def of(cls, program: Callable, args: tuple, target: Target, draws: np.ndarray) -> "_Reference":
-        """Return the prior or, if that cannot be drawn from, a wide normal distribution around draws."""
-        # The prior draws of standard components are their declared starts.
+        """Return the prior or, if it cannot be sampled, a wide normal distribution around draws."""
+        # Target.draw_prior does not sample standard components; it returns their declared starts.
         if not unsampled_sites(program, args) and not target.standard.any():
             prior = build_target(_WithoutObservations(program), args, None)
             return cls(lambda x: -prior.potential(x), target.draw_prior)
@@ -181,12 +185,12 @@ class _Reference:
 
 
 def _groups(points: np.ndarray, tempered: Tempered) -> np.ndarray:
-    """Return the group of each point, (num,): neighbours between which the density does not fall are in one."""
+    """Return the group of each point, (num,), which joins neighbours between which the density does not fall."""
     num, scale = len(points), points.std(axis=0)
     scaled = points / np.where(scale > 0, scale, 1.0)
     ends = _log_posterior(tempered, points)
 
-    def joined(first, second):
+    def join(first, second):
         """Return the pairs between which the density does not fall."""
         step = points[second] - points[first]
         between = np.min([_log_posterior(tempered, points[first] + f * step) for f in FRACTIONS], axis=0)
@@ -194,20 +198,20 @@ def _groups(points: np.ndarray, tempered: Tempered) -> np.ndarray:
         return first[keep], second[keep]
 
     neighbours = KDTree(scaled).query(scaled, k=min(NEIGHBOURS + 1, num))[1][:, 1:]
-    first, second = joined(np.repeat(np.arange(num), neighbours.shape[1]), neighbours.ravel())
+    first, second = join(np.repeat(np.arange(num), neighbours.shape[1]), neighbours.ravel())
     groups = _components(first, second, num)
     while groups.max():
-        # The nearest points of each group and the others, because neighbours alone may not connect it.
+        # Also try the nearest pairs between each group and the others, because neighbours alone may not connect it.
         pairs = []
         for group in range(groups.max() + 1):
             inside, outside = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
             distances, nearest = KDTree(scaled[outside]).query(scaled[inside])
             closest = np.argsort(distances)[:NEIGHBOURS]
             pairs.append((inside[closest], outside[nearest[closest]]))
-        found = joined(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
-        if not len(found[0]):
+        new_first, new_second = join(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
+        if not len(new_first):
             break
-        first, second = np.concatenate([first, found[0]]), np.concatenate([second, found[1]])
+        first, second = np.concatenate([first, new_first]), np.concatenate([second, new_second])
         groups = _components(first, second, num)
     is_large = (np.bincount(groups) >= SMALLEST * num)[groups]
     if is_large.any() and not is_large.all():
@@ -223,25 +227,22 @@ def _components(first: np.ndarray, second: np.ndarray, num: int) -> np.ndarray:
 
 
 def _log_posterior(tempered: Tempered, points: np.ndarray) -> np.ndarray:
-    """Return the log density at any number of points, in batches of one size, which share a compiled program."""
-    size = tempered.num_particles
-    padded = np.concatenate([points, np.repeat(points[-1:], -len(points) % size, axis=0)])
-    batches = [np.asarray(tempered.evaluate(part).log_posterior) for part in padded.reshape(-1, size, points.shape[1])]
-    return np.concatenate(batches)[: len(points)]
+    """Return the log density at any number of points."""
+    return map_in_chunks(lambda chunk: tempered.evaluate(chunk).log_posterior, tempered.num_particles, points)
 
 
 def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Modes:
     """Return masses, locations and draws of the modes."""
-    num_runs, num_shown = len(positions), min(PARTICLES_SHOWN, len(positions[0]))
+    num_runs, num_grouped = len(positions), min(PARTICLES_GROUPED, len(positions[0]))
     in_mode = groups[:, None] == np.arange(groups.max() + 1)
-    in_run = in_mode[: num_runs * num_shown].reshape(num_runs, num_shown, -1).mean(axis=1)
+    in_run = in_mode[: num_runs * num_grouped].reshape(num_runs, num_grouped, -1).mean(axis=1)
     mass = weights @ in_run
     between_runs = num_runs / (num_runs - 1) * (weights**2) @ (in_run - mass) ** 2
     table = pd.DataFrame(
         {
             "mass": mass,
-            "mass_error": np.sqrt(np.maximum(between_runs, mass * (1 - mass) / (num_runs * num_shown))),
-            "share_of_draws": in_mode[num_runs * num_shown :].mean(axis=0),
+            "mass_error": np.sqrt(np.maximum(between_runs, mass * (1 - mass) / (num_runs * num_grouped))),
+            "share_of_draws": in_mode[num_runs * num_grouped :].mean(axis=0),
         }
     )
     constrain = jax.jit(jax.vmap(target.constrain))
@@ -252,23 +253,23 @@ def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Mode
     values = np.concatenate([sites[name].reshape(len(points), -1) for name in names if name in sites], axis=1)
     labels = list(fit.verdict.table.index)
     locations = pd.DataFrame([values[is_in].mean(axis=0) for is_in in in_mode.T], columns=labels)
-    chosen = rng.choice(num_runs, len(positions[0]), p=weights)
-    draws = constrain(np.stack([positions[run][i] for i, run in enumerate(chosen)]))
+    runs = rng.choice(num_runs, len(positions[0]), p=weights)
+    draws = constrain(np.stack([positions[run][i] for i, run in enumerate(runs)]))
     draws = shifted({name: np.asarray(draws[name]) for name in sites})
     order = np.argsort(-mass, kind="stable")
     table, locations = (frame.iloc[order].reset_index(drop=True) for frame in (table, locations))
-    where = _separating(values, in_mode[:, order], labels)
+    descriptions = _descriptions(values, in_mode[:, order], labels)
     return Modes(
         table,
         locations,
         draws,
-        _outcome(table, where, num_runs, len(positions[0])),
-        _missing(table, where),
+        _outcome(table, descriptions, num_runs, len(positions[0])),
+        _missing(table, descriptions),
     )
 
 
-def _separating(values: np.ndarray, in_mode: np.ndarray, labels: list[str]) -> list[str]:
-    """Return where each mode is, by the parameter that separates it best from the other points."""
+def _descriptions(values: np.ndarray, in_mode: np.ndarray, labels: list[str]) -> list[str]:
+    """Describe the location of each mode by the parameter that separates it best from the other points."""
     texts = []
     for is_in in in_mode.T:
         if is_in.all():
@@ -286,27 +287,27 @@ def _percent(row) -> str:
     return f"{100 * row.mass:.0f} +- {max(100 * row.mass_error, 1):.0f} %"
 
 
-def _outcome(table: pd.DataFrame, where: list[str], num_runs: int, num_particles: int) -> str:
-    """Return a clause on the modes that were found, and on those of the draws that were not."""
-    found = table[table["mass"] > 0]
+def _outcome(table: pd.DataFrame, descriptions: list[str], num_runs: int, num_particles: int) -> str:
+    """Return a clause on the modes of the particles, and on modes of the draws that the particles missed."""
+    modes = table[table["mass"] > 0]
     text = f"{num_runs} tempered runs of {num_particles} particles found "
-    if len(found) == 1:
+    if len(modes) == 1:
         text += "one mode"
     else:
-        masses = ", ".join(_percent(row) for row in found.head(MODES_NAMED).itertuples())
-        more = " and less" if len(found) > MODES_NAMED else ""
-        text += f"{len(found)} modes, with {masses}{more} of the mass"
+        masses = ", ".join(_percent(row) for row in modes.head(MODES_NAMED).itertuples())
+        rest = " and less" if len(modes) > MODES_NAMED else ""
+        text += f"{len(modes)} modes, with {masses}{rest} of the mass"
     missed = [
-        f"one with {100 * table.loc[i, 'share_of_draws']:.0f} % of the draws near {where[i]}"
+        f"one with {100 * table.loc[i, 'share_of_draws']:.0f} % of the draws near {descriptions[i]}"
         for i in table.index[table["mass"] == 0]
     ]
     return f"{text}, but missed {', '.join(missed[:MODES_NAMED])}: more particles are needed" if missed else text
 
 
-def _missing(table: pd.DataFrame, where: list[str]) -> str:
+def _missing(table: pd.DataFrame, descriptions: list[str]) -> str:
     """Return a clause on the modes that are missing from the draws."""
     is_missing = (table["share_of_draws"] == 0) & (table["mass"] > np.maximum(SMALLEST, 2 * table["mass_error"]))
     return "; ".join(
-        f"a mode with {_percent(table.loc[i])} of the mass near {where[i]} is missing from the draws"
+        f"a mode with {_percent(table.loc[i])} of the mass near {descriptions[i]} is missing from the draws"
         for i in table.index[is_missing][:MODES_NAMED]
     )

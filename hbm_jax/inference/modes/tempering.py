@@ -1,10 +1,10 @@
-"""Tempered sequential Monte Carlo: particles that go from a reference distribution to a posterior.
+"""Tempered sequential Monte Carlo: particles moved from a reference distribution to a posterior.
 
 The particles pass through densities proportional to q^(1 - b) p^b, from the reference q at b = 0 to the posterior p at
-b = 1 (Del Moral, Doucet & Jasra 2006, J. R. Statist. Soc. B 68, 411). Where b is small, the modes are not separate yet,
-and particles share themselves out between them; weights and resampling keep the shares right while they part. Between
-the steps, half of the particles move along differences of the other half (ter Braak 2006, Stat. Comput. 16, 239), which
-have the widths and directions of every mode and need neither units nor a gradient.
+b = 1 (Del Moral, Doucet & Jasra 2006, J. R. Statist. Soc. B 68, 411). At small b the modes are not separate, and
+particles move between them; while the modes separate, weights and resampling keep the right fraction in each. After
+each step, each half of the particles moves along differences of the other half (ter Braak 2006, Stat. Comput. 16, 239),
+which have the widths and directions of every mode and need neither units nor a gradient.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 EFFICIENCY = 0.5  # effective fraction of the particles after reweighting, which sets the next b
-SWEEPS = 10  # moves of each particle between two steps, and at least as many as there are parameters
+SWEEPS = 10  # moves of each particle after a step; as many as there are parameters, if these are more
 MAX_SWEEPS = 60
-BATCH = 50  # densities that are evaluated together
+BATCH = 50  # densities evaluated in one batch
 HOPS = 0.1  # fraction of the moves by a whole difference, from mode to mode
-SHORTEST = 0.2  # of the factors by which the other moves are shorter than the optimum for a normal distribution
+SHORTEST = 0.2  # smallest length of the other moves, relative to the optimum for a normal distribution
 MAX_STEPS = 1000
 
 
@@ -88,7 +88,7 @@ class Tempered:
         self.evaluate, self.move = jax.jit(evaluate), jax.jit(move)
 
     def run(self, reference_draws: np.ndarray, seed: int) -> tuple[Particles, float]:
-        """Take draws of the reference to the posterior.
+        """Move draws of the reference to the posterior.
 
         Parameters
         ----------
@@ -124,8 +124,8 @@ class Tempered:
             log_evidence += float(np.log(weights.mean()) + (b - previous) * rise.max())
             # Systematic resampling, in random order, because the halves must be alike.
             points = (np.arange(len(rise)) + rng.uniform()) / len(rise)
-            chosen = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(rise) - 1)
-            particles = particles.at(rng.permutation(chosen))
+            resampled = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(rise) - 1)
+            particles = particles.at(rng.permutation(resampled))
             particles = Particles(*map(np.asarray, self.move(particles, b, jax.random.fold_in(key, step))))
             if b == 1.0:
                 return particles, log_evidence
@@ -135,7 +135,7 @@ class Tempered:
 
 
 def _between(particles: Particles, b):
-    """Return the log density between reference and posterior at ``b``."""
+    """Return the tempered log density at ``b``."""
     value = (1.0 - b) * particles.log_reference + b * particles.log_posterior
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
@@ -146,7 +146,7 @@ def _next(b: float, rise: np.ndarray) -> float:
 
     def efficiency(step):
         weights = np.where(finite, np.exp(step * (np.where(finite, rise, 0.0) - rise[finite].max())), 0.0)
-        # Of those with a finite density, because others are lost at any step.
+        # Relative to the particles with a finite density; the others are lost at any step.
         return weights.sum() ** 2 / (weights**2).sum() / finite.sum()
 
     if efficiency(1.0 - b) >= EFFICIENCY:

@@ -17,20 +17,21 @@ from hbm_jax.inference.sampler.metric import power_of_two
 from hbm_jax.xla_options import QUICK
 
 SEARCH_ITERATIONS = 500
-TRIALS_PER_ITERATION = 4  # mean number at which a search ends; steps as short as rounding errors are many and useless
+TRIALS_PER_ITERATION = 4  # largest mean number of evaluations; more mean that rounding errors limit the steps
 GRADIENT_TOLERANCE = 1e-3  # gradient norm at which a search ends; high accuracy is not needed to start chains
 MAX_NEWTON_STEP = 0.1  # Newton step, in standard deviations, beyond which the end of a search is no mode
-POLISHED = 3  # Newton steps, of at most this length, after a search that rounding errors have ended a little early
-MAX_POLISHING_STEP = 1.0
+POLISHED = 3  # Newton steps after a search that rounding errors ended a little early
+MAX_POLISHING_STEP = 1.0  # largest length of these steps, in standard deviations
 HESSIAN_STEP = 1e-4  # step of central differences in units of the width, whose truncation error is its square
-# Steps, in units of the width that they measure, beyond which they are repeated: a posterior may be much narrower or
-# wider than its prior.
+# Range of steps in units of the width that they measure; a measurement with another step is repeated, because a
+# posterior may be much narrower or wider than its prior.
 MEASURING_STEPS = (1e-7, 1e-2)
 MEMORY = 6  # pairs of steps and gradient differences in the inverse Hessian along a path
 PATH_POINTS = 25  # points of a path at which its approximation is judged
-PATH_DRAWS = 5
+PATH_DRAWS = 5  # draws at each of these points
 GOLDEN = 0.6180339887498949  # golden ratio minus 1; its multiples modulo 1 are spread evenly
 JUDGED = 20  # draws by which an approximation is judged
+# Of mean-field fits: draws, starting points, iterations of a round, and rounds.
 VARIATIONAL_DRAWS = 8
 VARIATIONAL_SEARCHES = 3
 VARIATIONAL_ITERATIONS = 80
@@ -109,9 +110,9 @@ def curvature_along(value_and_grad: Callable, point: np.ndarray, index: int) -> 
     for _ in range(4):
         step = np.zeros(len(point))
         step[index] = size
-        ahead, behind = point + step, point - step
-        difference = np.asarray(value_and_grad(ahead)[1]) - np.asarray(value_and_grad(behind)[1])
-        row = difference / (ahead - behind)[index]
+        forward, backward = point + step, point - step
+        difference = np.asarray(value_and_grad(forward)[1]) - np.asarray(value_and_grad(backward)[1])
+        row = difference / (forward - backward)[index]
         if not np.isfinite(row).all():
             size *= 1e-3  # beyond the edge of the support
             continue
@@ -213,30 +214,33 @@ class Approximation:
 
 
 def search_from(
-    value_and_grad: Callable, candidate: np.ndarray, known: Approximation | None
+    value_and_grad: Callable, candidate: np.ndarray, known_mode: Approximation | None
 ) -> tuple[np.ndarray, float, list]:
     """Search for a mode from a candidate; return the last point, its value, and the path (point, gradient).
 
-    With an approximation that is known, the search works in its standardised variables, which takes fewer iterations.
+    If a mode is known, the search works in the standardised variables of its approximation and takes fewer iterations.
     """
     path: list = []
-    if known is None:
+    if known_mode is None:
         point, value, _ = minimise(value_and_grad, candidate, path=path)
         return point, value, path
 
     def standardised(noise):
-        value, gradient = value_and_grad(known.transform(noise))
-        return value, known.standardised_gradient(np.asarray(gradient))
+        value, gradient = value_and_grad(known_mode.transform(noise))
+        return value, known_mode.standardised_gradient(np.asarray(gradient))
 
-    noise, value, _ = minimise(standardised, known.standardise(candidate), path=path)
-    path = [(known.transform(w), (known.vectors @ (slope / known.stretch)) / known.width) for w, slope in path]
-    return known.transform(noise), value, path
+    def gradient_by_position(gradient):
+        return known_mode.vectors @ (gradient / known_mode.stretch) / known_mode.width
+
+    noise, value, _ = minimise(standardised, known_mode.standardise(candidate), path=path)
+    path = [(known_mode.transform(noise), gradient_by_position(gradient)) for noise, gradient in path]
+    return known_mode.transform(noise), value, path
 
 
 def _distinct_units(width: np.ndarray) -> np.ndarray:
-    """Return units close to widths (size,): powers of two times factors between 1 and 1.1, which all differ.
+    """Return units close to widths (size,): powers of two times different factors between 1 and 1.1.
 
-    Groups with equal errors have equal curvatures, among whose principal axes rounding errors would choose otherwise.
+    Groups with equal errors have equal curvatures; in equal units, rounding errors would decide their principal axes.
     """
     return power_of_two(width) * (1.0 + 0.1 * np.mod(GOLDEN * np.arange(len(width)), 1.0))
 
@@ -248,9 +252,9 @@ class Judged:
     Attributes
     ----------
     approximation : Approximation
-        What was judged.
+        The approximation.
     points : (num, size)
-        Draws.
+        Draws from it.
     log_weights : (num,)
         Log density minus that of the approximation (both up to the same constant); -inf where not finite.
     """
@@ -261,12 +265,12 @@ class Judged:
 
     @property
     def bound(self) -> float:
-        """Evidence lower bound, up to the constant of `Approximation.log_evidence`; robust to a few poor draws."""
+        """Evidence lower bound without the lowest tenth of the draws, up to the constant of `log_evidence`."""
         return float(np.mean(np.sort(self.log_weights)[len(self.log_weights) // 10 :]))
 
-    def typical(self, within: float) -> np.ndarray:
-        """Return the draws whose log weight is not further than ``within`` below the median, (num, size)."""
-        return self.points[self.log_weights > np.median(self.log_weights) - within]
+    def typical(self, margin: float) -> np.ndarray:
+        """Return the draws whose log weight is less than ``margin`` below the median, (num, size)."""
+        return self.points[self.log_weights > np.median(self.log_weights) - margin]
 
 
 def judge_by_draws(
@@ -289,9 +293,9 @@ def is_finite(value, gradient) -> bool:
 
 
 def mode_at(value_and_grad: Callable, point: np.ndarray, value: float) -> Approximation | None:
-    """Return the Laplace approximation at the end of a search; None if that is no mode.
+    """Return the Laplace approximation at the end of a search; None if the search did not end at a mode.
 
-    The density there must be finite, its curvature positive definite and its gradient small in units of the curvature:
+    At a mode the density is finite, its curvature positive definite, and its gradient small in units of the curvature:
     where the density grows without limit, the curvature is a rounding error of either sign.
     """
     gradient = np.asarray(value_and_grad(point)[1])
@@ -319,19 +323,19 @@ def along_path(value_and_grad: Callable, path: Sequence, rng: np.random.Generato
     """Return the best normal approximation along the path of a search, by its evidence lower bound.
 
     A path from the prior to a mode, or to a density without limit, crosses the region that holds the posterior mass
-    (Pathfinder: Zhang et al. 2022, JMLR 23, 306). Inverse Hessians come from the last steps of the search, on a
-    diagonal that earlier ones have determined.
+    (Pathfinder: Zhang et al. 2022, JMLR 23, 306). The inverse Hessian at a point is the BFGS update, by the last
+    `MEMORY` steps, of a diagonal estimated from all steps so far.
     """
     best = None
     diagonal = np.ones(len(path[0][0]))
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
-    judged = np.unique(np.linspace(1, len(path) - 1, PATH_POINTS).astype(int)) if len(path) > 1 else ()
+    indices = np.unique(np.linspace(1, len(path) - 1, PATH_POINTS).astype(int)) if len(path) > 1 else ()
     for i in range(1, len(path)):
         step, change = path[i][0] - path[i - 1][0], path[i][1] - path[i - 1][1]
         if step @ change > 1e-12 * np.linalg.norm(step) * np.linalg.norm(change):
             diagonal = _updated_diagonal(diagonal, step, change)
             pairs = [*pairs, (step, change)][-MEMORY:]
-        if i not in judged or not pairs:
+        if i not in indices or not pairs:
             continue
         inverse = _inverse_hessian(diagonal, pairs)
         mean = path[i][0] - inverse @ path[i][1]
@@ -341,15 +345,15 @@ def along_path(value_and_grad: Callable, path: Sequence, rng: np.random.Generato
         candidate = judge_by_draws(value_and_grad, approximation, rng, PATH_DRAWS)
         if best is None or candidate.bound > best.bound:
             best = candidate
-    # Judged again, because the best of many estimates from a few draws is too high.
+    # With new draws, because the best of many estimates from a few draws is too high.
     return None if best is None else judge_by_draws(value_and_grad, best.approximation, rng)
 
 
 def _updated_diagonal(diagonal: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Return the diagonal inverse Hessian after one more step (equation 9 of Gilbert & Lemarechal 1989)."""
     a, b, c = change @ (diagonal * change), change @ step, step @ (step / diagonal)
-    new = 1.0 / (a / (b * diagonal) + change**2 / b - a * step**2 / (b * c * diagonal**2))
-    return new if np.isfinite(new).all() and (new > 0).all() else diagonal
+    updated = 1.0 / (a / (b * diagonal) + change**2 / b - a * step**2 / (b * c * diagonal**2))
+    return updated if np.isfinite(updated).all() and (updated > 0).all() else diagonal
 
 
 def _inverse_hessian(diagonal: np.ndarray, pairs: Sequence) -> np.ndarray:
@@ -375,22 +379,37 @@ class MeanField:
 def mean_field_fits(
     value_and_grad: Callable, candidates: Sequence[np.ndarray], rng: np.random.Generator
 ) -> list[MeanField]:
-    """Fit mean-field normal approximations with fixed draws (Giordano et al. 2024, JMLR 25, 18); the best first."""
+    """Fit mean-field normal approximations with fixed draws (Giordano et al. 2024, JMLR 25, 18).
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        (size,) -> minus the log density, gradient.
+    candidates : sequence of (size,)
+        Starting points, of which the first `VARIATIONAL_SEARCHES` are used.
+    rng : numpy.random.Generator
+        Generator of the fixed draws.
+
+    Returns
+    -------
+    list of MeanField
+        Fits with finite values, the best first.
+    """
     size = len(candidates[0])
     half = rng.normal(size=(VARIATIONAL_DRAWS // 2, size))
     half /= np.sqrt(np.mean(half**2, axis=0))  # with their negatives, mean and variance are exact
     noise = np.concatenate([half, -half])
 
     def refit(loc, log_scale):
-        """Refit in units of the current approximation, so that widths may differ as much as 0.01 and 1000."""
+        """Fit again in units of the current approximation, so that widths may differ as much as 0.01 and 1000."""
         unit = np.exp(log_scale)
 
         def objective(parameters):
             parameters = np.asarray(parameters)
             center, scale = loc + unit * parameters[:size], unit * np.exp(parameters[size:])
             values, gradient_rows = np.zeros(len(noise)), np.zeros(noise.shape)
-            for i, e in enumerate(noise):
-                values[i], gradient_rows[i] = value_and_grad(center + scale * e)
+            for i, draw in enumerate(noise):
+                values[i], gradient_rows[i] = value_and_grad(center + scale * draw)
                 if not np.isfinite(values[i]):
                     return np.inf, jnp.zeros(2 * size)
             gradient = np.concatenate([gradient_rows.mean(0) * unit, (gradient_rows * noise).mean(0) * scale - 1.0])

@@ -4,7 +4,6 @@
 on the host; `Draws` collects blocks. The draws do not depend on their division into blocks.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from numpyro.infer.util import ParamInfo
 
+from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.kernels.protocol import Block, Chain, Sampler
@@ -73,9 +73,7 @@ class Chains:
             replicated = PartitionSpec()
             specs = (per_chain, per_chain, replicated, replicated, replicated)
             advance = jax.shard_map(advance, mesh=mesh, in_specs=specs, out_specs=per_chain, check_vma=False)
-        started = time.perf_counter()
         self._advance = processes.compile(advance, *self._inputs(0))
-        self.compile_seconds = time.perf_counter() - started
 
     def _potential(self, u):
         """Return minus the log density in the variables of the sampler."""
@@ -86,8 +84,7 @@ class Chains:
         metric, dense = self.start.metric, self.target.size <= MAX_DENSE
 
         # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
-        # Potential and gradient come from the program of the searches; compiled into this program they would take as
-        # long again.
+        # Potential and gradient come from the program of the searches, so that they are not compiled a second time.
         def initialise(key, position, potential, gradient, inverse_mass, step_size):
             point = metric.from_position(position)
             (point_gradient,) = jax.vjp(metric.to_position, point)[1](gradient)
@@ -96,9 +93,9 @@ class Chains:
 
         def initialise_all(key, *arrays):
             # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
-            keys, later = (jax.random.split(k, len(self.start.points)) for k in (key, jax.random.fold_in(key, 1)))
+            keys, chain_keys = (jax.random.split(k, len(self.start.points)) for k in (key, jax.random.fold_in(key, 1)))
             state = jax.vmap(initialise, in_axes=(0, 0, 0, 0, None, None))(keys, *arrays)
-            return without_windows(state, self.num_warmup), later
+            return without_windows(state, self.num_warmup), chain_keys
 
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
         arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass, self.start.step_size
@@ -119,8 +116,8 @@ class Chains:
     def advance(self, num_draws: int) -> Block:
         """Advance every chain by up to ``num_draws`` draws (at most ``buffer``), and return them.
 
-        Fewer are drawn if the warm-up ends, or a round that follows it, because the sampler is then fitted. Metric and
-        step size are updated between the draws of a block.
+        A block ends at the end of the warm-up and of each round that follows it, where the sampler is fitted. Metric
+        and step size are updated between the draws of a block.
         """
         ends = (self.num_warmup, *self._round_ends)
         last = min([self.count + num_draws, *(end for end in ends if end > self.count)])
@@ -228,10 +225,7 @@ class Draws:
     def _constrain_block(self, position):
         """Transform positions (chain, draw, size) of a block to sites, in chunks of equal size."""
         num_chains, num_draws, size = position.shape
-        flat = position.reshape(-1, size)
-        padded = np.concatenate([flat, np.repeat(flat[-1:], -len(flat) % self._chunk, axis=0)])
-        chunks = [jax.device_get(self._constrain(part)) for part in padded.reshape(-1, self._chunk, size)]
-        sites = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(flat)], *chunks)
+        sites = map_in_chunks(self._constrain, self._chunk, position.reshape(-1, size))
         return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
 
 

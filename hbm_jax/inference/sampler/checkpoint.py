@@ -105,11 +105,11 @@ class Checkpoint:
 
     @property
     def begun(self) -> bool:
-        """Whether the folder holds a run."""
+        """True if the folder holds a run."""
         return (self.folder / RUN).exists()
 
     def begin(self, run: Mapping[str, Any], data: dict[str, Any] | None):
-        """Write identity, options and data of a new run, before sampling starts."""
+        """Write identity, options and data of a new run; raise CheckpointError if the folder already holds one."""
         if self.begun:
             raise CheckpointError(
                 f"{self.folder}: expected a new or empty checkpoint folder; found another run in it. "
@@ -225,16 +225,16 @@ class Checkpoint:
             yield saved
         self._set_aside("is missing")
 
-    def _set_aside(self, why: str):
-        """Rename the next block and all later ones, if there are any."""
+    def _set_aside(self, problem: str):
+        """Rename the file of the next block, if it exists, and all later ones; warn of the problem."""
         first = BLOCK.format(self.num_blocks)
-        later = [path for path in sorted(self.folder.glob("block-*.npz")) if path.name >= first]
-        for path in later:
+        unusable = [path for path in sorted(self.folder.glob("block-*.npz")) if path.name >= first]
+        for path in unusable:
             path.replace(path.with_suffix(".damaged"))
-        if later:
+        if unusable:
             warnings.warn(
                 f"{self.folder / first}: expected the draws after the first {self.num_draws} of a chain; found that "
-                f"the file {why}. This and later blocks are renamed, and their draws are repeated.",
+                f"the file {problem}. This and later blocks are renamed, and their draws are repeated.",
                 DamageWarning,
                 stacklevel=2,
             )

@@ -70,7 +70,7 @@ def fingerprints(args: tuple) -> dict[str, str]:
 
 
 def _digest(value) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of an array or value."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of an array or value, with its type and shape."""
     array = np.asarray(value)
     if array.dtype.hasobject:
         content = repr(array.tolist()).encode()  # complete; the repr of NumPy and pandas is abridged
@@ -96,15 +96,20 @@ def _program(program) -> dict[str, Any]:
 def _code(program) -> str:
     """Return a fingerprint of the source of a program and of the variables that it closes over."""
     digest = hashlib.sha256()
+    enclosing: list[Any] = []  # functions whose closures are being read
 
     def add(value, depth=0):
         if isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.items()):
                 add(part, depth + 1)
         elif isinstance(value, types.FunctionType | types.MethodType | type):
+            if value in enclosing:  # a recursive function closes over itself
+                return
             digest.update(_source(value).encode())
+            enclosing.append(value)
             for cell in getattr(value, "__closure__", None) or ():
                 add(cell.cell_contents, depth + 1)
+            enclosing.pop()
         elif isinstance(value, int | float | str | bool | None | np.ndarray | jax.Array):
             digest.update(_digest(value).encode())
         elif callable(value) and depth < 5:
@@ -131,7 +136,7 @@ def _source(function) -> str:
 
 
 def _constants(code) -> str:
-    """Return bytecode and constants of a code object and of the functions in it, as text."""
+    """Return the constants of a code object as text; of nested functions, bytecode, names and constants."""
     return ", ".join(
         f"{c.co_code!r} {c.co_names} {_constants(c)}" if isinstance(c, types.CodeType) else repr(c)
         for c in code.co_consts

@@ -1,4 +1,4 @@
-"""Starts that are given: values of the latent sites, or an earlier fit."""
+"""Start of the chains given by the user: values of the latent sites, or an earlier fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,16 +23,16 @@ def given_start(target: Target, init: Any, num_chains: int) -> Start:
     target : Target
         The posterior.
     init : Fit, mapping of str to array, or sequence of such mappings
-        Values by name of latent sites, either of the shape of the site, for all chains, or with a leading axis of one
-        value per chain; or one mapping per chain. Sites without a value start at the median of the prior. Of a `Fit`
-        of the same latent sites, chains start at draws spread over its chains.
+        Values by name of latent sites: of the shape of the site, for all chains; with a leading axis, one value per
+        chain; or one mapping per chain. Sites without a value start at the median of the prior. With a `Fit` of the
+        same latent sites, chains start at draws spread over its chains.
     num_chains : int
         Number of chains.
 
     Raises
     ------
     TypeError
-        If ``init`` is none of these.
+        If ``init`` is of another type.
     ValueError
         For sites that the program does not sample, for other shapes, and for values outside the support of a prior.
     StartError
@@ -53,14 +53,14 @@ def given_start(target: Target, init: Any, num_chains: int) -> Start:
             )
     if is_fit:
         return start
-    why = "the values were given"
+    reason = "the values were given"
     with np.errstate(all="ignore"):  # at edges of supports
-        metric = uninformed_metric(in_units(target.value_and_grad, target.unit), points[0] / target.unit, why)
+        metric = uninformed_metric(in_units(target.value_and_grad, target.unit), points[0] / target.unit, reason)
     return Start(points, metric.in_units(target.unit), False, f"values that were given; {metric.kind} metric")
 
 
 def _one_set_per_chain(target: Target, init: Any, num_chains: int) -> list[dict[str, Any]]:
-    """Return the values of every chain by site, checked for names and shapes."""
+    """Return the values of each chain by site; raise TypeError or ValueError for invalid forms, names or shapes."""
     shapes = target.latent_shapes
     sets = [init] if isinstance(init, Mapping) else init
     if not isinstance(sets, Sequence) or isinstance(sets, str) or not all(isinstance(s, Mapping) for s in sets):
@@ -78,8 +78,8 @@ def _one_set_per_chain(target: Target, init: Any, num_chains: int) -> list[dict[
             array, shape = np.asarray(value, float), shapes[name]
             per_chain = sets is not init and array.shape == (num_chains, *shape)
             if array.shape != shape and not per_chain:
-                also = f", or {(num_chains, *shape)} with one value per chain" if sets is not init else ""
-                raise ValueError(f"init: expected {name!r} of shape {shape}{also}; found {array.shape}.")
+                alternative = f", or {(num_chains, *shape)} with one value per chain" if sets is not init else ""
+                raise ValueError(f"init: expected {name!r} of shape {shape}{alternative}; found {array.shape}.")
             for chain in range(num_chains) if sets is not init else [number]:
                 chains[chain][name] = array[chain] if per_chain else array
     return chains
@@ -88,7 +88,7 @@ def _one_set_per_chain(target: Target, init: Any, num_chains: int) -> list[dict[
 def _position(target: Target, values: Mapping[str, Any]) -> np.ndarray:
     """Return the unconstrained position of values by site; the others are at the median of the prior."""
     if target.unconstrain is None:
-        raise TypeError("init: expected a target of a program; found one that does not know its sites.")
+        raise TypeError("init: expected a target of a program; found one without the transform of its sites.")
     at_median = jax.jit(target.sites)(target.start)
     # Compiled, because NumPyro raises errors of its own for concrete values.
     point = np.asarray(jax.jit(target.unconstrain)({n: values.get(n, at_median[n]) for n in target.latent_shapes}))
@@ -102,7 +102,7 @@ def _position(target: Target, values: Mapping[str, Any]) -> np.ndarray:
 
 
 def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
-    """Return a start at draws of a fit, with the metric of its covariance and its step size."""
+    """Return a start at draws of a fit of the same sites, else raise ValueError; with its covariance and step size."""
     draws = revealed(fit).tree["unconstrained_posterior"]["position"] if "unconstrained_posterior" in fit.tree else None
     labels = () if draws is None else tuple(map(str, draws[draws.dims[-1]].values))
     if draws is None or labels != target.labels:
@@ -118,10 +118,12 @@ def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
     points = positions[chains % num_fitted, num_draws - 1 - (chains // num_fitted) * (num_draws // rounds)]
     flat = positions.reshape(-1, size)
     spread = np.where(flat.std(axis=0) > 0, flat.std(axis=0), target.unit)
-    enough = size <= MAX_DENSE and len(flat) >= DRAWS_A_PARAMETER * size
-    known = Approximation.from_covariance(flat.mean(axis=0), np.atleast_2d(np.cov(flat.T))) if enough else None
-    if known is not None:
-        metric = curvature_metric(known.vectors, known.stretch, known.width)
+    has_covariance = size <= MAX_DENSE and len(flat) >= DRAWS_A_PARAMETER * size
+    approximation = None
+    if has_covariance:
+        approximation = Approximation.from_covariance(flat.mean(axis=0), np.atleast_2d(np.cov(flat.T)))
+    if approximation is not None:
+        metric = curvature_metric(approximation.vectors, approximation.stretch, approximation.width)
     else:
         unit = power_of_two(spread)
         metric = Metric("diagonal", (spread / unit) ** 2, "variances of an earlier fit", unit)

@@ -1,7 +1,7 @@
 """Starting points and initial metric of the chains, from several short searches.
 
-Everything is done in units of the prior, so that a program whose parameters and data are multiplied by powers of two
-has the same starts, and the sampler works in units of the start's widths.
+Searches work in units of the prior, so that multiplying parameters and data by powers of two does not change the
+start; the sampler works in units of the widths of the start.
 
 Up to `MAX_DENSE` parameters, the searches look for modes, whose curvature gives a Laplace approximation. An
 approximation is judged by the density at draws from it, because a mode may hold none of the posterior mass: a hierarchy
@@ -34,14 +34,14 @@ from hbm_jax.inference.sampler.approximations import (
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two, scaled_metric
 from hbm_jax.inference.sampler.target import Diagnosis, StartError, Target
 
-SEARCHES = 6  # from the median and from draws of the prior; if they find several modes, all prior draws are used
-MAX_GRADIENT_NORM = 0.1  # in units of the widths, above which a mode of many parameters or mean-field fit is no end
+SEARCHES = 6  # started at the median and at draws of the prior; if they find several modes, all draws are used
+MAX_GRADIENT_NORM = 0.1  # in units of the widths, of a converged search of many parameters or mean-field fit
 CANDIDATES = 20  # starting points drawn per chain
 SAME_POINT = 0.1  # distance in standard deviations below which a search has ended at a known mode
 SAME_MODE = 5.0  # distance in standard deviations below which two modes are the same
 NEGLIGIBLE = 10.0  # difference in log evidence beyond which a mode is discarded: a weight below 5e-5
-MAX_LOSS = (3.0, 0.25)  # largest loss of evidence of a good approximation, and its growth per parameter
-MAX_DISTANCE = 1e3  # spreads of the prior from its median, beyond which a search follows a density without limit
+MAX_LOSS = (3.0, 0.25)  # largest loss of log evidence of an accepted approximation, and its growth per parameter
+MAX_DISTANCE = 1e3  # spreads of the prior from its median beyond which a search follows an unbounded density
 PRIOR_SPREADS = (1.0, 2.0, 0.5, 4.0, 0.1, 8.0)  # factors of prior draws about their median, in search of finite points
 PRIOR_TRIES = 300  # prior draws of each spread
 MAX_MEASURED = 1000  # parameters up to which widths are measured near the prior, by two gradients each
@@ -117,7 +117,7 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     evaluate = in_units(value_and_grad or target.value_and_grad, target.unit)
     # NumPy random numbers need no compilation.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    # NumPy would warn of what the searches handle: densities without limit, edges of supports.
+    # The searches handle unbounded densities and edges of supports, of which NumPy would warn.
     with np.errstate(all="ignore"):
         start = _Search(evaluate, target, num_chains, rng).run()
     return replace(start, points=target.unit * start.points, metric=start.metric.in_units(target.unit))
@@ -138,7 +138,7 @@ class _Search:
 
     def __init__(self, value_and_grad: Callable, target: Target, num_chains: int, rng: np.random.Generator):
         self.value_and_grad, self.target, self.num_chains = value_and_grad, target, num_chains
-        # A stream of random numbers for each purpose, so that none depends on the number of steps of another.
+        # Separate random numbers for each purpose, independent of the numbers of steps of the others.
         self.rng, self.along_rng, self.mean_field_rng, self.dispersed_rng = rng.spawn(4)
         self.size = target.size
         self.center = target.start / target.unit
@@ -146,7 +146,7 @@ class _Search:
         self.candidates = [p for p in (self.center, *self.prior_draws) if is_finite(*value_and_grad(p))]
 
     def run(self) -> Start:
-        """Return the first kind of start that succeeds."""
+        """Return the best start that can be found: from approximations of the posterior, else dispersed."""
         dispersed = None
         if not self.candidates:
             dispersed = self.dispersed_points()
@@ -165,24 +165,24 @@ class _Search:
     # Few parameters
 
     def from_modes_and_paths(self) -> Start | None:
-        """Start around the modes, or if these do not hold the mass, from the best other approximation."""
+        """Start around the modes or, if these do not hold the posterior mass, from the best other approximation."""
         modes, failed, searches = self.search_modes()
         judged = [self.judge(mode) for mode, _ in modes]
-        good = [j for j in judged if self.loss(j) <= self.max_loss]
-        poor = [j for j in judged if self.loss(j) > self.max_loss]
+        accepted = [j for j in judged if self.loss(j) <= self.max_loss]
+        rejected = [j for j in judged if self.loss(j) > self.max_loss]
         paths = failed + [path for j, (_, path) in zip(judged, modes, strict=True) if self.loss(j) > self.max_loss]
-        along = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
-        near = [j for j in along if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE]
-        others = sorted(near + poor, key=lambda j: -j.bound)
-        best_bound = others[0].bound if others else -np.inf
-        if good and max(j.bound for j in good) >= best_bound - NEGLIGIBLE:
-            return self.around_modes(good, len(modes), len(failed), searches)
-        start = self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(others)
+        path_fits = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
+        bounded = [j for j in path_fits if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE]
+        alternatives = sorted(bounded + rejected, key=lambda j: -j.bound)
+        best_bound = alternatives[0].bound if alternatives else -np.inf
+        if accepted and max(j.bound for j in accepted) >= best_bound - NEGLIGIBLE:
+            return self.around_modes(accepted, len(modes), len(failed), searches)
+        start = self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(alternatives)
         return start and replace(start, modes=f"{searches} searches ended in no mode that holds the posterior mass")
 
     @property
     def max_loss(self) -> float:
-        """Largest difference between log evidence and its bound for a good approximation."""
+        """Largest difference between log evidence and its lower bound for an approximation to be accepted."""
         return MAX_LOSS[0] + MAX_LOSS[1] * self.size
 
     def judge(self, approximation: Approximation) -> Judged:
@@ -190,11 +190,11 @@ class _Search:
         return judge_by_draws(self.value_and_grad, approximation, self.rng)
 
     def loss(self, judged: Judged) -> float:
-        """Return the difference between Laplace's log evidence and the bound."""
+        """Return the difference between Laplace's log evidence and its lower bound."""
         return judged.approximation.log_evidence - judged.bound
 
     def search_modes(self) -> tuple[list[tuple[Approximation, list]], list[list], int]:
-        """Search for modes; return them with their paths, the best first, other paths, and the number of searches."""
+        """Return modes with the paths to them, the best first, paths of failed searches and the number of searches."""
         modes: list[tuple[Approximation, list]] = []
         failed: list[list] = []
         searches = 0
@@ -208,7 +208,7 @@ class _Search:
             mode = mode_at(self.value_and_grad, point, value)
             if mode is None:
                 failed.append(path)
-            # In the widths of both, because a narrow mode may lie within a wide one.
+            # In units of the widths of both, because a narrow mode may lie within a wide one.
             elif not any(max(other.distance(mode.point), mode.distance(other.point)) < SAME_MODE for other, _ in modes):
                 modes.append((mode, path))
         return sorted(modes, key=lambda pair: -pair[0].log_evidence), failed, searches
@@ -216,52 +216,53 @@ class _Search:
     def around_modes(self, judged: Sequence[Judged], num_modes: int, failed: int, searches: int) -> Start | None:
         """Draw starting points around each mode of significant evidence."""
         best = judged[0].approximation
-        kept = [j for j in judged if j.approximation.log_evidence > best.log_evidence - NEGLIGIBLE]
+        significant = [j for j in judged if j.approximation.log_evidence > best.log_evidence - NEGLIGIBLE]
         metric = curvature_metric(best.vectors, best.stretch, best.width)
         note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), "
         note += f"{metric.kind} metric ({metric.why})"
-        if len(kept) > 1:
-            note += f"; {len(kept)} modes were found, and the chains distributed over them"
-        if discarded := num_modes - len(kept) + failed:
+        if len(significant) > 1:
+            note += f"; {len(significant)} modes were found, and the chains distributed over them"
+        if discarded := num_modes - len(significant) + failed:
             note += f"; {discarded} of {searches} searches ended at no mode of significant evidence"
         caution = ""
         if num_modes > 1:
             caution = (
-                f"{searches} searches before sampling found {num_modes} separate modes, {len(kept)} with significant "
-                "evidence; R-hat cannot detect a mode that no chain has visited"
+                f"{searches} searches before sampling found {num_modes} separate modes, {len(significant)} with "
+                "significant evidence; R-hat cannot detect a mode that no chain has visited"
             )
-        found = "one mode" if num_modes == 1 else f"{num_modes} modes"
-        modes = f"{searches - failed} of {searches} searches ended in {found}"
-        points = self.shared_out(kept)
+        ends = "one mode" if num_modes == 1 else f"{num_modes} modes"
+        modes = f"{searches - failed} of {searches} searches ended in {ends}"
+        points = self.typical_points(significant)
         return None if points is None else Start(points, metric, True, note, caution, modes=modes)
 
     def along_paths(self, judged: Sequence[Judged]) -> Start | None:
-        """Draw starting points from the best of poor approximations, at modes or along the paths of the searches."""
-        kept = [j for j in judged if j.bound > max(judged[0].bound - NEGLIGIBLE, -1e300)]
-        if not kept:
+        """Draw starting points from the best approximations that were not accepted, at modes or along paths."""
+        best_fits = [j for j in judged if j.bound > max(judged[0].bound - NEGLIGIBLE, -1e300)]
+        if not best_fits:
             return None
         best = judged[0].approximation
         metric = curvature_metric(best.vectors, best.stretch, best.width)
-        note = f"best of the approximations along the paths of the searches ({len(kept)}), {metric.kind} metric"
-        points = self.shared_out(kept)
+        note = f"best of the approximations along the paths of the searches ({len(best_fits)}), {metric.kind} metric"
+        points = self.typical_points(best_fits)
         return None if points is None else Start(points, metric, False, note)
 
-    def shared_out(self, judged: Sequence[Judged]) -> np.ndarray | None:
-        """Share the chains out over approximations, the better ones first; return typical draws, (num_chains, size).
+    def typical_points(self, judged: Sequence[Judged]) -> np.ndarray | None:
+        """Return typical draws of approximations, (num_chains, size), the same number of each.
 
-        None if too few draws have a finite density.
+        If the number of chains is not a multiple, the first approximations get one more. None if too few draws have a
+        finite density.
         """
-        chains = np.bincount(np.arange(self.num_chains) % len(judged), minlength=len(judged))
-        points = []
-        for j, num_points in zip(judged, chains, strict=True):
+        num_chains = np.bincount(np.arange(self.num_chains) % len(judged), minlength=len(judged))
+        draws = []
+        for j, num_points in zip(judged, num_chains, strict=True):
             typical = j.typical(self.max_loss)
             for _ in range(CANDIDATES):
                 if len(typical) >= num_points:
                     break
                 typical = np.concatenate([typical, self.judge(j.approximation).typical(self.max_loss)])
-            points.append(typical[:num_points])
-        together = np.concatenate(points)
-        return together if len(together) == self.num_chains else None
+            draws.append(typical[:num_points])
+        points = np.concatenate(draws)
+        return points if len(points) == self.num_chains else None
 
     # Many parameters
 
@@ -291,9 +292,10 @@ class _Search:
         return Start(np.stack(finite), metric, True, note) if len(finite) == self.num_chains else None
 
     def from_mean_field(self, min_bound: float, max_gradient_norm: float) -> Start | None:
-        """Start from the best mean-field approximation with a gradient of at most, and an evidence bound of at least.
+        """Start from the best mean-field approximation; None if its evidence bound is below ``min_bound``.
 
-        The optimisation of none converges if the density cannot be normalised.
+        Approximations with a gradient norm above ``max_gradient_norm`` are left out, because their optimisation did not
+        converge, as happens if the density cannot be normalised.
         """
         self.rng = self.mean_field_rng
         fits = mean_field_fits(self.value_and_grad, self.candidates, self.rng)
@@ -301,7 +303,7 @@ class _Search:
         if not fits:
             return None
         judged = self.judge(Approximation.mean_field(fits[0].point, fits[0].scale))
-        points = self.shared_out([judged])
+        points = self.typical_points([judged])
         if points is None or judged.bound < min_bound:
             return None
         metric = scaled_metric(self.gradient, judged.points[: VARIATIONAL_DRAWS // 2], fits[0].scale, self.rng)
@@ -317,52 +319,52 @@ class _Search:
 
     def first_finite(self, points) -> list[np.ndarray]:
         """Return the first points, at most one per chain, at which density and gradient are finite."""
-        kept: list[np.ndarray] = []
+        finite: list[np.ndarray] = []
         for point in points:
-            if len(kept) == self.num_chains:
+            if len(finite) == self.num_chains:
                 break
             if is_finite(*self.value_and_grad(point)):
-                kept.append(point)
-        return kept
+                finite.append(point)
+        return finite
 
     # The last resort
 
     def dispersed_points(self) -> np.ndarray:
         """Return dispersed points with a finite density, one per chain, (num_chains, size).
 
-        If there are too few near the median of the prior and among draws of it, more draws with other spreads are
-        tried. From a few finite points, steps towards other points shrink until they end at finite ones.
+        Points near the median of the prior and draws of the prior are tried first, then prior draws with other spreads
+        about the median. If some chains still have none, random steps from the finite points are halved until they end
+        at finite ones.
         """
         jitter = self.dispersed_rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
         points = np.concatenate([self.center + jitter, self.prior_draws])
-        kept, tried = self.first_finite(points), len(points)
-        diagnosis = _diagnosis(self.target) if not kept else None
+        finite, tried = self.first_finite(points), len(points)
+        diagnosis = _diagnosis(self.target) if not finite else None
         for spread in PRIOR_SPREADS:
-            if len(kept) >= self.num_chains or (diagnosis and diagnosis.observed):
+            if len(finite) >= self.num_chains or (diagnosis and diagnosis.observed):
                 break
             draws = self.target.draw_prior(PRIOR_TRIES, self.dispersed_rng) / self.target.unit
-            kept += self.first_finite(self.center + spread * (draws - self.center))
+            finite += self.first_finite(self.center + spread * (draws - self.center))
             tried += len(draws)
-        kept = kept[: self.num_chains]
-        if not kept:
+        finite = finite[: self.num_chains]
+        if not finite:
             raise StartError(
                 f"No starting points were found: expected {self.num_chains} with a finite log density and gradient "
                 f"among {tried} near the start, found 0. {''.join(diagnosis or ())}Check the priors' supports and the "
                 "data for impossible values."
             )
-        finite = len(kept)
-        while len(kept) < self.num_chains:
-            begin = kept[len(kept) % finite]
+        num_finite = len(finite)
+        while len(finite) < self.num_chains:
+            origin = finite[len(finite) % num_finite]
             step = self.dispersed_rng.normal(size=self.size)
-            shrunk = [begin + 0.5**k * step for k in range(SHRINKAGE)]
-            near = next((point for point in shrunk if is_finite(*self.value_and_grad(point))), begin)
-            kept.append(near)
-        return np.stack(kept)
+            trials = (origin + 0.5**k * step for k in range(SHRINKAGE))
+            finite.append(next((point for point in trials if is_finite(*self.value_and_grad(point))), origin))
+        return np.stack(finite)
 
 
 def _diagnosis(target: Target) -> Diagnosis | None:
-    """Return what is wrong with the log density at the median of the prior, if that can be found out."""
-    with contextlib.suppress(Exception):  # the program may fail without compilation, on several processes for one
+    """Return the diagnosis of the log density at the median of the prior; None if it cannot be made."""
+    with contextlib.suppress(Exception):  # a program may fail without compilation, for example on several processes
         return target.diagnose(target.start) if target.diagnose else None
     return None
 
@@ -376,7 +378,11 @@ def _dispersed_start(value_and_grad: Callable, points: np.ndarray) -> Start:
 
 
 def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> Metric:
-    """Return a unit matrix in units of the widths of the components at a point, which are at most 1."""
+    """Return a unit metric in units of the widths of the components at a point.
+
+    Widths are measured by the curvature, are at most 1, and 1 beyond `MAX_MEASURED` parameters. ``why`` is the reason
+    for an uninformed metric, for the provenance of a fit.
+    """
     size = len(point)
     widths = np.ones(size)
     for i in range(size if size <= MAX_MEASURED else 0):

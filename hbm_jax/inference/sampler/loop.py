@@ -20,10 +20,11 @@ SECONDS_PER_BLOCK = 1.0
 # ten thousand files.
 LONGEST_BLOCK = 20.0
 FIRST_BLOCK = 50  # draws
-# Draws per chain at which many divergences end an adaptive run, before its first check for convergence, and the
-# fraction of the transitions that is many.
-LOOKS, MANY_DIVERGENCES = (100, 200, 400), 0.01
-MAX_LIVE = 40  # parameters shown in the progress line; the verdict uses all
+FEWEST_DRAWS = 4  # per chain, for diagnostics and a `Fit`
+# Draws per chain, before the first check for convergence, at which an adaptive run ends if more than this fraction of
+# the transitions diverged.
+DIVERGENCE_CHECKS, MANY_DIVERGENCES = (100, 200, 400), 0.01
+MAX_WATCHED = 40  # parameters whose diagnostics the progress line shows; the verdict uses all
 MAX_PROGRESS_FRACTION = 0.02  # largest fraction of the time spent on the progress line
 
 
@@ -42,28 +43,29 @@ class Loop:
         self,
         chains: Chains,
         draws: Draws,
-        live: ProgressLine,
+        progress_line: ProgressLine,
         rule: StopRule,
         num_warmup: int,
         store: Checkpoint | None,
-        began: float,
+        start_time: float,
         check_now: bool,
     ):
-        self.chains, self.draws, self.live, self.rule, self.store = chains, draws, live, rule, store
+        self.chains, self.draws, self.rule, self.store = chains, draws, rule, store
+        self.progress_line = progress_line
         self.num_warmup, self.warmed = num_warmup, 0
         self.lead = chains.target.processes.lead
         self.next_check = MIN_SAMPLES
-        self.began = began
+        self.start_time = start_time
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
         self.seconds_before = 0.0  # duration of earlier sessions
-        self.live_cost = self.live_shown = 0.0
+        self.progress_cost = self.progress_shown = 0.0
         self.ended = False
         self.drawing = False  # whether this session has drawn a block
-        # Warm-up blocks that are in no checkpoint, kept if a time budget may end the warm-up.
+        # Warm-up blocks of a run without checkpoint, for `save_warm_up` if the time budget ends the warm-up.
         self.unsaved: list[Block] = []
         # Sites with the fewest elements first: population parameters are usually the slowest to converge.
         names = [label.split("[")[0] for label in chains.target.labels]
-        self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_LIVE]
+        self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_WATCHED]
         self.lost = LostChains(chains.num_warmup)
         self.notes: list[str] = []  # for the verdict
         if store is not None:
@@ -75,7 +77,7 @@ class Loop:
         for saved in store.blocks():
             last = saved
             if saved.warmup and self.lost.due:
-                self.chains.adaptation.leave_out(self.lost.look())
+                self.chains.adaptation.leave_out(self.lost.compare())
             self.chains.count_draws(saved.block)
             if saved.warmup:
                 self._count_warm_up(saved.block)
@@ -87,22 +89,22 @@ class Loop:
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
         self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if check_now else int(last.progress["next_check"])
-        self.live.show(f"resumed after {self.warmed} warm-up draws and {self.draws.num_draws} draws")
+        self.progress_line.show(f"resumed after {self.warmed} warm-up draws and {self.draws.num_draws} draws")
 
     @property
     def seconds(self) -> float:
         """Duration of the run in seconds, over all sessions."""
-        return self.seconds_before + time.perf_counter() - self.began
+        return self.seconds_before + time.perf_counter() - self.start_time
 
     @property
     def _seconds_left(self) -> float:
         """Remaining time budget of this session in seconds; infinite without a budget."""
         limit = self.rule.max_seconds
-        return np.inf if limit is None else limit - (time.perf_counter() - self.began)
+        return np.inf if limit is None else limit - (time.perf_counter() - self.start_time)
 
     @property
     def _out_of_time(self) -> bool:
-        """Whether the time budget is spent; False before the first block, so that every session makes progress."""
+        """True if the time budget is spent; False before the first block, so that every session makes progress."""
         return self.rule.max_seconds is not None and self.drawing and self.lead(lambda: self._seconds_left <= 0)
 
     def _draw_block(self, max_draws: int, warmup: bool) -> Block:
@@ -113,8 +115,8 @@ class Loop:
         length = self.lead(lambda: int(length))
         started = time.perf_counter()
         block = self.chains.advance(length)
-        drawn, self.drawing = block.energy.shape[1], True
-        self.seconds_per_draw = (time.perf_counter() - started) / drawn
+        self.drawing = True
+        self.seconds_per_draw = (time.perf_counter() - started) / block.energy.shape[1]
         if warmup:
             self._count_warm_up(block)
         else:
@@ -126,6 +128,7 @@ class Loop:
         return block
 
     def _count_warm_up(self, block: Block) -> None:
+        """Count the draws of a warm-up block, and keep it for the comparison of the chains."""
         self.warmed += block.energy.shape[1]
         self.lost.add(block)
 
@@ -146,7 +149,7 @@ class Loop:
         Raises
         ------
         Interrupted
-            On Ctrl-C, or when the time budget ends; its attribute `reason` says which, and after how many draws.
+            On Ctrl-C, or when the time budget ends; its attribute `reason` describes it, with the number of draws.
         """
         reason = "interrupted"
         try:
@@ -155,12 +158,12 @@ class Loop:
                     reason = f"the time budget of {self.rule.max_seconds:g} s ended"
                     raise KeyboardInterrupt
                 if self.lost.due:
-                    lost = self.lost.look()
+                    lost = self.lost.compare()
                     self.chains.adaptation.leave_out(lost)
                     self.chains.state = begun_again(self.chains.state, lost)
-                block = self._draw_block(self.lost.draws_before_look(self.num_warmup - self.warmed), warmup=True)
+                block = self._draw_block(self.lost.draws_before_comparison(self.num_warmup - self.warmed), warmup=True)
                 seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw
-                self.live.show(
+                self.progress_line.show(
                     f"warm-up {self.warmed}/{self.num_warmup}, {_rate(self.seconds_per_draw, block)}, "
                     f"{_time(seconds_left)} left"
                 )
@@ -169,7 +172,7 @@ class Loop:
         self.unsaved.clear()
 
     def interrupted(self, reason: str) -> Interrupted:
-        """Return the exception that says what interrupted the run and how to resume it."""
+        """Return the exception for an interrupted run, whose message includes how to resume it."""
         return Interrupted(reason, self.resume_hint)
 
     @property
@@ -187,41 +190,47 @@ class Loop:
                 if reason:
                     self.ended = True
                     return reason
-                if self._out_of_time and self.draws.num_draws >= 4:
+                if self._out_of_time and self.draws.num_draws >= FEWEST_DRAWS:
                     return f"stopped: the time budget of {self.rule.max_seconds:g} s is spent"
                 next_stop = self.rule.goal
                 if self.rule.adaptive:
-                    next_stop = min(next_stop, self.next_check, *(n for n in LOOKS if n > self.draws.num_draws))
+                    next_stop = min(
+                        next_stop, self.next_check, *(n for n in DIVERGENCE_CHECKS if n > self.draws.num_draws)
+                    )
                 block = self._draw_block(next_stop - self.draws.num_draws, warmup=False)
                 self._report(block)
         except CheckpointError as error:
             # Return the draws in memory, although the last block is not on disk.
-            if self.draws.num_draws < 4:
+            if self.draws.num_draws < FEWEST_DRAWS:
                 raise
             return f"stopped because {error}"
         except KeyboardInterrupt:
-            if self.draws.num_draws < 4:
+            if self.draws.num_draws < FEWEST_DRAWS:
                 raise self.interrupted("interrupted before the first draws") from None
             return "interrupted"
 
     def _reason_to_stop(self) -> str | None:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
-        if self.rule.adaptive and num_draws in LOOKS and self.draws.raw("diverging").mean() > MANY_DIVERGENCES:
-            return self._decided()
-        if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
+        if (
+            self.rule.adaptive
+            and num_draws in DIVERGENCE_CHECKS
+            and self.draws.raw("diverging").mean() > MANY_DIVERGENCES
+        ):
+            return self._stopped_by_divergences()
+        if self.rule.adaptive and num_draws >= max(FEWEST_DRAWS, min(self.next_check, self.rule.goal)):
             shortfall, unresolved = self.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
             if shortfall <= 1.0:
                 return self.rule.reached
             if num_draws < self.rule.goal and self.draws.raw("diverging").any():
-                return self._decided()
+                return self._stopped_by_divergences()
             self.next_check = self.rule.next_check(num_draws, shortfall)
         return self.rule.spent if num_draws >= self.rule.goal else None
 
-    def _decided(self) -> str:
-        """Return the reason to stop because of divergences, which more draws do not remove; note it."""
+    def _stopped_by_divergences(self) -> str:
+        """Return the reason to stop because of divergences, which more draws cannot remove, and add a note."""
         self.notes.append(
             f"sampling ended after {self.draws.num_draws} draws per chain, because divergent transitions had decided "
             "the verdict"
@@ -239,7 +248,7 @@ class Loop:
     def _report(self, block: Block):
         """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""
         now = time.perf_counter()
-        if self.draws.num_draws < 20 or now - self.live_shown < self.live_cost / MAX_PROGRESS_FRACTION:
+        if self.draws.num_draws < 20 or now - self.progress_shown < self.progress_cost / MAX_PROGRESS_FRACTION:
             return
         position = self.draws.raw("position")[..., self.watched]
         labels = np.asarray(self.chains.target.labels)[self.watched]
@@ -251,14 +260,14 @@ class Loop:
         num_draws = self.draws.num_draws
         required = max(num_draws * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
         remaining = max(min(required if self.rule.adaptive else self.rule.goal, self.rule.goal) - num_draws, 0)
-        self.live.show(
+        self.progress_line.show(
             f"{len(position)} x {num_draws} draws, {_rate(self.seconds_per_draw, block)}, "
             f"{int(self.draws.raw('diverging').sum())} divergences, "
             f"worst R-hat {r_hat.max():.3f} ({labels[r_hat.argmax()]}), smallest ESS {ess.min():.0f} "
             f"({labels[ess.argmin()]}), {_time(remaining * self.seconds_per_draw)} left"
         )
-        self.live_shown = time.perf_counter()
-        self.live_cost = self.live_shown - now
+        self.progress_shown = time.perf_counter()
+        self.progress_cost = self.progress_shown - now
 
 
 def _diagnosed(draws: Draws, labels: Sequence[str]) -> Sampled:

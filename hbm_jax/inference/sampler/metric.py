@@ -1,4 +1,4 @@
-"""Initial metric of NUTS, estimated before the warm-up, which learns from there (`Adaptation`)."""
+"""Initial metric of NUTS, estimated before the warm-up; `Adaptation` replaces it during the warm-up."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -82,7 +82,7 @@ class Metric:
 
 
 def power_of_two(x: np.ndarray) -> np.ndarray:
-    """Return the nearest powers of two, by which products are exact."""
+    """Return the nearest powers of two; multiplication by them is exact."""
     return np.exp2(np.round(np.log2(x)))
 
 
@@ -148,7 +148,7 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
 
 
 def _eigen(matvec, size):
-    """Return all eigenvalues and eigenvectors of a symmetric matrix; rounding errors do not grow as by Lanczos."""
+    """Return all eigenvalues and eigenvectors of a symmetric matrix from its columns, more exactly than Lanczos."""
     matrix = np.stack([matvec(v) for v in np.eye(size)])
     if not np.isfinite(matrix).all():
         return np.array([np.nan]), np.eye(size)[:, :1]
@@ -168,7 +168,7 @@ def _lanczos(matvec, size, rng):
         if not np.isfinite(w).all():
             return np.array([np.nan]), basis[:, :1]
         diagonal[k] = v @ w
-        for _ in range(2):  # after a single pass rounding errors grow
+        for _ in range(2):  # one pass leaves rounding errors that grow
             w = w - basis[:, : k + 1] @ (basis[:, : k + 1].T @ w)
         off_diagonal[k] = np.linalg.norm(w)
         if off_diagonal[k] < 1e-8 * np.abs(diagonal).max():
@@ -181,7 +181,6 @@ def _lanczos(matvec, size, rng):
     values, coefficients = np.linalg.eigh(tridiagonal)
     residual = np.abs(off_diagonal[steps - 1] * coefficients[-1]) if steps < size else np.zeros(steps)
     converged = residual < 0.1 * np.abs(values)
-    vectors, _ = (
-        np.linalg.qr(basis[:, :steps] @ coefficients[:, converged]) if converged.any() else (basis[:, :0], None)
-    )
-    return (values[converged], vectors) if converged.any() else (np.ones(1), basis[:, :1])
+    if not converged.any():
+        return np.ones(1), basis[:, :1]
+    return values[converged], np.linalg.qr(basis[:, :steps] @ coefficients[:, converged])[0]

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 class ProgressLine:
-    """Progress line on standard error: rewritten in place on a terminal, a new line now and then in a log file.
+    """Progress line on standard error: rewritten in place on a terminal, a new line every few seconds in a log file.
 
     Parameters
     ----------

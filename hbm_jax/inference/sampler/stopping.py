@@ -70,7 +70,7 @@ class StopRule:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the run stops on convergence."""
+        """True if the run stops on convergence."""
         return self.num_samples is None
 
     def check_names(self, names: Sequence[str]):

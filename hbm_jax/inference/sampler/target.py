@@ -34,7 +34,7 @@ class StartError(RuntimeError):
 
 
 class Diagnosis(NamedTuple):
-    """Describe why a log density is not finite: NaN in observed sites, or the sites concerned; empty if finite."""
+    """Texts on a log density that is not finite: observed sites with NaN, and sites concerned; empty if finite."""
 
     observed: str
     sites: str
@@ -68,12 +68,12 @@ class OneProcess:
         return choose(target, num_chains, key)
 
     def listening(self) -> contextlib.AbstractContextManager:
-        """Context of a run: Ctrl-C is left to Python, except within `drawing`."""
+        """Context of a run: Python handles Ctrl-C, except within `drawing`."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """Context of sampling: `lead` raises a Ctrl-C after the current block.
+        """Context of sampling: after Ctrl-C, `lead` raises KeyboardInterrupt at the end of the current block.
 
         The same holds for SIGTERM if it has a Python handler. A second signal raises at once.
         """
@@ -89,7 +89,7 @@ class OneProcess:
                 signal.signal(number, handler)
 
     def _record_signal(self, number, frame):
-        """Handle a signal: remember the first, raise KeyboardInterrupt at the second."""
+        """Handle a signal: record the first, raise KeyboardInterrupt at the second."""
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
@@ -223,11 +223,11 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
     args = plain_arguments(program, args)
-    given, program = program, ProperAuxiliaries(program)
+    original, program = program, ProperAuxiliaries(program)
     structure: dict[str, Any] = {}
 
     def start(key):
-        # Under jit, one compilation replaces one per operation; static properties are recorded in `structure`.
+        # Compiled as a whole, not operation by operation; static properties are recorded in `structure`.
         initial = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
         trace = handlers.trace(initial).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
@@ -240,7 +240,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         return jax.vmap(start)(jax.random.split(key, PRIOR_DRAWS))
 
     draw = jax.jit(jax.vmap(start))
-    with naming_arguments(given, args):
+    with naming_arguments(original, args):
         if key is None:
             shapes = jax.eval_shape(lambda: draw_prior(jax.random.key(0)))
             draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -249,12 +249,12 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
     _require_storable_names(structure["dims"])
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
-    first = {name: draws[name][0] for name in sorted(draws)}
-    start_values = np.concatenate([np.full(v.size, structure["start"].get(n, np.nan)) for n, v in first.items()])
-    unravel = _unraveller(first)
+    template = {name: draws[name][0] for name in sorted(draws)}
+    start_values = np.concatenate([np.full(v.size, structure["start"].get(n, np.nan)) for n, v in template.items()])
+    unravel = _unraveller(template)
 
     def flat_draws(draws):
-        columns = [np.asarray(draws[name]).reshape(len(draws[name]), -1) for name in first]
+        columns = [np.asarray(draws[name]).reshape(len(draws[name]), -1) for name in template]
         return np.where(np.isnan(start_values), np.concatenate(columns, axis=1), start_values)
 
     flat = flat_draws(draws)
@@ -262,31 +262,31 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         potential=lambda flat: potential_energy(program, args, {}, unravel(flat)),
         sites=lambda flat: constrain_fn(program, args, {}, unravel(flat), return_deterministic=True),
         start=np.median(flat, axis=0),
-        labels=_labels(first),
+        labels=_labels(template),
         dims=structure["dims"],
         bounds=structure["bounds"],
         observed=structure["observed"],
         prior_draws=flat,
         standard=~np.isnan(start_values),
         prior=lambda keys: flat_draws(draw(keys)),
-        unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in first})[0],
+        unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in template})[0],
         diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
     )
 
 
-def _unraveller(first: dict[str, np.ndarray]) -> Callable:
-    """Return a function that splits a flat vector into arrays by name, of the shapes and types of ``first``."""
-    ends = np.cumsum([value.size for value in first.values()])[:-1].tolist()
+def _unraveller(template: dict[str, np.ndarray]) -> Callable:
+    """Return a function that splits a flat vector into arrays with the names, shapes and types of ``template``."""
+    ends = np.cumsum([value.size for value in template.values()])[:-1].tolist()
 
     def unravel(flat):
-        parts = zip(first.items(), jnp.split(flat, ends), strict=True)
+        parts = zip(template.items(), jnp.split(flat, ends), strict=True)
         return {name: part.reshape(value.shape).astype(value.dtype) for (name, value), part in parts}
 
     return unravel
 
 
 def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:
-    """Return what is static of a trace and its latent sites: dimensions, declared starts, bounds."""
+    """Return the static properties of a trace and its latent sites: dimensions, declared starts, bounds."""
     return {
         "dims": plate_dims(trace),
         "start": {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]},
@@ -296,10 +296,10 @@ def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:
 
 
 class ProperAuxiliaries(Messenger):
-    """Handler that gives the elements of ``X_unobserved`` that ``obs_mask`` does not need a proper density.
+    """Handler that gives every element of an auxiliary site ``X_unobserved`` a proper density.
 
-    It is the one that they would have if they were missing too, and integrates to 1. Along a flat direction the trees
-    of NUTS never turn.
+    NumPyro's ``obs_mask`` masks this site where X is observed. The density is then flat in these elements, and trees of
+    NUTS never turn; without the mask they follow the distribution of the site.
     """
 
     def process_message(self, msg):
@@ -327,17 +327,17 @@ def _require_matching_shapes(trace) -> None:
     for name, site in trace.items():
         if site["type"] != "sample" or not site["is_observed"]:
             continue
-        expected, found = tuple(site["fn"].shape()), jnp.shape(site["value"])
+        expected, actual = tuple(site["fn"].shape()), jnp.shape(site["value"])
         try:
-            np.broadcast_shapes(expected, found)
+            np.broadcast_shapes(expected, actual)
         except ValueError:
             raise ValueError(
-                f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {found}."
+                f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {actual}."
             ) from None
 
 
 def diagnose(program: Callable, args: tuple, sites: dict[str, Any]) -> Diagnosis:
-    """Return which observed values are NaN, and which sites have a log density that is not finite at these values."""
+    """Return the diagnosis of the log density at values of the sites by name; the program runs without compilation."""
     trace = handlers.trace(handlers.seed(handlers.substitute(program, sites), 0)).get_trace(*args)
     invalid, infinite = [], []
     for name, site in trace.items():
@@ -346,8 +346,10 @@ def diagnose(program: Callable, args: tuple, sites: dict[str, Any]) -> Diagnosis
         if site["is_observed"] and jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating):
             rows = np.unique(np.argwhere(np.isnan(np.atleast_1d(site["value"])))[:, 0])
             if len(rows):
-                shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-                invalid.append(f"observed site {name!r} has NaN in row{'s' * (len(rows) > 1)} {shown} (counted from 0)")
+                numbers = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+                invalid.append(
+                    f"observed site {name!r} has NaN in row{'s' * (len(rows) > 1)} {numbers} (counted from 0)"
+                )
         total = np.asarray(jnp.sum(site["fn"].log_prob(site["value"])))
         if not np.isfinite(total):
             infinite.append(f"{name!r} ({total:g})")
@@ -391,9 +393,9 @@ def plate_dims(trace) -> dict[str, list[str]]:
 def support_bounds(support) -> tuple[float, float]:
     """Return the lower and upper bound of a support; infinite if absent or if the bound is itself a parameter."""
 
-    def number(end):
+    def number(bound):
         try:
-            return float(end) if np.ndim(end) == 0 else np.nan
+            return float(bound) if np.ndim(bound) == 0 else np.nan
         except jax.errors.ConcretizationTypeError:  # depends on a parameter
             return np.nan
 

@@ -1,4 +1,4 @@
-"""Options and steps that the samplers of Hamiltonian trajectories share."""
+"""Options and steps shared by the samplers with Hamiltonian trajectories."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ class Hamiltonian(Sampler):
             raise ValueError(f"{owner}: expected target_accept_prob between 0 and 1; found {probability}.")
 
     def _check_length(self, length: float | None) -> None:
-        """Check and store ``trajectory_length``."""
+        """Store ``trajectory_length``; raise ValueError unless it is None or positive and finite."""
         length = real_number("trajectory_length", length, type(self).__name__)
         object.__setattr__(self, "trajectory_length", length)
         if length is not None and not 0 < length < np.inf:
@@ -43,7 +43,7 @@ class Hamiltonian(Sampler):
         return self if self.target_accept_prob is not None else replace(self, target_accept_prob=target_accept_prob)
 
     def settings(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> dict[str, Any]:
-        """Return the settings that all kernels of NumPyro share."""
+        """Return the settings shared by all kernels of NumPyro."""
         return {
             "potential_fn": potential,
             "dense_mass": dense,

@@ -27,9 +27,9 @@ DRAWS_A_PARAMETER = 10  # fewest draws per parameter to which proposals are fitt
 # Weights and widths of the two components of the proposals. The first is as wide as the draws, the second wider, so
 # that a chain leaves the tails sooner.
 WEIGHTS, SCALES = (0.8, 0.2), (1.0, 1.2)
-LEAST_ACCEPTED = 0.4  # accepted fraction in the last round below which trajectories are as efficient
-# Pareto index of the weights, posterior density divided by that of the proposals, from which on their second moment
-# under the proposals is infinite: a chain would stay for too long, or never be, where the posterior exceeds these.
+LEAST_ACCEPTED = 0.4  # accepted fraction in the last round below which proposals are not used
+# Pareto index of the weights (posterior density over that of the proposals) from which their second moment under the
+# proposals is infinite: a chain would rarely reach, and hardly leave, regions where the weights are large.
 MAX_TAIL = 0.5
 FEWEST_WEIGHTS = 100  # to which the index is fitted
 MAX_RANGE = 100.0  # of the logarithms of the largest weights, beyond which their index is certainly above 1
@@ -53,7 +53,7 @@ class Proposals(NamedTuple):
 
     @classmethod
     def fit(cls, draws: np.ndarray) -> "Proposals":
-        """Fit to draws (num, size); `disabled` if they are too few or degenerate."""
+        """Fit to draws (num, size); `disabled` if there are too few, or their covariance is not positive definite."""
         num, size = draws.shape
         if num < DRAWS_A_PARAMETER * size or not np.isfinite(draws).all():
             return cls.disabled(size)
@@ -86,11 +86,11 @@ def _log_density(noise):
 
 
 def tail_index(log_weights: np.ndarray) -> float:
-    """Return the Pareto index, under the proposals, of weights at draws of the posterior.
+    """Return the Pareto index under the proposals, at least 0, of weights given at draws of the posterior.
 
     The index k of a generalised Pareto distribution is fitted to the largest weights (Zhang & Stephens 2009,
-    Technometrics 51, 316). Weights w at draws of the posterior have a density that is w times that under the proposals,
-    so that an index of k there is one of k / (1 + k) under the proposals. From 0.5 on their second moment is infinite.
+    Technometrics 51, 316). The density of weights w at draws of the posterior is w times that under the proposals, so
+    an index k at these draws is an index k / (1 + k) under the proposals. From 0.5 on, the second moment is infinite.
 
     Parameters
     ----------
@@ -162,8 +162,9 @@ class IndependentProposals(Hamiltonian):
 
     Proposals come from a normal distribution fitted to 4800 additional warm-up draws per chain. This suits many draws
     of at most 100 parameters with a posterior close to normal: a draw then costs one evaluation of the density. If
-    fewer than 0.4 of the proposals are accepted, all draws are trajectories, which ``fit.run["proposals_used"]``
-    records.
+    fewer than 0.4 of the proposals are accepted in the last round of the warm-up, or the posterior has much heavier
+    tails than the proposals (Pareto index of the weights of 0.5 or more), all draws are trajectories;
+    ``fit.run["proposals_used"]`` is then False.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ class IndependentProposals(Hamiltonian):
     Raises
     ------
     ValueError
-        For options out of range; when sampling starts, for more than 100 parameters.
+        For options out of range. When sampling starts, also for more than 100 parameters.
     """
 
     name: ClassVar[str] = "independent_proposals"
@@ -221,10 +222,10 @@ class IndependentProposals(Hamiltonian):
         return Proposals.disabled(size)
 
     def fit(self, variables: np.ndarray, block: Block, num: int) -> Proposals:
-        """Return proposals fitted to a round, or to the second half of the warm-up; unused if too few are accepted."""
+        """Fit proposals to a round or the second half of the warm-up; the last fit decides whether they are used."""
         is_proposal = block.num_steps == 0
-        kept = variables if num else variables[:, variables.shape[1] // 2 :]
-        proposals = Proposals.fit(kept.reshape(-1, variables.shape[-1]))
+        fitted_draws = variables if num else variables[:, variables.shape[1] // 2 :]
+        proposals = Proposals.fit(fitted_draws.reshape(-1, variables.shape[-1]))
         if num < len(self.rounds) or not proposals.used:
             return proposals
         too_few = is_proposal.any() and block.accept_prob[is_proposal].mean() < LEAST_ACCEPTED
@@ -233,11 +234,11 @@ class IndependentProposals(Hamiltonian):
         return proposals._replace(used=np.asarray(not too_few and tail < MAX_TAIL), tail=tail)
 
     def outcome(self, fitted: Proposals) -> Mapping[str, Any]:
-        """Return whether proposals are used."""
+        """Return whether proposals are used, and the Pareto index of their weights."""
         return {"proposals_used": bool(fitted.used), "proposals_tail": round(float(fitted.tail), 2)}
 
     def notes(self, fitted: Proposals) -> tuple[str, ...]:
-        """Return a note if the proposals have tails so light that they were turned off."""
+        """Return a note if proposals are not used because of the tails of the posterior."""
         if fitted.tail < MAX_TAIL:
             return ()
         return (
@@ -250,9 +251,9 @@ class IndependentProposals(Hamiltonian):
     ) -> tuple[Any, Block]:
         """Advance one chain by independent proposals and trajectories; see `Sampler.advance`.
 
-        All possible states are in one array of candidates, and the chain moves between indices of it: first the
-        proposals, computed beforehand, then the ends of trajectories, last the initial state. Accepting a proposal then
-        only needs the comparison of two numbers.
+        One array holds all possible states: the proposals, computed beforehand, then the ends of trajectories, and the
+        initial state. The chain moves between indices of this array, so that accepting a proposal only needs the
+        comparison of two numbers.
         """
         chunk = CHUNK if chain.parallel else 1
         proposed = draw_proposals(chain.potential, fitted, key, first, num_draws, chain.buffer, chunk)
@@ -309,6 +310,7 @@ class _Moves(NamedTuple):
         return _Carry(zero, initial, state, candidates, jnp.zeros(self.chain.buffer, zero.dtype), empty)
 
     def _weight(self, state):
+        """Return the log ratio of posterior to proposal density at a state."""
         return -state.potential_energy - self.proposals.log_density(state.z)
 
     def step(self, carry: _Carry) -> _Carry:
@@ -317,6 +319,7 @@ class _Moves(NamedTuple):
         return jax.lax.cond(is_trajectory, self._trajectory, self._proposals, carry)
 
     def _trajectory(self, carry: _Carry) -> _Carry:
+        """Make one trajectory from the current candidate; its end becomes a new candidate."""
         index, current, state, candidates, visited, recorded = carry
 
         def refreshed(state):
@@ -334,6 +337,7 @@ class _Moves(NamedTuple):
         return _Carry(index + 1, current, state, candidates, visited.at[index].set(current), recorded)
 
     def _proposals(self, carry: _Carry) -> _Carry:
+        """Accept or reject the proposals up to the next trajectory."""
         index, current, state, candidates, visited, recorded = carry
         stop = jnp.minimum(self.num_draws, index + EVERY - (self.first + index) % EVERY)
 

@@ -1,4 +1,4 @@
-"""The sampler of nutpie, a package of its own, on our compiled density."""
+"""The sampler of the package nutpie on our compiled density."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ class Nutpie(Hamiltonian):
     """No-U-Turn sampler of the package nutpie (Seyboldt, Carlson & Carpenter 2026, arXiv:2603.18845), an extra.
 
     It calls our compiled density from Python, which takes about 0.2 ms more than the gradient itself, and compiles
-    nothing else: of use for posteriors that need few gradients, and as a second sampler to compare with `NUTS`. Install
-    it by ``pip install hbm_jax[nutpie]``.
+    nothing else. This suits posteriors that need few gradients, and comparisons with `NUTS`. Install it by ``pip
+    install hbm_jax[nutpie]``.
 
-    All draws are made in one call. Therefore it needs ``num_samples``, because it cannot stop when the chains have
-    converged, keeps no checkpoint from which bitwise the same draws could be resumed, has no time budget, shows no
-    progress, begins no lost chain again, and runs in one process in double precision. Chains begin at our starting
-    points, and warm up with nutpie's own metric. The same seed gives the same draws with one version of nutpie.
+    All draws are made in one call. Therefore ``num_samples`` is required, because sampling cannot stop on convergence;
+    there is no checkpoint, time budget or progress line; lost chains are not restarted; and it runs in one process, in
+    double precision. Chains start at our starting points and warm up with the metric of nutpie. The same seed gives the
+    same draws with the same version of nutpie.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Nutpie(Hamiltonian):
     Raises
     ------
     ValueError
-        For options out of range; when sampling starts, without ``num_samples``, and for options that it cannot take.
+        For options out of range. When sampling starts, also without ``num_samples`` and for unsupported options.
     ImportError
         When sampling starts, if nutpie is not installed.
 

@@ -9,8 +9,8 @@ import numpy as np
 class Block(NamedTuple):
     """Raw draws of every chain from one call; leading dimensions (chain, draw).
 
-    The gradients, of minus the log density in the variables of the sampler, are those of the warm-up, and have the
-    shape (chain, draw, 0) after it.
+    ``gradient`` is that of minus the log density in the variables of the sampler; it is kept during the warm-up, and
+    has the shape (chain, draw, 0) afterwards.
     """
 
     position: np.ndarray
@@ -50,7 +50,7 @@ class Chain(NamedTuple):
 class Sampler(Protocol):
     """Sampler of `hbm_jax.sample`: a frozen dataclass of its options, which are plain values.
 
-    A class that derives from this one has no rounds, and takes any number of parameters, unless it says otherwise.
+    By default, a subclass has no rounds after the warm-up and samples any number of parameters.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Sampler(Protocol):
         Draws per chain of each round that follows the warm-up; `fit` is called at the end of the warm-up and of each
         round. Empty if the sampler has no such rounds.
     target_accept_prob : float or None
-        Mean acceptance probability of the trajectories; None: that of the program, see `resolved`.
+        Mean acceptance probability of the trajectories; None stands for that of the program, see `resolved`.
     """
 
     name: ClassVar[str]
@@ -78,14 +78,14 @@ class Sampler(Protocol):
         return
 
     def require_options(self, options: Mapping[str, Any]) -> None:
-        """Raise ValueError for options of `hbm_jax.sample`, given or not, that the sampler cannot take."""
+        """Raise ValueError for options of `hbm_jax.sample` that the sampler does not support, or needs and lacks."""
         return
 
     def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal, and a step size."""
 
     def fitted(self, size: int) -> Any:
-        """Return what `fit` fits, before it has draws: a pytree of arrays, an argument of the compiled program."""
+        """Return the initial result of `fit`: a pytree of arrays, which is an argument of the compiled program."""
         return ()
 
     def advance(self, chain: Chain, state: Any, key: Any, fitted: Any, first: Any, num_draws: Any) -> tuple[Any, Block]:
@@ -112,7 +112,7 @@ class Sampler(Protocol):
         """
 
     def fit(self, variables: np.ndarray, block: Block, num: int) -> Any:
-        """Return what is fitted to the draws of the warm-up (``num`` 0) or of round ``num``.
+        """Return the arrays fitted to the draws of the warm-up (``num`` 0) or of round ``num``, as used by `advance`.
 
         Parameters
         ----------
@@ -126,9 +126,9 @@ class Sampler(Protocol):
         return ()
 
     def outcome(self, fitted: Any) -> Mapping[str, Any]:
-        """Return entries for `Fit.run` on how the sampler fared."""
+        """Return entries for `Fit.run` about the outcome of sampling."""
         return {}
 
     def notes(self, fitted: Any) -> Sequence[str]:
-        """Return notes for the verdict on how the sampler fared."""
+        """Return notes for the verdict about the outcome of sampling."""
         return ()

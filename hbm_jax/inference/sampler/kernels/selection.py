@@ -1,4 +1,4 @@
-"""Samplers by name, from and to the flat options of configurations, checkpoints and `Fit.run`."""
+"""Conversion of samplers from and to the flat options of configurations, checkpoints and `Fit.run`."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.names import choose, did_you_mean
 
 SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals, Nutpie)}
-# Those of run folders, which keep checkpoints.
+# Samplers of run folders, which need checkpoints.
 IN_RUNS: dict[str, type] = {name: kind for name, kind in SAMPLERS.items() if kind is not Nutpie}
 DEFAULTS = {item.name: item.default for kind in SAMPLERS.values() for item in fields(kind)}
-FLAG = "independent_proposals"  # option of older configurations and checkpoints, which have no name of the sampler
+FLAG = "independent_proposals"  # option of older configurations and checkpoints, without the name of a sampler
 OPTIONS = tuple(dict.fromkeys(name for kind in SAMPLERS.values() for name in field_names(kind)))
 REPLACED = (*OPTIONS, FLAG)  # keywords of `hbm_jax.sample` before samplers were objects
 
 
 def sampler_of(options: Mapping[str, Any]) -> Sampler:
-    """Return the sampler described by flat options; others among them are ignored.
+    """Return the sampler described by flat options; options of a run among them are ignored.
 
     Parameters
     ----------
     options : mapping
-        ``sampler``, the name, and the options of the sampler; None means the default. Without a name it is
+        ``sampler``, the name, and the options of the sampler; None means the default. Without a name, the sampler is
         `IndependentProposals` if ``independent_proposals`` is true, `HMC` if ``trajectory_length`` is given, and
         `NUTS` otherwise.
 
@@ -38,9 +38,9 @@ def sampler_of(options: Mapping[str, Any]) -> Sampler:
         For an unknown name, or an option that the sampler does not have.
     """
     values = {name: options[name] for name in OPTIONS if options.get(name) is not None}
-    named = options.get("sampler")
-    implied = FLAG if options.get(FLAG) else "hmc" if "trajectory_length" in values else "nuts"
-    name = implied if named is None else choose("sampler", named, SAMPLERS)
+    requested = options.get("sampler")
+    default = FLAG if options.get(FLAG) else "hmc" if "trajectory_length" in values else "nuts"
+    name = default if requested is None else choose("sampler", requested, SAMPLERS)
     if options.get(FLAG) and name != FLAG:
         raise ValueError(f"sampler {name!r}: expected no {FLAG}; found {options[FLAG]!r}.")
     known = field_names(SAMPLERS[name])
@@ -68,17 +68,17 @@ def without_replaced(caller: str, options: dict[str, Any], stacklevel: int = 3) 
     TypeError
         If ``options`` also has a sampler.
     """
-    former = {name: options.pop(name) for name in REPLACED if name in options}
-    if not former:
+    deprecated = {name: options.pop(name) for name in REPLACED if name in options}
+    if not deprecated:
         return None
     if options.get("sampler") is not None:
         raise TypeError(
             f"{caller}: expected options of the sampler within sampler={type(options['sampler']).__name__}(...); found "
-            f"also {', '.join(former)}."
+            f"also {', '.join(deprecated)}."
         )
-    sampler = sampler_of(former)
+    sampler = sampler_of(deprecated)
     warnings.warn(
-        f"{caller}: {', '.join(former)} are options of samplers now, and will be refused in the next release. Use "
+        f"{caller}: {', '.join(deprecated)} are options of samplers now, and will be refused in the next release. Use "
         f"sampler=hbm_jax.{_call(sampler)}.",
         FutureWarning,
         stacklevel=stacklevel,
@@ -87,7 +87,7 @@ def without_replaced(caller: str, options: dict[str, Any], stacklevel: int = 3) 
 
 
 def _call(sampler: Sampler) -> str:
-    """Return the call that makes a sampler, without options that have their defaults."""
+    """Return the Python call that constructs a sampler, without options that have their defaults."""
     kind = type(sampler)
     defaults = {name: getattr(kind, name, None) for name in field_names(kind)}
     values = {name: value for name, value in asdict(sampler).items() if value != defaults[name]}  # type: ignore[call-overload]

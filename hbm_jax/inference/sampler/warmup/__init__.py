@@ -1,1 +1,1 @@
-"""Warm-up: the metric that it learns, and chains that it begins again."""
+"""Warm-up: adaptation of metric and step size, and restarts of lost chains."""

@@ -3,8 +3,8 @@
 The metric minimises the Fisher divergence between a normal distribution and the posterior (Seyboldt, Carlson &
 Carpenter 2026, arXiv:2603.18845). Its covariance is the geometric mean of the covariance of the draws and the inverse
 covariance of the gradients. For a normal posterior this is exact as soon as there are more draws than parameters,
-whether they are independent or not, because noise of the draws is also in the gradients. The covariance of the draws
-alone has errors of the square root of the number of parameters over that of independent draws.
+whether they are independent or not, because draws and gradients share their noise. The covariance of the draws alone
+has relative errors of the square root of the ratio of the number of parameters to that of independent draws.
 
 Draws of all chains are pooled, because they have the same posterior. The metric is therefore computed on the host,
 between two calls of the compiled program, which advances the chains one after the other.
@@ -23,23 +23,25 @@ from hbm_jax.inference.sampler.kernels.protocol import Block
 METRIC_UPDATES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 4 / 5)
 STEP_UPDATES = 8  # updates of the step size after the last one of the metric, at equal distances
 FEWEST_DRAWS = 10  # per chain, for the first update
-FORGOTTEN = 1 / 3  # fraction of the draws so far, the first ones, that are not used
+FORGOTTEN = 1 / 3  # fraction of the draws so far that is discarded, the first ones
 SHRINKAGE = 0.02  # weight of unit covariances, per parameter, in draws
 MAX_STEP_CHANGE = 10.0  # largest factor between step sizes before and after an update
-EXPLORED = 2.0  # factor above the step size towards which its adaptation tends after an update
-GAIN = 3.0  # of the first update of the step size: about the inverse slope of the acceptance in the log step size
-STRICT, STRICTER = 1 / 4, 1 / 2  # ways from the target to 1, without and with divergent transitions
-CONSTANT = 2**30  # number of updates after which dual averaging changes a step size no more
+EXPLORED = 2.0  # dual averaging after an update shrinks the step size towards this factor times it
+GAIN = 3.0  # of the first update of the log step size: about the inverse slope of the acceptance probability in it
+# Fractions of the distance from the target acceptance to 1 that are added to it, without and with divergences.
+STRICT, STRICTER = 1 / 4, 1 / 2
+CONSTANT = 2**30  # number of updates after which dual averaging leaves a step size unchanged
 
 
 class Adaptation:
     """Draws and gradients of the warm-up, and the metric and the step size that are learnt from them.
 
     Up to the last update of the metric, the step size of each chain is adapted by NumPyro's dual averaging. Afterwards
-    it is constant between updates, the same for all chains, and its logarithm changes by the difference between the
-    accepted fraction of all chains and the one aimed at, with decreasing gain (Robbins & Monro 1951, Ann. Math.
-    Statist. 22, 400). It aims a quarter of the way from the target to 1; halfway, where NumPyro's warm-up ends as its
-    fluctuations leave the step size small, if transitions diverged in the second half of the warm-up.
+    it is the same for all chains and constant between updates, at which its logarithm changes by the difference between
+    the mean acceptance of all chains and the one aimed at, with decreasing gain (Robbins & Monro 1951, Ann. Math.
+    Statist. 22, 400). The acceptance aimed at is a quarter of the way from the target to 1, or half of it if
+    transitions diverged in the second half of the draws so far. (NumPyro's warm-up ends about halfway, because its
+    fluctuations leave the step size small.)
 
     Attributes
     ----------
@@ -55,7 +57,7 @@ class Adaptation:
         self.ends = self.metric_updates + self.step_updates
         self.target_accept_prob = target_accept_prob
         self.blocks: list[Block] = []
-        self.left_out: dict[int, int] = {}  # number of draws of a chain that are not used
+        self.left_out: dict[int, int] = {}  # number of first draws of a chain that are not used
 
     def add(self, block: Block) -> None:
         """Add the next draws."""
@@ -68,7 +70,7 @@ class Adaptation:
     def update(self, state: Any, num_draws: int, from_position: Callable) -> Any:
         """Return the state of all chains with the metric and step size learnt from ``num_draws`` draws of each.
 
-        It is unchanged unless they are one of `ends`. The division of the draws into blocks does not change it.
+        The state changes only if ``num_draws`` is one of `ends`. It does not depend on the division into blocks.
 
         Parameters
         ----------
@@ -86,8 +88,9 @@ class Adaptation:
         """
         if num_draws in self.metric_updates:
             previous = np.asarray(state.adapt_state.inverse_mass_matrix)[0].astype(float)
-            begin = round(FORGOTTEN * num_draws)
-            gradients, draws = self._since(begin, "gradient"), from_position(self._since(begin, "position"))
+            num_forgotten = round(FORGOTTEN * num_draws)
+            gradients = self._since(num_forgotten, "gradient")
+            draws = from_position(self._since(num_forgotten, "position"))
             if gradients.shape != draws.shape:
                 raise ValueError(
                     "The warm-up cannot be continued: expected draws with gradients; found draws of an older version "
@@ -102,8 +105,8 @@ class Adaptation:
             previous_end = self.ends[self.ends.index(num_draws) - 1]
             diverged = self._since(num_draws // 2, "diverging").any()
             towards_one = STRICTER if diverged else STRICT
-            aim = self.target_accept_prob + towards_one * (1.0 - self.target_accept_prob)
-            excess = self._since(previous_end, "accept_prob").mean() - aim
+            target = self.target_accept_prob + towards_one * (1.0 - self.target_accept_prob)
+            excess = self._since(previous_end, "accept_prob").mean() - target
             change = GAIN / (1 + self.step_updates.index(num_draws)) * excess
             state = with_step_size(state, np.asarray(state.adapt_state.ss_state[1]) + np.clip(change, -1.0, 1.0))
             if num_draws == self.ends[-1]:
@@ -111,7 +114,7 @@ class Adaptation:
         return state
 
     def _since(self, begin: int, name: str) -> np.ndarray:
-        """Return a field of the draws of all chains from a number of draws on, (num, ...)."""
+        """Return a field of the pooled draws of all chains, (num, ...), without the first ``begin`` of each chain."""
         values = np.concatenate([getattr(block, name) for block in self.blocks], axis=1).astype(float)
         return np.concatenate([chain[max(begin, self.left_out.get(i, 0)) :] for i, chain in enumerate(values)])
 
@@ -142,10 +145,10 @@ def fisher_covariance(draws: np.ndarray, gradients: np.ndarray, dense: bool) -> 
     # In units of these widths, covariances of draws and gradients have the same diagonal.
     scale = np.sqrt(variances)
     weight = SHRINKAGE * size / num
-    of_draws, of_gradients = (
+    draw_covariance, gradient_covariance = (
         (a.T @ a / num + weight * np.eye(size)) / (1.0 + weight) for a in (draws / scale, gradients * scale)
     )
-    return scale[:, None] * geometric_mean(of_draws, of_gradients) * scale
+    return scale[:, None] * geometric_mean(draw_covariance, gradient_covariance) * scale
 
 
 def geometric_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -153,26 +156,33 @@ def geometric_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(b)
     root, inverse_root = (vectors * values**power @ vectors.T for power in (0.5, -0.5))
     values, vectors = np.linalg.eigh(root @ a @ root)
-    half = inverse_root @ vectors * np.maximum(values, 0.0) ** 0.25
-    return half @ half.T
+    square_root = inverse_root @ vectors * np.maximum(values, 0.0) ** 0.25
+    return square_root @ square_root.T
 
 
 def with_metric(state: Any, covariance: np.ndarray, previous: np.ndarray) -> Any:
-    """Return the state of all chains with another metric, and the adaptation of its step size begun again.
+    """Return the state of all chains with another metric, and the adaptation of its step size restarted.
 
-    The largest stable step is the smallest ratio of the posterior's widths to those of the metric; the step size
-    changes by the ratio of these, if the new metric has the widths of the posterior.
+    The largest stable step is the smallest ratio of the posterior's widths to those of the metric. The step size
+    changes by the ratio of the largest stable steps, if the new metric has the widths of the posterior.
+
+    Parameters
+    ----------
+    state : pytree
+        State of all chains.
+    covariance, previous : (size, size) or (size,)
+        New and previous inverse mass matrix, or its diagonal.
     """
     if covariance.ndim == 2:
         factor = np.linalg.cholesky(covariance[::-1, ::-1])[::-1, ::-1].T  # lower, as NumPyro has it
         sqrt, sqrt_inverse = np.linalg.inv(factor), factor
-        stiffness = np.linalg.eigvalsh(sqrt.T @ previous @ sqrt).max()
+        ratio = np.linalg.eigvalsh(sqrt.T @ previous @ sqrt).max()
     else:
         sqrt, sqrt_inverse = covariance**-0.5, covariance**0.5
-        stiffness = (previous / covariance).max()
+        ratio = (previous / covariance).max()
     adapt = state.adapt_state
     num_chains, dtype = len(adapt.step_size), adapt.step_size.dtype
-    change = np.clip(np.sqrt(stiffness), 1 / MAX_STEP_CHANGE, MAX_STEP_CHANGE)
+    change = np.clip(np.sqrt(ratio), 1 / MAX_STEP_CHANGE, MAX_STEP_CHANGE)
     matrices = (np.broadcast_to(m, (num_chains, *m.shape)) for m in (covariance, sqrt, sqrt_inverse))
     inverse_mass, mass_sqrt, mass_sqrt_inverse = (jnp.asarray(m, dtype) for m in matrices)
     adapt = adapt._replace(
@@ -184,7 +194,7 @@ def with_metric(state: Any, covariance: np.ndarray, previous: np.ndarray) -> Any
 
 
 def with_step_size(state: Any, log_step: np.ndarray, num_updates: int = CONSTANT, explored: float = 1.0) -> Any:
-    """Return the state of all chains with another step size and dual averaging begun again there.
+    """Return the state of all chains with another step size, at which dual averaging is restarted.
 
     Parameters
     ----------
@@ -193,9 +203,9 @@ def with_step_size(state: Any, log_step: np.ndarray, num_updates: int = CONSTANT
     log_step : (num_chains,)
         Logarithms of the step sizes.
     num_updates : int
-        Number of its updates that dual averaging takes for done.
+        Number of past updates that dual averaging assumes.
     explored : float
-        Factor above the step size towards which it tends.
+        Dual averaging shrinks the step size towards this factor times it.
     """
     adapt, zero = state.adapt_state, np.zeros(len(log_step))
     dual_averaging = log_step, log_step, zero, zero + num_updates, log_step + np.log(explored)
@@ -209,6 +219,6 @@ def with_step_size(state: Any, log_step: np.ndarray, num_updates: int = CONSTANT
 
 
 def without_windows(state: Any, num_warmup: int) -> Any:
-    """Return the state of all chains in the last window of NumPyro's warm-up, which adapts the step size alone."""
+    """Return the state of all chains in the last window of NumPyro's warm-up, which adapts only the step size."""
     window = jnp.full_like(state.adapt_state.window_idx, len(build_adaptation_schedule(num_warmup)) - 1)
     return state._replace(adapt_state=state.adapt_state._replace(window_idx=window))

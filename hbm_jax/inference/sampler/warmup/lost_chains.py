@@ -1,4 +1,4 @@
-"""Chains in regions of negligible posterior mass, which are begun again during the warm-up."""
+"""Restart during the warm-up of chains that are lost in regions of negligible posterior mass."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,10 @@ FEWEST_DRAWS = 25  # of a chain, from which its mass is estimated
 
 
 class LostChains:
-    """Two looks at the chains during the warm-up, after a quarter and a half of its draws.
+    """Two comparisons of the chains during the warm-up, after a quarter and a half of its draws.
 
-    They are at fixed draws, so that neither the division into blocks nor a resumed run changes what is drawn.
+    They take place at fixed numbers of draws, so that the draws depend neither on the division into blocks nor on
+    interruptions.
 
     Attributes
     ----------
@@ -25,29 +26,29 @@ class LostChains:
     """
 
     def __init__(self, num_warmup: int):
-        self.looks = [n for n in (num_warmup // 4, num_warmup // 2) if num_warmup // 4 >= FEWEST_DRAWS]
-        self.blocks: list[Block] = []  # since the last look
+        self.comparisons = [n for n in (num_warmup // 4, num_warmup // 2) if num_warmup // 4 >= FEWEST_DRAWS]
+        self.blocks: list[Block] = []  # since the last comparison
         self.num_draws = 0
         self.notes: list[str] = []
 
     @property
     def due(self) -> bool:
         """True if the chains must be compared before the next draw."""
-        return self.num_draws in self.looks
+        return self.num_draws in self.comparisons
 
-    def draws_before_look(self, num_left: int) -> int:
-        """Return the number of draws until the next look or, if that is sooner, until the end of the warm-up."""
-        return min(num_left, *(look - self.num_draws for look in self.looks)) if self.looks else num_left
+    def draws_before_comparison(self, num_left: int) -> int:
+        """Return the number of draws until the next comparison, at most the ``num_left`` draws of the warm-up."""
+        return min([num_left, *(num - self.num_draws for num in self.comparisons)])
 
     def add(self, block: Block) -> None:
         """Add a block of warm-up draws."""
         self.num_draws += block.energy.shape[1]
-        if self.looks:
+        if self.comparisons:
             self.blocks.append(block)
 
-    def look(self) -> dict[int, int]:
-        """Return the chains that are to be begun again, each with the chain to begin it again from."""
-        self.looks.remove(self.num_draws)
+    def compare(self) -> dict[int, int]:
+        """Return the chains to restart, each with the chain from which it is restarted."""
+        self.comparisons.remove(self.num_draws)
         positions = np.concatenate([block.position for block in self.blocks], axis=1)
         lost = lost_chains(positions, np.concatenate([block.potential_energy for block in self.blocks], axis=1))
         self.blocks = []
@@ -60,11 +61,11 @@ class LostChains:
 
 
 def lost_chains(positions: np.ndarray, potentials: np.ndarray) -> dict[int, int]:
-    """Return the chains in a region of negligible posterior mass, each with the chain to begin it again from.
+    """Return the chains in a region of negligible posterior mass, each with the chain from which it is restarted.
 
     The logarithm of the mass around a chain is estimated by its mean log density plus the logarithm of the volume that
-    it fills, the product of its standard deviations. A density alone does not tell: the neck of a funnel has a high one
-    in a tiny volume.
+    it fills, the product of its standard deviations. The density alone does not suffice: in the neck of a funnel it is
+    high, but the volume is tiny.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def lost_chains(positions: np.ndarray, potentials: np.ndarray) -> dict[int, int]
 
 
 def begun_again(state: Any, lost: Mapping[int, int]) -> Any:
-    """Return the state of all chains, a pytree (num_chains, ...), with that of others, but their own random keys."""
+    """Return the state of all chains, (num_chains, ...), with that of its donor for each lost chain, except its key."""
     if not lost:
         return state
     chains, donors = np.array(list(lost)), np.array(list(lost.values()))
