@@ -40,8 +40,8 @@ def sample_options() -> dict[str, Option]:
         for item in dataclasses.fields(kind):
             default = None if item.default is dataclasses.MISSING else item.default
             options.setdefault(item.name, Option(default, _without_none(hints[item.name])))
-        options["blind"] = Option(False, bool)
-        return options | {FLAG: Option(None, bool)}  # in configurations written before samplers had names
+    options["blind"] = Option(False, bool)
+    return options | {FLAG: Option(None, bool)}  # in configurations written before samplers had names
 
 
 def sample_keywords(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
