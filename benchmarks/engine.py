@@ -147,7 +147,7 @@ class Outcome(NamedTuple):
 class Stopwatch:
     """CPU time of a block of code, in all and without what JAX took to trace and compile programs.
 
-    Times between two clocks depend on what else the machine does; those of parts are taken as fractions of the CPU time.
+    Elapsed time depends on what else the machine does; it only divides the CPU time between the parts.
     """
 
     def __enter__(self):
@@ -266,7 +266,7 @@ def nutpie_low_rank(target: Target, program, args, seed: int):
 
 
 def dispersed_points(target: Target, key):
-    """Starting points of NumPyro's and BlackJAX's chains, (chain, size)."""
+    """Return starting points of NumPyro's and BlackJAX's chains, (chain, size)."""
     return target.start + jax.random.uniform(key, (CHAINS, target.size), minval=-1.0, maxval=1.0)
 
 

@@ -1,10 +1,11 @@
 """Our NUTS, nutpie, NumPyro's NUTS and BlackJAX's on the 33 posteriors of posteriordb with reference draws.
 
 Of each engine, on the same log density: the smallest bulk effective sample size of any unconstrained parameter per 1000
-gradients and per second of CPU time, of the draws alone and with all that went before; and the largest difference between means and
-standard deviations of its draws and of the reference draws, in Monte Carlo errors of both. Warm-ups are the defaults of
-ours and of nutpie, 1000 draws for NumPyro's and BlackJAX's. The density of each posterior is compared with the
-reference draws first, by Stein's identity. The data are not part of the repository; HBM_JAX_TEST_DATA is their folder.
+gradients and per second of CPU time, of the draws alone and with all that went before; and the largest difference
+between means and standard deviations of its draws and of the reference draws, in Monte Carlo errors of both. Warm-ups
+are the defaults of ours and of nutpie, 1000 draws for NumPyro's and BlackJAX's. ``--check`` compares the density of
+each posterior with the reference draws, by Stein's identity. The data are not part of the repository;
+HBM_JAX_TEST_DATA is their folder.
 
     python benchmarks/posteriordb.py --rows rows.jsonl [--output FILE --figure FILE] [--posteriors ...] [--seeds 2]
 

@@ -286,7 +286,7 @@ def latents_of(case, target, draws):
 def stein_distances(shared_data, name):
     """Stein's identity at the reference draws, in standard errors: of E[g] = 0 and E[z g] = -1 of each component.
 
-    z are unconstrained positions and g the gradient of our log density there. It holds if the draws are of that density.
+    z are unconstrained positions and g the gradient of our log density there. It holds if the draws have this density.
     """
     case = case_of(shared_data, name)
     target = build_target(case.program, case.args, jax.random.key(0))
