@@ -20,7 +20,7 @@ from hbm_jax.data import RegressionData
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.inference.sampler.target import build_target
 
-STEPS = 10  # of the method of Runge and Kutta between two times of observation
+STEPS = 5  # of the method of Runge and Kutta between two times of observation; the rms error of ln L is below 0.004
 
 
 @dataclass(frozen=True)
