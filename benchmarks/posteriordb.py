@@ -184,7 +184,7 @@ def table(rows, kinds, seeds):
     names = ("jax", "numpyro", "nutpie", "blackjax")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     lines = [
-        f"Posteriors of posteriordb, {engine.CHAINS} x {engine.DRAWS} draws; medians over {seeds} seed(s)",
+        f"Posteriors of posteriordb, {engine.CHAINS} x {engine.DRAWS} draws; medians of {seeds} seed{'s' * (seeds > 1)}",
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, {packages}",
         "",
         *summary(rows, kinds),
@@ -218,7 +218,7 @@ def draw_figure(rows, kinds, path):
         ax.set(xscale="log", xlabel=f"ESS {figure.removesuffix(', all')}, warm-up counted: ours / other")
         ax.grid(axis="y", lw=0.3)
         ax.legend(fontsize=8, loc="lower right")
-    axes[0].set_yticks(np.arange(len(NAMES)), [NAMES[i].partition("-")[2] for i in order], fontsize=7)
+    axes[0].set_yticks(np.arange(len(NAMES)), [NAMES[i] for i in order], fontsize=6)
     fig.savefig(path, dpi=80)
 
 
