@@ -184,7 +184,7 @@ def table(rows, kinds, seeds):
     names = ("jax", "numpyro", "nutpie", "blackjax")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     lines = [
-        f"Posteriors of posteriordb, {engine.CHAINS} x {engine.DRAWS} draws; median over seeds, of which {seeds}",
+        f"Posteriors of posteriordb, {engine.CHAINS} x {engine.DRAWS} draws; number of seeds: {seeds}",
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, {packages}",
         "",
         *summary(rows, kinds),
