@@ -1,4 +1,4 @@
-"""Effective draws per gradient: our NUTS against nutpie and NumPyro's NUTS, on the same log densities.
+"""Effective draws per gradient: our NUTS against nutpie, NumPyro's NUTS and BlackJAX's, on the same log densities.
 
 The smallest bulk effective sample size of any unconstrained parameter per 1000 gradients of the density: of the draws
 alone, and in brackets with the gradients of the warm-up and, for ours, of the searches for a start. Counts of gradients
@@ -15,14 +15,17 @@ import argparse
 import datetime
 import platform
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from arviz_stats.base import array_stats
+from jax import monitoring
 from numpyro import distributions as dist
 
 import hbm_jax as hbm
@@ -109,7 +112,70 @@ def jla():
 MODELS = {f.__name__: f for f in (logistic, hierarchy, item_response, gaussian_process, jla)}
 
 
-# Engines: draws (chain, draw, size), gradients of the draws, gradients before them, divergences
+# Engines
+
+
+class Outcome(NamedTuple):
+    """What an engine made of a target.
+
+    Attributes
+    ----------
+    draws : (chain, draw, size)
+        Unconstrained positions.
+    gradients, gradients_before : int
+        Gradients of the draws, and of the warm-up and the searches for a start.
+    divergences : int
+        Divergent transitions among the draws.
+    seconds, seconds_of_draws : float
+        CPU time with compilation and warm-up, and of the draws alone.
+    detail : str
+        Warm-up and step sizes.
+    fit : Fit or None
+        Result of hbm_jax.
+    """
+
+    draws: np.ndarray
+    gradients: int
+    gradients_before: int
+    divergences: int
+    seconds: float
+    seconds_of_draws: float
+    detail: str = ""
+    fit: hbm.Fit | None = None
+
+
+class Stopwatch:
+    """CPU time of a block of code, in all and without what JAX took to trace and compile programs.
+
+    Elapsed time depends on what else the machine does; it only divides the CPU time between the parts.
+    """
+
+    def __enter__(self):
+        self.spans: list[tuple[float, float]] = []
+        self.began, self.cpu_began = time.time(), time.process_time()
+        monitoring.register_event_duration_secs_listener(self._note)
+        return self
+
+    def __exit__(self, *_):
+        self.wall, self.seconds = time.time() - self.began, time.process_time() - self.cpu_began
+        monitoring.unregister_event_duration_listener(self._note)
+
+    def _note(self, event, seconds, **_):
+        if event.startswith("/jax/core/compile/"):
+            self.spans.append((time.time() - seconds, time.time()))
+
+    def part(self, wall):
+        """CPU time of a part of the block that took ``wall`` seconds."""
+        return self.seconds * wall / self.wall
+
+    @property
+    def running(self) -> float:
+        """CPU time without compilation; traces contain others."""
+        compiling, end = 0.0, -np.inf
+        for first, last in sorted(self.spans):
+            compiling += max(0.0, last - max(first, end))
+            end = max(end, last)
+        return self.part(self.wall - compiling)
 
 
 def ours(target: Target, program, args, seed: int):
@@ -134,20 +200,29 @@ def ours(target: Target, program, args, seed: int):
     previous, Target.value_and_grad = Target.value_and_grad, Counted()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            fit = hbm.sample(
-                program, *args, seed=seed, num_chains=CHAINS, num_samples=DRAWS, progress=False, checkpoint=folder
-            )
+            with Stopwatch() as watch:
+                fit = hbm.sample(
+                    program, *args, seed=seed, num_chains=CHAINS, num_samples=DRAWS, progress=False, checkpoint=folder
+                )
             store = Checkpoint.existing(folder)
             before = sum(int(saved.block.num_steps.sum()) for saved in store.blocks() if saved.warmup)
             store.close()
     finally:
         Target.value_and_grad = previous
-    positions = fit.tree["unconstrained_posterior"]["position"].to_numpy()
     stats = fit.tree["sample_stats"]
     detail = f"start {calls[0]}, warm-up {before} of {fit.run['num_warmup']}; {fit.run['start'][:70]}"
     steps, accepted = stats["step_size"].to_numpy()[:, -1], float(stats["acceptance_rate"].mean())
     detail += f"; steps {np.round(steps, 3)}, accepted {accepted:.3f}"
-    return positions, int(stats["n_steps"].sum()), before + calls[0], int(stats["diverging"].sum()), detail
+    return Outcome(
+        fit.tree["unconstrained_posterior"]["position"].to_numpy(),
+        int(stats["n_steps"].sum()),
+        before + calls[0],
+        int(stats["diverging"].sum()),
+        watch.seconds,
+        watch.part(fit.timing["sampling"]),
+        detail,
+        fit,
+    )
 
 
 def nutpie_low_rank(target: Target, program, args, seed: int):
@@ -161,55 +236,66 @@ def nutpie_low_rank(target: Target, program, args, seed: int):
             value, gradient = evaluate(x)
         return -float(value), -np.asarray(gradient)
 
-    compiled = nutpie.compiled_pyfunc.from_pyfunc(
-        size,
-        lambda: logp,
-        lambda *_: lambda x, **_: {"position": x},
-        [np.dtype("float64")],
-        [(size,)],
-        ["position"],
-        make_initial_point_fn=lambda seed: target.start + np.random.default_rng(seed).uniform(-1.0, 1.0, size),
-    )
-    trace = nutpie.sample(
-        compiled,
-        chains=CHAINS,
-        draws=DRAWS,
-        seed=seed,
-        cores=1,
-        progress_bar=False,
-        low_rank_modified_mass_matrix=True,
-    )
+    with Stopwatch() as watch:
+        compiled = nutpie.compiled_pyfunc.from_pyfunc(
+            size,
+            lambda: logp,
+            lambda *_: lambda x, **_: {"position": x},
+            [np.dtype("float64")],
+            [(size,)],
+            ["position"],
+            make_initial_point_fn=lambda seed: target.start + np.random.default_rng(seed).uniform(-1.0, 1.0, size),
+        )
+        trace = nutpie.sample(
+            compiled,
+            chains=CHAINS,
+            draws=DRAWS,
+            seed=seed,
+            cores=1,
+            progress_bar=False,
+            low_rank_modified_mass_matrix=True,
+        )
     stats, warmup = trace.sample_stats, trace.warmup_sample_stats
-    before = int(warmup["n_steps"].sum())
+    during, before = int(stats["n_steps"].sum()), int(warmup["n_steps"].sum())
     steps, accepted = stats["step_size"].to_numpy()[:, -1], float(stats["mean_tree_accept"].mean())
     detail = f"warm-up {before} of {warmup.sizes['draw']}; steps {np.round(steps, 3)}, accepted {accepted:.3f}"
+    # One call makes all draws; a gradient takes as long in both parts.
+    of_draws = watch.running * during / (during + before)
     positions = trace.posterior["position"].to_numpy()
-    return positions, int(stats["n_steps"].sum()), before, int(stats["diverging"].sum()), detail
+    return Outcome(positions, during, before, int(stats["diverging"].sum()), watch.seconds, of_draws, detail)
+
+
+def dispersed_points(target: Target, key):
+    """Return starting points of NumPyro's and BlackJAX's chains, (chain, size)."""
+    return target.start + jax.random.uniform(key, (CHAINS, target.size), minval=-1.0, maxval=1.0)
 
 
 def numpyro_nuts(target: Target, program, args, seed: int, dense: bool = False):
     """NumPyro's NUTS with a diagonal metric."""
     from numpyro.infer import MCMC, NUTS
 
-    kernel = NUTS(potential_fn=target.potential, dense_mass=dense)
-    mcmc = MCMC(
-        kernel,
-        num_warmup=WARMUP,
-        num_samples=DRAWS,
-        num_chains=CHAINS,
-        chain_method="sequential",
-        progress_bar=False,
-        jit_model_args=True,
-    )
     key = jax.random.key(seed)
-    init = target.start + jax.random.uniform(key, (CHAINS, target.size), minval=-1.0, maxval=1.0)
     fields = ("num_steps", "diverging")
-    mcmc.warmup(key, init_params=init, extra_fields=fields, collect_warmup=True)
-    before = int(mcmc.get_extra_fields()["num_steps"].sum())
-    mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=fields)
-    stats = mcmc.get_extra_fields()
-    draws = np.asarray(mcmc.get_samples(group_by_chain=True))
-    return draws, int(stats["num_steps"].sum()), before, int(stats["diverging"].sum()), ""
+    with Stopwatch() as whole:
+        kernel = NUTS(potential_fn=target.potential, dense_mass=dense)
+        mcmc = MCMC(
+            kernel,
+            num_warmup=WARMUP,
+            num_samples=DRAWS,
+            num_chains=CHAINS,
+            chain_method="sequential",
+            progress_bar=False,
+            jit_model_args=True,
+        )
+        init = dispersed_points(target, key)
+        mcmc.warmup(key, init_params=init, extra_fields=fields, collect_warmup=True)
+        before = int(mcmc.get_extra_fields()["num_steps"].sum())
+        with Stopwatch() as drawing:
+            mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=fields)
+            stats = mcmc.get_extra_fields()
+            draws = np.asarray(mcmc.get_samples(group_by_chain=True))
+    counts = int(stats["num_steps"].sum()), before, int(stats["diverging"].sum())
+    return Outcome(draws, *counts, whole.seconds, drawing.running)
 
 
 def numpyro_dense(target: Target, program, args, seed: int):
@@ -217,11 +303,56 @@ def numpyro_dense(target: Target, program, args, seed: int):
     return numpyro_nuts(target, program, args, seed, dense=True)
 
 
+def blackjax_low_rank(target: Target, program, args, seed: int, low_rank: bool = True):
+    """BlackJAX's NUTS with its low-rank metric, the nearest to nutpie's."""
+    import blackjax
+
+    def density(z):
+        return -target.potential(z)
+
+    if low_rank:
+        adaptation = blackjax.window_adaptation_low_rank(blackjax.nuts, density)
+    else:
+        adaptation = blackjax.window_adaptation(blackjax.nuts, density, is_mass_matrix_diagonal=False)
+
+    def warm_up(key, z):
+        (state, parameters), info = adaptation.run(key, z, num_steps=WARMUP)
+        return state, parameters, info.info.num_integration_steps.sum()
+
+    def draw(key, state, parameters):
+        step = blackjax.nuts(density, **parameters).step
+
+        def advance(state, key):
+            state, info = step(key, state)
+            return state, (state.position, info.num_integration_steps, info.is_divergent)
+
+        return jax.lax.scan(advance, state, jax.random.split(key, DRAWS))[1]
+
+    keys = jax.random.split(jax.random.key(seed), CHAINS + 1)
+    with Stopwatch() as whole:
+        compiled = jax.jit(warm_up)
+        warmed = [compiled(k, z) for k, z in zip(keys, dispersed_points(target, keys[-1]), strict=False)]
+        compiled = jax.jit(draw)
+        with Stopwatch() as drawing:
+            drawn = [compiled(jax.random.fold_in(k, 1), *w[:2]) for k, w in zip(keys, warmed, strict=False)]
+            positions, steps, diverging = map(np.stack, zip(*jax.device_get(drawn), strict=True))
+    before = sum(int(w[2]) for w in warmed)
+    counts = int(steps.sum()), before, int(diverging.sum())
+    return Outcome(positions, *counts, whole.seconds, drawing.running)
+
+
+def blackjax_dense(target: Target, program, args, seed: int):
+    """BlackJAX's NUTS with a dense metric and Stan's windows."""
+    return blackjax_low_rank(target, program, args, seed, low_rank=False)
+
+
 ENGINES = {
     "ours": ours,
     "nutpie": nutpie_low_rank,
     "numpyro": numpyro_nuts,
     "numpyro-dense": numpyro_dense,
+    "blackjax": blackjax_low_rank,
+    "blackjax-dense": blackjax_dense,
 }
 
 
@@ -249,12 +380,14 @@ def compare(name, engines, seeds):
         rows = {}
         for engine in engines:
             for seed in range(1, seeds + 1):
-                draws, during, before, divergences, detail = ENGINES[engine](target, program, args, seed)
-                ess, worst, _ = smallest_ess(draws)
-                figures = 1e3 * ess / during, 1e3 * ess / (during + before), during / (CHAINS * DRAWS), divergences
+                outcome = ENGINES[engine](target, program, args, seed)
+                ess, worst, _ = smallest_ess(outcome.draws)
+                during, whole = outcome.gradients, outcome.gradients + outcome.gradients_before
+                figures = 1e3 * ess / during, 1e3 * ess / whole, during / (CHAINS * DRAWS), outcome.divergences
                 rows.setdefault(engine, []).append((*figures, ess, target.labels[worst]))
-                last[engine] = draws
-                print("   ", name, engine, seed, f"{ess:.0f}", np.round(figures, 1), target.labels[worst], detail)
+                last[engine] = outcome.draws
+                label = target.labels[worst]
+                print("   ", name, engine, seed, f"{ess:.0f}", np.round(figures, 1), label, outcome.detail)
     yield f"{name} ({target.size})"
     for engine, values in rows.items():
         numbers = np.array([value[:5] for value in values])
@@ -269,7 +402,7 @@ def compare(name, engines, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES)[:4])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

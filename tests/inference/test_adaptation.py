@@ -10,6 +10,7 @@ from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.warmup import adaptation
 from hbm_jax.inference.sampler.warmup.adaptation import (
     Adaptation,
+    departure_from_normal,
     fisher_covariance,
     geometric_mean,
     with_metric,
@@ -105,15 +106,17 @@ def same(position):
     return position
 
 
-@pytest.mark.parametrize(("target", "diverging"), [(0.6, False), (0.4, True)])
-def test_the_step_size_is_that_of_the_acceptance_aimed_at_for_all_chains(target, diverging):
+@pytest.mark.parametrize(
+    ("target", "diverging", "skewed"), [(0.7, False, 0.0), (0.7, True, 0.0), (0.6, False, 0.6), (0.4, True, 0.6)]
+)
+def test_the_step_size_is_that_of_the_acceptance_aimed_at_for_all_chains(target, diverging, skewed):
     """Acceptance falls linearly in the logarithm of the step size, and chains differ by noise."""
-    adapted = Adaptation(400, target)  # which aims at 0.7, a quarter of the way to 1, or half of it
+    adapted = Adaptation(400, target)  # aims at 0.7: the target, or a quarter or half of the way to 1
     assert adapted.step_updates == (330, 340, 350, 360, 370, 380, 390, 400)
     rng = np.random.default_rng(8)
     draws = rng.normal(size=(4, 320, 2))
-    adapted.add(block_of(draws, draws, diverging=diverging))
-    state = state_of(np.ones(2), num_chains=4)
+    adapted.add(block_of(draws, draws + skewed * draws**2, diverging=diverging))
+    state = state_of(np.eye(2), num_chains=4)
     for count in range(320, 400, 10):
         state = adapted.update(state, count, same)
         step = np.asarray(state.adapt_state.step_size)
@@ -124,6 +127,20 @@ def test_the_step_size_is_that_of_the_acceptance_aimed_at_for_all_chains(target,
     np.testing.assert_allclose(state.adapt_state.step_size, 1.0, rtol=0.05)
     assert (np.asarray(state.adapt_state.ss_state[3]) == adaptation.CONSTANT).all()
     assert adapted.update(state, 410, same) is state
+
+
+def test_the_departure_from_normal_is_that_of_the_score_in_any_units():
+    """A cubic term of the log density in one direction; the variance of a z^2 is 2 a^2."""
+    rng = np.random.default_rng(10)
+    covariance = covariance_of(4, 1e4)
+    factor = np.linalg.cholesky(covariance)
+    z = rng.normal(size=(200_000, 4))
+    for a in (0.0, 0.5):
+        score = z + a * np.array([0.0, 0.0, 1.0, 0.0]) * z**2
+        gradients = score @ np.linalg.inv(factor)
+        found = departure_from_normal(7.0 + z @ factor.T, gradients, covariance)
+        np.testing.assert_allclose(found, 2.0 * a**2, rtol=0.05, atol=1e-12)
+    assert np.isnan(departure_from_normal(np.full((5, 4), np.nan), z[:5], covariance))
 
 
 def test_early_draws_and_those_of_chains_left_out_are_not_used():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from monte_carlo import seed
+from posterior_programs import OTHERS, case_of, stein_distances
 from posteriors import CAUCHY, LINEAR, QUANTILES, Exact, model_and_data, read_json
 from sites import compiled_sites
 
@@ -114,6 +115,27 @@ def test_sampled_alone_they_are_those_of_the_reference(shared_data, name, monte_
     fit = hbm.sample(model, data, seed=seed(1), progress=False)
     assert fit.verdict.usable, str(fit.verdict)
     compared(stacked(fit.posterior, "coef", "sigma"), reference, monte_carlo)
+
+
+QUICK = "gp_pois_regr-gp_regr"
+
+
+@pytest.mark.parametrize("name", [n if n == QUICK else pytest.param(n, marks=pytest.mark.long) for n in OTHERS])
+def test_reference_draws_are_of_the_density_of_the_program(shared_data, name):
+    """Stein's identity; a prior of alpha that is 1.25 times as wide is 20 errors away."""
+    distances = stein_distances(shared_data, name)
+    assert len(distances) >= 6
+    assert (np.abs(distances) < WIDE).all(), distances
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["low_dim_gauss_mix-low_dim_gauss_mix", "garch-garch11", QUICK])
+def test_sampled_programs_are_those_of_the_reference(shared_data, name, monte_carlo):
+    case = case_of(shared_data, name)
+    fit = hbm.sample(case.program, *case.args, seed=seed(1), progress=False)
+    assert fit.verdict.usable, str(fit.verdict)
+    known = read_json(shared_data("hierarchical/posteriordb/reference_summary.json"))[name]["parameters"]
+    compared(stacked(fit.posterior, *case.sites), list(known.values()), monte_carlo)
 
 
 def test_coordinates_do_not_change_the_posterior(shared_data):
