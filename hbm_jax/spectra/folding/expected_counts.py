@@ -102,11 +102,13 @@ class ExpectedCounts:
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         smooth, lines = separated(spectrum)
         tried, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
+        # Instruments of a kind have the same energies: the photons of their trial spectra are computed once.
+        known: dict | None = {} if tried is not None and tried.of_source(0) == tried else None
 
         def folded(row, tolerance=tolerance):
             background = None if backgrounds is None else backgrounds[row]
             (energy, matrix), source = responses[row], tried.of_source(row)  # type: ignore[union-attr] # not of lines alone
-            options = {"tolerance": tolerance, "background": background, "draws": draws}
+            options = {"tolerance": tolerance, "background": background, "draws": draws, "known": known}
             return fold(source, energy, matrix, counts[row], trials, **options)
 
         folds = [] if smooth is None else _with_exact_errors(folded, len(responses))
