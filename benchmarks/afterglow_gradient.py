@@ -160,6 +160,7 @@ def draws_of_prior(model, prepared, num):
     return found
 
 
+# Ten afterglows, each of them ten times in the density; ten bursts; the spectrum of the first afterglow.
 CASES = ("afterglows", "bursts", "spectrum")
 # What is measured: its name, its unit, and the largest ratio to the other version that is asked for.
 MEASURED = {
@@ -183,19 +184,32 @@ def write_samples(folder, num_sources):
 
 
 def case_of(name, folder):
-    """Return the model of a case, its data, and those of which the set-up is measured, with their number."""
+    """Return the model of a case, its data, their number, and how often each is repeated in the density."""
     from hbm_jax.data import read_afterglows, read_burst_spectra
     from hbm_jax.models import GolenetskiiCounts, SpectralFit
 
     if name == "bursts":
         bursts = read_burst_spectra(folder / "bursts" / "bursts.ecsv")
-        return GolenetskiiCounts(), bursts, bursts, len(bursts)
+        return GolenetskiiCounts(), bursts, len(bursts), 1
     spectra = folder / "afterglows" / "spectra"
     afterglows = read_afterglows(folder / "afterglows" / "catalog.ecsv", spectra=spectra, grouping="optimal")
     if name == "spectrum":
         spectrum = afterglows.subset([0]).spectra
-        return SpectralFit("PowerLaw() * Absorption('mw')"), spectrum, spectrum, 1
-    return Afterglow(whim=True), afterglows, afterglows.subset(range(10)), 10
+        return SpectralFit("PowerLaw() * Absorption('mw')"), spectrum, 1, 1
+    return Afterglow(whim=True), afterglows, len(afterglows), 10
+
+
+def repeated(bound, num, times):
+    """Return bound data with each of the sources several times."""
+
+    def of_leaf(leaf):
+        leaf = np.asarray(leaf)
+        if num not in leaf.shape:
+            return leaf
+        is_index = leaf.ndim == 1 and np.issubdtype(leaf.dtype, np.integer)
+        return np.arange(num * times) if is_index else np.concatenate([leaf] * times, axis=leaf.shape.index(num))
+
+    return jax.tree.map(of_leaf, bound)
 
 
 def start_of(model, bound):
@@ -219,9 +233,9 @@ def measure(name, folder, repeats):
         result = work()
         return result, time.process_time() - start
 
-    model, data, few, num = case_of(name, folder)
-    cold, again = (timed(lambda: model.prepare(few))[1] / num for _ in range(2))
-    bound = model.prepare(data)
+    model, data, num, times = case_of(name, folder)
+    (bound, cold), (_, again) = (timed(lambda: model.prepare(data)) for _ in range(2))
+    bound = bound if times == 1 else repeated(bound, num, times)
     point = start_of(model, bound)
     density = jax.value_and_grad(lambda p: potential_energy(model, (bound,), {}, p))
     tracing = timed(lambda: jax.make_jaxpr(density)(point))[1]
@@ -229,7 +243,7 @@ def measure(name, folder, repeats):
     run, compiling = timed(lambda: compiled(density, point))
     value = float(jax.block_until_ready(run(point))[0])
     runs = [timed(lambda: jax.block_until_ready(run(point)))[1] for _ in range(repeats)]
-    seconds = (cold, again, tracing, compiling, 1e3 * statistics.median(runs))
+    seconds = (cold / num, again / num, tracing, compiling, 1e3 * statistics.median(runs))
     print(json.dumps({"value": value, **dict(zip(MEASURED, seconds, strict=True))}))
 
 
@@ -238,7 +252,7 @@ def beside(checkout, options, say):
     here = Path(__file__).resolve().parents[1]
     say(f"this version beside that of another checkout; CPU time, medians of {options.rounds} processes each")
     with tempfile.TemporaryDirectory() as folder:
-        write_samples(Path(folder), options.num_sources)
+        write_samples(Path(folder), 10)
         for case in options.cases:
             results = {"this": [], "other": []}
             for _ in range(options.rounds):
@@ -248,7 +262,7 @@ def beside(checkout, options, say):
                     run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
                     results[version].append(json.loads(run.stdout.splitlines()[-1]))
             this, other = results["this"], results["other"]
-            say(f"\n{case}: -log density {this[0]['value']:.6f}, of the other {other[0]['value']:.6f}")
+            say(f"\n{case}: -log density {this[0]['value']:.10g}, of the other {other[0]['value']:.10g}")
             say(f"{'':36s}{'this':>9s}{'other':>9s}{'ratio':>8s}{'range of ratios':>18s}{'asked':>7s}")
             for what, (unit, most) in MEASURED.items():
                 a, b = ([one[what] for one in version] for version in (this, other))

@@ -39,9 +39,7 @@ from hbm_jax.spectra.statistics.statistic import STATISTICS
 from hbm_jax.validation import DataError, energy_band
 
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
-# Of the fits from which coordinates are chosen. All but a few per cent have converged by then; for a catalogue of single
-# intervals see `interval_fits`.
-FIT_STEPS = 24
+FIT_STEPS = 24  # of the fits that choose coordinates; all but a few per cent have converged by then
 AREA: dict[str, Prior] = {"effective_area": dist.LogNormal(0.0, 0.1)}
 
 
