@@ -7,16 +7,25 @@ redistribution and groups its channels beforehand: that contestant is shown too.
 
 The dense contestants evaluate the spectrum at three nodes of every response bin (and not at the edges within bins, as a
 straightforward program does not); all have the same priors, groups, statistic and tables of cross sections.
+
+With `--beside CHECKOUT` this version of the package is compared with that of another checkout instead, in processes
+that take turns: CPU time to set up, trace, lower and compile, and to evaluate value and gradient, of afterglows, of
+bursts from counts and of a single spectrum, from the same files.
 """
 
 import argparse
 import dataclasses
 import itertools
+import json
 import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+import zlib
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
@@ -26,17 +35,16 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import handlers
+from numpyro.distributions import biject_to
 from numpyro.infer.util import potential_energy
 
 from hbm_jax.data import Afterglows
 from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.models import Afterglow
-from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, values_of
-from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
+from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.panels import fold_on_panels, panel_edges
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.stack import SpectrumStack
 
@@ -71,6 +79,8 @@ class Dense:
 
     def expected(self, p):
         """Return expected counts, as `AbsorbedCounts.expected` does."""
+        from hbm_jax.models.xray.absorbed_counts import values_of
+
         density = self.density(values_of(p, slice(None)))
         photons = jnp.sum(density.reshape(len(density), -1, 3) * self.bin_weights, axis=-1)
         if self.shared:
@@ -119,6 +129,9 @@ def with_fold(model, prepared, contestant):
 
 def fine(data, model, prepared):
     """Return a fold of six nodes in panels of 2.5 % cut at every edge, in the same form as ours."""
+    from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
+    from hbm_jax.spectra.folding.panels import fold_on_panels, panel_edges
+
     folds, spectrum = [], model.medium.spectrum(np.asarray(data.z), model.band)
     for row in range(len(data)):
         energy, response = data.spectra.grouped_response(row)
@@ -147,13 +160,136 @@ def draws_of_prior(model, prepared, num):
     return found
 
 
+# Ten afterglows, each of them ten times in the density; ten bursts; the spectrum of the first afterglow.
+CASES = ("afterglows", "bursts", "spectrum")
+# What is measured: its name, its unit, and the largest ratio to the other version that is asked for.
+MEASURED = {
+    "set-up of a source or burst, cold": ("s", 0.5),
+    "bound again": ("s", 0.5),
+    "trace": ("s", 0.9),
+    "trace, lower and compile": ("s", 0.9),
+    "value and gradient": ("ms", 1.05),
+}
+
+
+def write_samples(folder, num_sources):
+    """Write the afterglows and bursts that both versions read."""
+    from hbm_jax.data import BurstSpectraPopulation, write_afterglows, write_burst_spectra
+
+    rmf = xrt_like_rmf(NUM_ENERGIES)
+    response = Response.of(rmf, xrt_like_arf(rmf))
+    design = AfterglowPopulation(log10_n0=-6.9, log10_flux=(-11.4, 0.35), exposure=8000.0)
+    write_afterglows(folder / "afterglows", design.draw(num_sources, seed=5, response=response))
+    write_burst_spectra(folder / "bursts", BurstSpectraPopulation(num_intervals=8).draw(10, seed=1))
+
+
+def case_of(name, folder):
+    """Return the model of a case, its data, their number, and how often each is repeated in the density."""
+    from hbm_jax.data import read_afterglows, read_burst_spectra
+    from hbm_jax.models import GolenetskiiCounts, SpectralFit
+
+    if name == "bursts":
+        bursts = read_burst_spectra(folder / "bursts" / "bursts.ecsv")
+        return GolenetskiiCounts(), bursts, len(bursts), 1
+    spectra = folder / "afterglows" / "spectra"
+    afterglows = read_afterglows(folder / "afterglows" / "catalog.ecsv", spectra=spectra, grouping="optimal")
+    if name == "spectrum":
+        spectrum = afterglows.subset([0]).spectra
+        return SpectralFit("PowerLaw() * Absorption('mw')"), spectrum, 1, 1
+    return Afterglow(whim=True), afterglows, len(afterglows), 10
+
+
+def repeated(bound, num, times):
+    """Return bound data with each of the sources several times."""
+
+    def of_leaf(leaf):
+        leaf = np.asarray(leaf)
+        if num not in leaf.shape:
+            return leaf
+        is_index = leaf.ndim == 1 and np.issubdtype(leaf.dtype, np.integer)
+        return np.arange(num * times) if is_index else np.concatenate([leaf] * times, axis=leaf.shape.index(num))
+
+    return jax.tree.map(of_leaf, bound)
+
+
+def start_of(model, bound):
+    """Return an unconstrained point: the prior mean of population parameters, near 0 for all others."""
+    point = {}
+    for name, site in handlers.trace(handlers.seed(model, 0)).get_trace(bound).items():
+        if site["type"] == "sample" and not site["is_observed"]:
+            transform = biject_to(site["fn"].support)
+            shape = transform.inverse_shape(site["fn"].shape())
+            noise = 0.1 * np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
+            has_mean = not name.startswith("_") and not shape
+            point[name] = jnp.asarray(transform.inv(site["fn"].mean) if has_mean else noise)
+    return point
+
+
+def measure(name, folder, repeats):
+    """Print the CPU times of a case and its log density, as JSON."""
+
+    def timed(work):
+        start = time.process_time()
+        result = work()
+        return result, time.process_time() - start
+
+    model, data, num, times = case_of(name, folder)
+    (bound, cold), (_, again) = (timed(lambda: model.prepare(data)) for _ in range(2))
+    bound = bound if times == 1 else repeated(bound, num, times)
+    point = start_of(model, bound)
+    density = jax.value_and_grad(lambda p: potential_energy(model, (bound,), {}, p))
+    tracing = timed(lambda: jax.make_jaxpr(density)(point))[1]
+    jax.clear_caches()
+    run, compiling = timed(lambda: compiled(density, point))
+    value = float(jax.block_until_ready(run(point))[0])
+    runs = [timed(lambda: jax.block_until_ready(run(point)))[1] for _ in range(repeats)]
+    seconds = (cold / num, again / num, tracing, compiling, 1e3 * statistics.median(runs))
+    print(json.dumps({"value": value, **dict(zip(MEASURED, seconds, strict=True))}))
+
+
+def beside(checkout, options, say):
+    """Compare this version with that of another checkout, in processes that take turns."""
+    here = Path(__file__).resolve().parents[1]
+    say(f"this version beside that of another checkout; CPU time, medians of {options.rounds} processes each")
+    with tempfile.TemporaryDirectory() as folder:
+        write_samples(Path(folder), 10)
+        for case in options.cases:
+            results = {"this": [], "other": []}
+            for _ in range(options.rounds):
+                for version, path in (("this", here), ("other", checkout.resolve())):
+                    command = [sys.executable, __file__, "--measure", case, folder, "--repeats", str(options.repeats)]
+                    environment = os.environ | {"PYTHONPATH": str(path)}
+                    run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+                    results[version].append(json.loads(run.stdout.splitlines()[-1]))
+            this, other = results["this"], results["other"]
+            say(f"\n{case}: -log density {this[0]['value']:.10g}, of the other {other[0]['value']:.10g}")
+            say(f"{'':36s}{'this':>9s}{'other':>9s}{'ratio':>8s}{'range of ratios':>18s}{'asked':>7s}")
+            for what, (unit, most) in MEASURED.items():
+                a, b = ([one[what] for one in version] for version in (this, other))
+                ratios = [x / y for x, y in zip(a, b, strict=True)]
+                ratio = statistics.median(a) / statistics.median(b)
+                limits = f"{min(ratios):.2f} to {max(ratios):.2f}"
+                verdict = "PASS" if ratio <= most else "MISS"
+                say(
+                    f"{verdict} {what + ' [' + unit + ']':31s}{statistics.median(a):9.3f}{statistics.median(b):9.3f}"
+                    f"{ratio:8.2f}{limits:>18s}{most:7.2f}"
+                )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-sources", type=int, default=100)
     parser.add_argument("--num-draws", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--output", type=Path, help="also write the text to this file")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="compare with the version of this checkout")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each version, with --beside")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="with --beside")
+    parser.add_argument("--measure", nargs=2, metavar=("CASE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.measure:
+        measure(options.measure[0], Path(options.measure[1]), options.repeats)
+        return
     lines = []
 
     def say(text=""):
@@ -162,6 +298,16 @@ def main():
 
     say(f"machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, JAX on {jax.devices()[0]}")
     say(f"versions: python {platform.python_version()}, jax {jax.__version__}, numpyro {numpyro.__version__}; float64")
+    if options.beside:
+        beside(options.beside, options, say)
+    else:
+        against_dense(options, say)
+    if options.output:
+        options.output.write_text("\n".join(lines) + "\n")
+
+
+def against_dense(options, say):
+    """Compare with dense folds, and compilation for 10 and for 200 sources."""
     data = population(200)
     model = Afterglow(whim=True)
 
@@ -256,8 +402,6 @@ def main():
                 f"likelihood of {value[part][np.argmax(change[part])]:.1e}), "
                 f"{np.count_nonzero(change[part] > MOST_CHANGE)} above the claim"
             )
-    if options.output:
-        options.output.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 
 _MAX_STEP = 0.5  # largest change of a parameter in one iteration
 _DAMPING, _FACTOR = 1e-2, 5.0  # initial damping; it falls or rises by the factor with each accepted or rejected step
+_CONVERGED = 1e-12  # gain of the log posterior that a full step promises; parameters are then right to 1e-6 of an error
 
 
 class Evaluation(NamedTuple):
@@ -57,7 +58,7 @@ def fisher_scoring(
     mean, precision : (K,)
         Means and inverse variances of the prior; 0 for a flat prior.
     num_steps : int
-        Number of steps.
+        Largest number of steps; the iteration ends when the fits of all objects have converged.
 
     Returns
     -------
@@ -68,6 +69,9 @@ def fisher_scoring(
     for _ in range(num_steps):
         gradient = evaluation.score - precision * (theta - mean)
         curvature = evaluation.information + np.diag(precision)
+        full_step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        if (0.5 * np.sum(gradient * full_step, axis=1) < _CONVERGED).all():
+            break
         damped = curvature + damping[:, None, None] * (curvature * np.eye(K))
         step = np.linalg.solve(damped, gradient[..., None])[..., 0]
         proposal = theta + np.clip(step, -_MAX_STEP, _MAX_STEP)

@@ -9,6 +9,7 @@ from scipy import stats
 from sums import log_marginal
 
 from hbm_jax.spectra import prepare
+from hbm_jax.spectra.statistics import marginal
 from hbm_jax.spectra.statistics.marginal import (
     BackgroundQuadrature,
     BackgroundSeries,
@@ -132,3 +133,13 @@ def test_neighbouring_mean_reaches_as_far_as_it_must():
     np.testing.assert_allclose(found[510:], 8.0, rtol=1e-12)
     # As many channels as hold enough, and no more.
     np.testing.assert_allclose(neighbouring_mean(np.array([30.0, 0, 0, 0, 10, 30])), [30, 10, 8, 8, 40 / 3, 30])
+
+
+def test_the_shape_of_the_prior_maximises_a_negative_binomial_likelihood():
+    rng = np.random.default_rng(3)
+    for shape in (0.5, 3.0, 1e3):
+        mean = rng.gamma(1.0, 5.0, 200) + 1e-3
+        counts = rng.poisson(mean * rng.gamma(shape, 1.0 / shape, 200))[:, None]
+        p = marginal.SHAPES / (marginal.SHAPES + mean[:, None])
+        total = stats.nbinom.logpmf(counts, marginal.SHAPES, p).sum(axis=0)
+        assert marginal.prior_shape(counts[:, 0], mean) == marginal.SHAPES[np.argmax(total)]

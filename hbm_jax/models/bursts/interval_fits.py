@@ -18,7 +18,7 @@ __all__ = ["IntervalFits", "fit_intervals", "interval_fits"]
 
 STARTS = (1.7, 2.1, 2.5, 2.9, 3.3)  # log10 of the rest-frame peak energy [keV]
 START_FLUX = -6.0  # log10 of the flux that is scaled to the counts [erg/cm^2/s]
-STEPS = 60
+STEPS = 60  # a few per cent of the fits, without information on beta, converge slowly
 
 
 class IntervalFits(NamedTuple):
@@ -42,7 +42,9 @@ class IntervalFits(NamedTuple):
     deviance: np.ndarray
 
 
-def fit_intervals(folded: FoldedBursts, effective_area: ArrayLike | None = None) -> IntervalFits:
+def fit_intervals(
+    folded: FoldedBursts, effective_area: ArrayLike | None = None, *, num_steps: int = STEPS
+) -> IntervalFits:
     """Fit every interval independently, by Fisher scoring.
 
     Parameters
@@ -51,6 +53,8 @@ def fit_intervals(folded: FoldedBursts, effective_area: ArrayLike | None = None)
         Spectra of all bursts with precomputed responses.
     effective_area : (F,), optional
         Effective areas of the non-reference detectors relative to the reference detectors; 1 by default.
+    num_steps : int
+        Largest number of steps.
 
     Returns
     -------
@@ -58,10 +62,10 @@ def fit_intervals(folded: FoldedBursts, effective_area: ArrayLike | None = None)
     """
     num_free = folded.of_free.shape[1]
     area = np.ones(num_free) if effective_area is None else np.asarray(effective_area, float)
-    return precomputed(lambda: _fit(folded, area))
+    return precomputed(lambda: _fit(folded, area, num_steps))
 
 
-def _fit(folded: FoldedBursts, area) -> IntervalFits:
+def _fit(folded: FoldedBursts, area, num_steps: int) -> IntervalFits:
     """Return the fits, each started from the peak energy of `STARTS` with the highest posterior."""
     sites, num = folded.spectrum.sites, len(folded.low)
     mean = np.array([*(v.mean[0] for v in sites), 0.0])
@@ -86,7 +90,7 @@ def _fit(folded: FoldedBursts, area) -> IntervalFits:
     theta, *terms = (
         np.stack(arrays)[best, np.arange(num)] for arrays in zip(*((t, *e) for t, e in starts), strict=True)
     )
-    theta, evaluation = fisher_scoring(evaluate, theta, Evaluation(*terms), mean, precision, STEPS)
+    theta, evaluation = fisher_scoring(evaluate, theta, Evaluation(*terms), mean, precision, num_steps)
     covariance = np.linalg.inv(evaluation.information + np.diag(precision))
     return IntervalFits(theta, covariance, np.asarray(_evaluate(folded, area, theta)[4]))
 

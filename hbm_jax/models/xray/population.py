@@ -18,7 +18,7 @@ _INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0, 100.0, 1e3)
 # Trial media: log10 of n0 [cm^-3], log10 of T [K], metallicity.
 _WHIMS = ((-6.0, 4.5, 1.0), (-6.0, 5.5, 1.0), (-6.0, 6.2, 1.0), (-6.0, 6.8, 1.0), (-6.0, 7.4, 0.1), (-7.0, 6.0, 0.3))
 _NO_WHIM = (-30.0, 6.0, 0.3)
-_NUM_SPECTRA, _NUM_TEMPERATURES = 1200, 40
+_NUM_SPECTRA, _NUM_TEMPERATURES = 900, 40
 _NUM_TRIALS = 48
 
 

@@ -103,12 +103,14 @@ class ExpectedCounts:
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         smooth, lines = separated(spectrum)
         smooth_trial, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
+        # Instruments of a kind have the same energies: the photons of their trial spectra are computed once.
+        known: dict | None = {} if smooth_trial is not None and smooth_trial.of_source(0) == smooth_trial else None
 
         def folded(row, tolerance=tolerance):
             background = None if backgrounds is None else backgrounds[row]
             # `folded` is called only if the spectrum has a smooth part.
             (energy, matrix), source = responses[row], smooth_trial.of_source(row)  # type: ignore[union-attr]
-            options = {"tolerance": tolerance, "background": background, "draws": draws}
+            options = {"tolerance": tolerance, "background": background, "draws": draws, "known": known}
             return fold(source, energy, matrix, counts[row], trials, **options)
 
         folds = [] if smooth is None else _with_exact_errors(folded, len(responses))

@@ -90,6 +90,7 @@ def fold(
     tolerance: float,
     background: ArrayLike | None = None,
     draws: tuple[Values, Values] | None = None,
+    known: dict | None = None,
 ) -> Folded:
     """Fold a model expression through a response on as few nodes as a tolerance allows.
 
@@ -115,6 +116,8 @@ def fold(
     draws : two mappings of str to array, optional
         Parameters of random spectra: the first set is used to choose a subset of the nodes, the second to test it. By
         default all nodes of the level are kept.
+    known : dict, optional
+        Photons of the trial spectra, kept for further responses with the same spectrum and values.
 
     Returns
     -------
@@ -132,7 +135,7 @@ def fold(
     ``Folded.bound`` covers spectra of other brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
     """
     precise = spectrum.mapped(lambda part: part.in_double_precision())
-    trials = _Trials(precise, energy, matrix, counts, background, values)
+    trials = _Trials(precise, energy, matrix, counts, background, values, {} if known is None else known)
     if has_free_features(spectrum):
         return trials.with_exact_errors(trials.narrow_panels(tolerance), tolerance)
     best = _coarsest_level(trials, tolerance if draws is None else _LEVEL_FRACTION * tolerance)
@@ -171,8 +174,8 @@ def deviation(counts: Floats, background: Floats, expected: Floats, reference: F
 class _Trials:
     """Trial spectra folded with a response, and the errors of folds with few nodes relative to a reference."""
 
-    def __init__(self, spectrum, energy, matrix, counts, background, values):
-        self.energy = np.asarray(energy, float)
+    def __init__(self, spectrum, energy, matrix, counts, background, values, known):
+        self.energy, self.known = np.asarray(energy, float), known
         is_sparse = sparse.issparse(matrix) and matrix.nnz < SPARSE * np.prod(matrix.shape)
         self.matrix = sparse.csr_matrix(matrix) if is_sparse else dense(matrix)
         self.counts = np.atleast_2d(np.asarray(counts, float))
@@ -200,9 +203,12 @@ class _Trials:
 
     def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Any, Floats]:
         """Return the nodes with these panels and their integrals, and the expected counts of the trial spectra."""
-        nodes, in_bins = integrals_of(self.energy, panels, num_nodes)
-        photons = spectra_at(self.tabulated, nodes, self.values) @ in_bins.T
-        return (nodes, in_bins), np.asarray(photons @ self.matrix)
+        key = self.energy.tobytes(), panels.tobytes(), np.asarray(num_nodes).tobytes()
+        if key not in self.known:
+            nodes, in_bins = integrals_of(self.energy, panels, num_nodes)
+            self.known[key] = (nodes, in_bins), spectra_at(self.tabulated, nodes, self.values) @ in_bins.T
+        fold, photons = self.known[key]
+        return fold, np.asarray(photons @ self.matrix)
 
     def exact(self, divisions: int = 1) -> Floats:
         """Return the expected counts of the trial spectra from integrals over `divisions` parts of each energy bin."""

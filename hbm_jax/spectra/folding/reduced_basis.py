@@ -18,7 +18,7 @@ from scipy.linalg import lstsq, qr
 from hbm_jax.spectra.folding.panels import Fold
 from hbm_jax.validation import Floats
 
-NUM_MIXTURES = 400  # random linear combinations of the spectra, from which nodes are chosen
+NUM_MIXTURES = 320  # random linear combinations of the spectra, from which nodes are chosen
 FLOOR = 1e-9  # of the largest counts in a block: spectra with fewer counts are fitted with the weight of this floor
 NUM_BLOCKS = 16  # blocks of groups; the groups of a block respond only to photons above a common energy
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
-from scipy.special import gammaln
+from scipy.special import gammaln, xlogy
 from scipy.special import logsumexp as logsumexp_of
 
 from hbm_jax.precomputation import precomputed
@@ -327,10 +327,11 @@ def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
         Poisson counts. With a small shape for a smooth background, the background of each channel would be inferred
         from its few counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 % too bright.
     """
-    from scipy.stats import nbinom  # here, because importing it takes longer than the rest of this package
-
     background, mean = np.asarray(background, float)[:, None], np.asarray(prior_mean, float)[:, None]
-    return float(SHAPES[np.argmax(nbinom.logpmf(background, SHAPES, SHAPES / (SHAPES + mean)).sum(axis=0))])
+    # The negative binomial distribution, up to a factor; importing scipy.stats takes longer than all else here.
+    log_likelihood = gammaln(background + SHAPES) - gammaln(SHAPES) - SHAPES * np.log1p(mean / SHAPES)
+    log_likelihood += xlogy(background, mean / (mean + SHAPES))
+    return float(SHAPES[np.argmax(log_likelihood.sum(axis=0))])
 
 
 def _gamma_quadrature(max_power: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

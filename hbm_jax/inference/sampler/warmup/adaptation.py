@@ -32,7 +32,7 @@ GAIN = 3.0  # of the first update of the log step size: about the inverse slope 
 # Fractions of the distance from the target acceptance to 1 that are added to it, without and with divergences.
 STRICT, STRICTER = 1 / 4, 1 / 2
 # Departure from a normal distribution below which nothing is added. Measured: regressions with normal errors 0.01 to
-# 0.2, hyperparameters of a Gaussian process 0.3, sixty groups with unknown scatters 0.5, eight schools, non-centred, 0.9
+# 0.2, hyperparameters of a Gaussian process 0.3, sixty groups with unknown scatters 0.5, non-centred eight schools 0.9
 # to 1.2, GARCH 1.1.
 NEARLY_NORMAL = 0.3
 CONSTANT = 2**30  # number of updates after which dual averaging leaves a step size unchanged
@@ -44,9 +44,9 @@ class Adaptation:
     Up to the last update of the metric, the step size of each chain is adapted by NumPyro's dual averaging. Afterwards
     it is the same for all chains and constant between updates, at which its logarithm changes by the difference between
     the mean acceptance of all chains and the one aimed at, with decreasing gain (Robbins & Monro 1951, Ann. Math.
-    Statist. 22, 400). The acceptance aimed at is the target if the posterior is nearly normal (`departure_from_normal`),
-    because one step size then suits every point. Otherwise it is a quarter of the way from the target to 1, or half of
-    it if transitions diverged in the second half of the draws so far. (NumPyro's warm-up ends about halfway, because
+    Statist. 22, 400). The acceptance aimed at is the target if the posterior is nearly normal, because one step size
+    then suits every point (`departure_from_normal`). Otherwise it is a quarter of the way from the target to 1, or half
+    of it if transitions diverged in the second half of the draws so far. (NumPyro's warm-up ends about halfway, because
     its fluctuations leave the step size small.)
 
     Attributes
