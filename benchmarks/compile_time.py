@@ -32,13 +32,12 @@ NO_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
 OPTIONS = {
     "XLA's defaults": {},
     "no fusion emitters": NO_EMITTERS,
-    "and level 1": NO_EMITTERS | {"xla_backend_optimization_level": 1},
 }
 SAMPLED = (
     "jla wcdm", "relation", "normal", "golenetskii", "golenetskii, counts", "afterglows, 300 energies",
     "afterglows, 2400 energies", "regression, groups",
 )  # fmt: skip
-SECONDS_PER_TURN, WARM_UP_SECONDS = 0.5, 10.0
+SECONDS_PER_TURN, WARM_UP_SECONDS = 0.3, 3.0
 FIGURES = ("trace", "lower", "compile", "total", "equations", "gradient_us")
 
 
@@ -106,6 +105,12 @@ def measure(names, repetitions) -> dict[str, dict[str, float]]:
 
     from hbm_jax.inference.sampler.target import build_target
 
+    try:
+        from hbm_jax.xla_options import sampling_options
+
+        options = sampling_options(jax.default_backend())
+    except ImportError:  # an older checkout
+        options = {}
     found = {}
     for name in names:
         model, sample = cases()[name]()
@@ -118,7 +123,7 @@ def measure(names, repetitions) -> dict[str, dict[str, float]]:
             marks.append(time.process_time())
             lowered = traced.lower()
             marks.append(time.process_time())
-            program = lowered.compile()
+            program = lowered.compile(options)
             marks.append(time.process_time())
             rows.append([b - a for a, b in itertools.pairwise(marks)])
         trace, lower, compiled = (statistics.median(column) for column in zip(*rows[1:], strict=True))
