@@ -176,6 +176,7 @@ def compiled_by_options(name: str, repetitions: int) -> None:
     functions = (advance, *shapes), (jax.value_and_grad(target.potential), flat), (jax.vmap(target.constrain), points)
     programs = [lowered(fn, *arguments) for fn, *arguments in functions]
     constants = [programs[0][1]] if programs[0][1] else []
+    jax.clear_caches()  # of programs that were compiled with these options
     seconds, samplers, steps = {}, {}, {option: [] for option in OPTIONS}
     for option, values in OPTIONS.items():
         compiled = [timed(partial(program.compile, values)) for program, _ in programs]
