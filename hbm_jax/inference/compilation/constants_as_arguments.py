@@ -13,8 +13,8 @@ import numpy as np
 
 from hbm_jax.xla_options import sampling_options
 
-# Bytes. XLA computes with smaller constants beforehand: with all of them as arguments a gradient takes 1.26 times as long
-# for a relation or bursts, 1.24 for a regression with groups and 1.03 for JLA, which alone has no data in its scalars.
+# Bytes. XLA computes with smaller constants beforehand: with all of them as arguments a gradient takes 1.26 times as
+# long for a relation or bursts, 1.24 for a regression with groups and 1.03 for JLA.
 LARGE = 2**18
 
 
