@@ -1,4 +1,4 @@
-"""Time to compile value and gradient of JLA, a relation, a normal hierarchy and a regression, against another checkout.
+"""Time to compile the programs of a fit: against another checkout, and by options of XLA.
 
 Prints CPU seconds of tracing, lowering and compiling value and gradient, the microseconds of an evaluation, and their
 ratios to those of another checkout. Processes of both checkouts alternate; each figure is a median over repetitions in
@@ -7,6 +7,13 @@ programs run.
 
     git worktree add ../before COMMIT
     python benchmarks/compile_time.py --against ../before [--processes 3] [--repetitions 4] [--cases jla relation]
+
+With ``--options`` it compiles the programs of `hbm_jax.sample` of this checkout, each case in a process of its own,
+with several options of XLA, and prints the CPU seconds of compiling those of the chains, of the gradient and of the
+sites, the microseconds of a leapfrog step, and their ratio to those with XLA's defaults. Chains draw in turn with each
+option; a ratio is the median over the turns.
+
+    python benchmarks/compile_time.py --options [--repetitions 7] [--cases jla "afterglows, 300 energies"]
 """
 
 import argparse
@@ -17,8 +24,20 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+NO_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
+OPTIONS = {
+    "XLA's defaults": {},
+    "no fusion emitters": NO_EMITTERS,
+}
+SAMPLED = (
+    "jla wcdm", "relation", "normal", "golenetskii", "golenetskii, counts", "afterglows, 300 energies",
+    "afterglows, 2400 energies", "regression, groups",
+)  # fmt: skip
+SECONDS_PER_TURN, WARM_UP_SECONDS = 0.3, 3.0
 FIGURES = ("trace", "lower", "compile", "total", "equations", "gradient_us")
 
 
@@ -48,7 +67,25 @@ def cases():
             models.Regression(),
             data.RegressionData.from_columns(table, grouped),
         ),
+        "golenetskii": lambda: (
+            models.Golenetskii(),
+            data.BurstPopulation(num_intervals=15).draw(10, seed=1).data,
+        ),
+        "golenetskii, counts": lambda: (
+            models.GolenetskiiCounts(),
+            data.BurstSpectra.of(data.BurstSpectraPopulation(num_intervals=4).draw(3, seed=1).bursts),
+        ),
+        "afterglows, 300 energies": lambda: afterglows(300),
+        "afterglows, 2400 energies": lambda: afterglows(2400),
     }
+
+
+def afterglows(num_energies):
+    """Return the model and the data of the suite's five afterglows."""
+    sys.path.insert(0, str(Path(__file__).parent / "suite" / "systems"))
+    import afterglows as system
+
+    return system._model(), system._sample(num_energies)[0]
 
 
 def count(jaxpr) -> int:
@@ -68,6 +105,12 @@ def measure(names, repetitions) -> dict[str, dict[str, float]]:
 
     from hbm_jax.inference.sampler.target import build_target
 
+    try:
+        from hbm_jax.xla_options import sampling_options
+
+        options = sampling_options(jax.default_backend())
+    except ImportError:  # an older checkout
+        options = {}
     found = {}
     for name in names:
         model, sample = cases()[name]()
@@ -80,7 +123,7 @@ def measure(names, repetitions) -> dict[str, dict[str, float]]:
             marks.append(time.process_time())
             lowered = traced.lower()
             marks.append(time.process_time())
-            program = lowered.compile()
+            program = lowered.compile(options)
             marks.append(time.process_time())
             rows.append([b - a for a, b in itertools.pairwise(marks)])
         trace, lower, compiled = (statistics.median(column) for column in zip(*rows[1:], strict=True))
@@ -95,14 +138,93 @@ def measure(names, repetitions) -> dict[str, dict[str, float]]:
     return found
 
 
+def compiled_by_options(name: str, repetitions: int) -> None:
+    """Compile the programs of one case with each option, and print a row for each."""
+    import jax
+    import numpy as np
+
+    import hbm_jax as hbm
+    from hbm_jax.inference.compilation.constants_as_arguments import lowered
+    from hbm_jax.inference.program import bound_args
+    from hbm_jax.inference.sampler.chains import Chains
+    from hbm_jax.inference.sampler.initialisation import choose_start
+    from hbm_jax.inference.sampler.target import OneProcess, build_target
+
+    class Recording(OneProcess):
+        """Process that keeps the last function it compiled, and its arguments."""
+
+        def compile(self, fn, *args, **keywords):
+            self.last = fn, args
+            return super().compile(fn, *args, **keywords)
+
+    def timed(work):
+        began = time.process_time()
+        done = jax.block_until_ready(work())
+        return done, time.process_time() - began
+
+    process = Recording()
+    model, sample = cases()[name]()
+    target = replace(build_target(model, bound_args(model, (sample,)), jax.random.key(1)), processes=process)
+    start = choose_start(target, 4, jax.random.key(2))
+    chains = Chains(target, start, 200, hbm.NUTS(target_accept_prob=0.8), jax.random.key(3))
+    advance, shapes = process.last
+    chains.advance(5)  # the first call may take longer
+    num = int(np.clip(WARM_UP_SECONDS / (timed(lambda: chains.advance(5))[1] / 5), 5, 100))
+    chains.advance(num)
+    draw, flat = chains._inputs, np.asarray(target.start)
+    points = np.repeat(flat[None], 500, axis=0)
+    functions = (advance, *shapes), (jax.value_and_grad(target.potential), flat), (jax.vmap(target.constrain), points)
+    programs = [lowered(fn, *arguments) for fn, *arguments in functions]
+    constants = [programs[0][1]] if programs[0][1] else []
+    jax.clear_caches()  # of programs that were compiled with these options
+    seconds, samplers, steps = {}, {}, {option: [] for option in OPTIONS}
+    for option, values in OPTIONS.items():
+        compiled = [timed(partial(program.compile, values)) for program, _ in programs]
+        samplers[option], seconds[option] = partial(compiled[0][0], *constants), [spent for _, spent in compiled]
+    length = timed(lambda: samplers["XLA's defaults"](*draw(2)))[1] / 2
+    length = int(np.clip(SECONDS_PER_TURN / length, 3, 1500))
+    for turn in range(repetitions):
+        for option in OPTIONS if turn % 2 else reversed(OPTIONS):
+            (_, block), spent = timed(lambda option=option: samplers[option](*draw(length)))
+            steps[option].append(1e6 * spent / int(np.asarray(block.num_steps)[:, :length].sum()))
+    first = steps["XLA's defaults"]
+    for option in OPTIONS:
+        ratio = statistics.median(a / b for a, b in zip(steps[option], first, strict=True))
+        row = "".join(f"{value:13.2f}" for value in seconds[option])
+        print(f"{name:27s}{option:25s}{row}{statistics.median(steps[option]):13.1f}{ratio:13.3f}", flush=True)
+
+
+def compare_options(arguments) -> None:
+    """Print a table of all cases, each of which is measured in a process of its own."""
+    if arguments.child:
+        import jax
+
+        with jax.enable_x64(True):
+            compiled_by_options(arguments.cases[0], arguments.repetitions)
+        return
+    columns = "advance s", "gradient s", "sites s", "us a step", "ratio"
+    print(f"{'':52s}" + "".join(f"{column:>13s}" for column in columns), flush=True)
+    # As the command line does.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_FLAGS": flags}
+    for name in arguments.cases or SAMPLED:
+        own = ["--options", "--child", "--repetitions", str(arguments.repetitions), "--cases", name]
+        subprocess.run([sys.executable, __file__, *own], env=environment, check=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, help="checkout to compare with")
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--repetitions", type=int, default=4)
-    parser.add_argument("--cases", nargs="+", default=["jla", "jla wcdm", "relation", "normal", "regression"])
+    parser.add_argument("--cases", nargs="+")
+    parser.add_argument("--options", action="store_true", help="compare options of XLA")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.options:
+        compare_options(arguments)
+        return
+    arguments.cases = arguments.cases or ["jla", "jla wcdm", "relation", "normal", "regression"]
     if arguments.child:
         import jax
 

@@ -19,6 +19,7 @@ before = {name: repr(jax.config.values[name]) for name in names}
 hbm_jax.data, hbm_jax.models, hbm_jax.cosmology, hbm_jax.distributions
 hbm_jax.models.Supernova(cosmology="wcdm")
 result["matplotlib"] = "matplotlib" in sys.modules
+result["astropy"] = "astropy" in sys.modules
 hbm_jax.inference, hbm_jax.load
 after = {name: repr(jax.config.values[name]) for name in names}
 result["changed"] = [name for name in names if before[name] != after[name]]
@@ -45,6 +46,7 @@ def test_touching_the_rooms_starts_nothing(probe):
     assert not probe["x64"]
     assert probe["changed"] == []
     assert not probe["matplotlib"]
+    assert not probe["astropy"]  # 0.3 s of every fit, which only files of spectra need
 
 
 def test_every_public_name_resolves():

@@ -37,6 +37,7 @@ from numpyro import handlers
 from hbm_jax.inference.messages import pack, unpack
 from hbm_jax.inference.sampler.chains import is_key, plain_leaf
 from hbm_jax.inference.sampler.target import OneProcess, Target
+from hbm_jax.xla_options import sampling_options
 
 FRAME = 1024  # smallest message between processes, bytes; longer ones are powers of two, each compiled once
 HEADER = 8  # bytes of the message that hold its length
@@ -343,7 +344,7 @@ class SplitProgram:
     compared : bool
         Whether results are compared between processes.
     options : dict, optional
-        Options of XLA.
+        Options of XLA; default as in `hbm_jax.inference.compilation.constants_as_arguments.compiled`.
     """
 
     def __init__(self, processes: Processes, fn: Callable, args: tuple, compared: bool, options: Any):
@@ -362,7 +363,7 @@ class SplitProgram:
         everywhere = NamedSharding(processes.mesh, PartitionSpec())
         replicated = [processes.everywhere(plain_leaf(leaf)) for leaf in leaves]
         lowered = jax.jit(program, out_shardings=everywhere).lower(processes.sharded, replicated)
-        self._compiled = lowered.compile(options)
+        self._compiled = lowered.compile(sampling_options(jax.default_backend()) if options is None else options)
         self._kinds = kinds
 
     def __call__(self, *args):

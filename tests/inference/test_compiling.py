@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hbm_jax.inference.compilation.constants_as_arguments import LARGE, Compiled, compiled
+from hbm_jax.xla_options import QUICK, sampling_options
 
 
 @pytest.mark.parametrize("num", [10, LARGE // 8 + 1], ids=["small", "large"])
@@ -29,6 +30,24 @@ def test_a_closure_gives_what_it_gave(num):
     again = program(-2.0, {"a": np.ones(3)})
     np.testing.assert_allclose(again["sum"] - again["noise"], -2.0 * data.sum(), rtol=1e-9)
     assert again["noise"] == found["noise"]
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", sampling_options("cpu")), ("gpu", {})])
+def test_programs_that_draw_have_options_of_the_platform(platform, expected, monkeypatch):
+    found = []
+    original = jax.stages.Lowered.compile
+
+    def recorded(program, options):
+        found.append(options)
+        return original(program, options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", recorded)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert compiled(jnp.sin, 0.0)(0.0) == 0.0
+    assert compiled(jnp.sin, 0.0, compiler_options=QUICK)(0.0) == 0.0
+    assert found == [expected, QUICK]
+    assert QUICK["xla_backend_optimization_level"] == 0
+    assert "xla_backend_optimization_level" not in sampling_options("cpu")  # draws by fully optimised code
 
 
 def test_it_is_compiled_once():

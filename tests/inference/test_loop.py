@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 from programs import tiny
 
@@ -13,7 +14,7 @@ from hbm_jax.inference import run as run_module
 from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import loop as loop_module
 from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.inference.sampler.stopping import StopRule
+from hbm_jax.inference.sampler.stopping import MARGIN, MIN_ESS, StopRule
 from hbm_jax.inference.sampler.target import OneProcess
 
 
@@ -224,6 +225,24 @@ def test_sites_that_are_not_shown_decide_when_a_run_stops():
     assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "")
     assert look(walk)[0] > 10.0
     assert look(0.0 * walk)[1] == "_slow never moved"
+
+
+@pytest.mark.parametrize(
+    ("rule", "ess", "r_hat", "stops"),
+    [
+        (StopRule(), 0.99 * MARGIN * MIN_ESS, 1.0, False),  # the verdict holds, but perhaps by chance
+        (StopRule(), 1.01 * MARGIN * MIN_ESS, 1.0, True),
+        (StopRule(), 1.01 * MARGIN * MIN_ESS, 1.02, False),
+        (StopRule(until=MIN_ESS), MIN_ESS, 1.0, True),
+        (StopRule(until={"a": 900.0}), 899.0, 1.0, False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ess_bulk", "ess_tail"])
+def test_a_run_goes_on_until_its_estimates_exceed_the_verdict_by_a_margin(rule, ess, r_hat, stops, kind):
+    table = pd.DataFrame({"r_hat": [r_hat], "ess_bulk": [2000.0], "ess_tail": [2000.0]}, index=["a"])
+    table[kind] = ess
+    assert (rule.shortfall(table) <= 1.0) == stops
+    assert MARGIN > 1.0
 
 
 def test_the_progress_line_in_a_log_file_has_a_line_for_each_text(capsys):

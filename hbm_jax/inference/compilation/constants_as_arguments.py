@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LARGE = 2**18  # bytes; XLA may use the values of a smaller constant to make the program faster
+from hbm_jax.xla_options import sampling_options
+
+# Bytes. XLA computes with smaller constants beforehand: with all of them as arguments a gradient takes 1.26 times as
+# long for a relation or bursts, 1.24 for a regression with groups and 1.03 for JLA.
+LARGE = 2**18
 
 
 def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None = None) -> Callable:
@@ -24,17 +28,26 @@ def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None =
     *args
         Example arguments, or their shapes.
     compiler_options : dict, optional
-        Options of XLA.
+        Options of XLA. Default: those of programs that search or draw, `hbm_jax.xla_options.sampling_options`.
 
     Returns
     -------
     callable
         The compiled function, for arguments of the same shapes.
     """
+    if compiler_options is None:
+        compiler_options = sampling_options(jax.default_backend())
+    program, large = lowered(fn, *args)
+    executable = program.compile(compiler_options)
+    return (lambda *args: executable(large, *args)) if large else executable
+
+
+def lowered(fn: Callable, *args: Any) -> tuple[jax.stages.Lowered, list[jax.Array]]:
+    """Return the lowered program of a function, and its large constants, the first argument if there are any."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
     large = [_num_bytes(c) >= LARGE for c in closed.consts]
     if not any(large):
-        return jax.jit(fn).lower(*args).compile(compiler_options)
+        return jax.jit(fn).lower(*args), []
     tree = jax.tree.structure(shape)
     lifted = [jnp.asarray(c) for c, is_large in zip(closed.consts, large, strict=True) if is_large]
 
@@ -43,8 +56,7 @@ def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None =
         constants = [next(arguments) if is_large else c for c, is_large in zip(closed.consts, large, strict=True)]
         return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args)))
 
-    program = jax.jit(with_constants).lower(lifted, *args).compile(compiler_options)
-    return lambda *args: program(lifted, *args)
+    return jax.jit(with_constants).lower(lifted, *args), lifted
 
 
 def _num_bytes(constant: Any) -> int:

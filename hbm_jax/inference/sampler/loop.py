@@ -11,7 +11,7 @@ from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
+from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
 from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, begun_again
 from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled
 
@@ -258,7 +258,7 @@ class Loop:
                 r_hat = np.atleast_1d(array_stats.rhat(position, chain_axis=0, draw_axis=1))
             ess = np.atleast_1d(array_stats.ess(position, chain_axis=0, draw_axis=1))
         num_draws = self.draws.num_draws
-        required = max(num_draws * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
+        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
         remaining = max(min(required if self.rule.adaptive else self.rule.goal, self.rule.goal) - num_draws, 0)
         self.progress_line.show(
             f"{len(position)} x {num_draws} draws, {_rate(self.seconds_per_draw, block)}, "

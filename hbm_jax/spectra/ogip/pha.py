@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from hbm_jax.names import listed
@@ -30,6 +29,9 @@ from hbm_jax.spectra.ogip.tables import (
     whole,
 )
 from hbm_jax.validation import DataError, Floats, Remedy, warn_unusual
+
+if TYPE_CHECKING:
+    from astropy.io import fits
 
 NONE = ("", "none", "null")  # values of a header keyword that mean no file
 OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
@@ -110,7 +112,7 @@ def _has_exposure(table: "_Table", row: int) -> bool:
 class _Table:
     """SPECTRUM extension. Quantities are columns or keywords; in type II each row is a spectrum."""
 
-    def __init__(self, hdu: fits.BinTableHDU, path: Path):
+    def __init__(self, hdu: "fits.BinTableHDU", path: Path):
         self.hdu, self.path, self.where = hdu, path, f"{path}[{hdu.name}]"
         self.columns = {c.name.upper(): c.name for c in hdu.columns}
         self.quantity = next((name for name in ("COUNTS", "RATE") if name in self.columns), "")

@@ -1,9 +1,9 @@
 """Readers of OGIP response files: RMF, RSP and ARF (George et al., CAL/GEN/92-002)."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -22,6 +22,9 @@ from hbm_jax.spectra.ogip.tables import (
     whole,
 )
 from hbm_jax.validation import DataError, Floats, warn_unusual
+
+if TYPE_CHECKING:
+    from astropy.io import fits
 
 MATRICES = ("MATRIX", "SPECRESP MATRIX")
 LARGEST_GAP = 1e-4  # relative, between the end of an energy bin and the start of the next, stored in single precision
@@ -131,7 +134,7 @@ def num_matrices(path: Path) -> int:
         return len(_responses(tables(hdus, MATRICES, "RSP_MATRIX")))
 
 
-def _responses(hdus: list[fits.BinTableHDU]) -> list[list[fits.BinTableHDU]]:
+def _responses(hdus: "list[fits.BinTableHDU]") -> "list[list[fits.BinTableHDU]]":
     """Group extensions into responses: those named MATRIX are parts of one response, unless their times differ."""
     times = {tuple(hdu.header.get(key) for key in ("TSTART", "TSTOP")) for hdu in hdus}
     split = len(times) == 1 and all(str(hdu.name).strip().upper() == "MATRIX" for hdu in hdus)
@@ -209,7 +212,7 @@ def _without_negatives(matrix: sparse.csr_matrix, where: str) -> tuple[sparse.cs
     return positive, [message] if fraction > NEGLIGIBLE else []
 
 
-def _edges(hdu: fits.BinTableHDU, where: str) -> Floats:
+def _edges(hdu: "fits.BinTableHDU", where: str) -> Floats:
     """Return the edges of contiguous energy bins."""
     low, high = energies(hdu, "ENERG_LO", where), energies(hdu, "ENERG_HI", where)
     if not len(low):
@@ -229,7 +232,7 @@ def _edges(hdu: fits.BinTableHDU, where: str) -> Floats:
     return np.maximum.accumulate(edges)
 
 
-def _matrix(hdu: fits.BinTableHDU, channels: NDArray[np.int64], edges: Floats, where: str) -> sparse.csr_matrix:
+def _matrix(hdu: "fits.BinTableHDU", channels: NDArray[np.int64], edges: Floats, where: str) -> sparse.csr_matrix:
     """Return the matrix, expanded from the groups of channels of every row."""
     num_groups = whole(numbers(hdu, "N_GRP", where), f"{where}, N_GRP", "a number of groups")
     firsts, lengths, elements = (column(hdu, name, where) for name in ("F_CHAN", "N_CHAN", "MATRIX"))

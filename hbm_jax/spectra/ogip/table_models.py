@@ -10,15 +10,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.spectra.ogip.tables import opened
 from hbm_jax.spectra.ogip.writing import refuse_existing
 from hbm_jax.validation import DataError, Floats
+
+if TYPE_CHECKING:
+    from astropy.io import fits
 
 NUM_CHECKS = 200  # largest number of grid cells in which the interpolation error is measured
 
@@ -158,7 +160,7 @@ def _read(path: Path, modified: int) -> TableModel:
         )
 
 
-def _parameters(hdu: fits.BinTableHDU, path: Path) -> tuple[TableParameter, ...]:
+def _parameters(hdu: "fits.BinTableHDU", path: Path) -> tuple[TableParameter, ...]:
     """Return the parameters in the order of the file."""
     parameters, columns = [], hdu.columns.names
     num_interpolated = int(hdu.header.get("NINTPARM", len(hdu.data)))
@@ -347,8 +349,10 @@ def _hdus(
     parameters: Sequence[TableParameter],
     spectra: Floats,
     additional: Sequence[Floats],
-) -> fits.HDUList:
+) -> "fits.HDUList":
     """Return the extensions of a table model."""
+    from astropy.io import fits
+
     primary = fits.PrimaryHDU()
     keys = {**keys, "HDUCLASS": "OGIP", "HDUCLAS1": "XSPEC TABLE MODEL", "HDUVERS": "1.1.0"}
     primary.header.update(keys)

@@ -7,15 +7,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from hbm_jax.names import listed
 from hbm_jax.reading import MAX_BYTES, read_bytes, refuse_expansion
 from hbm_jax.validation import DataError, Floats
+
+if TYPE_CHECKING:
+    from astropy.io import fits
 
 KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # by TUNIT; keV if a header has none
 LARGEST_COUNT = 999  # most axes or columns that a header may have
@@ -23,8 +25,10 @@ MAX_REPETITION = 20  # largest number of array elements of a table per byte
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[fits.HDUList]:
+def opened(path: Path) -> "Iterator[fits.HDUList]":
     """Open a FITS file in a context that turns every error into a `DataError` with the name of the file."""
+    from astropy.io import fits
+
     if not os.path.isfile(path):  # unlike Path.is_file, False for invalid file names
         raise DataError(f"{path}: expected a FITS file; found {'a folder' if os.path.isdir(path) else 'no such file'}.")
     try:
@@ -62,7 +66,7 @@ def _contents(path: Path) -> bytes:
     return data
 
 
-def refuse_repetition(hdus: fits.HDUList, path: Path) -> None:
+def refuse_repetition(hdus: "fits.HDUList", path: Path) -> None:
     """Raise DataError for tables with far more numbers than bytes: rows of zero width, or rows that share arrays."""
     for hdu in hdus:
         columns = getattr(hdu, "columns", None) or ()
@@ -79,7 +83,7 @@ def refuse_repetition(hdus: fits.HDUList, path: Path) -> None:
                     )
 
 
-def extension(hdus: fits.HDUList, path: Path, names: Sequence[str], kind: str) -> fits.BinTableHDU:
+def extension(hdus: "fits.HDUList", path: Path, names: Sequence[str], kind: str) -> "fits.BinTableHDU":
     """Return the first table with one of the names, or else of the HDU class `kind`."""
     candidates = tables(hdus, names, kind)
     if not candidates:
@@ -88,7 +92,7 @@ def extension(hdus: fits.HDUList, path: Path, names: Sequence[str], kind: str) -
     return candidates[0]
 
 
-def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.BinTableHDU]:
+def tables(hdus: "fits.HDUList", names: Sequence[str], kind: str) -> "list[fits.BinTableHDU]":
     """Return the tables with one of the names, or else those of the HDU class `kind`."""
     all_tables = [hdu for hdu in hdus if getattr(hdu, "columns", None) is not None]
     named = [hdu for hdu in all_tables if str(hdu.name).strip().upper() in names]
@@ -97,19 +101,19 @@ def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.Bin
     ]
 
 
-def spectrum_table(hdus: fits.HDUList, path: Path, background: bool = False) -> fits.BinTableHDU:
+def spectrum_table(hdus: "fits.HDUList", path: Path, background: bool = False) -> "fits.BinTableHDU":
     """Return the first SPECTRUM extension that is, or is not, a background; the first extension if none matches."""
     first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
     matching = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
     return matching[0] if matching else first
 
 
-def _is_background(hdu: fits.BinTableHDU) -> bool:
+def _is_background(hdu: "fits.BinTableHDU") -> bool:
     """Return True for an extension marked as a background (HDUCLAS2 = BKG)."""
     return str(hdu.header.get("HDUCLAS2", "")).strip().upper() == "BKG"
 
 
-def column(hdu: fits.BinTableHDU, name: str, where: str) -> Any:
+def column(hdu: "fits.BinTableHDU", name: str, where: str) -> Any:
     """Return a column; its name is case-insensitive."""
     for fits_column in hdu.columns:
         if fits_column.name.upper() == name:
@@ -117,7 +121,7 @@ def column(hdu: fits.BinTableHDU, name: str, where: str) -> Any:
     raise DataError(f"{where}: expected a column {name}; found {listed(c.name for c in hdu.columns)}.")
 
 
-def numbers(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
+def numbers(hdu: "fits.BinTableHDU", name: str, where: str) -> Floats:
     """Return a column with one number per row."""
     values = as_floats(column(hdu, name, where), f"{where}, {name}")
     if values.ndim != 1:
@@ -125,7 +129,7 @@ def numbers(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
     return values
 
 
-def energies(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
+def energies(hdu: "fits.BinTableHDU", name: str, where: str) -> Floats:
     """Return a column of energies in keV."""
     unit = str(next((c.unit for c in hdu.columns if c.name.upper() == name), None) or "keV").strip()
     if unit.lower() not in KEV:
@@ -141,11 +145,13 @@ def as_floats(values: Any, where: str) -> Floats:
         raise DataError(f"{where}: expected numbers; found values of type {np.asarray(values).dtype}.") from None
 
 
-def keyword(header: fits.Header, name: str, default: float, where: str) -> float:
+def keyword(header: "fits.Header", name: str, default: float, where: str) -> float:
     """Return a number from a header, the default if it is absent, NaN for a logical value.
 
     A number in quotes is accepted, as in CFITSIO. Raise DataError for other text.
     """
+    from astropy.io import fits
+
     value = header.get(name)
     if value is None or isinstance(value, fits.card.Undefined):
         return default
@@ -155,7 +161,7 @@ def keyword(header: fits.Header, name: str, default: float, where: str) -> float
         raise DataError(f"{where}, {name}: expected a number; found {value!r}.") from None
 
 
-def first_channel(header: fits.Header, number: int, default: int, where: str) -> int:
+def first_channel(header: "fits.Header", number: int, default: int, where: str) -> int:
     """Return TLMIN of a column, the number of the first channel."""
     value = keyword(header, f"TLMIN{number}", default, where)
     if not (np.isfinite(value) and value % 1 == 0):

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import ArrayLike
 
 from hbm_jax.spectra.folding.spectrum import Spectrum
@@ -13,6 +12,9 @@ from hbm_jax.spectra.ogip.responses import MATRICES
 from hbm_jax.spectra.ogip.tables import as_floats, keyword, opened, reject, spectrum_table, tables
 from hbm_jax.spectra.ogip.writing import NO_CORRECTION, identity, limits, table_of, write_file
 from hbm_jax.validation import DataError, Floats
+
+if TYPE_CHECKING:
+    from astropy.io import fits
 
 
 def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
@@ -140,6 +142,8 @@ def write_pha2(
     Counts and errors are restored exactly when read. The counts with errors of a row must not all be whole numbers,
     because whole COUNTS are read as Poisson.
     """
+    from astropy.io import fits
+
     path, num = Path(path), len(spectra)
     start, stop = (np.broadcast_to(np.asarray(times, float), num) for times in (start, stop))
     _check_rows(path, spectra, start, stop)
@@ -170,12 +174,14 @@ def write_pha2(
     return write_file(path, [table_of("SPECTRUM", columns, header)], overwrite)
 
 
-def _channel_columns(spectra: Sequence[Spectrum]) -> list[fits.Column]:
+def _channel_columns(spectra: Sequence[Spectrum]) -> "list[fits.Column]":
     """Return the columns with one array of channels per row, and the column of exposures."""
+    from astropy.io import fits
+
     poisson = spectra[0].error is None
     whole = poisson and all((s.counts % 1 == 0).all() for s in spectra)
 
-    def column(name: str, kind: str, field: str, unit: str | None = None) -> fits.Column:
+    def column(name: str, kind: str, field: str, unit: str | None = None) -> "fits.Column":
         values = np.array([getattr(spectrum, field) for spectrum in spectra])
         return fits.Column(name, f"{len(spectra[0])}{kind}", unit=unit, array=values)
 

@@ -5,16 +5,18 @@ double precision (D) otherwise.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.files import atomic_write
 from hbm_jax.spectra.folding.response import AREA_INCLUDED, Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.validation import DataError
+
+if TYPE_CHECKING:
+    from astropy.io import fits
 
 NO_CORRECTION = {"CORRFILE": "none", "CORRSCAL": 1.0}
 
@@ -106,7 +108,7 @@ def _require_writable(spectrum: Spectrum) -> None:
         raise DataError(f"{spectrum.name}: exposure: expected a positive time [s]; found {spectrum.exposure:g}.")
 
 
-def _pha_columns(spectrum: Spectrum, as_rate: bool) -> tuple[list[fits.Column], dict[str, Any]]:
+def _pha_columns(spectrum: Spectrum, as_rate: bool) -> "tuple[list[fits.Column], dict[str, Any]]":
     """Return the columns of a spectrum, and keywords for quantities that are equal in all channels."""
     unit, divisor = ("count/s", spectrum.exposure) if as_rate else ("count", 1.0)
     counts = spectrum.counts / divisor if as_rate else _integers_if_whole(spectrum.counts)
@@ -190,7 +192,7 @@ def write_rmf(
     return write_file(path, [table_of(name, columns, header), table_of("EBOUNDS", energies, bounds)], overwrite)
 
 
-def _matrix_runs(matrix: Any, first: int, unit: str | None) -> tuple[NDArray[np.int64], list[fits.Column]]:
+def _matrix_runs(matrix: Any, first: int, unit: str | None) -> "tuple[NDArray[np.int64], list[fits.Column]]":
     """Return the number of runs of channels in each row, and their starts, lengths and values as columns."""
     starts, widths, values = [], [], []
     for low, high in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
@@ -272,23 +274,29 @@ def _format(values: NDArray[Any]) -> str:
         return "E" if np.array_equal(values.astype(np.float32), values, equal_nan=True) else "D"
 
 
-def _column(name: str, values: NDArray[Any], unit: str | None = None) -> fits.Column:
+def _column(name: str, values: NDArray[Any], unit: str | None = None) -> "fits.Column":
     """Return a column in the shortest exact format."""
     # Integer counts are always J, as readers expect.
+    from astropy.io import fits
+
     kind = "J" if name == "COUNTS" and values.dtype.kind == "i" else _format(values)
     return fits.Column(name, kind, unit=unit, array=values)
 
 
-def _runs(name: str, rows: list[NDArray[Any]], unit: str | None = None) -> fits.Column:
+def _runs(name: str, rows: list[NDArray[Any]], unit: str | None = None) -> "fits.Column":
     """Return a variable-length array column."""
+    from astropy.io import fits
+
     kind = _format(np.concatenate([*rows, np.zeros(0, rows[0].dtype)]))
     array = np.empty(len(rows), dtype=object)
     array[:] = rows
     return fits.Column(name, f"P{kind}({max(map(len, rows))})", unit=unit, array=array)
 
 
-def table_of(name: str, columns: list[fits.Column], keywords: dict[str, Any]) -> fits.BinTableHDU:
+def table_of(name: str, columns: "list[fits.Column]", keywords: dict[str, Any]) -> "fits.BinTableHDU":
     """Return a table extension with these columns and header keywords."""
+    from astropy.io import fits
+
     table = fits.BinTableHDU.from_columns(columns, name=name)
     for key, value in keywords.items():
         try:
@@ -304,8 +312,10 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path}: expected a new file; found an existing one. Pass overwrite=True to replace it.")
 
 
-def write_file(path: str | Path, tables: list[fits.BinTableHDU], overwrite: bool) -> Path:
+def write_file(path: str | Path, tables: "list[fits.BinTableHDU]", overwrite: bool) -> Path:
     """Write a FITS file completely or not at all."""
+    from astropy.io import fits
+
     path = Path(path)
     refuse_existing(path, overwrite)
     if not path.parent.is_dir():
