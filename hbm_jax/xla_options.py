@@ -27,8 +27,9 @@ def sampling_options(platform: str) -> dict[str, Any]:
 
     Notes
     -----
-    Programs of chains compile in 0.52 to 0.68 of the time with XLA's defaults, and a leapfrog step takes 0.91 to 1.03
-    times as long (``benchmarks/results/compile_options.txt``). Level 1 compiles hardly sooner, and its step took 1.07
-    times as long for afterglows; only level 0 compiles in half that time, with steps 1.7 to 2.9 times as long.
+    Programs of chains compile in 0.52 to 0.74 of the time with XLA's defaults, and a leapfrog step takes 0.89 to 1.07
+    times as long, median 0.95, on a busy machine (``benchmarks/results/compile_options.txt``). Level 1 compiles hardly
+    sooner, and its step took 1.07 times as long for afterglows; only level 0 compiles in half that time, with steps 1.7
+    to 2.9 times as long.
     """
     return dict(_OLDER_EMITTERS) if platform == "cpu" else {}
