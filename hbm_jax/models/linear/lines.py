@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax import random
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import transforms
@@ -48,14 +49,15 @@ class Scatter(NamedTuple):
 class Lines(NamedTuple):
     """Lines of J groups.
 
-    Slopes and intercepts, which are None where they are integrated out, and with partial pooling the means and the
-    standard deviation of the intercepts given the slopes.
+    Slopes and intercepts, which are None where they are integrated out, with partial pooling the means and the standard
+    deviation of the intercepts given the slopes, and changes of y with redshift, (J, M) or 0.
     """
 
     alpha: Any
     beta: Any
     offset: Any = None
     spread: Any = None
+    evolution: Any = 0.0
 
 
 def sample_population(model: Any, bound: BoundPoints) -> Population:
@@ -157,20 +159,47 @@ def sample_detections(model: Any, bound: BoundPoints) -> list[ProbitSelection]:
     return detections
 
 
+def sample_evolution(model: Any, bound: BoundPoints, lines: Lines) -> Lines:
+    """Sample the exponents of redshift; return the lines with their changes of y."""
+    if bound.log_evolution is None:
+        return lines
+    exponent = model.sample_site("evolution_y")
+    if len(bound.predictors) == 1:
+        exponent = exponent + jnp.reshape(lines.alpha, (-1, 1)) * model.sample_site("evolution_x")
+    return lines._replace(evolution=exponent * bound.log_evolution)
+
+
 def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover) -> None:
-    """Sample the measured values with true values and intercepts integrated out."""
-    zero = jnp.zeros((len(bound.used), 1))
+    """Sample the measured values with true values, and intercepts or common errors of groups, integrated out."""
+    zero, common = jnp.zeros((len(bound.used), 1)), bound.common_error
+    sampled = lines.beta is not None  # intercepts, beside which the common errors are integrated out
+    mean, spread = (lines.beta, 0.0) if sampled else (lines.offset, lines.spread)
+    total = spread if common is None else jnp.sqrt(spread**2 + common**2)
     relation = GroupedLinearRelation(
-        population.mean - bound.pivot[0], None, lines.offset, lines.spread, lines.alpha, population.std, scatter.std,
-        zero + bound.pivot[0], zero, bound.errors, bound.used,
+        population.mean - bound.pivot[0], None, mean, total, lines.alpha, population.std, scatter.std,
+        zero + bound.pivot[0], zero + lines.evolution, bound.errors, bound.used,
     )  # fmt: skip
     with numpyro.plate("group", len(bound.used)):
         drawn = numpyro.sample("observed", relation, obs=values)
     if recover:
         groups = relation.groups(drawn).sample(numpyro.prng_key())
         with numpyro.plate("group", len(bound.used)):
-            numpyro.deterministic("beta", groups[..., 1])
+            _record_groups(groups[..., 1], mean, spread, common, sampled)
         _record(relation.conditional(drawn, groups).sample(numpyro.prng_key()), 1)
+
+
+def _record_groups(total, mean, spread, common, sampled: bool) -> None:
+    """Record intercepts and common errors of groups whose sum is drawn."""
+    beta = mean if sampled else total
+    if not sampled and common is not None:
+        # Given the sum of two normals, each is normal.
+        weight = spread**2 / (spread**2 + common**2)
+        std = common * jnp.sqrt(weight)
+        beta = mean + weight * (total - mean) + std * random.normal(numpyro.prng_key(), total.shape)
+    if not sampled:
+        numpyro.deterministic("beta", beta)
+    if common is not None:
+        numpyro.deterministic("common_offset", total - beta)
 
 
 def sample_points(
@@ -179,7 +208,12 @@ def sample_points(
     """Sample the measured values for these slopes and intercepts, after the true predictors where they are sampled."""
     (rows, columns), num = bound.used.shape, len(bound.predictors)
     slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None]
-    intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1)
+    intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1) + lines.evolution
+    if bound.common_error is not None:
+        with numpyro.plate("group", rows, dim=-1):
+            standard = numpyro.sample("_common_offset", dist.Normal(0.0, 1.0))
+            offset = numpyro.deterministic("common_offset", bound.common_error * standard)
+        intercept = intercept + offset[:, None]
     if model.latents == "sampled":
         x = _sample_predictors(bound, population)
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))

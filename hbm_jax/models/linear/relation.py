@@ -6,8 +6,9 @@ For point i of group j, with true predictors x_i drawn from a population,
     alpha_j ~ N(alpha_mean, alpha_std^2),    beta_j ~ N(beta_mean, beta_std^2),
     x_i ~ N(x_mean, x_std^2), or a mixture of normals,
 
-and x and y are measured with errors. The scatter may have outliers, or follow a Student's t distribution, and points
-may be missing because of their measured x or y (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
+and x and y are measured with errors. Both may be multiplied by powers of a function of redshift. The scatter may have
+outliers, or follow a Student's t distribution, and points may be missing because of their measured x or y (Kelly 2007,
+ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,15 @@ from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions import SoftHalfNormal
 from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
-from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
+from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error
+from hbm_jax.models.linear.lines import (
+    sample_evolution,
+    sample_grouped,
+    sample_lines,
+    sample_points,
+    sample_population,
+    sample_scatter,
+)
 from hbm_jax.models.linear.selected_points import check_selected, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
 from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
@@ -43,6 +51,7 @@ CORRELATION: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
 GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": dist.Normal(0.0, 3.0)}
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
+EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0}
 # With a selection, what is measured is a part of the population, which may lie outside and be much wider.
 SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
 
@@ -82,6 +91,15 @@ class Relation(PopulationModel):
         the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`. Limits are in the
         units of the data and in coordinates that are not censored. Expects ``latents="marginal"``. The default priors
         of x_mean and x_std are then wider, because the population may extend far beyond the data.
+    evolution : str
+        Function of redshift of which powers are factors of the relation: ``"log10 E(z)"``, ``"ln E(z)"``,
+        ``"log10 1+z"`` or ``"ln 1+z"``, with the logarithm that x and y are. The relation is then
+        y - evolution_y log E(z) = alpha (x + evolution_x log E(z) - pivot) + beta, as in L / E(z)^2 against M E(z)
+        with exponents 2 and 1.
+        ``evolution_x`` is 0 unless ``priors`` has another value, because it is degenerate with ``evolution_y``. Expects
+        the column ``redshift``.
+    Om0 : float
+        Matter density of the flat cosmology of E(z) = sqrt(Om0 (1 + z)^3 + 1 - Om0).
     pivot : float, optional
         Value of every predictor at which the response is beta [units of x]; by default the mean of the measured values,
         where slope and intercept are least correlated.
@@ -118,6 +136,10 @@ class Relation(PopulationModel):
     selection: str | Selection = field(
         default=NONE, metadata={"help": "points that are missing, such as 'x > 1 and y < 2'"}
     )
+    evolution: Literal["none", "log10 E(z)", "ln E(z)", "log10 1+z", "ln 1+z"] = field(
+        default="none", metadata={"help": "function of redshift with powers that multiply x and y"}
+    )
+    Om0: float = field(default=0.3, metadata={"help": "matter density of the flat cosmology of E(z)"})
     pivot: float | None = field(default=None, metadata={"help": "x at which y is beta; the mean by default"})
     observed_sites = ("observed",)
     remedies: ClassVar[dict[str, str]] = {
@@ -144,6 +166,8 @@ class Relation(PopulationModel):
                 f"data; found {self.priors['x_mean']}.",
                 [Remedy("num_components", self.num_components)],
             )
+        if not 0.0 <= self.Om0 <= 1.0:
+            raise OptionError(f"Relation: Om0: expected a number from 0 to 1; found {self.Om0}.")
         self._check_selection()
 
     def _check_selection(self) -> None:
@@ -178,6 +202,8 @@ class Relation(PopulationModel):
             defaults |= {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
         if self.student_t:
             defaults |= {"nu": dist.Gamma(2.0, 0.1)}
+        if self.evolution != "none":
+            defaults |= EVOLUTION
         for selection in self._stated_selections:
             defaults |= selection.priors
         return defaults
@@ -195,7 +221,7 @@ class Relation(PopulationModel):
     def bind(self, data: PointsInGroups) -> BoundPoints:
         """Return the points, and estimates of the lines of groups from them."""
         self._check(data)
-        integrates = self._integrates(len(data), len(data.predictors), data.limited != "no")
+        integrates = self._integrates(len(data), len(data.predictors), data.limited != "no", has_common_error(data))
         return bind_points(self, data, self.pooling_of(len(data)), integrates)
 
     def pooling_of(self, num_groups: int) -> str:
@@ -205,19 +231,21 @@ class Relation(PopulationModel):
     def program(self, bound: BoundPoints, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; ``recover`` draws the latents that are integrated out."""
         population, scatter = sample_population(self, bound), sample_scatter(self, bound)
-        integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None)
+        common_error = bound.common_error is not None
+        integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None, common_error)
         lines = sample_lines(self, bound, self.pooling_of(len(bound.used)), scatter, integrates)
+        lines = sample_evolution(self, bound, lines)
         values = jnp.asarray(bound.values) if observed else None
         if integrates:
             sample_grouped(bound, population, scatter, lines, values, recover)
         else:
             sample_points(self, bound, population, scatter, lines, values, recover)
 
-    def _integrates(self, num_groups: int, num_predictors: int, limited: bool) -> bool:
-        """Return whether the intercepts are integrated out."""
+    def _integrates(self, num_groups: int, num_predictors: int, limited: bool, common_error: bool) -> bool:
+        """Return whether the intercepts, or errors that groups have in common, are integrated out."""
         normal = self.num_components == 1 and not (self.outliers or self.student_t or limited or self.selections)
-        partial = self.pooling_of(num_groups) == "partial"
-        return partial and self.latents == "marginal" and normal and num_predictors == 1
+        of_groups = common_error or self.pooling_of(num_groups) == "partial"
+        return of_groups and self.latents == "marginal" and normal and num_predictors == 1
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the options."""
@@ -234,6 +262,7 @@ class Relation(PopulationModel):
                 "intercept have the prior of Lewandowski, Kurowicka & Joe."
             )
         self._check_errors(data)
+        self._check_evolution(data)
         for selection in self.selections:
             check_selected(data, selection)
         of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
@@ -244,6 +273,15 @@ class Relation(PopulationModel):
                 "or use pooling='complete' without it.",
                 [Remedy("pooling", "complete")],
             )
+
+    def _check_evolution(self, data: PointsInGroups) -> None:
+        """Raise an error for points without redshift, and for an exponent of one of several predictors."""
+        if self.evolution == "none":
+            return
+        if not np.isfinite(np.asarray(data.redshift)[np.asarray(data.used)]).all():
+            raise DataError(f"Relation: evolution={self.evolution!r} expects the column redshift; found none.")
+        if "evolution_x" in self.priors and len(data.predictors) > 1:
+            raise DataError(f"Relation: evolution_x expects one predictor; found {len(data.predictors)}.")
 
     def cautions(self, data: PointsInGroups) -> list[str]:
         """Return a sentence for data of a single group, whose lines have no population."""
@@ -318,4 +356,5 @@ class Relation(PopulationModel):
         options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
         options += f", selected by {self.selection}" if self.selections else ""
+        options += f", powers of {self.evolution}" if self.evolution != "none" else ""
         return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{options}"
