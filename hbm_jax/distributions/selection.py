@@ -61,7 +61,12 @@ class ProbitSelection(NamedTuple):
         return 0.0 if self.width is None else self.width**2
 
 
-def log_detected_normal(selections: Sequence[ProbitSelection], mean: Sequence[Any], covariance: Sequence[Sequence]):
+def log_detected_normal(
+    selections: Sequence[ProbitSelection],
+    mean: Sequence[Any],
+    covariance: Sequence[Sequence],
+    half_line: HalfLine | None = None,
+):
     """Return the log probability that an object with a normally distributed observed vector passes every selection.
 
     Parameters
@@ -72,11 +77,13 @@ def log_detected_normal(selections: Sequence[ProbitSelection], mean: Sequence[An
         Elements of the mean, of C components.
     covariance : rows of arrays (..., C)
         Elements of the lower triangle of the covariance.
+    half_line : HalfLine, optional
+        Exponential latent that is added along its direction, n arrays (..., C); expects a single selection.
 
     Returns
     -------
     array (..., C)
-        In closed form: a normal distribution function, of one or two dimensions.
+        In closed form: a normal distribution function, of one or two dimensions, or its mean over the latent.
     """
     axes = range(len(mean))
     slopes = [[jnp.asarray(part.slope)[..., i, None] for i in axes] for part in selections]
@@ -84,6 +91,11 @@ def log_detected_normal(selections: Sequence[ProbitSelection], mean: Sequence[An
     def product(a, b):
         return sum(a[i] * b[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
 
+    if half_line is not None:
+        (part,), (slope,) = selections, slopes
+        room = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
+        variance = product(slope, slope) + jnp.asarray(part.variance)[..., None]
+        return log_detected_fraction(room, variance, half_line, sum(slope[i] * half_line.direction[i] for i in axes))
     scale, standardised = [], []
     for part, slope in zip(selections, slopes, strict=True):
         scale.append(jnp.sqrt(product(slope, slope) + jnp.asarray(part.variance)[..., None]))

@@ -22,9 +22,10 @@ from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
 
 
 class Population(NamedTuple):
-    """Population of true predictors, a mixture of K normal distributions.
+    """Population of true predictors, a mixture of K normal distributions, or an exponential distribution.
 
-    Means (K, P), covariances (K, P, P) and log weights (K,), and mean and standard deviation of a single distribution.
+    Means (K, P), covariances (K, P, P) and log weights (K,), mean and standard deviation of a single distribution, and
+    the mean of an exponential distribution above its lower end, which is then the mean of a normal one of variance 0.
     """
 
     loc: Any
@@ -32,6 +33,7 @@ class Population(NamedTuple):
     log_weights: Any
     mean: Any = None
     std: Any = None
+    tail: Any = None
 
 
 class Scatter(NamedTuple):
@@ -63,6 +65,9 @@ class Lines(NamedTuple):
 def sample_population(model: Any, bound: BoundPoints) -> Population:
     """Sample the population of true predictors."""
     unit, center, shape, k = bound.x_unit, bound.x_center, bound.shape, model.num_components
+    if model.x_population == "exponential":
+        lowest, tail = model.sample_site("x_min", unit, center), model.sample_site("x_scale", unit)
+        return Population(lowest[None, None], jnp.zeros((1, 1, 1)), jnp.zeros(1), tail=tail)
     if k > 1:
         # For standardised variables the first mean is N(0, 2^2), and differences of successive means are log-normal
         # with median 1.
@@ -219,8 +224,9 @@ def sample_points(
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
     detections = sample_detections(model, bound)
     points = MeasuredPoints(
-        *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections
-    )
+        *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections,
+        population.tail,
+    )  # fmt: skip
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):
             drawn = numpyro.sample("observed", points, obs=values)

@@ -4,7 +4,7 @@ For point i of group j, with true predictors x_i drawn from a population,
 
     y_i ~ N(alpha_j . (x_i - pivot) + beta_j, intrinsic_scatter^2),
     alpha_j ~ N(alpha_mean, alpha_std^2),    beta_j ~ N(beta_mean, beta_std^2),
-    x_i ~ N(x_mean, x_std^2), or a mixture of normals,
+    x_i ~ N(x_mean, x_std^2), or a mixture of normals, or exponential,
 
 and x and y are measured with errors. Both may be multiplied by powers of a function of redshift. The scatter may have
 outliers, or follow a Student's t distribution, and points may be missing because of their measured x or y (Kelly 2007,
@@ -52,8 +52,10 @@ GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": 
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
 EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0}
+EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-1.0, 2.0), "x_scale": dist.HalfNormal(2.0)}
 # With a selection, what is measured is a part of the population, which may lie outside and be much wider.
 SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
+SELECTED_EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-3.0, 3.0), "x_scale": dist.HalfNormal(5.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,11 @@ class Relation(PopulationModel):
         Kurowicka & Joe with concentration 1: with one predictor, ``correlation`` is uniform.
     scatter : bool
         Whether y has intrinsic scatter about the line.
+    x_population : str
+        Population of the true predictor: ``"normal"``, or ``"exponential"`` with the density
+        exp(-(x - x_min) / x_scale) / x_scale above ``x_min``. A power law of masses, with a density dN / dM of M^-g,
+        is exponential in ln M with an ``x_scale`` of 1 / (g - 1). Far below the limit of a selection, x_min does not
+        matter and may be fixed. Expects one predictor with errors, no limits, and a selection in x or y, not both.
     num_components : int
         Number of normal components in the population of true predictors. More than 1 requires a single predictor, and
         then x_mean, in increasing order, has a prior that cannot be changed.
@@ -130,6 +137,9 @@ class Relation(PopulationModel):
     )
     correlated: bool = field(default=False, metadata={"help": "whether slope and intercept are correlated"})
     scatter: bool = field(default=True, metadata={"help": "whether there is intrinsic scatter"})
+    x_population: Literal["normal", "exponential"] = field(
+        default="normal", metadata={"help": "distribution of true predictors"}
+    )
     num_components: int = field(default=1, metadata={"help": "normals in the population of true predictors"})
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
@@ -166,9 +176,22 @@ class Relation(PopulationModel):
                 f"data; found {self.priors['x_mean']}.",
                 [Remedy("num_components", self.num_components)],
             )
+        if self.x_population == "exponential":
+            self._check_exponential()
         if not 0.0 <= self.Om0 <= 1.0:
             raise OptionError(f"Relation: Om0: expected a number from 0 to 1; found {self.Om0}.")
         self._check_selection()
+
+    def _check_exponential(self) -> None:
+        """Raise OptionError for options that an exponential population does not have."""
+        message = "Relation: x_population='exponential' expects "
+        if self.num_components > 1:
+            found = Remedy("num_components", self.num_components)
+            raise OptionError(f"{message}num_components=1; found {found}.", [found])
+        if self.latents == "sampled":
+            raise OptionError(f"{message}latents='marginal'; found 'sampled'.", [Remedy("latents", "marginal")])
+        if len(as_selections(self.selection, "Relation")) > 1:
+            raise OptionError(f"{message}at most one limit; found selection={self.selection!r}.")
 
     def _check_selection(self) -> None:
         """Store the selection as text; raise OptionError for one that cannot be integrated."""
@@ -195,7 +218,10 @@ class Relation(PopulationModel):
         groups = GROUPS if GROUPS.keys() & self.priors.keys() else {}
         defaults = PARTIAL | groups if self.pooling == "partial" else dict(LINE)
         defaults |= (CORRELATION if self.correlated else {}) | (SCATTER if self.scatter else {})
-        defaults |= SELECTED if self._stated_selections else POPULATION
+        if self.x_population == "exponential":
+            defaults |= SELECTED_EXPONENTIAL if self._stated_selections else EXPONENTIAL
+        else:
+            defaults |= SELECTED if self._stated_selections else POPULATION
         if self.num_components > 1:
             defaults |= {"x_weight": dist.Dirichlet(np.ones(self.num_components))}
         if self.outliers:
@@ -243,7 +269,8 @@ class Relation(PopulationModel):
 
     def _integrates(self, num_groups: int, num_predictors: int, limited: bool, common_error: bool) -> bool:
         """Return whether the intercepts, or errors that groups have in common, are integrated out."""
-        normal = self.num_components == 1 and not (self.outliers or self.student_t or limited or self.selections)
+        normal = self.num_components == 1 and self.x_population == "normal"
+        normal = normal and not (self.outliers or self.student_t or limited or self.selections)
         of_groups = common_error or self.pooling_of(num_groups) == "partial"
         return of_groups and self.latents == "marginal" and normal and num_predictors == 1
 
@@ -263,6 +290,9 @@ class Relation(PopulationModel):
             )
         self._check_errors(data)
         self._check_evolution(data)
+        if self.x_population == "exponential" and (num > 1 or data.limited != "no"):
+            found = f"{num} predictors" if num > 1 else "limits"
+            raise DataError(f"Relation: x_population='exponential' expects one predictor and no limits; found {found}.")
         for selection in self.selections:
             check_selected(data, selection)
         of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
@@ -304,6 +334,11 @@ class Relation(PopulationModel):
                     f"Relation(latents='sampled'): expected an error of {name} for every point; found points without, "
                     "whose true values are known exactly. Use latents='marginal'.",
                     [Remedy("latents", "marginal")],
+                )
+            if name != "y" and self.x_population == "exponential":
+                raise DataError(
+                    f"Relation(x_population='exponential'): expected an error of {name} for every point; found points "
+                    "without."
                 )
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
@@ -353,6 +388,7 @@ class Relation(PopulationModel):
     def description(self) -> str:
         """One-line description for reports."""
         options = ", correlated lines" if self.correlated else ""
+        options += ", exponential population of x" if self.x_population == "exponential" else ""
         options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
         options += f", selected by {self.selection}" if self.selections else ""
