@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax, random
+from jax.nn import logsumexp
 from jax.scipy.special import log_ndtr, ndtr
 
 from hbm_jax.distributions.half_line import HalfLine
@@ -59,6 +60,46 @@ class ProbitSelection(NamedTuple):
     def variance(self):
         """Squared width of the transition."""
         return 0.0 if self.width is None else self.width**2
+
+
+class FoundInjections(NamedTuple):
+    """Injections that were found, with weights that make them a sample of a population's detected objects.
+
+    Attributes
+    ----------
+    values : array (I, n)
+        True values of each.
+    log_weights : array (I,)
+        Log of the density of the population at the values over the density from which they were drawn.
+    num : float
+        Number of injections, found or not.
+
+    Notes
+    -----
+    The detected share of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG 35,
+    145009). Its effective number is its squared mean over its variance, as if it were a count (Farr 2019, RNAAS 3, 66).
+    """
+
+    values: Any
+    log_weights: Any
+    num: Any
+
+    @property
+    def log_share(self):
+        """Log of the detected share of the population."""
+        return logsumexp(self.log_weights) - jnp.log(self.num)
+
+    @property
+    def effective_number(self):
+        """Squared detected share over the variance of its estimate."""
+        inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
+        return 1.0 / inverse
+
+    def sample(self, key, shape: tuple[int, ...]):
+        """Draw true values of detected objects, shape + (n,)."""
+        cumulative = jnp.cumsum(jnp.exp(self.log_weights - jnp.max(self.log_weights)))
+        index = jnp.searchsorted(cumulative, random.uniform(key, shape) * cumulative[-1])
+        return jnp.asarray(self.values)[index]
 
 
 def log_detected_normal(

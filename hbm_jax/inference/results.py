@@ -34,6 +34,7 @@ from hbm_jax.inference.program import (
     TARGET_ACCEPT_PROB,
     bound_args,
     cautions_of,
+    cautions_of_draws,
     config_of,
     description_of,
     description_of_data,
@@ -300,6 +301,7 @@ def assemble(
         coords=coords,
     )
     verdict = _judged(tree, bounds_of(program, target), run)
+    cautions = (*cautions, *cautions_of_draws(program, args, tree["posterior"].to_dataset()))
     verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args, bound), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {

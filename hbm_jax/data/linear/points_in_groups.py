@@ -1,7 +1,7 @@
 """Data of a linear relation: grouped points with errors in the predictors and in the response."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from hbm_jax.data.building import build_from_table
 from hbm_jax.data.columns import TEXT, UNCONVERTED
 from hbm_jax.data.linear.grouped import GroupedRows, InGroups, pairs_of
+from hbm_jax.data.linear.injections import read_injections
 from hbm_jax.data.linear.measurements import (
     COMBINED,
     LIMITS,
@@ -66,6 +67,11 @@ class PointsInGroups(InGroups):
         Redshift of each point; NaN if the table has none.
     common_error_y : (J,)
         Standard deviation of the error of y that all points of a group have in common; 0 for none.
+    injections : (I, P + 2)
+        True coordinates of the injections that were found, and the logarithms of the densities from which they were
+        drawn; see `with_injections`.
+    num_injections : ()
+        Number of injections, found or not.
     warnings : tuple of str
         One sentence for each unusual feature of the data.
     """
@@ -87,6 +93,8 @@ class PointsInGroups(InGroups):
     cut: Any = None
     redshift: Any = None
     common_error_y: Any = None
+    injections: Any = None
+    num_injections: Any = None
 
     @classmethod
     def from_columns(
@@ -194,6 +202,8 @@ class PointsInGroups(InGroups):
             group_predictors=frozen_array(_centered_by_group(rows, group_predictors, group_index, len(names))),
             limited=limited,
             common_error_y=frozen_array(_common_errors(rows, group_index)),
+            injections=frozen_array(np.zeros((0, len(coordinates) + 1))),
+            num_injections=frozen_array(0.0),
         )
 
     @property
@@ -229,6 +239,8 @@ class PointsInGroups(InGroups):
             "cut": np.isfinite(self.cut).any(),
             "redshift": np.isfinite(self.redshift).any(),
             "common_error_y": np.any(self.common_error_y),
+            "injections": len(self.injections) > 0,
+            "num_injections": len(self.injections) > 0,
         }
         return {key: value for key, value in stored.items() if present.get(key, True)}
 
@@ -240,12 +252,33 @@ class PointsInGroups(InGroups):
             "cut": np.full(values.shape, np.nan),
             "redshift": np.full(values.shape[:-1], np.nan),
             "common_error_y": np.zeros(len(values)),
+            "injections": np.zeros((0, values.shape[-1] + 1)),
+            "num_injections": 0.0,
         }
         return super().from_dict({**missing, **stored})
 
     def replace_observations(self, observed: ArrayLike) -> "PointsInGroups":
         """Return a copy with other measured values (J, M, P + 1); all other fields are unchanged."""
         return self._replaced(observed, "observed")
+
+    def with_injections(self, source: Any) -> "PointsInGroups":
+        """Return a copy with injections, for a `hbm_jax.models.Relation` with ``selection="injections"``.
+
+        Parameters
+        ----------
+        source : path or table
+            Simulated points of which the survey found some, one row each: the true value of every coordinate, in the
+            units of the relation; ``density``, the probability density per unit of every coordinate of the distribution
+            from which they were drawn; and ``found``, 1 or 0.
+
+        Raises
+        ------
+        DataError
+            For missing columns, densities that are not positive, and tables in which none is found.
+        """
+        found, num = read_injections(source, (*self.predictors, "y"))
+        arrays: dict[str, Any] = {"injections": frozen_array(found), "num_injections": frozen_array(float(num))}
+        return replace(self, **arrays)
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per point, which `hbm_jax.data.read_relation` reads."""
@@ -357,6 +390,7 @@ def read_relation(
     predictors: Sequence[str] = ("x",),
     group_predictors: Sequence[str] = (),
     log10: Sequence[str] = (),
+    injections: str | None = None,
 ) -> PointsInGroups:
     """Read points with errors from a table with one row per point.
 
@@ -368,6 +402,8 @@ def read_relation(
         Names of the predictors of points and of groups.
     log10
         Coordinates with linear columns whose decimal logarithms are related, see `PointsInGroups.from_columns`.
+    injections
+        Table of injections, see `PointsInGroups.with_injections`.
 
     Returns
     -------
@@ -393,7 +429,7 @@ def read_relation(
     ]  # fmt: skip
     declared = dict.fromkeys(numbers, UNCONVERTED)
     declared |= dict.fromkeys(["group", COMBINED, *(f"limit_{key}" for key in coordinates)], TEXT)
-    return build_from_table(
+    data = build_from_table(
         read_table(source, format=format, missing=missing),
         partial(
             PointsInGroups.from_columns, predictors=predictors, group_predictors=group_predictors, log10=tuple(log10)
@@ -406,3 +442,4 @@ def read_relation(
         aliases={key: alias for key, alias in ALIASES.items() if key in declared},
         quantities=coordinates,
     )
+    return data if injections is None else data.with_injections(injections)

@@ -22,7 +22,7 @@ from numpyro.distributions.util import validate_sample
 
 from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.normal.small_matrices import elements, factorised, normal_log_density, stacked
-from hbm_jax.distributions.selection import ProbitSelection, draw_detected, log_detected_normal
+from hbm_jax.distributions.selection import FoundInjections, ProbitSelection, draw_detected, log_detected_normal
 
 # Scales in the mixture for Student's t. Relative error of the density out to 50 scales: 1e-5 for 1 degree of freedom,
 # 1e-7 for 2.
@@ -76,6 +76,9 @@ class MeasuredPoints(dist.Distribution):
     x_tail : array (...), optional
         Mean of an exponential distribution that is added to a single predictor, whose normal distribution may have a
         variance of 0. Expects an error of every predictor, no limits and at most one selection.
+    found : FoundInjections, optional
+        Detected share of the population from injections, by which the density is divided. Draws are found injections
+        with errors of measurement, which is exact where detection depends on true values alone.
 
     Notes
     -----
@@ -98,17 +101,18 @@ class MeasuredPoints(dist.Distribution):
     support = constraints.real_vector
     pytree_data_fields = (
         "x_loc", "x_cov", "log_weights", "intercept", "slope", "scatter", "errors", "limits", "outliers", "nu",
-        "selections", "x_tail",
+        "selections", "x_tail", "found",
     )  # fmt: skip
 
     def __init__(
         self, x_loc, x_cov, log_weights, intercept, slope, scatter, errors, limits=None, outliers=None, nu=None,
-        selections: Sequence[ProbitSelection] = (), x_tail=None, *, validate_args=None,
+        selections: Sequence[ProbitSelection] = (), x_tail=None, found: FoundInjections | None = None, *,
+        validate_args=None,
     ):  # fmt: skip
         self.x_loc, self.x_cov, self.log_weights = x_loc, x_cov, log_weights
         self.intercept, self.slope, self.scatter, self.errors = intercept, slope, scatter, errors
         self.limits, self.outliers, self.nu, self.selections = limits, outliers, nu, tuple(selections)
-        self.x_tail = x_tail
+        self.x_tail, self.found = x_tail, found
         shapes = [np.shape(x_loc)[:-2], np.shape(x_cov)[:-3], np.shape(intercept), np.shape(slope)[:-1]]
         shapes += [np.shape(scatter), np.shape(errors)[:-2]]
         super().__init__(lax.broadcast_shapes(*shapes), np.shape(errors)[-1:], validate_args=validate_args)
@@ -160,8 +164,8 @@ class MeasuredPoints(dist.Distribution):
         return [[a + self.errors[..., i, j, None] for j, a in enumerate(row)] for i, row in enumerate(lower)]
 
     @property
-    def _half_line(self) -> HalfLine | None:
-        """Exponential part of the predictor, whose direction has arrays (..., 1), or None."""
+    def _half_line(self) -> Any:
+        """`HalfLine` of the exponential part of the predictor, whose direction has arrays (..., 1), or None."""
         if self.x_tail is None:
             return None
         slope = jnp.asarray(self.slope)
@@ -207,6 +211,8 @@ class MeasuredPoints(dist.Distribution):
     def log_prob(self, value):
         """Return the log density of measured values (..., D)."""
         log_density = _summed(self._component_log_density(value))
+        if self.found is not None:
+            return log_density - self.found.log_share
         if not self.selections:
             return log_density
         return log_density + sum(part.log_probability(value) for part in self.selections) - self.log_detected
@@ -214,6 +220,8 @@ class MeasuredPoints(dist.Distribution):
     @property
     def log_detected(self):
         """Log probability that a point is detected, (...); 0 without selections."""
+        if self.found is not None:
+            return jnp.broadcast_to(self.found.log_share, self.batch_shape)
         if not self.selections:
             return jnp.zeros(self.batch_shape)
         log_weights, loc, lower = self._elements()
@@ -239,6 +247,10 @@ class MeasuredPoints(dist.Distribution):
     def sample(self, key, sample_shape=()):
         """Draw measured values, ``(*sample_shape, ..., D)``; values beyond a limit are set to it."""
         shape = (*sample_shape, *self.batch_shape)
+        if self.found is not None:
+            key_true, key_error = random.split(key)
+            error = random.normal(key_error, (*shape, *self.event_shape, 1))
+            return self.found.sample(key_true, shape) + (_root(self.errors) @ error)[..., 0]
         if not self.selections:
             return self._draw(key, shape)
 

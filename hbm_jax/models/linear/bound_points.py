@@ -74,6 +74,10 @@ class BoundPoints:
         Logarithm of the factor of redshift whose powers multiply the coordinates; 0 in padding.
     common_error : (J,) or None
         Standard deviation of the error of y that all points of a group have in common.
+    injections : (I, D + 1) or None
+        Found injections, where the selection is by them: true coordinates and the logarithms of their densities.
+    num_injections : () or None
+        Number of injections, found or not.
     """
 
     predictors: tuple[str, ...] = field(metadata={"static": True})
@@ -91,6 +95,8 @@ class BoundPoints:
     cuts: tuple[Any, ...] = ()
     log_evolution: Any = None
     common_error: Any = None
+    injections: Any = None
+    num_injections: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,6 +153,8 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
         cuts=tuple(_cut(data, part) for part in model.selections),
         log_evolution=log_evolution(model, data),
         common_error=np.asarray(data.common_error_y) if has_common_error(data) else None,
+        injections=np.asarray(data.injections) if model.by_injections else None,
+        num_injections=np.asarray(data.num_injections) if model.by_injections else None,
         **arrays,
     )
 

@@ -17,6 +17,7 @@ from numpyro.distributions import transforms
 
 from hbm_jax.distributions import GroupedLinearRelation, ProbitSelection
 from hbm_jax.distributions.linear.measured_points import MeasuredPoints
+from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models.linear.bound_points import BoundPoints
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
 
@@ -222,10 +223,13 @@ def sample_points(
     if model.latents == "sampled":
         x = _sample_predictors(bound, population)
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
-    detections = sample_detections(model, bound)
+    detections, found = sample_detections(model, bound), None
+    if bound.injections is not None:
+        found = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
+        numpyro.deterministic("effective_injections", found.effective_number)
     points = MeasuredPoints(
         *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections,
-        population.tail,
+        population.tail, found,
     )  # fmt: skip
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):
@@ -236,6 +240,14 @@ def sample_points(
                 numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
             if model.student_t:
                 numpyro.deterministic("weight", points.weight(drawn))
+
+
+def _found_injections(bound: BoundPoints, population: Population, intercept, slope, scatter: Scatter):
+    """Return the found injections with their weights in the population of true points on one line."""
+    values, log_density = bound.injections[:, :-1], bound.injections[:, -1]
+    exact = jnp.zeros((values.shape[-1],) * 2)
+    true = MeasuredPoints(*population[:3], intercept, slope, scatter.std, exact, None, *scatter[1:])
+    return FoundInjections(values, true.log_prob(values) - log_density, bound.num_injections)
 
 
 def _sample_predictors(bound: BoundPoints, population: Population):

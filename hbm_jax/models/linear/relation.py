@@ -33,7 +33,7 @@ from hbm_jax.models.linear.lines import (
     sample_population,
     sample_scatter,
 )
-from hbm_jax.models.linear.selected_points import check_selected, inside
+from hbm_jax.models.linear.selected_points import check_injections, check_selected, effective_injections, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
 from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.precomputation import precomputed
@@ -51,6 +51,7 @@ CORRELATION: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
 GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": dist.Normal(0.0, 3.0)}
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
+INJECTIONS = "injections"
 EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0}
 EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-1.0, 2.0), "x_scale": dist.HalfNormal(2.0)}
 # With a selection, what is measured is a part of the population, which may lie outside and be much wider.
@@ -95,7 +96,10 @@ class Relation(PopulationModel):
     selection : str or Selection
         Points that are missing, because of measured coordinates: ``"x > 1"`` for data without points whose measured x
         is below 1, ``"y < Normal(2, 0.5) +- 0.1"`` for a smooth limit with a prior, ``"x > cut_x"`` for the limits of
-        the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`. Limits are in the
+        the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`; ``"injections"`` for
+        the share of simulated points that were found, see `hbm_jax.data.PointsInGroups.with_injections`, which takes
+        one line with scatter, a normal population or a mixture, and no limits, evolution or errors in common. Limits
+        are in the
         units of the data and in coordinates that are not censored. Expects ``latents="marginal"``. The default priors
         of x_mean and x_std are then wider, because the population may extend far beyond the data.
     evolution : str
@@ -190,11 +194,23 @@ class Relation(PopulationModel):
             raise OptionError(f"{message}num_components=1; found {found}.", [found])
         if self.latents == "sampled":
             raise OptionError(f"{message}latents='marginal'; found 'sampled'.", [Remedy("latents", "marginal")])
-        if len(as_selections(self.selection, "Relation")) > 1:
+        if not self.by_injections and len(as_selections(self.selection, "Relation")) > 1:
             raise OptionError(f"{message}at most one limit; found selection={self.selection!r}.")
+
+    @property
+    def by_injections(self) -> bool:
+        """Whether the detected share of the population is that of injections."""
+        return self.selection == INJECTIONS
 
     def _check_selection(self) -> None:
         """Store the selection as text; raise OptionError for one that cannot be integrated."""
+        if self.by_injections:
+            expected = {"latents": "marginal", "x_population": "normal", "evolution": "none", "scatter": True}
+            for name, value in expected.items():
+                if (found := getattr(self, name)) != value:
+                    message = f"Relation: selection='injections' expects {name}={value!r}; found {found!r}."
+                    raise OptionError(message, [Remedy(name, value)])
+            return
         object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Relation")))
         if len(self.selections) > 2:
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
@@ -210,7 +226,7 @@ class Relation(PopulationModel):
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
         """Selections with the priors that the option states, which ``priors`` may replace."""
-        return precomputed(lambda: as_selections(self.selection, "Relation"))
+        return () if self.by_injections else precomputed(lambda: as_selections(self.selection, "Relation"))
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -221,7 +237,7 @@ class Relation(PopulationModel):
         if self.x_population == "exponential":
             defaults |= SELECTED_EXPONENTIAL if self._stated_selections else EXPONENTIAL
         else:
-            defaults |= SELECTED if self._stated_selections else POPULATION
+            defaults |= SELECTED if self._stated_selections or self.by_injections else POPULATION
         if self.num_components > 1:
             defaults |= {"x_weight": dist.Dirichlet(np.ones(self.num_components))}
         if self.outliers:
@@ -270,7 +286,7 @@ class Relation(PopulationModel):
     def _integrates(self, num_groups: int, num_predictors: int, limited: bool, common_error: bool) -> bool:
         """Return whether the intercepts, or errors that groups have in common, are integrated out."""
         normal = self.num_components == 1 and self.x_population == "normal"
-        normal = normal and not (self.outliers or self.student_t or limited or self.selections)
+        normal = normal and not (self.outliers or self.student_t or limited or self.selections or self.by_injections)
         of_groups = common_error or self.pooling_of(num_groups) == "partial"
         return of_groups and self.latents == "marginal" and normal and num_predictors == 1
 
@@ -295,6 +311,8 @@ class Relation(PopulationModel):
             raise DataError(f"Relation: x_population='exponential' expects one predictor and no limits; found {found}.")
         for selection in self.selections:
             check_selected(data, selection)
+        if self.by_injections:
+            check_injections(data, self.pooling_of(len(data)))
         of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
         if self.pooling_of(len(data)) != self.pooling and (of_groups or self.correlated):
             option = f"a prior of {of_groups[0]}" if of_groups else "correlated=True"
@@ -314,13 +332,21 @@ class Relation(PopulationModel):
             raise DataError(f"Relation: evolution_x expects one predictor; found {len(data.predictors)}.")
 
     def cautions(self, data: PointsInGroups) -> list[str]:
-        """Return a sentence for data of a single group, whose lines have no population."""
+        """Return sentences for injections that are not used, and for a single group, whose line has no population."""
+        cautions = []
+        if len(data.injections) and not self.by_injections:
+            cautions.append("The data have injections, which only selection='injections' uses")
         if self.pooling_of(len(data)) == self.pooling:
-            return []
+            return cautions
         return [
+            *cautions,
             "The points are one group, so that one line, with slope alpha and intercept beta, is fitted to all. "
-            "A column group names groups with lines of their own, and pooling='complete' is the same without this note"
+            "A column group names groups with lines of their own, and pooling='complete' is the same without this note",
         ]
+
+    def cautions_of_draws(self, data: PointsInGroups, posterior: Any) -> list[str]:
+        """Return a sentence about the effective number of injections over the draws of a posterior."""
+        return effective_injections(data, posterior) if self.by_injections else []
 
     def _check_errors(self, data: PointsInGroups) -> None:
         """Raise an error where a missing error makes the density infinite."""
@@ -380,7 +406,7 @@ class Relation(PopulationModel):
 
         They are without pooling, where groups have few points, and with a selection.
         """
-        if self.selections:
+        if self.selections or self.by_injections:
             return 0.95
         return 0.9 if self.pooling == "none" else 0.8
 
@@ -391,6 +417,6 @@ class Relation(PopulationModel):
         options += ", exponential population of x" if self.x_population == "exponential" else ""
         options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
-        options += f", selected by {self.selection}" if self.selections else ""
+        options += f", selected by {self.selection}" if self.selections or self.by_injections else ""
         options += f", powers of {self.evolution}" if self.evolution != "none" else ""
         return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{options}"

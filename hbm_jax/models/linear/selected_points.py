@@ -1,6 +1,7 @@
-"""Selections of a relation and its points: limits of the points, and checks that the data do not contradict them."""
+"""Selections of a relation and its points: limits of the points, injections, and checks that data fit them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpyro import distributions as dist
@@ -9,6 +10,10 @@ from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.models.selection import Selection
 from hbm_jax.names import did_you_mean
 from hbm_jax.validation import DataError
+
+# Effective number of injections for each object, below which their Monte Carlo error changes a posterior: Farr 2019,
+# RNAAS 3, 66.
+ENOUGH = 4.0
 
 
 def _coordinate(data: PointsInGroups, selection: Selection) -> int:
@@ -74,3 +79,28 @@ def check_selected(data: PointsInGroups, selection: Selection) -> None:
             f"{what}: expected no upper or lower limits of {selection.quantity}; found {censored.sum()}. A selection "
             "in another coordinate can be combined with limits."
         )
+
+
+def check_injections(data: PointsInGroups, pooling: str) -> None:
+    """Raise an error for data without injections, or whose density is not that of single points of one line."""
+    what = "Relation: selection='injections' expects"
+    if not len(data.injections):
+        raise DataError(f"{what} injections; found none. Read them with injections= of read_relation.")
+    if pooling != "complete":
+        raise DataError(f"{what} one line for all points, pooling='complete'; found pooling={pooling!r}.")
+    if data.limited != "no" or np.any(data.common_error_y):
+        found = "limits" if data.limited != "no" else "errors in common"
+        raise DataError(f"{what} points without limits and errors in common; found {found}.")
+
+
+def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
+    """Return a sentence about the smallest effective number of injections over the draws of a posterior."""
+    least, num = float(np.min(posterior["effective_injections"].to_numpy())), data.num_points
+    error = num / np.sqrt(least)
+    sentence = (
+        f"The detected share is that of {len(data.injections)} found injections, over the draws worth {least:.3g} or "
+        f"more, {least / num:.2g} times the {num} objects: its Monte Carlo error changes the log likelihood by up to "
+        f"{error:.2g}"
+    )
+    enough = f"; {ENOUGH:g} times are enough" if least >= ENOUGH * num else f", too few: {ENOUGH:g} times are expected"
+    return [sentence + enough]
