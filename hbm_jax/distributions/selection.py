@@ -1,17 +1,23 @@
 """Selection functions: the detection probability of an observed vector, and the detected fraction."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax, random
 from jax.nn import logsumexp
 from jax.scipy.special import log_ndtr, ndtr
+from jax.tree_util import register_static
 
 from hbm_jax.distributions.half_line import HalfLine
-from hbm_jax.distributions.mills_ratio import log_mean_probit
+from hbm_jax.distributions.mills_ratio import log_mean_probit, mills_ratio
 from hbm_jax.distributions.normal.bivariate import log_bivariate_ndtr
 
+# Trapezoidal rule over a normal distribution: range on each side in standard deviations, and number of nodes. The step
+# is 0.32 standard deviations.
+_REACH, _NODES = 7.5, 48
 MAX_TRIES = 20_000  # of the rejection sampling of a detected object
 
 
@@ -62,6 +68,109 @@ class ProbitSelection(NamedTuple):
         return 0.0 if self.width is None else self.width**2
 
 
+class TabulatedSelection(NamedTuple):
+    """Detection probability that is piecewise linear in slope . y, and constant beyond its table.
+
+    Attributes
+    ----------
+    at, probability_at : array (K,)
+        Increasing values of slope . y, and the probability at each.
+    slope : array (n,)
+        Direction in y.
+
+    Notes
+    -----
+    A piecewise linear function is a constant plus hinges c_k max(v - t_k, 0) or, with the same c_k, max(t_k - v, 0).
+    The mean of a hinge over a normal v is s (phi(z) + z Phi(z)) with z = (mean - t_k) / s or its negative. The form
+    that is small on the side of the mean is used, and the logarithm of a hinge by the Mills ratio, so that shares far
+    from the table keep their relative accuracy (``tests/models/test_efficiency.py``).
+
+    Examples
+    --------
+    >>> selection = TabulatedSelection(np.array([0.0, 2.0]), np.array([0.0, 1.0]), np.array([1.0, 0.0]))
+    >>> float(selection.probability(jnp.array([0.5, 7.0])))
+    0.25
+    """
+
+    at: Any
+    probability_at: Any
+    slope: Any
+
+    def probability(self, value):
+        """Return the probability that an object observed at ``value`` (..., n) is detected."""
+        return jnp.interp(jnp.sum(self.slope * value, axis=-1), self.at, self.probability_at)
+
+    def log_probability(self, value):
+        """Return the log probability that an object observed at ``value`` (..., n) is detected."""
+        probability = self.probability(value)
+        positive = probability > 0.0
+        return jnp.where(positive, jnp.log(jnp.where(positive, probability, 1.0)), -jnp.inf)
+
+    def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
+        """Return the log mean probability over normal observed vectors, with arrays as in `log_detected_normal`."""
+        axes = range(len(mean))
+        centre = sum(self.slope[i] * mean[i] for i in axes)
+        pairs = [(i, j) for i in axes for j in axes]
+        std = jnp.sqrt(sum(self.slope[i] * self.slope[j] * covariance[max(i, j)][min(i, j)] for i, j in pairs))
+        slopes = np.diff(self.probability_at) / np.diff(self.at)
+        coefficients = np.diff(np.concatenate([[0.0], slopes, [0.0]]))
+        below = centre < 0.5 * (self.at[0] + self.at[-1])
+        side = jnp.where(below, 1.0, -1.0)[..., None]
+        constant = jnp.where(below, self.probability_at[0], self.probability_at[-1])
+        hinges = _log_hinge(side * (centre[..., None] - self.at) / std[..., None]) + jnp.log(std)[..., None]
+        largest = jnp.max(hinges, axis=-1)
+        largest = jnp.where(constant > 0.0, jnp.maximum(largest, 0.0), largest)
+        total = constant * jnp.exp(-jnp.where(constant > 0.0, largest, 0.0))
+        return largest + jnp.log(total + jnp.sum(coefficients * jnp.exp(hinges - largest[..., None]), axis=-1))
+
+
+def _log_hinge(z):
+    """Return log(phi(z) + z Phi(z)), the mean of max(v, 0) over v ~ N(z, 1)."""
+    negative, size = z < 0.0, jnp.abs(z)
+    t = 4.0 / (4.0 + size)
+    density = -0.5 * z * z - 0.5 * np.log(2.0 * np.pi)
+    positive = jnp.where(negative, 0.0, z)
+    inside = jnp.exp(-0.5 * positive**2) / np.sqrt(2.0 * np.pi) + positive * ndtr(positive)
+    return jnp.where(negative, density + jnp.log(t * t * mills_ratio(t)[1]), jnp.log(inside))
+
+
+@register_static
+@dataclass(frozen=True)
+class FunctionSelection:
+    """Detection probability that is a function of the two observed coordinates.
+
+    Attributes
+    ----------
+    function : callable
+        From arrays x and y of a common shape to probabilities.
+    """
+
+    function: Callable
+
+    def probability(self, value):
+        """Return the probability that an object observed at ``value`` (..., 2) is detected."""
+        return self.function(value[..., 0], value[..., 1])
+
+    def log_probability(self, value):
+        """Return the log probability that an object observed at ``value`` (..., 2) is detected."""
+        return jnp.log(self.probability(value))
+
+    def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
+        """Return the log mean probability over normal observed vectors, by a trapezoidal rule in both whitened axes."""
+        nodes = np.linspace(-_REACH, _REACH, _NODES)
+        weights = np.exp(-0.5 * nodes**2)
+        weights = np.outer(weights, weights) / np.sum(weights) ** 2
+        (xx,), (xy, yy) = covariance
+        scale = jnp.sqrt(xx)
+        along = xy / scale
+        other = jnp.sqrt(yy - along**2)
+        u, v = nodes[:, None], nodes[None, :]
+        x, y = (a[..., None, None] for a in jnp.broadcast_arrays(*mean))
+        scale, along, other = (a[..., None, None] for a in (scale, along, other))
+        x, y = jnp.broadcast_arrays(x + scale * u, y + along * u + other * v)
+        return jnp.log(jnp.sum(weights * self.function(x, y), axis=(-2, -1)))
+
+
 class FoundInjections(NamedTuple):
     """Injections that were found, with weights that make them a sample of a population's detected objects.
 
@@ -103,7 +212,7 @@ class FoundInjections(NamedTuple):
 
 
 def log_detected_normal(
-    selections: Sequence[ProbitSelection],
+    selections: Sequence[Any],
     mean: Sequence[Any],
     covariance: Sequence[Sequence],
     half_line: HalfLine | None = None,
@@ -113,7 +222,8 @@ def log_detected_normal(
     Parameters
     ----------
     selections : sequence of one or two ProbitSelection
-        Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n).
+        Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n). A
+        single one may be a `TabulatedSelection` or, for two coordinates, a `FunctionSelection`.
     mean : sequence of n arrays (..., C)
         Elements of the mean, of C components.
     covariance : rows of arrays (..., C)
@@ -124,8 +234,11 @@ def log_detected_normal(
     Returns
     -------
     array (..., C)
-        In closed form: a normal distribution function, of one or two dimensions, or its mean over the latent.
+        In closed form: a normal distribution function, of one or two dimensions, or its mean over the latent; of a
+        function, by a fixed quadrature.
     """
+    if isinstance(selections[0], TabulatedSelection | FunctionSelection):
+        return selections[0].log_detected(mean, covariance)
     axes = range(len(mean))
     slopes = [[jnp.asarray(part.slope)[..., i, None] for i in axes] for part in selections]
 

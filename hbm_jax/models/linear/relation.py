@@ -24,6 +24,7 @@ from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions import SoftHalfNormal
 from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error
 from hbm_jax.models.linear.lines import (
     sample_evolution,
@@ -93,15 +94,16 @@ class Relation(PopulationModel):
         Whether the scatter follows Student's t with ``nu`` degrees of freedom and scale ``intrinsic_scatter`` instead
         of a normal distribution. `hbm_jax.latents` then returns a ``weight`` of each point, about 1 in the bulk and
         close to 0 for an outlier.
-    selection : str or Selection
+    selection : str, Selection, Efficiency or DetectionFunction
         Points that are missing, because of measured coordinates: ``"x > 1"`` for data without points whose measured x
         is below 1, ``"y < Normal(2, 0.5) +- 0.1"`` for a smooth limit with a prior, ``"x > cut_x"`` for the limits of
-        the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`; ``"injections"`` for
-        the share of simulated points that were found, see `hbm_jax.data.PointsInGroups.with_injections`, which takes
-        one line with scatter, a normal population or a mixture, and no limits, evolution or errors in common. Limits
-        are in the
-        units of the data and in coordinates that are not censored. Expects ``latents="marginal"``. The default priors
-        of x_mean and x_std are then wider, because the population may extend far beyond the data.
+        the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`. A tabulated efficiency
+        is ``"x efficiency 0.5:0 2:1"`` or ``"x from efficiency.csv"``, and a `hbm_jax.models.DetectionFunction` any
+        function of measured x and y. Limits are in the units of the data and in coordinates that are not censored.
+        ``"injections"`` is the share of simulated points that were found, see
+        `hbm_jax.data.PointsInGroups.with_injections`; it takes one line with scatter, a normal population or a mixture,
+        and no limits, evolution or errors in common. All expect ``latents="marginal"``. The default priors of x_mean
+        and x_std are then wider, because the population may extend far beyond the data.
     evolution : str
         Function of redshift of which powers are factors of the relation: ``"log10 E(z)"``, ``"ln E(z)"``,
         ``"log10 1+z"`` or ``"ln 1+z"``, with the logarithm that x and y are. The relation is then
@@ -147,7 +149,7 @@ class Relation(PopulationModel):
     num_components: int = field(default=1, metadata={"help": "normals in the population of true predictors"})
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
-    selection: str | Selection = field(
+    selection: str | Selection | Efficiency | DetectionFunction = field(
         default=NONE, metadata={"help": "points that are missing, such as 'x > 1 and y < 2'"}
     )
     evolution: Literal["none", "log10 E(z)", "ln E(z)", "log10 1+z", "ln 1+z"] = field(
@@ -194,8 +196,9 @@ class Relation(PopulationModel):
             raise OptionError(f"{message}num_components=1; found {found}.", [found])
         if self.latents == "sampled":
             raise OptionError(f"{message}latents='marginal'; found 'sampled'.", [Remedy("latents", "marginal")])
-        if not self.by_injections and len(as_selections(self.selection, "Relation")) > 1:
-            raise OptionError(f"{message}at most one limit; found selection={self.selection!r}.")
+        chosen = () if self.by_injections else as_selections(self.selection, "Relation", limits_only=False)
+        if len(chosen) > 1 or any(not isinstance(part, Selection) for part in chosen):
+            raise OptionError(f"{message}at most one limit; found selection={str(self.selection)!r}.")
 
     @property
     def by_injections(self) -> bool:
@@ -211,22 +214,26 @@ class Relation(PopulationModel):
                     message = f"Relation: selection='injections' expects {name}={value!r}; found {found!r}."
                     raise OptionError(message, [Remedy(name, value)])
             return
-        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Relation")))
-        if len(self.selections) > 2:
+        chosen = as_selections(self.selection, "Relation", limits_only=False)
+        is_function = any(isinstance(part, DetectionFunction) for part in chosen)
+        object.__setattr__(self, "selection", chosen[0] if is_function else selections_to_text(chosen))
+        if len(self.selections) > 2:  # their priors are checked too
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
         if self.selections and self.latents == "sampled":
-            message = f"Relation: selection={self.selection!r} expects latents='marginal'; found 'sampled'."
+            message = f"Relation: selection={str(self.selection)!r} expects latents='marginal'; found 'sampled'."
             raise OptionError(message, [Remedy("latents", "marginal")])
 
     @cached_property
-    def selections(self) -> tuple[Selection, ...]:
+    def selections(self) -> tuple[Any, ...]:
         """Selections of the model, with the priors of their parameters."""
         return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
 
     @cached_property
-    def _stated_selections(self) -> tuple[Selection, ...]:
+    def _stated_selections(self) -> tuple[Any, ...]:
         """Selections with the priors that the option states, which ``priors`` may replace."""
-        return () if self.by_injections else precomputed(lambda: as_selections(self.selection, "Relation"))
+        if self.by_injections:
+            return ()
+        return precomputed(lambda: as_selections(self.selection, "Relation", limits_only=False))
 
     @property
     def default_priors(self) -> dict[str, Prior]:

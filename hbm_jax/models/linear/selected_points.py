@@ -7,6 +7,7 @@ import numpy as np
 from numpyro import distributions as dist
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.selection import Selection
 from hbm_jax.names import did_you_mean
 from hbm_jax.validation import DataError
@@ -16,7 +17,7 @@ from hbm_jax.validation import DataError
 ENOUGH = 4.0
 
 
-def _coordinate(data: PointsInGroups, selection: Selection) -> int:
+def _coordinate(data: PointsInGroups, selection: Selection | Efficiency) -> int:
     """Return the index of the coordinate of a selection."""
     coordinates = (*data.predictors, "y")
     if selection.quantity not in coordinates:
@@ -44,10 +45,15 @@ def _missing(data: PointsInGroups, selection: Selection) -> np.ndarray:
     return np.asarray(data.used) & (value < limit if selection.missing == "below" else value > limit)
 
 
-def inside(data: PointsInGroups, chosen: Sequence[Selection]) -> PointsInGroups:
-    """Return data whose values beyond the limit of a step are at the limit."""
+def inside(data: PointsInGroups, chosen: Sequence[Any]) -> PointsInGroups:
+    """Return data whose values beyond the limit of a step are at the limit, and never at an efficiency of 0."""
     values = np.array(data.values)
     for selection in chosen:
+        if isinstance(selection, Efficiency):
+            column = values[..., _coordinate(data, selection)]
+            column[_efficiency(data, selection) == 0.0] = selection.at[int(np.argmax(selection.probability))]
+        if not isinstance(selection, Selection):
+            continue
         column = values[..., _coordinate(data, selection)]  # a view
         missing = _missing(data, selection)
         if missing.any():
@@ -55,8 +61,38 @@ def inside(data: PointsInGroups, chosen: Sequence[Selection]) -> PointsInGroups:
     return data.replace_observations(values)
 
 
-def check_selected(data: PointsInGroups, selection: Selection) -> None:
+def _efficiency(data: PointsInGroups, selection: Efficiency) -> np.ndarray:
+    """Return the efficiency at the measured values, (J, M)."""
+    value = np.asarray(data.values)[..., _coordinate(data, selection)]
+    return np.interp(value, selection.at, selection.probability)
+
+
+def check_probability(data: PointsInGroups, selection: Efficiency | DetectionFunction) -> None:
+    """Raise an error for limits in the data, and for points that an efficiency or a function does not detect."""
+    what, used = f"Relation: selection {selection}", np.asarray(data.used)
+    if isinstance(selection, Efficiency):
+        probability = _efficiency(data, selection)
+    elif len(data.predictors) > 1:
+        raise DataError(f"{what}: expected one predictor; found {len(data.predictors)}.")
+    else:
+        values = np.asarray(data.values)
+        probability = np.broadcast_to(selection.function(values[..., 0], values[..., 1]), used.shape)
+    if data.limited != "no":
+        raise DataError(f"{what}: expected no upper or lower limits; found some. Only limits combine with them.")
+    wrong = used & ~((probability > 0.0) & (probability <= 1.0))
+    if wrong.any():
+        j, i = np.argwhere(wrong)[0]
+        raise DataError(
+            f"{what}: expected a probability above 0 and up to 1 at every point; found {probability[j, i]:.6g} in row "
+            f"{data.row[j, i]}."
+        )
+
+
+def check_selected(data: PointsInGroups, selection: Any) -> None:
     """Raise an error where the data contradict a selection or lack its limits."""
+    if not isinstance(selection, Selection):
+        check_probability(data, selection)
+        return
     index, used = _coordinate(data, selection), np.asarray(data.used)
     what = f"Relation: selection {selection}"
     limits, column = _limit_of_points(data, selection), f"cut_{selection.quantity}"
