@@ -26,6 +26,7 @@ from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error
+from hbm_jax.models.linear.checks import check_options, check_points
 from hbm_jax.models.linear.lines import (
     sample_evolution,
     sample_grouped,
@@ -34,11 +35,11 @@ from hbm_jax.models.linear.lines import (
     sample_population,
     sample_scatter,
 )
-from hbm_jax.models.linear.selected_points import check_injections, check_selected, effective_injections, inside
+from hbm_jax.models.linear.selected_points import effective_injections, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
 from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.precomputation import precomputed
-from hbm_jax.validation import DataError, OptionError, Remedy
+from hbm_jax.validation import OptionError, Remedy
 
 # Priors for standardised variables: x and y minus their means, in units of their standard deviations.
 LINE: dict[str, Prior] = {"alpha": dist.Normal(0.0, 5.0), "beta": dist.Normal(0.0, 5.0)}
@@ -165,40 +166,8 @@ class Relation(PopulationModel):
 
     def check_options(self) -> None:
         """Raise OptionError for incompatible options."""
-        if self.correlated and self.pooling != "partial":
-            message = f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}."
-            raise OptionError(message, [Remedy("correlated", True), Remedy("pooling", "partial")])
-        if self.student_t and (self.outliers or not self.scatter):
-            conflict = Remedy("outliers", True) if self.outliers else Remedy("scatter", False)
-            remedies = Remedy("student_t", True), Remedy("scatter", True), Remedy("outliers", False)
-            message = f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}."
-            raise OptionError(message, [*remedies, conflict])
-        if self.num_components < 1:
-            raise OptionError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
-        if self.num_components > 1 and "x_mean" in self.priors:
-            raise OptionError(
-                f"Relation: num_components={self.num_components} expects no prior of x_mean, because the means of the "
-                "components are in increasing order, with priors from the mean and the standard deviation of the "
-                f"data; found {self.priors['x_mean']}.",
-                [Remedy("num_components", self.num_components)],
-            )
-        if self.x_population == "exponential":
-            self._check_exponential()
-        if not 0.0 <= self.Om0 <= 1.0:
-            raise OptionError(f"Relation: Om0: expected a number from 0 to 1; found {self.Om0}.")
+        check_options(self)
         self._check_selection()
-
-    def _check_exponential(self) -> None:
-        """Raise OptionError for options that an exponential population does not have."""
-        message = "Relation: x_population='exponential' expects "
-        if self.num_components > 1:
-            found = Remedy("num_components", self.num_components)
-            raise OptionError(f"{message}num_components=1; found {found}.", [found])
-        if self.latents == "sampled":
-            raise OptionError(f"{message}latents='marginal'; found 'sampled'.", [Remedy("latents", "marginal")])
-        chosen = () if self.by_injections else as_selections(self.selection, "Relation", limits_only=False)
-        if len(chosen) > 1 or any(not isinstance(part, Selection) for part in chosen):
-            raise OptionError(f"{message}at most one limit; found selection={str(self.selection)!r}.")
 
     @property
     def by_injections(self) -> bool:
@@ -301,42 +270,7 @@ class Relation(PopulationModel):
         """Raise an error where the data do not fit the options."""
         advice = "Read them with hbm_jax.data.read_relation, or use PointsInGroups.from_columns."
         self.check_container(data, PointsInGroups, advice)
-        num = len(data.predictors)
-        if self.num_components > 1 and num > 1:
-            raise DataError(
-                f"Relation: num_components > 1 expects one predictor; found {num} ({', '.join(data.predictors)})."
-            )
-        if num > 1 and "correlation" in self.priors:
-            raise DataError(
-                f"Relation: a prior of correlation expects one predictor; found {num}, whose correlations with the "
-                "intercept have the prior of Lewandowski, Kurowicka & Joe."
-            )
-        self._check_errors(data)
-        self._check_evolution(data)
-        if self.x_population == "exponential" and (num > 1 or data.limited != "no"):
-            found = f"{num} predictors" if num > 1 else "limits"
-            raise DataError(f"Relation: x_population='exponential' expects one predictor and no limits; found {found}.")
-        for selection in self.selections:
-            check_selected(data, selection)
-        if self.by_injections:
-            check_injections(data, self.pooling_of(len(data)))
-        of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
-        if self.pooling_of(len(data)) != self.pooling and (of_groups or self.correlated):
-            option = f"a prior of {of_groups[0]}" if of_groups else "correlated=True"
-            raise DataError(
-                f"Relation: {option} expects two groups or more; found {len(data)}. Name the groups in a column group, "
-                "or use pooling='complete' without it.",
-                [Remedy("pooling", "complete")],
-            )
-
-    def _check_evolution(self, data: PointsInGroups) -> None:
-        """Raise an error for points without redshift, and for an exponent of one of several predictors."""
-        if self.evolution == "none":
-            return
-        if not np.isfinite(np.asarray(data.redshift)[np.asarray(data.used)]).all():
-            raise DataError(f"Relation: evolution={self.evolution!r} expects the column redshift; found none.")
-        if "evolution_x" in self.priors and len(data.predictors) > 1:
-            raise DataError(f"Relation: evolution_x expects one predictor; found {len(data.predictors)}.")
+        check_points(self, data, (*PARTIAL, *GROUPS, *CORRELATION))
 
     def cautions(self, data: PointsInGroups) -> list[str]:
         """Return sentences for injections that are not used, and for a single group, whose line has no population."""
@@ -354,25 +288,6 @@ class Relation(PopulationModel):
     def cautions_of_draws(self, data: PointsInGroups, posterior: Any) -> list[str]:
         """Return a sentence about the effective number of injections over the draws of a posterior."""
         return effective_injections(data, posterior) if self.by_injections else []
-
-    def _check_errors(self, data: PointsInGroups) -> None:
-        """Raise an error where a missing error makes the density infinite."""
-        variances = np.diagonal(np.asarray(data.errors)[np.asarray(data.used)], axis1=-2, axis2=-1)
-        missing = [name for name, values in zip((*data.predictors, "y"), variances.T, strict=True) if not values.all()]
-        for name in missing:
-            if name == "y" and not self.scatter:
-                raise DataError("Relation(scatter=False): expected errors of y for every point; found points without.")
-            if name != "y" and self.latents == "sampled":
-                raise DataError(
-                    f"Relation(latents='sampled'): expected an error of {name} for every point; found points without, "
-                    "whose true values are known exactly. Use latents='marginal'.",
-                    [Remedy("latents", "marginal")],
-                )
-            if name != "y" and self.x_population == "exponential":
-                raise DataError(
-                    f"Relation(x_population='exponential'): expected an error of {name} for every point; found points "
-                    "without."
-                )
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`; all of its points are detected.
