@@ -15,6 +15,7 @@ from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.mills_ratio import log_mean_probit, mills_ratio
 from hbm_jax.distributions.normal.bivariate import log_bivariate_ndtr
 
+ENOUGH = 4.0  # effective injections for each object
 # Trapezoidal rule over a normal distribution: range on each side in standard deviations, and number of nodes. The step
 # is 0.32 standard deviations.
 _REACH, _NODES = 7.5, 48
@@ -182,27 +183,37 @@ class FoundInjections(NamedTuple):
         Log of the density of the population at the values over the density from which they were drawn.
     num : float
         Number of injections, found or not.
+    num_objects : float
+        Number of detected objects whose density is divided by the share.
 
     Notes
     -----
     The detected share of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG 35,
-    145009). Its effective number is its squared mean over its variance, as if it were a count (Farr 2019, RNAAS 3, 66).
+    145009). Its effective number is its squared mean over its variance, as if it were a count; with fewer than `ENOUGH`
+    for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66). Where a population is away from all
+    injections its share is far too small, and the likelihood far too large. The log of the share is therefore
+    multiplied by a weight, which falls smoothly from 1 at `ENOUGH` effective injections for each object to 0 at one, so
+    that these populations have the likelihood without selection.
     """
 
     values: Any
     log_weights: Any
     num: Any
+    num_objects: Any = 0.0
 
     @property
     def log_share(self):
-        """Log of the detected share of the population."""
-        return logsumexp(self.log_weights) - jnp.log(self.num)
+        """Log of the detected share of the population, times a weight that is 1 where there are enough injections."""
+        ratio = jnp.log(self.effective_number) - jnp.log(jnp.maximum(self.num_objects, 1e-300))
+        step = jnp.clip(ratio / np.log(ENOUGH), 0.0, 1.0)
+        weight = step**3 * (10.0 - 15.0 * step + 6.0 * step**2)
+        return weight * (logsumexp(self.log_weights) - jnp.log(self.num))
 
     @property
     def effective_number(self):
         """Squared detected share over the variance of its estimate."""
         inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
-        return 1.0 / inverse
+        return 1.0 / jnp.maximum(inverse, 1e-12)
 
     def sample(self, key, shape: tuple[int, ...]):
         """Draw true values of detected objects, shape + (n,)."""

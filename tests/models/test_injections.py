@@ -76,6 +76,18 @@ def test_the_density_is_divided_by_the_share_of_injections(more):
     assert float(found) == pytest.approx(effective, rel=1e-10)
 
 
+def test_populations_away_from_all_injections_have_the_likelihood_without_selection():
+    """Their share would be close to 0, which would make their likelihood unlimited."""
+    data = points(6).with_injections(injections(300))
+    options = {"pooling": "complete", "pivot": 0.0}
+    far = TRUTH | {"x_mean": -4.0, "x_std": 0.3, "intrinsic_scatter": 2.0}
+    estimate, effective = share(injections(300), far)
+    assert effective < 6.0
+    assert 0.0 < estimate < 1e-6
+    with_injections = observed(Relation(selection="injections", **options), data, far)
+    np.testing.assert_allclose(with_injections, observed(Relation(**options), data, far), rtol=1e-12)
+
+
 def test_the_share_is_that_of_the_closed_form(monte_carlo):
     """Within the error that the effective number tells, for a selection of measured x that has a closed form."""
     data = points(2 + 1).with_injections(injections(100_000, start=seed(3)))
@@ -104,7 +116,7 @@ def test_the_effective_number_is_judged():
     num = int(np.sum(injections(200)["found"]))
     assert f"{num} found injections, over the draws worth 90 or more, 4.5 times the 20 objects" in sentence
     assert "changes the log likelihood by up to 2.1; 4 times are enough" in sentence
-    assert "too few: 4 times" in model.cautions_of_draws(data, {"effective_injections": _Draws([30.0])})[0]
+    assert "too few: 4 times are needed" in model.cautions_of_draws(data, {"effective_injections": _Draws([30.0])})[0]
     assert "only selection='injections' uses" in Relation(pooling="complete").cautions(data)[0]
 
 
@@ -119,7 +131,8 @@ class _Draws:
 @pytest.mark.long
 def test_a_fit_gives_the_line_back(monte_carlo):
     data = points(80, start=seed(7)).with_injections(injections(4000, start=seed(8)))
-    fit = hbm.sample(Relation(pooling="complete", selection="injections", pivot=0.0), data, seed=1, progress=False)
+    model = Relation(pooling="complete", selection="injections", pivot=0.0)
+    fit = hbm.sample(model, data, seed=1, progress=False, num_warmup=300, num_samples=300, num_chains=2)
     assert any("found injections" in note for note in fit.verdict.notes)
     alpha = fit.posterior["alpha"].to_numpy()
     assert abs(alpha.mean() - TRUTH["alpha"]) < 4.0 * alpha.std()

@@ -247,7 +247,7 @@ def _found_injections(bound: BoundPoints, population: Population, intercept, slo
     values, log_density = bound.injections[:, :-1], bound.injections[:, -1]
     exact = jnp.zeros((values.shape[-1],) * 2)
     true = MeasuredPoints(*population[:3], intercept, slope, scatter.std, exact, None, *scatter[1:])
-    return FoundInjections(values, true.log_prob(values) - log_density, bound.num_injections)
+    return FoundInjections(values, true.log_prob(values) - log_density, bound.num_injections, bound.used.sum())
 
 
 def _sample_predictors(bound: BoundPoints, population: Population):

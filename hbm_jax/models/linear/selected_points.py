@@ -7,14 +7,11 @@ import numpy as np
 from numpyro import distributions as dist
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
+from hbm_jax.distributions.selection import ENOUGH
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.selection import Selection
 from hbm_jax.names import did_you_mean
 from hbm_jax.validation import DataError
-
-# Effective number of injections for each object, below which their Monte Carlo error changes a posterior: Farr 2019,
-# RNAAS 3, 66.
-ENOUGH = 4.0
 
 
 def _coordinate(data: PointsInGroups, selection: Selection | Efficiency) -> int:
@@ -138,5 +135,7 @@ def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
         f"more, {least / num:.2g} times the {num} objects: its Monte Carlo error changes the log likelihood by up to "
         f"{error:.2g}"
     )
-    enough = f"; {ENOUGH:g} times are enough" if least >= ENOUGH * num else f", too few: {ENOUGH:g} times are expected"
+    enough = f"; {ENOUGH:g} times are enough"
+    if least < ENOUGH * num:
+        enough = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
     return [sentence + enough]
