@@ -108,8 +108,16 @@ def test_rows_of_an_object_are_measurements_of_the_same_true_values(tmp_path):
 def test_one_response_written_in_every_row_is_told():
     columns = {"object": ["a", "a", "b", "c"], "x": X, "y": [1.0, 1.0, 2.0, 3.0], "sigma_x": np.full(4, 0.1)}
     columns |= {"sigma_y": np.full(4, 0.1)}
-    assert "same in all rows of a" in PointsInGroups.from_columns(columns).warnings[0]
-    assert not PointsInGroups.from_columns(columns | {"y": [1.0, np.nan, 2.0, 3.0]}).warnings
+    combined = "1 of 3 objects have several rows, which are combined as measurements of the same true values"
+    first, second = PointsInGroups.from_columns(columns).warnings
+    assert first == combined
+    assert "same in all rows of a" in second
+    assert PointsInGroups.from_columns(columns | {"y": [1.0, np.nan, 2.0, 3.0]}).warnings == (combined,)
+    # A column of different objects, or of empty names, changes nothing.
+    for names in (["a", "b", "c", "d"], ["", "", "c", "d"]):
+        data = PointsInGroups.from_columns(columns | {"object": names})
+        assert data.num_points == 4
+        assert not data.warnings
 
 
 ERRORS = {"sigma_x": np.full(4, 0.1), "sigma_y": np.full(4, 0.1)}

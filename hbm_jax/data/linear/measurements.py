@@ -162,8 +162,8 @@ def combined_by_object(
         Means weighted by the inverse covariances, and their covariances. The density of all rows, given the true
         coordinates, is that of these times a constant, so that nothing is lost.
     warnings : list of str
-        A sentence if the response of every repeated object is the same in all its rows, as if it were one measurement
-        written several times.
+        The number of objects that are combined, and a sentence if the response of every one of them is the same in all
+        its rows, as if it were one measurement written several times.
 
     Raises
     ------
@@ -171,10 +171,13 @@ def combined_by_object(
         For an object whose rows differ in other columns, are limits, or have errors of 0 and different values.
     """
     names = text_tuple(columns[COMBINED], called.get(COMBINED, COMBINED), "")
+    names = tuple(name or f"row {row}" for row, name in enumerate(names))  # a row without a name is its own object
     unique = tuple(dict.fromkeys(names))
     index = index_of_groups(names, unique)
     first = np.unique(index, return_index=True)[1]
     repeated = np.flatnonzero(np.bincount(index) > 1)
+    if not len(repeated):
+        return {key: column for key, column in columns.items() if key != COMBINED}, []
     filled, measured = _filled(columns, coordinates, index, first, called)
     rows = GroupedRows(filled, coordinates, called, 3)
     if len(names) != rows.num:
@@ -183,7 +186,7 @@ def combined_by_object(
     values, covariances = rows.values[first], errors[first]
     order = np.argsort(index, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(index))[:-1])
-    same = len(repeated) > 0
+    same = True
     for number in repeated:
         of_object = members[number]
         _require_same(columns, coordinates, of_object, unique[number], called)
@@ -192,7 +195,8 @@ def combined_by_object(
         )
         y, error = rows.values[of_object, -1], errors[of_object, -1, -1]
         same &= bool(measured[of_object, -1].all() and np.ptp(y) == 0 and np.ptp(error) == 0 and error[0] > 0)
-    warnings = []
+    counted = f"{len(repeated)} of {len(unique)} objects"
+    warnings = [f"{counted} have several rows, which are combined as measurements of the same true values"]
     if same:
         objects = listed([unique[number] for number in repeated], 3)
         warnings.append(

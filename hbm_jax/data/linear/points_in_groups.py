@@ -167,7 +167,7 @@ class PointsInGroups(InGroups):
         try:
             return cls._from_rows(GroupedRows(columns, coordinates, called, 3), group_predictors, warnings)
         except DataError as error:
-            error.rows = ()  # they are objects, not rows of the table
+            error.rows = () if warnings else error.rows  # objects, not rows of the table
             raise
 
     @classmethod
