@@ -1,16 +1,23 @@
 """Selection functions: the detection probability of an observed vector, and the detected fraction."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax, random
 from jax.scipy.special import log_ndtr, logsumexp, ndtr
+from jax.tree_util import register_static
 
 from hbm_jax.distributions.half_line import HalfLine
-from hbm_jax.distributions.mills_ratio import log_mean_probit
+from hbm_jax.distributions.mills_ratio import log_mean_probit, mills_ratio
 from hbm_jax.distributions.normal.bivariate import log_bivariate_ndtr
 
+ENOUGH = 4.0  # effective injections for each object
+# Trapezoidal rule over a normal distribution: range on each side in standard deviations, and number of nodes. The step
+# is 0.32 standard deviations.
+_REACH, _NODES = 7.5, 48
 MAX_TRIES = 20_000  # of the rejection sampling of a detected object
 
 
@@ -61,29 +68,198 @@ class ProbitSelection(NamedTuple):
         return 0.0 if self.width is None else self.width**2
 
 
-def log_detected_normal(selections: Sequence[ProbitSelection], mean: Sequence[Any], covariance: Sequence[Sequence]):
+class TabulatedSelection(NamedTuple):
+    """Detection probability that is piecewise linear in slope . y, and constant beyond its table.
+
+    Attributes
+    ----------
+    at, probability_at : array (K,)
+        Increasing values of slope . y, and the probability at each.
+    slope : array (n,)
+        Direction in y.
+
+    Notes
+    -----
+    A piecewise linear function is a constant plus hinges c_k max(v - t_k, 0) or, with the same c_k, max(t_k - v, 0).
+    The mean of a hinge over a normal v is s (phi(z) + z Phi(z)) with z = (mean - t_k) / s or its negative. The form
+    that is small on the side of the mean is used, and the logarithm of a hinge by the Mills ratio, so that shares far
+    from the table keep their relative accuracy (``tests/models/test_efficiency.py``).
+
+    Examples
+    --------
+    >>> selection = TabulatedSelection(np.array([0.0, 2.0]), np.array([0.0, 1.0]), np.array([1.0, 0.0]))
+    >>> float(selection.probability(jnp.array([0.5, 7.0])))
+    0.25
+    """
+
+    at: Any
+    probability_at: Any
+    slope: Any
+
+    def probability(self, value):
+        """Return the probability that an object observed at ``value`` (..., n) is detected."""
+        return jnp.interp(jnp.sum(self.slope * value, axis=-1), self.at, self.probability_at)
+
+    def log_probability(self, value):
+        """Return the log probability that an object observed at ``value`` (..., n) is detected."""
+        probability = self.probability(value)
+        positive = probability > 0.0
+        return jnp.where(positive, jnp.log(jnp.where(positive, probability, 1.0)), -jnp.inf)
+
+    def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
+        """Return the log mean probability over normal observed vectors, with arrays as in `log_detected_normal`."""
+        axes = range(len(mean))
+        centre = sum(self.slope[i] * mean[i] for i in axes)
+        pairs = [(i, j) for i in axes for j in axes]
+        std = jnp.sqrt(sum(self.slope[i] * self.slope[j] * covariance[max(i, j)][min(i, j)] for i, j in pairs))
+        slopes = np.diff(self.probability_at) / np.diff(self.at)
+        coefficients = np.diff(np.concatenate([[0.0], slopes, [0.0]]))
+        below = centre < 0.5 * (self.at[0] + self.at[-1])
+        side = jnp.where(below, 1.0, -1.0)[..., None]
+        constant = jnp.where(below, self.probability_at[0], self.probability_at[-1])
+        hinges = _log_hinge(side * (centre[..., None] - self.at) / std[..., None]) + jnp.log(std)[..., None]
+        largest = jnp.max(hinges, axis=-1)
+        largest = jnp.where(constant > 0.0, jnp.maximum(largest, 0.0), largest)
+        total = constant * jnp.exp(-jnp.where(constant > 0.0, largest, 0.0))
+        return largest + jnp.log(total + jnp.sum(coefficients * jnp.exp(hinges - largest[..., None]), axis=-1))
+
+
+def _log_hinge(z):
+    """Return log(phi(z) + z Phi(z)), the mean of max(v, 0) over v ~ N(z, 1)."""
+    negative, size = z < 0.0, jnp.abs(z)
+    t = 4.0 / (4.0 + size)
+    density = -0.5 * z * z - 0.5 * np.log(2.0 * np.pi)
+    positive = jnp.where(negative, 0.0, z)
+    inside = jnp.exp(-0.5 * positive**2) / np.sqrt(2.0 * np.pi) + positive * ndtr(positive)
+    return jnp.where(negative, density + jnp.log(t * t * mills_ratio(t)[1]), jnp.log(inside))
+
+
+@register_static
+@dataclass(frozen=True)
+class FunctionSelection:
+    """Detection probability that is a function of the two observed coordinates.
+
+    Attributes
+    ----------
+    function : callable
+        From arrays x and y of a common shape to probabilities.
+    """
+
+    function: Callable
+
+    def probability(self, value):
+        """Return the probability that an object observed at ``value`` (..., 2) is detected."""
+        return self.function(value[..., 0], value[..., 1])
+
+    def log_probability(self, value):
+        """Return the log probability that an object observed at ``value`` (..., 2) is detected."""
+        return jnp.log(self.probability(value))
+
+    def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
+        """Return the log mean probability over normal observed vectors, by a trapezoidal rule in both whitened axes."""
+        nodes = np.linspace(-_REACH, _REACH, _NODES)
+        weights = np.exp(-0.5 * nodes**2)
+        weights = np.outer(weights, weights) / np.sum(weights) ** 2
+        (xx,), (xy, yy) = covariance
+        scale = jnp.sqrt(xx)
+        along = xy / scale
+        other = jnp.sqrt(yy - along**2)
+        u, v = nodes[:, None], nodes[None, :]
+        x, y = (a[..., None, None] for a in jnp.broadcast_arrays(*mean))
+        scale, along, other = (a[..., None, None] for a in (scale, along, other))
+        x, y = jnp.broadcast_arrays(x + scale * u, y + along * u + other * v)
+        return jnp.log(jnp.sum(weights * self.function(x, y), axis=(-2, -1)))
+
+
+class FoundInjections(NamedTuple):
+    """Injections that were found, with weights that make them a sample of a population's detected objects.
+
+    Attributes
+    ----------
+    values : array (I, n)
+        True values of each.
+    log_weights : array (I,)
+        Log of the density of the population at the values over the density from which they were drawn.
+    num : float
+        Number of injections, found or not.
+    num_objects : float
+        Number of detected objects whose density is divided by the share.
+
+    Notes
+    -----
+    The detected share of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG 35,
+    145009). Its effective number is its squared mean over its variance, as if it were a count; with fewer than `ENOUGH`
+    for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66). Where a population is away from all
+    injections its share is far too small, and the likelihood far too large. The log of the share is therefore
+    multiplied by a weight, which falls smoothly from 1 at `ENOUGH` effective injections for each object to 0 at one, so
+    that these populations have the likelihood without selection.
+    """
+
+    values: Any
+    log_weights: Any
+    num: Any
+    num_objects: Any = 0.0
+
+    @property
+    def log_share(self):
+        """Log of the detected share of the population, times a weight that is 1 where there are enough injections."""
+        ratio = jnp.log(self.effective_number) - jnp.log(jnp.maximum(self.num_objects, 1e-300))
+        step = jnp.clip(ratio / np.log(ENOUGH), 0.0, 1.0)
+        weight = step**3 * (10.0 - 15.0 * step + 6.0 * step**2)
+        return weight * (logsumexp(self.log_weights) - jnp.log(self.num))
+
+    @property
+    def effective_number(self):
+        """Squared detected share over the variance of its estimate."""
+        inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
+        return 1.0 / jnp.maximum(inverse, 1e-12)
+
+    def sample(self, key, shape: tuple[int, ...]):
+        """Draw true values of detected objects, shape + (n,)."""
+        cumulative = jnp.cumsum(jnp.exp(self.log_weights - jnp.max(self.log_weights)))
+        index = jnp.searchsorted(cumulative, random.uniform(key, shape) * cumulative[-1])
+        return jnp.asarray(self.values)[index]
+
+
+def log_detected_normal(
+    selections: Sequence[Any],
+    mean: Sequence[Any],
+    covariance: Sequence[Sequence],
+    half_line: HalfLine | None = None,
+):
     """Return the log probability that an object with a normally distributed observed vector passes every selection.
 
     Parameters
     ----------
     selections : sequence of one or two ProbitSelection
-        Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n).
+        Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n). A
+        single one may be a `TabulatedSelection` or, for two coordinates, a `FunctionSelection`.
     mean : sequence of n arrays (..., C)
         Elements of the mean, of C components.
     covariance : rows of arrays (..., C)
         Elements of the lower triangle of the covariance.
+    half_line : HalfLine, optional
+        Exponential latent that is added along its direction, n arrays (..., C); expects a single selection.
 
     Returns
     -------
     array (..., C)
-        In closed form: a normal distribution function, of one or two dimensions.
+        In closed form: a normal distribution function, of one or two dimensions, or its mean over the latent; of a
+        function, by a fixed quadrature.
     """
+    if isinstance(selections[0], TabulatedSelection | FunctionSelection):
+        return selections[0].log_detected(mean, covariance)
     axes = range(len(mean))
     slopes = [[jnp.asarray(part.slope)[..., i, None] for i in axes] for part in selections]
 
     def product(a, b):
         return sum(a[i] * b[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
 
+    if half_line is not None:
+        (part,), (slope,) = selections, slopes
+        room = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
+        variance = product(slope, slope) + jnp.asarray(part.variance)[..., None]
+        return log_detected_fraction(room, variance, half_line, sum(slope[i] * half_line.direction[i] for i in axes))
     scale, standardised = [], []
     for part, slope in zip(selections, slopes, strict=True):
         scale.append(jnp.sqrt(product(slope, slope) + jnp.asarray(part.variance)[..., None]))

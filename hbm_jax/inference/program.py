@@ -84,6 +84,9 @@ class Program(Protocol):
         If the method has an argument ``bound``, it is called with the bound data too.
         """
 
+    def cautions_of_draws(self, data: Any, posterior: Any) -> Sequence[str]:
+        """Return sentences for the notes of a verdict, about approximations at the draws of a posterior (Dataset)."""
+
     @property
     def remedies(self) -> Mapping[str, str]:
         """Advice by family of statistics for data that do not look like the model; see `hbm_jax.check_model`."""
@@ -189,6 +192,12 @@ def integrated_in(program: Callable) -> tuple[str, ...]:
 def blinded_in(program: Callable) -> tuple[str, ...]:
     """Return `Program.blinded`; empty by default."""
     return tuple(getattr(program, "blinded", ()))
+
+
+def cautions_of_draws(program: Callable, args: tuple, posterior: Any) -> tuple[str, ...]:
+    """Return `Program.cautions_of_draws` of the data; empty by default."""
+    cautions = getattr(program, "cautions_of_draws", None)
+    return tuple(cautions(*args[:1], posterior)) if callable(cautions) and args else ()
 
 
 def cautions_of(program: Callable, args: tuple, bound: tuple) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from hbm_jax.inference.program import (
     TARGET_ACCEPT_PROB,
     bound_args,
     cautions_of,
+    cautions_of_draws,
     config_of,
     description_of,
     description_of_data,
@@ -321,6 +322,7 @@ def assemble(
         coords=coords,
     )
     bounds = bounds_of(program, target)
+    cautions = (*cautions, *cautions_of_draws(program, args, tree["posterior"].to_dataset()))
     if blinding is not None:
         blinding = blinding.measured_in(tree["posterior"].to_dataset())
         tree = blinding.hide(tree, bounds)

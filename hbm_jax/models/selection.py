@@ -17,6 +17,7 @@ import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.distributions import ProbitSelection, distribution_from_text, distribution_to_text
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, efficiency_from_text
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
@@ -177,48 +178,58 @@ class Selection:
         return ProbitSelection(sign * limit, None if self.is_step else values[self.names[1]], sign * slope)
 
 
-def as_selections(choice: str | Selection | Sequence[Selection], model: str) -> tuple[Selection, ...]:
+def as_selections(choice: Any, model: str, *, limits_only: bool = True) -> tuple[Any, ...]:
     """Return the selections that a text describes, such as ``"x > 1"`` or ``"x > 1 and y < 2 +- 0.3"``.
 
     Parameters
     ----------
-    choice : str, Selection or sequence of Selection
+    choice : str, Selection, Efficiency, DetectionFunction, or sequence of them
         Each part of the text is a quantity, ``>`` or ``<``, a limit, and optionally ``+-`` and a width. Limit and width
         are numbers or priors; the limit may be the name of a column, and may end with ``by group``. ``"none"`` is no
-        selection.
+        selection, and ``"x efficiency 0.5:0 2:1"`` or ``"x from efficiency.csv"`` a `hbm_jax.models.Efficiency`.
     model : str
         Name of the model in messages.
+    limits_only : bool
+        Whether the model takes limits only.
 
     Raises
     ------
     OptionError
-        For text of another form, and two selections in one quantity.
+        For text of another form, two selections in one quantity, and an efficiency or a function beside another
+        selection or in a model that takes limits only.
 
     Examples
     --------
     >>> as_selections("x > 1 and y < Normal(2, 0.5) +- 0.1", "Relation")
     (Selection('x > 1.0'), Selection('y < Normal(loc=2.0, scale=0.5) +- 0.1'))
     """
-    if isinstance(choice, Selection):
-        chosen: tuple[Selection, ...] = (choice,)
+    chosen: tuple[Any, ...]
+    if isinstance(choice, Selection | Efficiency | DetectionFunction):
+        chosen = (choice,)
     elif isinstance(choice, str):
         parts = [] if choice.strip() in ("", NONE) else re.split(r"\s+and\s+", choice)
         chosen = tuple(_from_text(part, model) for part in parts)
     else:
         chosen = tuple(choice)
+    others = [selection for selection in chosen if not isinstance(selection, Selection)]
+    if others and (limits_only or len(chosen) > 1):
+        expected = "limits" if limits_only else f"{others[0]} alone"
+        raise OptionError(f"{model}: selection: expected {expected}; found {selections_to_text(chosen)!r}.")
     quantities = [selection.quantity for selection in chosen]
     if len(set(quantities)) < len(quantities):
         raise OptionError(f"{model}: selection: expected one limit for each quantity; found {choice!r}.")
     return chosen
 
 
-def selections_to_text(chosen: Sequence[Selection]) -> str:
+def selections_to_text(chosen: Sequence[Any]) -> str:
     """Return the text of selections, which `as_selections` reads."""
     return " and ".join(map(str, chosen)) or NONE
 
 
-def _from_text(text: str, model: str) -> Selection:
+def _from_text(text: str, model: str) -> Any:
     """Return the selection that one part of a text describes."""
+    if (efficiency := efficiency_from_text(text)) is not None:
+        return efficiency
     match = TEXT.fullmatch(text)
     if match is None:
         raise OptionError(f"{model}: selection: expected text such as {EXPECTED}; found {text!r}.")

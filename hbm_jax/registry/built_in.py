@@ -148,6 +148,8 @@ BUILT_IN = {
         help={
             "predictors": "name of a predictor of points; may be repeated",
             "group_predictors": "name of a predictor of groups; may be repeated",
+            "injections": "table of simulated points, found or not, for selection='injections'",
+            "log10": "coordinate with linear columns whose decimal logarithm is related; may be repeated",
         },
     ),
     "normal": Entry(

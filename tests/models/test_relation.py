@@ -377,7 +377,7 @@ def test_tables_come_back(tmp_path):
     ("change", "words"),
     [
         ({"x": np.ones(36)}, ["x", "no slope", "1 in all"]),
-        ({"sigma_y": np.zeros(36)}, ["sigma_y", "positive", "row 0"]),
+        ({"sigma_y": np.full(36, -1.0)}, ["sigma_y", "0 or more", "row 0"]),
         ({"y": np.full(36, np.nan)}, ["y", "row 0"]),
         ({"correlation": np.full(36, 1.2)}, ["correlation", "between -1 and 1", "1.2"]),
         ({"limit_y": ["above"] * 36}, ["limit_y", "'upper', 'lower'", "above"]),

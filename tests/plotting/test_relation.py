@@ -91,6 +91,19 @@ def test_the_report_has_them_and_others_are_refused():
         lines(load("own"))
 
 
+def test_points_are_drawn_without_their_evolution():
+    """Points of an exact relation with powers of E(z) in both coordinates are on the line."""
+    x, z = np.linspace(0.5, 3.0, 20), np.linspace(1.5, 0.1, 20)
+    e = 0.5 * np.log(0.3 * (1.0 + z) ** 3 + 0.7)
+    data = PointsInGroups.from_columns({"x": x, "y": 2.0 * (x + 0.5 * e) + 1.5 * e, "redshift": z})
+    priors = {"alpha": 2.0, "beta": 0.0, "intrinsic_scatter": 0.5, "x_mean": 0.5, "x_std": 1.0}
+    priors |= {"evolution_y": 1.5, "evolution_x": 0.5}
+    model = Relation(pooling="complete", evolution="ln E(z)", pivot=0.0, priors=priors)
+    axis = lines(types.SimpleNamespace(program=model, args=(data,), data=data, posterior={})).axes[0]
+    points = axis.containers[0].lines[0]
+    np.testing.assert_allclose(points.get_ydata(), 2.0 * points.get_xdata(), rtol=1e-12)
+
+
 def test_a_selection_shows_what_it_leaves_out():
     x, y = np.meshgrid(np.linspace(0.5, 3.0, 10), np.linspace(-1.0, 3.0, 10))
     errors = {"sigma_x": np.full(100, 0.3), "sigma_y": np.full(100, 0.2)}

@@ -1,7 +1,7 @@
 """Data of a linear relation: grouped points with errors in the predictors and in the response."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from hbm_jax.data.building import build_from_table
 from hbm_jax.data.columns import TEXT, UNCONVERTED
 from hbm_jax.data.linear.grouped import GroupedRows, InGroups, pairs_of
+from hbm_jax.data.linear.injections import read_injections
+from hbm_jax.data.linear.measurements import (
+    COMBINED,
+    LIMITS,
+    combined_by_object,
+    limit_words,
+    point_errors,
+    with_normal_errors,
+)
 from hbm_jax.data.tables import read_table
-from hbm_jax.validation import DataError, Floats, frozen_array, require_covariances, require_present
+from hbm_jax.validation import DataError, Floats, frozen_array, require_present
 
-LIMITS = {"": 0.0, "none": 0.0, "upper": 1.0, "lower": -1.0}
-ALIASES = {"group": "name", "sigma_x": "x_err", "sigma_y": "y_err"}
+ALIASES = {"group": "name", "sigma_x": "x_err", "sigma_y": "y_err", "redshift": "z"}
 
 
 @register_dataclass
@@ -45,7 +53,7 @@ class PointsInGroups(InGroups):
     used : (J, M)
         False in padding.
     row : (J, M)
-        Row of each point in the table; -1 in padding.
+        Row of each point in the table, or number of its object where rows are combined by object; -1 in padding.
     group_predictors : (J, Q)
         Group-level predictors of slope and intercept, minus their means over the groups.
     center, unit : (P + 1,)
@@ -55,6 +63,15 @@ class PointsInGroups(InGroups):
         Coordinates with limits: ``"no"``, ``"y"``, or ``"both"`` if at least one predictor has limits.
     cut : (J, M, P + 1)
         Selection limit of each coordinate, beyond which the point would not be in the data; NaN for no limit.
+    redshift : (J, M)
+        Redshift of each point; NaN if the table has none.
+    common_error_y : (J,)
+        Standard deviation of the error of y that all points of a group have in common; 0 for none.
+    injections : (I, P + 2)
+        True coordinates of the injections that were found, and the logarithms of the densities from which they were
+        drawn; see `with_injections`.
+    num_injections : ()
+        Number of injections, found or not.
     warnings : tuple of str
         One sentence for each unusual feature of the data.
     """
@@ -74,6 +91,10 @@ class PointsInGroups(InGroups):
     unit: Any
     limited: str = field(default="no", metadata={"static": True})
     cut: Any = None
+    redshift: Any = None
+    common_error_y: Any = None
+    injections: Any = None
+    num_injections: Any = None
 
     @classmethod
     def from_columns(
@@ -82,6 +103,7 @@ class PointsInGroups(InGroups):
         *,
         predictors: Sequence[str] = ("x",),
         group_predictors: Sequence[str] = (),
+        log10: Sequence[str] = (),
         called: Mapping[str, str] | None = None,
     ) -> "PointsInGroups":
         """Validate columns with one row per point and build the container.
@@ -92,26 +114,41 @@ class PointsInGroups(InGroups):
             Required: ``y`` and each predictor. Optional, with A and B any two coordinates in the order of the
             predictors and then y:
 
-            - ``sigma_A``: standard deviation of the error of A; 0 for a predictor without error.
+            - ``sigma_A``: standard deviation of the error of A; 0 for none.
+            - ``A_err_lo`` and ``A_err_hi`` in its place: distances of the ends of the interval of one standard
+              deviation from A. The interval is taken as that of a normal distribution: the value becomes its centre,
+              and the error half of its width.
             - ``covariance`` or ``correlation``: of the errors of y and a single predictor. With several predictors,
               ``covariance_A_B`` or ``correlation_A_B``.
             - ``group``: name of the group of each point.
-            - ``limit_A``: ``"upper"`` or ``"lower"`` if the value of A is a limit, otherwise empty.
+            - ``limit_A``: ``"upper"``, ``"<"`` or 1 if the value of A is an upper limit, ``"lower"``, ``">"`` or -1 if
+              it is a lower limit, otherwise empty, ``"="`` or 0. The error of a limit may be missing: it is then 0.
             - ``threshold_y``: detection threshold of the response; simulated responses below it become upper limits.
             - ``cut_A``: value of A beyond which the point would not be in the data at all, for a
               `hbm_jax.models.Relation` with a selection in A.
+            - ``redshift``: for a `hbm_jax.models.Relation` with ``evolution``.
+            - ``common_error_y``: standard deviation of an error of y that is the same for all points of a group, such
+              as the calibration of an instrument, beside the errors of the points.
+            - ``object``: name of the object of each point. Rows of the same object are independent measurements of the
+              same true coordinates, and are combined to one point without loss; a coordinate may be missing in all of
+              them but one. They count as one point for limits of a selection.
         predictors : sequence of str
             Names of the predictors.
         group_predictors : sequence of str
             Names of columns, constant within each group, that predict its slope and intercept.
+        log10 : sequence of str
+            Coordinates whose columns, and those of their errors and limits, are linear: the relation is one of their
+            decimal logarithms. The ends of the interval of one standard deviation are converted, as those of asymmetric
+            errors.
         called : mapping, optional
             Column names to use in messages, by standard name.
 
         Raises
         ------
         DataError
-            For missing columns, values that are not numbers, errors that are not positive, correlations outside -1 to
-            1, a predictor with the same value in all points, limits without a value, and two limits for one point.
+            For missing columns, values that are not numbers, errors below 0, correlations outside -1 to 1, logarithms
+            of values that are not above their errors, a predictor with the same value in all points, limits without a
+            value, and two limits for one point.
 
         Examples
         --------
@@ -122,7 +159,23 @@ class PointsInGroups(InGroups):
         coordinates = (*predictors, "y")
         if not predictors or len(set(coordinates)) < len(coordinates):
             raise DataError(f"predictors: expected names that differ from each other and from 'y'; found {predictors}.")
-        rows = GroupedRows(columns, coordinates, called or {}, 3)
+        called = called or {}
+        columns = with_normal_errors(columns, coordinates, log10, called)
+        if COMBINED not in columns:
+            return cls._from_rows(GroupedRows(columns, coordinates, called, 3), group_predictors)
+        columns, warnings = combined_by_object(columns, coordinates, called)
+        try:
+            return cls._from_rows(GroupedRows(columns, coordinates, called, 3), group_predictors, warnings)
+        except DataError as error:
+            error.rows = () if warnings else error.rows  # objects, not rows of the table
+            raise
+
+    @classmethod
+    def _from_rows(
+        cls, rows: GroupedRows, group_predictors: Sequence[str], warnings: Sequence[str] = ()
+    ) -> "PointsInGroups":
+        """Build the container from checked columns with one row per point."""
+        *predictors, _ = coordinates = rows.coordinates
         for key, values in zip(predictors, rows.values.T, strict=False):
             if np.ptp(values) == 0:
                 raise DataError(
@@ -130,7 +183,7 @@ class PointsInGroups(InGroups):
                     f"slope; found {values[0]:g} in all {rows.num} rows."
                 )
         limit, side, limit_index, limited = _limits(rows)
-        errors = _errors(rows)
+        errors = point_errors(rows)
         names, group_index = rows.groups(together=True)
         exchanges = _exchanges(len(coordinates))
         points = {
@@ -138,14 +191,19 @@ class PointsInGroups(InGroups):
             "side": (side, 1.0),
             "order": (exchanges[limit_index], exchanges[-1]),
             "cut": (_cuts(rows), np.full(len(coordinates), np.nan)),
+            "redshift": (_redshifts(rows), np.nan),
         }
+        fields = rows.padded_fields(group_index, errors, points)
         return cls(
             names,
             tuple(predictors),
             tuple(group_predictors),
-            **rows.padded_fields(group_index, errors, points),
+            **(fields | {"warnings": (*warnings, *fields["warnings"])}),
             group_predictors=frozen_array(_centered_by_group(rows, group_predictors, group_index, len(names))),
             limited=limited,
+            common_error_y=frozen_array(_common_errors(rows, group_index)),
+            injections=frozen_array(np.zeros((0, len(coordinates) + 1))),
+            num_injections=frozen_array(0.0),
         )
 
     @property
@@ -175,18 +233,52 @@ class PointsInGroups(InGroups):
             return np.asarray(self.used) & (side * last <= side * np.asarray(self.limit))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name; ``cut`` is included only if a point has a selection limit."""
+        """Return plain arrays by field name, without those of optional columns that the points do not have."""
         stored = super().to_dict()
-        return stored if np.isfinite(self.cut).any() else {key: v for key, v in stored.items() if key != "cut"}
+        present = {
+            "cut": np.isfinite(self.cut).any(),
+            "redshift": np.isfinite(self.redshift).any(),
+            "common_error_y": np.any(self.common_error_y),
+            "injections": len(self.injections) > 0,
+            "num_injections": len(self.injections) > 0,
+        }
+        return {key: value for key, value in stored.items() if present.get(key, True)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "PointsInGroups":
         """Build the container from the output of `to_dict`; every value is restored exactly."""
-        return super().from_dict({"cut": np.full(np.shape(stored["values"]), np.nan), **stored})
+        values = np.asarray(stored["values"])
+        missing = {
+            "cut": np.full(values.shape, np.nan),
+            "redshift": np.full(values.shape[:-1], np.nan),
+            "common_error_y": np.zeros(len(values)),
+            "injections": np.zeros((0, values.shape[-1] + 1)),
+            "num_injections": 0.0,
+        }
+        return super().from_dict({**missing, **stored})
 
     def replace_observations(self, observed: ArrayLike) -> "PointsInGroups":
         """Return a copy with other measured values (J, M, P + 1); all other fields are unchanged."""
         return self._replaced(observed, "observed")
+
+    def with_injections(self, source: Any) -> "PointsInGroups":
+        """Return a copy with injections, for a `hbm_jax.models.Relation` with ``selection="injections"``.
+
+        Parameters
+        ----------
+        source : path or table
+            Simulated points of which the survey found some, one row each: the true value of every coordinate, in the
+            units of the relation; ``density``, the probability density per unit of every coordinate of the distribution
+            from which they were drawn; and ``found``, 1 or 0.
+
+        Raises
+        ------
+        DataError
+            For missing columns, densities that are not positive, and tables in which none is found.
+        """
+        found, num = read_injections(source, (*self.predictors, "y"))
+        arrays: dict[str, Any] = {"injections": frozen_array(found), "num_injections": frozen_array(float(num))}
+        return replace(self, **arrays)
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per point, which `hbm_jax.data.read_relation` reads."""
@@ -201,6 +293,11 @@ class PointsInGroups(InGroups):
         for column, key in enumerate(coordinates):
             if np.isfinite(cut := self._of_rows(self.cut)[:, column]).any():
                 table[f"cut_{key}"] = cut
+        if np.isfinite(redshift := self._of_rows(self.redshift)).any():
+            table["redshift"] = redshift
+        if np.any(self.common_error_y):
+            errors = np.asarray(self.common_error_y)[:, None]
+            table["common_error_y"] = self._of_rows(np.broadcast_to(errors, np.shape(self.used)))
         for predictor, key in zip(np.asarray(self.group_predictors).T, self.group_predictor_names, strict=True):
             table[key] = self._of_rows(np.broadcast_to(predictor[:, None], np.shape(self.used)))
         return table
@@ -212,30 +309,34 @@ def _centered_by_group(rows: GroupedRows, predictors, group_index, num_groups: i
         return np.zeros((num_groups, 0))
     for key in predictors:
         require_present(key, rows.columns)
-    values = np.stack([rows.vector(key) for key in predictors], axis=-1)
-    first = np.unique(group_index, return_index=True)[1]
-    for column, key in enumerate(predictors):
-        differs = values[:, column] != values[first, column][group_index]
-        rows.reject(differs, values[:, column], key, "one value in all points of a group")
-    return values[first] - values[first].mean(axis=0)
+    values = np.stack([_of_groups(rows, key, group_index) for key in predictors], axis=-1)
+    return values - values.mean(axis=0)
 
 
-def _errors(rows: GroupedRows) -> Floats:
-    """Return the error covariances (N, D, D) of the D coordinates."""
-    *predictors, _ = rows.coordinates
-    for kind in {"covariance", "correlation"} & set(rows.columns):
-        if len(predictors) > 1:
-            raise DataError(
-                f"{rows.label(kind)}: expected the coordinates in the name, as in '{kind}_{predictors[0]}_y', with "
-                f"{len(predictors)} predictors; found {kind!r}."
-            )
-    errors = rows.errors(pairs_of(rows.coordinates, short=len(predictors) == 1), without_error=predictors)
-    if len(predictors) > 1:
-        # With three or more coordinates, valid pairwise correlations do not ensure a positive definite matrix.
-        diagonal = np.diagonal(errors, axis1=1, axis2=2)
-        unit_filled = errors + np.where(diagonal > 0, 0.0, 1.0)[:, :, None] * np.eye(len(rows.coordinates))
-        require_covariances(unit_filled, "covariance of the errors", rows.labels)
+def _of_groups(rows: GroupedRows, key: str, group_index) -> Floats:
+    """Return the values (J,) of a column that is constant within each group."""
+    values, first = rows.vector(key), np.unique(group_index, return_index=True)[1]
+    rows.reject(values != values[first][group_index], values, key, "one value in all points of a group")
+    return values[first]
+
+
+def _common_errors(rows: GroupedRows, group_index) -> Floats:
+    """Return the standard deviation of the error of y that is common to each group, (J,); 0 for none."""
+    key = "common_error_y"
+    if key not in rows.columns:
+        return np.zeros(group_index.max() + 1)
+    errors = _of_groups(rows, key, group_index)
+    rows.reject((errors < 0)[group_index], errors[group_index], key, "an error of 0 or more")
     return errors
+
+
+def _redshifts(rows: GroupedRows) -> Floats:
+    """Return the redshifts of the points, (N,); NaN for none."""
+    if "redshift" not in rows.columns:
+        return np.full(rows.num, np.nan)
+    z = rows.vector("redshift")
+    rows.reject(z <= -1.0, z, "redshift", "a redshift above -1")
+    return z
 
 
 def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
@@ -248,8 +349,9 @@ def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
         key = f"limit_{coordinate}"
         if key not in rows.columns:
             continue
-        words = ["" if word is np.ma.masked else str(word).strip().lower() for word in rows.columns[key]]
-        rows.reject([word not in LIMITS for word in words], np.array(words), key, "'upper', 'lower' or nothing")
+        words = limit_words(rows.columns[key])
+        expected = "'upper', 'lower' or nothing; '<', '>' or '='; or 1, -1 or 0"
+        rows.reject([word not in LIMITS for word in words], np.array(words), key, expected)
         kind = np.array([LIMITS[word] for word in words])
         is_limit = kind != 0
         other_limit = (limit_index != last) if index == last else ~np.isnan(limit) & (limit_index != index)
@@ -287,6 +389,8 @@ def read_relation(
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     predictors: Sequence[str] = ("x",),
     group_predictors: Sequence[str] = (),
+    log10: Sequence[str] = (),
+    injections: str | None = None,
 ) -> PointsInGroups:
     """Read points with errors from a table with one row per point.
 
@@ -296,6 +400,10 @@ def read_relation(
         As for all readers of tables, see the notes of `hbm_jax.data.read_table`. The name of a row is its ``group``.
     predictors, group_predictors
         Names of the predictors of points and of groups.
+    log10
+        Coordinates with linear columns whose decimal logarithms are related, see `PointsInGroups.from_columns`.
+    injections
+        Table of injections, see `PointsInGroups.with_injections`.
 
     Returns
     -------
@@ -316,13 +424,16 @@ def read_relation(
     numbers = [
         *(f"{kind}{pair}" for kind in ("covariance", "correlation") for pair in pairs),
         *coordinates, *(f"{kind}_{key}" for kind in ("sigma", "cut") for key in coordinates), "covariance",
-        "correlation", "threshold_y", *group_predictors,
+        *(f"{key}_err_{side}" for key in coordinates for side in ("lo", "hi")), "correlation", "threshold_y",
+        "redshift", "common_error_y", *group_predictors,
     ]  # fmt: skip
     declared = dict.fromkeys(numbers, UNCONVERTED)
-    declared |= dict.fromkeys(["group", *(f"limit_{key}" for key in coordinates)], TEXT)
-    return build_from_table(
+    declared |= dict.fromkeys(["group", COMBINED, *(f"limit_{key}" for key in coordinates)], TEXT)
+    data = build_from_table(
         read_table(source, format=format, missing=missing),
-        partial(PointsInGroups.from_columns, predictors=predictors, group_predictors=group_predictors),
+        partial(
+            PointsInGroups.from_columns, predictors=predictors, group_predictors=group_predictors, log10=tuple(log10)
+        ),
         declared,
         columns=columns,
         leave_out=leave_out,
@@ -331,3 +442,4 @@ def read_relation(
         aliases={key: alias for key, alias in ALIASES.items() if key in declared},
         quantities=coordinates,
     )
+    return data if injections is None else data.with_injections(injections)

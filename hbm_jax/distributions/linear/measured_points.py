@@ -1,9 +1,10 @@
 """Linear relation in P predictors with errors in all coordinates, outliers and limits; true values integrated out.
 
-A point has true predictors x, from a mixture of normal distributions, and a true y = intercept + slope . x +
-N(0, scatter^2). Student's t distribution can replace this normal distribution; it is a mixture of normals on a grid of
-scales. The D = P + 1 coordinates, with the response last, are measured with Gaussian errors. One coordinate of a point
-may be an upper or a lower limit, and points may be missing because of their measured coordinates.
+A point has true predictors x, from a mixture of normal distributions, or one predictor from an exponential
+distribution, and a true y = intercept + slope . x + N(0, scatter^2). Student's t distribution can replace this normal
+distribution; it is a mixture of normals on a grid of scales. The D = P + 1 coordinates, with the response last, are
+measured with Gaussian errors. One coordinate of a point may be an upper or a lower limit, and points may be missing
+because of their measured coordinates.
 """
 
 import math
@@ -19,8 +20,9 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.normal.small_matrices import elements, factorised, normal_log_density, stacked
-from hbm_jax.distributions.selection import ProbitSelection, draw_detected, log_detected_normal
+from hbm_jax.distributions.selection import FoundInjections, ProbitSelection, draw_detected, log_detected_normal
 
 # Scales in the mixture for Student's t. Relative error of the density out to 50 scales: 1e-5 for 1 degree of freedom,
 # 1e-7 for 2.
@@ -71,6 +73,12 @@ class MeasuredPoints(dist.Distribution):
     selections : sequence of ProbitSelection
         At most two selections in measured coordinates that are not censored; the density is then that of the detected
         points. Points that are not detected in ``MAX_TRIES`` tries are drawn as NaN.
+    x_tail : array (...), optional
+        Mean of an exponential distribution that is added to a single predictor, whose normal distribution may have a
+        variance of 0. Expects an error of every predictor, no limits and at most one selection.
+    found : FoundInjections, optional
+        Detected share of the population from injections, by which the density is divided. Draws are found injections
+        with errors of measurement, which is exact where detection depends on true values alone.
 
     Notes
     -----
@@ -93,16 +101,18 @@ class MeasuredPoints(dist.Distribution):
     support = constraints.real_vector
     pytree_data_fields = (
         "x_loc", "x_cov", "log_weights", "intercept", "slope", "scatter", "errors", "limits", "outliers", "nu",
-        "selections",
+        "selections", "x_tail", "found",
     )  # fmt: skip
 
     def __init__(
         self, x_loc, x_cov, log_weights, intercept, slope, scatter, errors, limits=None, outliers=None, nu=None,
-        selections: Sequence[ProbitSelection] = (), *, validate_args=None,
+        selections: Sequence[ProbitSelection] = (), x_tail=None, found: FoundInjections | None = None, *,
+        validate_args=None,
     ):  # fmt: skip
         self.x_loc, self.x_cov, self.log_weights = x_loc, x_cov, log_weights
         self.intercept, self.slope, self.scatter, self.errors = intercept, slope, scatter, errors
         self.limits, self.outliers, self.nu, self.selections = limits, outliers, nu, tuple(selections)
+        self.x_tail, self.found = x_tail, found
         shapes = [np.shape(x_loc)[:-2], np.shape(x_cov)[:-3], np.shape(intercept), np.shape(slope)[:-1]]
         shapes += [np.shape(scatter), np.shape(errors)[:-2]]
         super().__init__(lax.broadcast_shapes(*shapes), np.shape(errors)[-1:], validate_args=validate_args)
@@ -153,11 +163,30 @@ class MeasuredPoints(dist.Distribution):
         """Return the lower triangle of the measured coordinates, arrays (..., C), from that of the true ones."""
         return [[a + self.errors[..., i, j, None] for j, a in enumerate(row)] for i, row in enumerate(lower)]
 
+    @property
+    def _half_line(self) -> Any:
+        """`HalfLine` of the exponential part of the predictor, whose direction has arrays (..., 1), or None."""
+        if self.x_tail is None:
+            return None
+        slope = jnp.asarray(self.slope)
+        return HalfLine((jnp.ones_like(slope), slope), 1.0 / jnp.asarray(self.x_tail)[..., None])
+
+    def _along_half_line(self, residual, covariance):
+        """Return the log density of residuals, and the coefficients of the exponential part, (..., C) each."""
+        half_line, factorisation = self._half_line, factorised(covariance)
+        whitened, direction = factorisation.whiten(residual), factorisation.whiten(half_line.direction)
+        scaled = [a * b for a, b in zip(direction, factorisation.inverse, strict=True)]
+        linear = sum(w * a for w, a in zip(whitened, scaled, strict=True))
+        quadratic = sum(a * b for a, b in zip(direction, scaled, strict=True))
+        return factorisation.log_density(whitened) + half_line.log_integral(linear, quadratic), linear, quadratic
+
     def _component_log_density(self, value):
         """Return the log density of each component including its weight, (..., C)."""
         log_weights, loc, lower = self._elements()
         residual = [value[..., i, None] - a for i, a in enumerate(loc)]
         covariance = self._measured(lower)
+        if self.x_tail is not None:
+            return log_weights + self._along_half_line(residual, covariance)[0]
         if self.limits is None:
             return log_weights + normal_log_density(residual, covariance)
         if self.limits.order is not None:
@@ -182,6 +211,8 @@ class MeasuredPoints(dist.Distribution):
     def log_prob(self, value):
         """Return the log density of measured values (..., D)."""
         log_density = _summed(self._component_log_density(value))
+        if self.found is not None:
+            return log_density - self.found.log_share
         if not self.selections:
             return log_density
         return log_density + sum(part.log_probability(value) for part in self.selections) - self.log_detected
@@ -189,10 +220,13 @@ class MeasuredPoints(dist.Distribution):
     @property
     def log_detected(self):
         """Log probability that a point is detected, (...); 0 without selections."""
+        if self.found is not None:
+            return jnp.broadcast_to(self.found.log_share, self.batch_shape)
         if not self.selections:
             return jnp.zeros(self.batch_shape)
         log_weights, loc, lower = self._elements()
-        return _summed(log_weights + log_detected_normal(self.selections, loc, self._measured(lower)))
+        log_detected = log_detected_normal(self.selections, loc, self._measured(lower), self._half_line)
+        return _summed(log_weights + log_detected)
 
     def outlier_probability(self, value):
         """Return the probability that each point is an outlier given its measured values, (...)."""
@@ -213,6 +247,10 @@ class MeasuredPoints(dist.Distribution):
     def sample(self, key, sample_shape=()):
         """Draw measured values, ``(*sample_shape, ..., D)``; values beyond a limit are set to it."""
         shape = (*sample_shape, *self.batch_shape)
+        if self.found is not None:
+            key_true, key_error = random.split(key)
+            error = random.normal(key_error, (*shape, *self.event_shape, 1))
+            return self.found.sample(key_true, shape) + (_root(self.errors) @ error)[..., 0]
         if not self.selections:
             return self._draw(key, shape)
 
@@ -223,11 +261,13 @@ class MeasuredPoints(dist.Distribution):
 
     def _draw(self, key, shape):
         """Draw measured values without selection, shape + (D,)."""
-        key_component, key_normal = random.split(key)
+        key_component, key_normal, key_tail = random.split(key, 3)
         log_weights, loc, cov = self._components()
         log_weights = jnp.broadcast_to(log_weights, (*shape, len(log_weights)))
         mean, measured = _draw_component(key_component, log_weights, loc, cov + self.errors[..., None, :, :])
         value = mean + (jnp.linalg.cholesky(measured) @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
+        if self.x_tail is not None:
+            value = value + self._tail_direction * (self.x_tail * random.exponential(key_tail, shape))[..., None]
         if self.limits is None:
             return value
         limit, _, order = self.limits
@@ -236,11 +276,21 @@ class MeasuredPoints(dist.Distribution):
         limited = last if order is None else order[..., -1, :]
         return jnp.where(beyond & (limited > 0), limit[..., None], value)
 
+    @property
+    def _tail_direction(self):
+        """Direction of the exponential part in x and y, (..., 2)."""
+        slope = jnp.asarray(self.slope)
+        return jnp.concatenate([jnp.ones_like(slope), slope], axis=-1)
+
     def draw_true(self, key, value):
         """Draw the true coordinates (..., D) from their exact conditional distribution given measured values."""
-        keys = random.split(key, 3)
+        keys = random.split(key, 4)
         loc, true = _draw_component(keys[0], self._component_log_density(value), *self._components()[1:])
         measured = true + self.errors
+        if self.x_tail is not None:
+            residual, covariance = (value - loc)[..., None, :], elements(measured[..., None, :, :])
+            _, *coefficients = self._along_half_line([residual[..., i] for i in range(2)], covariance)
+            loc = loc + self._tail_direction * self._half_line.conditional(keys[3], *coefficients)
         if self.limits is not None:
             value = self._draw_censored(keys[1], value, loc, measured)
         gain = jnp.swapaxes(jnp.linalg.solve(measured, true), -1, -2)

@@ -70,6 +70,14 @@ class BoundPoints:
         Inverse variances of the errors of x, where true predictors are whitened; 0 in padding.
     cuts : tuple of (J, M) or None
         For each selection, the limits of the points, or None where the limit is a parameter.
+    log_evolution : (J, M) or None
+        Logarithm of the factor of redshift whose powers multiply the coordinates; 0 in padding.
+    common_error : (J,) or None
+        Standard deviation of the error of y that all points of a group have in common.
+    injections : (I, D + 1) or None
+        Found injections, where the selection is by them: true coordinates and the logarithms of their densities.
+    num_injections : () or None
+        Number of injections, found or not.
     """
 
     predictors: tuple[str, ...] = field(metadata={"static": True})
@@ -85,6 +93,10 @@ class BoundPoints:
     means: Any
     x_information: Any
     cuts: tuple[Any, ...] = ()
+    log_evolution: Any = None
+    common_error: Any = None
+    injections: Any = None
+    num_injections: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -139,8 +151,29 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
         means=means,
         x_information=x_information,
         cuts=tuple(_cut(data, part) for part in model.selections),
+        log_evolution=log_evolution(model, data),
+        common_error=np.asarray(data.common_error_y) if has_common_error(data) else None,
+        injections=np.asarray(data.injections) if model.by_injections else None,
+        num_injections=np.asarray(data.num_injections) if model.by_injections else None,
         **arrays,
     )
+
+
+def has_common_error(data: PointsInGroups) -> bool:
+    """Return whether the points of a group have an error of y in common."""
+    return bool(np.any(data.common_error_y))
+
+
+def log_evolution(model: Any, data: PointsInGroups) -> Any:
+    """Return the logarithm of the factor of redshift of a model, (J, M) with 0 in padding, or None without one."""
+    if model.evolution == "none":
+        return None
+    used = np.asarray(data.used)
+    factor = 1.0 + np.where(used, data.redshift, 0.0)
+    logarithm, of = model.evolution.split(" ", 1)
+    if of == "E(z)":
+        factor = np.sqrt(model.Om0 * factor**3 + 1.0 - model.Om0)
+    return np.where(used, {"log10": np.log10, "ln": np.log}[logarithm](factor), 0.0)
 
 
 def _cut(data: PointsInGroups, selection: Selection) -> Any:

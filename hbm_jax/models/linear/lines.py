@@ -10,25 +10,29 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax import random
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import transforms
 
 from hbm_jax.distributions import GroupedLinearRelation, ProbitSelection
 from hbm_jax.distributions.linear.measured_points import MeasuredPoints
+from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models.linear.bound_points import BoundPoints
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
 
 
 class Population(NamedTuple):
-    """Population of true predictors, a mixture of K normal distributions.
+    """Population of true predictors, a mixture of K normal distributions, or an exponential distribution.
 
     Attributes
     ----------
     loc, cov, log_weights : (K, P), (K, P, P), (K,)
-        Means, covariances and log weights.
+        Means, covariances and log weights; of an exponential distribution its lower end and a variance of 0.
     mean, std : scalar or (P,), or None
         Mean and standard deviation of a single distribution.
+    tail : scalar or None
+        Mean of an exponential distribution above its lower end.
     """
 
     loc: Any
@@ -36,6 +40,7 @@ class Population(NamedTuple):
     log_weights: Any
     mean: Any = None
     std: Any = None
+    tail: Any = None
 
 
 class Scatter(NamedTuple):
@@ -67,17 +72,23 @@ class Lines(NamedTuple):
         Intercepts; None if they are integrated out.
     offset, spread : (J,), scalar, or None
         Means and standard deviation of the intercepts given the slopes, with partial pooling.
+    evolution : (J, M) or 0
+        Changes of y with redshift.
     """
 
     alpha: Any
     beta: Any
     offset: Any = None
     spread: Any = None
+    evolution: Any = 0.0
 
 
 def sample_population(model: Any, bound: BoundPoints) -> Population:
     """Sample the population of true predictors."""
     unit, center, shape, k = bound.x_unit, bound.x_center, bound.shape, model.num_components
+    if model.x_population == "exponential":
+        lowest, tail = model.sample_site("x_min", unit, center), model.sample_site("x_scale", unit)
+        return Population(lowest[None, None], jnp.zeros((1, 1, 1)), jnp.zeros(1), tail=tail)
     if k > 1:
         # For standardised variables the first mean is N(0, 2^2), and differences of successive means are log-normal
         # with median 1.
@@ -174,20 +185,47 @@ def sample_detections(model: Any, bound: BoundPoints) -> list[ProbitSelection]:
     return detections
 
 
+def sample_evolution(model: Any, bound: BoundPoints, lines: Lines) -> Lines:
+    """Sample the exponents of redshift; return the lines with their changes of y."""
+    if bound.log_evolution is None:
+        return lines
+    exponent = model.sample_site("evolution_y")
+    if len(bound.predictors) == 1:
+        exponent = exponent + jnp.reshape(lines.alpha, (-1, 1)) * model.sample_site("evolution_x")
+    return lines._replace(evolution=exponent * bound.log_evolution)
+
+
 def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover) -> None:
-    """Sample the measured values with true values and intercepts integrated out."""
-    zero = jnp.zeros((len(bound.used), 1))
+    """Sample the measured values with true values, and intercepts or common errors of groups, integrated out."""
+    zero, common = jnp.zeros((len(bound.used), 1)), bound.common_error
+    sampled = lines.beta is not None  # intercepts, beside which the common errors are integrated out
+    mean, spread = (lines.beta, 0.0) if sampled else (lines.offset, lines.spread)
+    total = spread if common is None else jnp.sqrt(spread**2 + common**2)
     relation = GroupedLinearRelation(
-        population.mean - bound.pivot[0], None, lines.offset, lines.spread, lines.alpha, population.std, scatter.std,
-        zero + bound.pivot[0], zero, bound.errors, bound.used,
+        population.mean - bound.pivot[0], None, mean, total, lines.alpha, population.std, scatter.std,
+        zero + bound.pivot[0], zero + lines.evolution, bound.errors, bound.used,
     )  # fmt: skip
     with numpyro.plate("group", len(bound.used)):
         drawn = numpyro.sample("observed", relation, obs=values)
     if recover:
         groups = relation.groups(drawn).sample(numpyro.prng_key())
         with numpyro.plate("group", len(bound.used)):
-            numpyro.deterministic("beta", groups[..., 1])
+            _record_groups(groups[..., 1], mean, spread, common, sampled)
         _record(relation.conditional(drawn, groups).sample(numpyro.prng_key()), 1)
+
+
+def _record_groups(total, mean, spread, common, sampled: bool) -> None:
+    """Record intercepts and common errors of groups whose sum is drawn."""
+    beta = mean if sampled else total
+    if not sampled and common is not None:
+        # Given the sum of two normals, each is normal.
+        weight = spread**2 / (spread**2 + common**2)
+        std = common * jnp.sqrt(weight)
+        beta = mean + weight * (total - mean) + std * random.normal(numpyro.prng_key(), total.shape)
+    if not sampled:
+        numpyro.deterministic("beta", beta)
+    if common is not None:
+        numpyro.deterministic("common_offset", total - beta)
 
 
 def sample_points(
@@ -196,14 +234,23 @@ def sample_points(
     """Sample the measured values for these slopes and intercepts, after the true predictors where they are sampled."""
     (rows, columns), num = bound.used.shape, len(bound.predictors)
     slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None]
-    intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1)
+    intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1) + lines.evolution
+    if bound.common_error is not None:
+        with numpyro.plate("group", rows, dim=-1):
+            standard = numpyro.sample("_common_offset", dist.Normal(0.0, 1.0))
+            offset = numpyro.deterministic("common_offset", bound.common_error * standard)
+        intercept = intercept + offset[:, None]
     if model.latents == "sampled":
         x = _sample_predictors(bound, population)
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
-    detections = sample_detections(model, bound)
+    detections, found = sample_detections(model, bound), None
+    if bound.injections is not None:
+        found = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
+        numpyro.deterministic("effective_injections", found.effective_number)
     points = MeasuredPoints(
-        *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections
-    )
+        *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections,
+        population.tail, found,
+    )  # fmt: skip
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):
             drawn = numpyro.sample("observed", points, obs=values)
@@ -213,6 +260,14 @@ def sample_points(
                 numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
             if model.student_t:
                 numpyro.deterministic("weight", points.weight(drawn))
+
+
+def _found_injections(bound: BoundPoints, population: Population, intercept, slope, scatter: Scatter):
+    """Return the found injections with their weights in the population of true points on one line."""
+    values, log_density = bound.injections[:, :-1], bound.injections[:, -1]
+    exact = jnp.zeros((values.shape[-1],) * 2)
+    true = MeasuredPoints(*population[:3], intercept, slope, scatter.std, exact, None, *scatter[1:])
+    return FoundInjections(values, true.log_prob(values) - log_density, bound.num_injections, bound.used.sum())
 
 
 def _sample_predictors(bound: BoundPoints, population: Population):

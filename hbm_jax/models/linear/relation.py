@@ -4,10 +4,11 @@ For point i of group j, with true predictors x_i drawn from a population,
 
     y_i ~ N(alpha_j . (x_i - pivot) + beta_j, intrinsic_scatter^2),
     alpha_j ~ N(alpha_mean, alpha_std^2),    beta_j ~ N(beta_mean, beta_std^2),
-    x_i ~ N(x_mean, x_std^2), or a mixture of normals,
+    x_i ~ N(x_mean, x_std^2), or a mixture of normals, or exponential,
 
-and x and y are measured with errors. The scatter may have outliers, or follow a Student's t distribution, and points
-may be missing because of their measured x or y (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
+and x and y are measured with errors. Both may be multiplied by powers of a function of redshift. The scatter may have
+outliers, or follow a Student's t distribution, and points may be missing because of their measured x or y (Kelly 2007,
+ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
 """
 
 from collections.abc import Mapping
@@ -23,13 +24,22 @@ from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions import SoftHalfNormal
 from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
-from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
-from hbm_jax.models.linear.selected_points import check_selected, inside
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error
+from hbm_jax.models.linear.checks import check_options, check_points
+from hbm_jax.models.linear.lines import (
+    sample_evolution,
+    sample_grouped,
+    sample_lines,
+    sample_points,
+    sample_population,
+    sample_scatter,
+)
+from hbm_jax.models.linear.selected_points import effective_injections, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
 from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.precomputation import precomputed
-from hbm_jax.validation import DataError, OptionError, Remedy
+from hbm_jax.validation import OptionError, Remedy
 
 # Priors for standardised variables: x and y minus their means, in units of their standard deviations.
 LINE: dict[str, Prior] = {"alpha": dist.Normal(0.0, 5.0), "beta": dist.Normal(0.0, 5.0)}
@@ -43,8 +53,12 @@ CORRELATION: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
 GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": dist.Normal(0.0, 3.0)}
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
+INJECTIONS = "injections"
+EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0}
+EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-1.0, 2.0), "x_scale": dist.HalfNormal(2.0)}
 # With a selection the mean of the population may be outside the range of the data, and its width much larger.
 SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
+SELECTED_EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-3.0, 3.0), "x_scale": dist.HalfNormal(5.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +81,11 @@ class Relation(PopulationModel):
         Kurowicka & Joe with concentration 1: with one predictor, ``correlation`` is uniform.
     scatter : bool
         Whether y has intrinsic scatter about the line.
+    x_population : str
+        Population of the true predictor: ``"normal"``, or ``"exponential"`` with the density
+        exp(-(x - x_min) / x_scale) / x_scale above ``x_min``. A power law of masses, with a density dN / dM of M^-g,
+        is exponential in ln M with an ``x_scale`` of 1 / (g - 1). Far below the limit of a selection, x_min does not
+        matter and may be fixed. Expects one predictor with errors, no limits, and a selection in x or y, not both.
     num_components : int
         Number of normal components in the population of true predictors. More than 1 requires a single predictor, and
         then x_mean, in increasing order, has a prior that cannot be changed.
@@ -77,12 +96,25 @@ class Relation(PopulationModel):
         Whether the scatter follows Student's t with ``nu`` degrees of freedom and scale ``intrinsic_scatter`` instead
         of a normal distribution. `hbm_jax.latents` then returns a ``weight`` of each point, about 1 in the bulk and
         close to 0 for an outlier.
-    selection : str or Selection
+    selection : str, Selection, Efficiency or DetectionFunction
         Points that are missing, because of measured coordinates: ``"x > 1"`` for data without points whose measured x
         is below 1, ``"y < Normal(2, 0.5) +- 0.1"`` for a smooth limit with a prior, ``"x > cut_x"`` for the limits of
-        the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`. Limits are in the
-        units of the data and in coordinates that are not censored. Expects ``latents="marginal"``. The default priors
-        of x_mean and x_std are then wider, because the population may extend far beyond the data.
+        the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`. A tabulated efficiency
+        is ``"x efficiency 0.5:0 2:1"`` or ``"x from efficiency.csv"``, and a `hbm_jax.models.DetectionFunction` any
+        function of measured x and y. Limits are in the units of the data and in coordinates that are not censored.
+        ``"injections"`` is the share of simulated points that were found, see
+        `hbm_jax.data.PointsInGroups.with_injections`; it takes one line with scatter, a normal population or a mixture,
+        and no limits, evolution or errors in common. All expect ``latents="marginal"``. The default priors of x_mean
+        and x_std are then wider, because the population may extend far beyond the data.
+    evolution : str
+        Function of redshift of which powers are factors of the relation: ``"log10 E(z)"``, ``"ln E(z)"``,
+        ``"log10 1+z"`` or ``"ln 1+z"``, with the logarithm that x and y are. The relation is then
+        y - evolution_y log E(z) = alpha (x + evolution_x log E(z) - pivot) + beta, as in L / E(z)^2 against M E(z)
+        with exponents 2 and 1.
+        ``evolution_x`` is 0 unless ``priors`` has another value, because it is degenerate with ``evolution_y``. Expects
+        the column ``redshift``.
+    Om0 : float
+        Matter density of the flat cosmology of E(z) = sqrt(Om0 (1 + z)^3 + 1 - Om0).
     pivot : float, optional
         Value of every predictor at which the response is beta [units of x]; by default the mean of the measured values,
         where slope and intercept are least correlated.
@@ -113,12 +145,19 @@ class Relation(PopulationModel):
     )
     correlated: bool = field(default=False, metadata={"help": "whether slope and intercept are correlated"})
     scatter: bool = field(default=True, metadata={"help": "whether there is intrinsic scatter"})
+    x_population: Literal["normal", "exponential"] = field(
+        default="normal", metadata={"help": "distribution of true predictors"}
+    )
     num_components: int = field(default=1, metadata={"help": "normals in the population of true predictors"})
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
-    selection: str | Selection = field(
+    selection: str | Selection | Efficiency | DetectionFunction = field(
         default=NONE, metadata={"help": "points that are missing, such as 'x > 1 and y < 2'"}
     )
+    evolution: Literal["none", "log10 E(z)", "ln E(z)", "log10 1+z", "ln 1+z"] = field(
+        default="none", metadata={"help": "function of redshift with powers that multiply x and y"}
+    )
+    Om0: float = field(default=0.3, metadata={"help": "matter density of the flat cosmology of E(z)"})
     pivot: float | None = field(default=None, metadata={"help": "x at which y is beta; the mean by default"})
     observed_sites = ("observed",)
     remedies: ClassVar[dict[str, str]] = {
@@ -128,43 +167,43 @@ class Relation(PopulationModel):
 
     def check_options(self) -> None:
         """Raise OptionError for incompatible options."""
-        if self.correlated and self.pooling != "partial":
-            message = f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}."
-            raise OptionError(message, [Remedy("correlated", True), Remedy("pooling", "partial")])
-        if self.student_t and (self.outliers or not self.scatter):
-            conflict = Remedy("outliers", True) if self.outliers else Remedy("scatter", False)
-            remedies = Remedy("student_t", True), Remedy("scatter", True), Remedy("outliers", False)
-            message = f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}."
-            raise OptionError(message, [*remedies, conflict])
-        if self.num_components < 1:
-            raise OptionError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
-        if self.num_components > 1 and "x_mean" in self.priors:
-            raise OptionError(
-                f"Relation: num_components={self.num_components} expects no prior of x_mean, because the means of the "
-                "components are in increasing order, with priors from the mean and the standard deviation of the "
-                f"data; found {self.priors['x_mean']}.",
-                [Remedy("num_components", self.num_components)],
-            )
+        check_options(self)
         self._check_selection()
+
+    @property
+    def by_injections(self) -> bool:
+        """Whether the detected share of the population is that of injections."""
+        return self.selection == INJECTIONS
 
     def _check_selection(self) -> None:
         """Store the selection as text; raise OptionError for one that cannot be integrated."""
-        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Relation")))
-        if len(self.selections) > 2:
+        if self.by_injections:
+            expected = {"latents": "marginal", "x_population": "normal", "evolution": "none", "scatter": True}
+            for name, value in expected.items():
+                if (found := getattr(self, name)) != value:
+                    message = f"Relation: selection='injections' expects {name}={value!r}; found {found!r}."
+                    raise OptionError(message, [Remedy(name, value)])
+            return
+        chosen = as_selections(self.selection, "Relation", limits_only=False)
+        is_function = any(isinstance(part, DetectionFunction) for part in chosen)
+        object.__setattr__(self, "selection", chosen[0] if is_function else selections_to_text(chosen))
+        if len(self.selections) > 2:  # their priors are checked too
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
         if self.selections and self.latents == "sampled":
-            message = f"Relation: selection={self.selection!r} expects latents='marginal'; found 'sampled'."
+            message = f"Relation: selection={str(self.selection)!r} expects latents='marginal'; found 'sampled'."
             raise OptionError(message, [Remedy("latents", "marginal")])
 
     @cached_property
-    def selections(self) -> tuple[Selection, ...]:
+    def selections(self) -> tuple[Any, ...]:
         """Selections of the model, with the priors of their parameters."""
         return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
 
     @cached_property
-    def _stated_selections(self) -> tuple[Selection, ...]:
+    def _stated_selections(self) -> tuple[Any, ...]:
         """Selections with the priors that the option states, which ``priors`` may replace."""
-        return precomputed(lambda: as_selections(self.selection, "Relation"))
+        if self.by_injections:
+            return ()
+        return precomputed(lambda: as_selections(self.selection, "Relation", limits_only=False))
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -172,13 +211,18 @@ class Relation(PopulationModel):
         groups = GROUPS if GROUPS.keys() & self.priors.keys() else {}
         defaults = PARTIAL | groups if self.pooling == "partial" else dict(LINE)
         defaults |= (CORRELATION if self.correlated else {}) | (SCATTER if self.scatter else {})
-        defaults |= SELECTED if self._stated_selections else POPULATION
+        if self.x_population == "exponential":
+            defaults |= SELECTED_EXPONENTIAL if self._stated_selections else EXPONENTIAL
+        else:
+            defaults |= SELECTED if self._stated_selections or self.by_injections else POPULATION
         if self.num_components > 1:
             defaults |= {"x_weight": dist.Dirichlet(np.ones(self.num_components))}
         if self.outliers:
             defaults |= {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
         if self.student_t:
             defaults |= {"nu": dist.Gamma(2.0, 0.1)}
+        if self.evolution != "none":
+            defaults |= EVOLUTION
         for selection in self._stated_selections:
             defaults |= selection.priors
         return defaults
@@ -196,7 +240,7 @@ class Relation(PopulationModel):
     def bind(self, data: PointsInGroups) -> BoundPoints:
         """Return the points, and estimates of the lines of groups from them."""
         self._check(data)
-        integrates = self._integrates(len(data), len(data.predictors), data.limited != "no")
+        integrates = self._integrates(len(data), len(data.predictors), data.limited != "no", has_common_error(data))
         return bind_points(self, data, self.pooling_of(len(data)), integrates)
 
     def pooling_of(self, num_groups: int) -> str:
@@ -206,70 +250,45 @@ class Relation(PopulationModel):
     def program(self, bound: BoundPoints, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; ``recover`` draws the latents that are integrated out."""
         population, scatter = sample_population(self, bound), sample_scatter(self, bound)
-        integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None)
+        common_error = bound.common_error is not None
+        integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None, common_error)
         lines = sample_lines(self, bound, self.pooling_of(len(bound.used)), scatter, integrates)
+        lines = sample_evolution(self, bound, lines)
         values = jnp.asarray(bound.values) if observed else None
         if integrates:
             sample_grouped(bound, population, scatter, lines, values, recover)
         else:
             sample_points(self, bound, population, scatter, lines, values, recover)
 
-    def _integrates(self, num_groups: int, num_predictors: int, limited: bool) -> bool:
-        """Return whether the intercepts are integrated out."""
-        normal = self.num_components == 1 and not (self.outliers or self.student_t or limited or self.selections)
-        partial = self.pooling_of(num_groups) == "partial"
-        return partial and self.latents == "marginal" and normal and num_predictors == 1
+    def _integrates(self, num_groups: int, num_predictors: int, limited: bool, common_error: bool) -> bool:
+        """Return whether the intercepts, or errors that groups have in common, are integrated out."""
+        normal = self.num_components == 1 and self.x_population == "normal"
+        normal = normal and not (self.outliers or self.student_t or limited or self.selections or self.by_injections)
+        of_groups = common_error or self.pooling_of(num_groups) == "partial"
+        return of_groups and self.latents == "marginal" and normal and num_predictors == 1
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the options."""
         advice = "Read them with hbm_jax.data.read_relation, or use PointsInGroups.from_columns."
         self.check_container(data, PointsInGroups, advice)
-        num = len(data.predictors)
-        if self.num_components > 1 and num > 1:
-            raise DataError(
-                f"Relation: num_components > 1 expects one predictor; found {num} ({', '.join(data.predictors)})."
-            )
-        if num > 1 and "correlation" in self.priors:
-            raise DataError(
-                f"Relation: a prior of correlation expects one predictor; found {num}, whose correlations with the "
-                "intercept have the prior of Lewandowski, Kurowicka & Joe."
-            )
-        self._check_errors(data)
-        for selection in self.selections:
-            check_selected(data, selection)
-        group_priors = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
-        if self.pooling_of(len(data)) != self.pooling and (group_priors or self.correlated):
-            option = f"a prior of {group_priors[0]}" if group_priors else "correlated=True"
-            raise DataError(
-                f"Relation: {option} expects two groups or more; found {len(data)}. Name the groups in a column group, "
-                "or use pooling='complete' without it.",
-                [Remedy("pooling", "complete")],
-            )
+        check_points(self, data, (*PARTIAL, *GROUPS, *CORRELATION))
 
     def cautions(self, data: PointsInGroups) -> list[str]:
-        """Return a note about data of a single group, for which the population of lines is not sampled."""
+        """Return notes about injections that are not used, and about a single group, whose line has no population."""
+        cautions = []
+        if len(data.injections) and not self.by_injections:
+            cautions.append("The data have injections, which only selection='injections' uses")
         if self.pooling_of(len(data)) == self.pooling:
-            return []
+            return cautions
         return [
+            *cautions,
             "The points are one group, so that one line, with slope alpha and intercept beta, is fitted to all. "
-            "Name groups in a column group to fit a line to each; pooling='complete' is the same without this note"
+            "Name groups in a column group to fit a line to each; pooling='complete' is the same without this note",
         ]
 
-    def _check_errors(self, data: PointsInGroups) -> None:
-        """Raise an error where a missing error makes the density infinite."""
-        variances = np.diagonal(np.asarray(data.errors)[np.asarray(data.used)], axis1=-2, axis2=-1)
-        missing = [name for name, values in zip((*data.predictors, "y"), variances.T, strict=True) if not values.all()]
-        for name in missing:
-            if name == "y" and not self.scatter:
-                raise DataError(
-                    "Relation(scatter=False): expected errors of y for every point; found points without one."
-                )
-            if name != "y" and self.latents == "sampled":
-                raise DataError(
-                    f"Relation(latents='sampled'): expected an error of {name} for every point; found points without "
-                    "one. Use latents='marginal'.",
-                    [Remedy("latents", "marginal")],
-                )
+    def cautions_of_draws(self, data: PointsInGroups, posterior: Any) -> list[str]:
+        """Return a sentence about the effective number of injections over the draws of a posterior."""
+        return effective_injections(data, posterior) if self.by_injections else []
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`; all of its points are detected.
@@ -307,7 +326,7 @@ class Relation(PopulationModel):
     @property
     def target_accept_prob(self) -> float:
         """Default of `hbm_jax.sample`; higher without pooling and with a selection, where the data constrain less."""
-        if self.selections:
+        if self.selections or self.by_injections:
             return 0.95
         return 0.9 if self.pooling == "none" else 0.8
 
@@ -315,7 +334,9 @@ class Relation(PopulationModel):
     def description(self) -> str:
         """One-line description for reports."""
         options = ", correlated lines" if self.correlated else ""
+        options += ", exponential population of x" if self.x_population == "exponential" else ""
         options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
-        options += f", selected by {self.selection}" if self.selections else ""
+        options += f", selected by {self.selection}" if self.selections or self.by_injections else ""
+        options += f", powers of {self.evolution}" if self.evolution != "none" else ""
         return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{options}"

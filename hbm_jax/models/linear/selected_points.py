@@ -1,17 +1,20 @@
-"""Selections of a relation and its points: limits of the points, and checks that the data do not contradict them."""
+"""Selections of a relation and its points: limits of the points, injections, and checks that data fit them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpyro import distributions as dist
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
+from hbm_jax.distributions.selection import ENOUGH
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.selection import Selection
 from hbm_jax.names import did_you_mean
 from hbm_jax.validation import DataError
 
 
-def _coordinate(data: PointsInGroups, selection: Selection) -> int:
+def _coordinate(data: PointsInGroups, selection: Selection | Efficiency) -> int:
     """Return the index of the coordinate of a selection."""
     coordinates = (*data.predictors, "y")
     if selection.quantity not in coordinates:
@@ -39,10 +42,15 @@ def _missing(data: PointsInGroups, selection: Selection) -> np.ndarray:
     return np.asarray(data.used) & (value < limit if selection.missing == "below" else value > limit)
 
 
-def inside(data: PointsInGroups, selections: Sequence[Selection]) -> PointsInGroups:
-    """Return the data with values beyond the limit of a step moved to the limit."""
+def inside(data: PointsInGroups, selections: Sequence[Any]) -> PointsInGroups:
+    """Return the data with values beyond the limit of a step moved to the limit, and never at an efficiency of 0."""
     values = np.array(data.values)
     for selection in selections:
+        if isinstance(selection, Efficiency):
+            column = values[..., _coordinate(data, selection)]
+            column[_efficiency(data, selection) == 0.0] = selection.at[int(np.argmax(selection.probability))]
+        if not isinstance(selection, Selection):
+            continue
         column = values[..., _coordinate(data, selection)]  # a view
         missing = _missing(data, selection)
         if missing.any():
@@ -50,8 +58,38 @@ def inside(data: PointsInGroups, selections: Sequence[Selection]) -> PointsInGro
     return data.replace_observations(values)
 
 
-def check_selected(data: PointsInGroups, selection: Selection) -> None:
+def _efficiency(data: PointsInGroups, selection: Efficiency) -> np.ndarray:
+    """Return the efficiency at the measured values, (J, M)."""
+    value = np.asarray(data.values)[..., _coordinate(data, selection)]
+    return np.interp(value, selection.at, selection.probability)
+
+
+def check_probability(data: PointsInGroups, selection: Efficiency | DetectionFunction) -> None:
+    """Raise an error for limits in the data, and for points that an efficiency or a function does not detect."""
+    what, used = f"Relation: selection {selection}", np.asarray(data.used)
+    if isinstance(selection, Efficiency):
+        probability = _efficiency(data, selection)
+    elif len(data.predictors) > 1:
+        raise DataError(f"{what}: expected one predictor; found {len(data.predictors)}.")
+    else:
+        values = np.asarray(data.values)
+        probability = np.broadcast_to(selection.function(values[..., 0], values[..., 1]), used.shape)
+    if data.limited != "no":
+        raise DataError(f"{what}: expected no upper or lower limits; found some. Only limits combine with them.")
+    wrong = used & ~((probability > 0.0) & (probability <= 1.0))
+    if wrong.any():
+        j, i = np.argwhere(wrong)[0]
+        raise DataError(
+            f"{what}: expected a probability above 0 and up to 1 at every point; found {probability[j, i]:.6g} in row "
+            f"{data.row[j, i]}."
+        )
+
+
+def check_selected(data: PointsInGroups, selection: Any) -> None:
     """Raise an error where the data contradict a selection or lack its limits."""
+    if not isinstance(selection, Selection):
+        check_probability(data, selection)
+        return
     index, used = _coordinate(data, selection), np.asarray(data.used)
     option = f"Relation: selection {selection}"
     limits, column = _limit_of_points(data, selection), f"cut_{selection.quantity}"
@@ -74,3 +112,30 @@ def check_selected(data: PointsInGroups, selection: Selection) -> None:
             f"{option}: expected no upper or lower limits of {selection.quantity}; found {censored.sum()}. A selection "
             "in another coordinate can be combined with limits."
         )
+
+
+def check_injections(data: PointsInGroups, pooling: str) -> None:
+    """Raise an error for data without injections, or whose density is not that of single points of one line."""
+    what = "Relation: selection='injections' expects"
+    if not len(data.injections):
+        raise DataError(f"{what} injections; found none. Read them with injections= of read_relation.")
+    if pooling != "complete":
+        raise DataError(f"{what} one line for all points, pooling='complete'; found pooling={pooling!r}.")
+    if data.limited != "no" or np.any(data.common_error_y):
+        found = "limits" if data.limited != "no" else "errors in common"
+        raise DataError(f"{what} points without limits and errors in common; found {found}.")
+
+
+def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
+    """Return a sentence about the smallest effective number of injections over the draws of a posterior."""
+    least, num = float(np.min(posterior["effective_injections"].to_numpy())), data.num_points
+    error = num / np.sqrt(least)
+    sentence = (
+        f"The detected share is that of {len(data.injections)} found injections, over the draws worth {least:.3g} or "
+        f"more, {least / num:.2g} times the {num} objects: its Monte Carlo error changes the log likelihood by up to "
+        f"{error:.2g}"
+    )
+    enough = f"; {ENOUGH:g} times are enough"
+    if least < ENOUGH * num:
+        enough = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
+    return [sentence + enough]

@@ -11,6 +11,7 @@ from hbm_jax.data import PointsInGroups
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
+from hbm_jax.models.linear.bound_points import log_evolution
 from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
 from hbm_jax.plotting.linear.selection import drawable, selected_points
 from hbm_jax.plotting.style import (
@@ -45,7 +46,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
         Groups to show; by default the twelve with the most points, in the order of the data.
     predictor : str, optional
         Predictor on the x axis; the first by default. The contribution of the other predictors to y, at their measured
-        values and the posterior median slopes, is subtracted from the points.
+        values and the posterior median slopes, is subtracted from the points, and so is that of redshift.
 
     Returns
     -------
@@ -66,7 +67,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     index = _predictor_index(data, predictor, "lines")
     slopes, beta = _lines(fit, model, data)
     alpha = slopes[..., index]
-    values = _partial_residuals(model, data, slopes, index)
+    values = _partial_residuals(model, data, slopes, index, _evolution(fit, model, data, slopes))
     rows = _rows(data, names)
     columns = min(COLUMNS, len(rows))
     num_rows = -(-len(rows) // columns)
@@ -215,12 +216,23 @@ def _mean(fit: Fit, name: str, index: int) -> float:
     return float(mean[index if len(mean) > 1 else 0])
 
 
-def _partial_residuals(model: Relation, data: PointsInGroups, slopes: np.ndarray, index: int) -> np.ndarray:
-    """Return one predictor and y minus the contribution of the other predictors, (J, M, 2)."""
+def _evolution(fit: Fit, model: Relation, data: PointsInGroups, slopes: np.ndarray) -> np.ndarray:
+    """Return the change of y with redshift at the posterior medians, (J, 1) or (J, M)."""
+    change = log_evolution(model, data)
+    if change is None:
+        return np.zeros((len(data), 1))
+    exponents = [float(np.median(parameter(fit, name))) for name in ("evolution_y", "evolution_x")]
+    return (exponents[0] + exponents[1] * np.median(slopes, axis=0)[:, :1]) * change
+
+
+def _partial_residuals(
+    model: Relation, data: PointsInGroups, slopes: np.ndarray, index: int, evolution: np.ndarray
+) -> np.ndarray:
+    """Return one predictor and y minus the contributions of the other predictors and of redshift, (J, M, 2)."""
     values = np.asarray(data.values)
     contributions = (values[..., :-1] - _pivot(model, data)) * np.median(slopes, axis=0)[:, None, :]
     other_contributions = contributions.sum(-1) - contributions[..., index]
-    return np.stack([values[..., index], values[..., -1] - other_contributions], axis=-1)
+    return np.stack([values[..., index], values[..., -1] - other_contributions - evolution], axis=-1)
 
 
 def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, index: int) -> list:

@@ -41,8 +41,8 @@ def selected_points(fit: Fit) -> Figure:
     Raises
     ------
     ValueError
-        If the fit is of another model or without a selection, has several predictors or populations of x, predictors
-        of groups, or lines without pooling.
+        If the fit is of another model or without limits, has several predictors or populations of x, predictors of
+        groups, or lines without pooling.
 
     Examples
     --------
@@ -87,7 +87,8 @@ def selected_points(fit: Fit) -> Figure:
 def drawable(model: Relation, data: PointsInGroups) -> bool:
     """Return whether `selected_points` can draw a fit of this model and these data."""
     simple = model.num_components == 1 and model.pooling != "none"
-    return bool(model.selections) and simple and len(data.predictors) == 1 and not data.group_predictor_names
+    limits = bool(model.selections) and all(isinstance(part, Selection) for part in model.selections)
+    return limits and simple and len(data.predictors) == 1 and not data.group_predictor_names
 
 
 def _population(

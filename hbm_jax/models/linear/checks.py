@@ -1,0 +1,113 @@
+"""Checks of a relation: options that exclude each other, and points that do not fit them.
+
+In all functions ``model`` is a `hbm_jax.models.Relation`.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from hbm_jax.data.linear.points_in_groups import PointsInGroups
+from hbm_jax.models.linear.selected_points import check_injections, check_selected
+from hbm_jax.models.selection import Selection, as_selections
+from hbm_jax.validation import DataError, OptionError, Remedy
+
+
+def check_options(model: Any) -> None:
+    """Raise OptionError for incompatible options."""
+    if model.correlated and model.pooling != "partial":
+        message = f"Relation: correlated=True expects pooling='partial'; found {model.pooling!r}."
+        raise OptionError(message, [Remedy("correlated", True), Remedy("pooling", "partial")])
+    if model.student_t and (model.outliers or not model.scatter):
+        conflict = Remedy("outliers", True) if model.outliers else Remedy("scatter", False)
+        remedies = Remedy("student_t", True), Remedy("scatter", True), Remedy("outliers", False)
+        message = f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}."
+        raise OptionError(message, [*remedies, conflict])
+    if model.num_components < 1:
+        raise OptionError(f"Relation: num_components: expected 1 or more; found {model.num_components}.")
+    if model.num_components > 1 and "x_mean" in model.priors:
+        raise OptionError(
+            f"Relation: num_components={model.num_components} expects no prior of x_mean, because the means of the "
+            "components are in increasing order, with priors from the mean and the standard deviation of the "
+            f"data; found {model.priors['x_mean']}.",
+            [Remedy("num_components", model.num_components)],
+        )
+    if model.x_population == "exponential":
+        _check_exponential(model)
+    if not 0.0 <= model.Om0 <= 1.0:
+        raise OptionError(f"Relation: Om0: expected a number from 0 to 1; found {model.Om0}.")
+
+
+def _check_exponential(model: Any) -> None:
+    """Raise OptionError for options that an exponential population does not have."""
+    message = "Relation: x_population='exponential' expects "
+    if model.num_components > 1:
+        found = Remedy("num_components", model.num_components)
+        raise OptionError(f"{message}num_components=1; found {found}.", [found])
+    if model.latents == "sampled":
+        raise OptionError(f"{message}latents='marginal'; found 'sampled'.", [Remedy("latents", "marginal")])
+    chosen = () if model.by_injections else as_selections(model.selection, "Relation", limits_only=False)
+    if len(chosen) > 1 or any(not isinstance(part, Selection) for part in chosen):
+        raise OptionError(f"{message}at most one limit; found selection={str(model.selection)!r}.")
+
+
+def check_points(model: Any, data: PointsInGroups, names_group_priors: Collection[str]) -> None:
+    """Raise an error where points do not fit the options; `names_group_priors` are parameters of populations of lines."""
+    num = len(data.predictors)
+    if model.num_components > 1 and num > 1:
+        raise DataError(
+            f"Relation: num_components > 1 expects one predictor; found {num} ({', '.join(data.predictors)})."
+        )
+    if num > 1 and "correlation" in model.priors:
+        raise DataError(
+            f"Relation: a prior of correlation expects one predictor; found {num}, whose correlations with the "
+            "intercept have the prior of Lewandowski, Kurowicka & Joe."
+        )
+    _check_errors(model, data)
+    _check_evolution(model, data)
+    if model.x_population == "exponential" and (num > 1 or data.limited != "no"):
+        found = f"{num} predictors" if num > 1 else "limits"
+        raise DataError(f"Relation: x_population='exponential' expects one predictor and no limits; found {found}.")
+    for selection in model.selections:
+        check_selected(data, selection)
+    if model.by_injections:
+        check_injections(data, model.pooling_of(len(data)))
+    group_priors = [name for name in names_group_priors if name in model.priors]
+    if model.pooling_of(len(data)) != model.pooling and (group_priors or model.correlated):
+        option = f"a prior of {group_priors[0]}" if group_priors else "correlated=True"
+        raise DataError(
+            f"Relation: {option} expects two groups or more; found {len(data)}. Name the groups in a column group, "
+            "or use pooling='complete' without it.",
+            [Remedy("pooling", "complete")],
+        )
+
+
+def _check_evolution(model: Any, data: PointsInGroups) -> None:
+    """Raise an error for points without redshift, and for an exponent of one of several predictors."""
+    if model.evolution == "none":
+        return
+    if not np.isfinite(np.asarray(data.redshift)[np.asarray(data.used)]).all():
+        raise DataError(f"Relation: evolution={model.evolution!r} expects the column redshift; found none.")
+    if "evolution_x" in model.priors and len(data.predictors) > 1:
+        raise DataError(f"Relation: evolution_x expects one predictor; found {len(data.predictors)}.")
+
+
+def _check_errors(model: Any, data: PointsInGroups) -> None:
+    """Raise an error where a missing error makes the density infinite."""
+    variances = np.diagonal(np.asarray(data.errors)[np.asarray(data.used)], axis1=-2, axis2=-1)
+    missing = [name for name, values in zip((*data.predictors, "y"), variances.T, strict=True) if not values.all()]
+    for name in missing:
+        if name == "y" and not model.scatter:
+            raise DataError("Relation(scatter=False): expected errors of y for every point; found points without one.")
+        if name != "y" and model.latents == "sampled":
+            raise DataError(
+                f"Relation(latents='sampled'): expected an error of {name} for every point; found points without "
+                "one. Use latents='marginal'.",
+                [Remedy("latents", "marginal")],
+            )
+        if name != "y" and model.x_population == "exponential":
+            raise DataError(
+                f"Relation(x_population='exponential'): expected an error of {name} for every point; found points "
+                "without."
+            )

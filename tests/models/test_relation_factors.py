@@ -1,0 +1,155 @@
+"""Powers of redshift that multiply x and y, and errors that the points of a group have in common."""
+
+import jax
+import numpy as np
+import pytest
+from astropy.cosmology import FlatLambdaCDM
+from monte_carlo import seed
+from numpyro import handlers
+from scipy import stats
+from sites import compiled_sites
+
+from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
+from hbm_jax.models import Relation
+from hbm_jax.validation import DataError, OptionError
+
+Z = np.array([0.1, 0.8, 0.3, 0.5, 1.4])
+COLUMNS = {
+    "x": np.array([0.1, 0.9, -0.4, 1.3, 0.5]), "y": np.array([0.4, 2.0, -0.1, 2.9, 1.6]),
+    "sigma_x": np.array([0.2, 0.3, 0.2, 0.1, 0.4]), "sigma_y": np.array([0.3, 0.1, 0.2, 0.2, 0.1]),
+    "group": ["a", "a", "b", "b", "b"],
+}  # fmt: skip
+COMMON = {"a": 0.5, "b": 0.3}
+WITH_COMMON = COLUMNS | {"common_error_y": [COMMON[name] for name in COLUMNS["group"]]}
+PIVOT, ALPHA, BETA = 0.3, 1.4, 1.0
+LINE = {"alpha": ALPHA, "beta": BETA}
+COMPLETE = LINE | {"intrinsic_scatter": 0.3, "x_mean": 0.5, "x_std": 0.8}
+SPREAD = 0.4
+PARTIAL = {
+    "alpha_mean": ALPHA, "alpha_std": 0.2, "beta_mean": BETA, "beta_std": SPREAD, "intrinsic_scatter": 0.3,
+    "x_mean": 0.5, "x_std": 0.8,
+}  # fmt: skip
+
+
+def group_normal(rows, alpha, shift, variance):
+    """The normal distribution of all measured values of a group, with a variance that its responses have in common."""
+    num = len(rows)
+    mean = np.zeros((num, 2))
+    covariance = np.zeros((num, 2, num, 2))
+    for position, row in enumerate(rows):
+        mean[position] = 0.5, BETA + alpha * (0.5 - PIVOT) + shift[row]
+        line = np.array([1.0, alpha])
+        own = 0.8**2 * np.outer(line, line) + np.diag([0.0, 0.3**2])
+        own += np.diag([COLUMNS["sigma_x"][row] ** 2, COLUMNS["sigma_y"][row] ** 2])
+        covariance[position, :, position, :] = own
+    covariance[:, 1, :, 1] += variance
+    return stats.multivariate_normal(mean.ravel(), covariance.reshape(2 * num, 2 * num))
+
+
+def expected(alphas, shift, variances):
+    values = np.stack([COLUMNS["x"], COLUMNS["y"]], axis=-1)
+    groups = [(0, 1), (2, 3, 4)]
+    return sum(
+        group_normal(rows, alpha, shift, variance).logpdf(values[list(rows)].ravel())
+        for rows, alpha, variance in zip(groups, alphas, variances, strict=True)
+    )
+
+
+@pytest.mark.parametrize("evolution", ["log10 E(z)", "ln 1+z"])
+@pytest.mark.parametrize("pooling", ["complete", "partial"])
+def test_powers_of_redshift_shift_the_line(evolution, pooling):
+    """Exponents of both coordinates, against the normal distribution of all measured values, with astropy's E(z)."""
+    data = PointsInGroups.from_columns(COLUMNS | {"redshift": Z})
+    model = Relation(pooling=pooling, pivot=PIVOT, evolution=evolution, Om0=0.25, priors={"evolution_x": 0.7})
+    values = (COMPLETE if pooling == "complete" else PARTIAL) | {"evolution_y": -1.2}
+    e = np.log10(FlatLambdaCDM(70.0, 0.25, Tcmb0=0.0).efunc(Z)) if "E(z)" in evolution else np.log1p(Z)
+    with jax.enable_x64(True):
+        found = compiled_sites(model, model.bound(data))(values)
+    alphas, variances = (ALPHA, ALPHA), (0.0, 0.0)
+    if pooling == "partial":
+        alphas, variances = found.values["alpha"], (SPREAD**2, SPREAD**2)
+    shifts = np.repeat(alphas, [2, 3]) * 0.7 * e - 1.2 * e
+    used = model.bound(data).used if pooling == "complete" else ...
+    assert found.log_probs["observed"][used].sum() == pytest.approx(expected(alphas, shifts, variances), rel=1e-10)
+
+
+@pytest.mark.parametrize("pooling", ["complete", "none", "partial"])
+def test_errors_in_common_are_integrated_out(pooling):
+    data = PointsInGroups.from_columns(WITH_COMMON)
+    values = dict(PARTIAL if pooling == "partial" else COMPLETE)
+    if pooling == "none":
+        values |= {name: np.full(2, value) for name, value in LINE.items()}
+    model = Relation(pooling=pooling, pivot=PIVOT)
+    with jax.enable_x64(True):
+        found = compiled_sites(model, model.bound(data))(values)
+    alphas = found.values["alpha"] if pooling == "partial" else (ALPHA, ALPHA)
+    spread = SPREAD if pooling == "partial" else 0.0
+    variances = [spread**2 + error**2 for error in COMMON.values()]
+    assert found.log_probs["observed"].sum() == pytest.approx(expected(alphas, np.zeros(5), variances), rel=1e-10)
+
+
+def test_errors_in_common_are_sampled_beside_limits():
+    """Where the density is not normal, the common error of a group is a parameter that shifts its points."""
+    data = PointsInGroups.from_columns(WITH_COMMON | {"limit_y": ["<", "", "", "", ""]})
+    values, standard = COMPLETE | {"_common_offset": np.array([0.7, -1.1])}, np.array([0.7, 0.7, -1.1, -1.1, -1.1])
+    model = Relation(pooling="complete", pivot=PIVOT)
+    with jax.enable_x64(True):
+        found = compiled_sites(model, model.bound(data))(values)
+    shift = standard * WITH_COMMON["common_error_y"]
+    group = group_normal([3], ALPHA, shift, 0.0)
+    assert found.log_probs["observed"][1, 1] == pytest.approx(group.logpdf([1.3, 2.9]), rel=1e-10)
+    np.testing.assert_allclose(found.values["common_offset"], [0.35, -0.33])
+
+
+def test_intercepts_and_errors_in_common_are_drawn_given_the_points(monte_carlo):
+    """Both from their exact normal conditional, for groups whose intercepts come from a population."""
+    data = PointsInGroups.from_columns(WITH_COMMON)
+    model = Relation(pivot=PIVOT, priors={name: PARTIAL[name] for name in PARTIAL if name != "alpha_std"})
+
+    def draw(key):
+        program = handlers.substitute(model, {"alpha_std": 1e-6})
+        trace = handlers.trace(handlers.seed(program, key)).get_trace(model.bound(data), recover=True)
+        return trace["beta"]["value"], trace["common_offset"]["value"], trace["alpha"]["value"]
+
+    with jax.enable_x64(True):
+        beta, offset, alpha = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(seed(5)), 2000))
+    np.testing.assert_allclose(alpha, ALPHA, atol=1e-4)
+    values = np.stack([COLUMNS["x"], COLUMNS["y"]], axis=-1)
+    for column, (rows, common) in enumerate(zip([(0, 1), (2, 3, 4)], COMMON.values(), strict=True)):
+        design = np.tile([0.0, 1.0], len(rows))
+        prior = np.array([SPREAD**2, common**2])
+        whole = group_normal(rows, ALPHA, np.zeros(5), prior.sum())
+        residual = np.linalg.solve(whole.cov, values[list(rows)].ravel() - whole.mean)
+        mean = prior * (design @ residual)
+        information = design @ np.linalg.solve(whole.cov, design)
+        std = np.sqrt(prior - prior**2 * information)
+        for drawn, centre, index in ((beta, BETA, 0), (offset, 0.0, 1)):
+            standard = (np.asarray(drawn)[:, column] - centre - mean[index]) / std[index]
+            monte_carlo.p_value(stats.kstest(standard, "norm").pvalue, name=f"{column} {index}")
+        correlation = np.corrcoef(np.asarray(beta)[:, column], np.asarray(offset)[:, column])[0, 1]
+        assert correlation == pytest.approx(-prior.prod() * information / std.prod(), abs=0.15)
+
+
+def test_redshifts_and_common_errors_come_back(tmp_path):
+    data = PointsInGroups.from_columns(WITH_COMMON | {"redshift": Z})
+    data.to_table().write(tmp_path / "points.ecsv")
+    for other in (read_relation(tmp_path / "points.ecsv"), PointsInGroups.from_dict(data.to_dict())):
+        np.testing.assert_array_equal(other.redshift, data.redshift)
+        np.testing.assert_array_equal(other.common_error_y, [0.5, 0.3])
+    bare = PointsInGroups.from_columns(COLUMNS)
+    assert not {"redshift", "common_error_y"} & bare.to_dict().keys()
+    assert not PointsInGroups.from_dict(bare.to_dict()).common_error_y.any()
+
+
+def test_what_does_not_fit_is_refused():
+    bare = PointsInGroups.from_columns(COLUMNS)
+    with pytest.raises(DataError, match=r"evolution='ln E\(z\)' expects the column redshift; found none"):
+        Relation(evolution="ln E(z)").bind(bare)
+    with pytest.raises(ValueError, match="evolution of Relation"):
+        Relation(evolution="E")
+    with pytest.raises(OptionError, match="Om0: expected a number from 0 to 1; found 3"):
+        Relation(Om0=3.0)
+    with pytest.raises(DataError, match=r"common_error_y, row 1 .*one value in all points of a group"):
+        PointsInGroups.from_columns(COLUMNS | {"common_error_y": [0.5, 0.4, 0.3, 0.3, 0.3]})
+    with pytest.raises(DataError, match=r"redshift, row 0 .*above -1"):
+        PointsInGroups.from_columns(COLUMNS | {"redshift": Z - 2.0})
