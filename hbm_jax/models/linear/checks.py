@@ -52,8 +52,8 @@ def _check_exponential(model: Any) -> None:
         raise OptionError(f"{message}at most one limit; found selection={str(model.selection)!r}.")
 
 
-def check_points(model: Any, data: PointsInGroups, names_group_priors: Collection[str]) -> None:
-    """Raise an error where points do not fit the options; `names_group_priors` are parameters of populations of lines."""
+def check_points(model: Any, data: PointsInGroups, population_parameters: Collection[str]) -> None:
+    """Raise an error where points do not fit the options; `population_parameters` are those of populations of lines."""
     num = len(data.predictors)
     if model.num_components > 1 and num > 1:
         raise DataError(
@@ -73,7 +73,7 @@ def check_points(model: Any, data: PointsInGroups, names_group_priors: Collectio
         check_selected(data, selection)
     if model.by_injections:
         check_injections(data, model.pooling_of(len(data)))
-    group_priors = [name for name in names_group_priors if name in model.priors]
+    group_priors = [name for name in population_parameters if name in model.priors]
     if model.pooling_of(len(data)) != model.pooling and (group_priors or model.correlated):
         option = f"a prior of {group_priors[0]}" if group_priors else "correlated=True"
         raise DataError(
