@@ -319,13 +319,16 @@ def test_a_program_needs_nothing_but_its_call():
 
 def test_one_protocol_names_all_that_is_asked():
     class Complete(Observing):
-        integrated = forms = remedies = ()
+        integrated = forms = remedies = blinded = ()
 
         def num_data(self, data):
             return len(data)
 
         def bind_each(self, data):
             return [self.bind(single) for single in data]
+
+        def cautions_of_draws(self, data, posterior):
+            return []
 
     assert isinstance(Complete(), asked.Program)
     assert not isinstance(Bound(), asked.Program)

@@ -281,7 +281,7 @@ def test_an_earlier_fit_gives_points_metric_and_step_size(target):
         ),
         "sample_stats": xr.Dataset({"step_size": (("chain", "draw"), np.full((2, 500), 0.3))}),
     }
-    start = given(target, SimpleNamespace(tree=tree))
+    start = given(target, SimpleNamespace(tree=xr.DataTree.from_dict(tree)))
     assert start.informed
     assert start.step_size == pytest.approx(0.3)
     covariance = start.metric.inverse_mass * np.outer(start.metric.scale, start.metric.scale)
@@ -291,7 +291,7 @@ def test_an_earlier_fit_gives_points_metric_and_step_size(target):
     assert Start.from_arrays(start.to_arrays()).step_size == start.step_size
     other = {**tree, "unconstrained_posterior": tree["unconstrained_posterior"].isel(parameter=slice(4))}
     with pytest.raises(ValueError, match=r"of the same latent sites, 5 parameters; found one of 4; not in both: theta"):
-        given(target, SimpleNamespace(tree=other))
+        given(target, SimpleNamespace(tree=xr.DataTree.from_dict(other)))
 
 
 @pytest.mark.long
