@@ -217,7 +217,7 @@ def draw_figure(rows, kinds, path):
         ax.axvline(1.0, color="black", lw=0.8)
         ax.set(xscale="log", xlabel=f"ESS {figure.removesuffix(', all')}, warm-up counted: ours / other")
         ax.grid(axis="y", lw=0.3)
-        ax.legend(fontsize=8, loc="lower right")
+        ax.legend(fontsize=8, loc="center right")
     axes[0].set_yticks(np.arange(len(NAMES)), [NAMES[i] for i in order], fontsize=6)
     fig.savefig(path, dpi=80)
 
