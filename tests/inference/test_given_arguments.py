@@ -1,13 +1,16 @@
 """Arguments by name, given starts and small units in `hbm_jax.sample` and `hbm_jax.fit_each`."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import pandas as pd
 import pytest
 from numpyro import distributions as dist
 
 import hbm_jax
 from hbm_jax.data import ValuesInGroups
+from hbm_jax.inference.centering import pilot
 from hbm_jax.models import Normal
 
 Y = np.array([1.2, 0.3, 2.2, 1.9, 0.7])
@@ -34,6 +37,25 @@ def test_arguments_may_be_given_by_name(tmp_path):
     np.testing.assert_array_equal(resumed.posterior["mu"], by_position.posterior["mu"])
     with pytest.raises(TypeError, match="unknown option 'sigmas'"):
         hbm_jax.sample(normal, Y, sigmas=0.5, **OPTIONS)
+
+
+def test_lists_and_tables_give_what_arrays_give(monkeypatch):
+    """In prior predictions, at the maximum of the likelihood, and in the choice of a partial non-centring."""
+
+    def program(y):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 2.0))
+        with numpyro.plate("object", len(y)):
+            numpyro.sample("y", dist.Normal(mean + 0.0 * y, 1.0), obs=y)
+
+    values = [1.0, 2.0, 6.0]
+    drawn, expected = (hbm_jax.prior_predictive(program, y, num_draws=3) for y in (pd.Series(values), np.array(values)))
+    np.testing.assert_array_equal(drawn["y"], expected["y"])
+    best = hbm_jax.maximum_likelihood(program, values, errors=None, num_starts=1)
+    assert best.table.loc["mean", "value"] == pytest.approx(3.0, abs=1e-6)
+    monkeypatch.setattr(pilot, "choose_centering", lambda program, args, *options: args)
+    (array,) = hbm_jax.centre(program, values)
+    np.testing.assert_array_equal(array, values, strict=False)
+    assert isinstance(array, np.ndarray | jax.Array)
 
 
 @pytest.mark.long

@@ -25,6 +25,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
+from hbm_jax.inference.arguments import plain_arguments
 from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred, find_sites, is_log, location_scale
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args
@@ -114,7 +115,8 @@ def centre(
     >>> centre(program, np.zeros(3)).table["centredness"].round(2).tolist()
     [1.0, 0.5, 0.0]
     """
-    return choose_centering(program, bound_args(program, args), seed, sites, num_warmup, num_pilots)
+    args = bound_args(program, plain_arguments(program, args))
+    return choose_centering(program, args, seed, sites, num_warmup, num_pilots)
 
 
 def choose_centering(

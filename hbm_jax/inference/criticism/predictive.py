@@ -9,6 +9,7 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.distributions import Unit
 
+from hbm_jax.inference.arguments import plain_arguments
 from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
@@ -48,6 +49,7 @@ def prior_predictive(program: Callable | Fit, *args, num_draws: int = 500, seed:
     if isinstance(program, Fit):
         args = args or program.args
         program = program_of(program, "prior_predictive")
+    args = plain_arguments(program, args)
     with jax.enable_x64(True):
         drawn = _run(unobserved(program), bound_args(program, args), kwargs, None, num_draws, seed)
         return _labelled(drawn, dims_of(program), coords_of(program, args))
