@@ -47,3 +47,11 @@ def choose(kind: str, value: str, known: Iterable[str]) -> str:
         return value
     expected = ", ".join(map(repr, known))
     raise ValueError(f"Unknown {kind} {value!r}{did_you_mean(value, known)}: expected one of {expected}.")
+
+
+def require_parameters(requested: Iterable[str], known: Iterable[str], caller: str) -> None:
+    """Raise ValueError, in the name of `caller`, for an unknown parameter; the message suggests the nearest name."""
+    known = list(map(str, known))
+    if unknown := [name for name in map(str, requested) if name not in known]:
+        found = ", ".join(unknown) + did_you_mean(unknown[0], known)
+        raise ValueError(f"{caller}: expected parameters among {listed(known)}; found {found}.")

@@ -46,6 +46,7 @@ from hbm_jax.inference.program import (
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.storage import tree_of
 from hbm_jax.inference.verdict import Verdict, judge, with_modes
+from hbm_jax.names import require_parameters
 from hbm_jax.notation import rounded
 
 INTERVAL = (0.16, 0.5, 0.84)
@@ -169,12 +170,7 @@ class Fit(Exports):
         """
         if parameters is not None:
             requested = [parameters] if isinstance(parameters, str) else list(parameters)
-            unknown = [name for name in requested if name not in self.posterior]
-            if unknown:
-                raise ValueError(
-                    f"summary: expected parameters among {', '.join(map(str, self.posterior))}; found "
-                    f"{', '.join(map(str, unknown))}."
-                )
+            require_parameters(requested, self.posterior, "summary")
         rows = {}
         units = self.units
         for name, labels, draws in labelled_draws(self.posterior, self.verdict):

@@ -124,6 +124,8 @@ def test_summary_is_that_of_the_draws(ragged):
         np.testing.assert_allclose(ragged.draws(i)["posterior"]["lp"], lp, rtol=1e-9)
         assert ragged.verdicts.loc[i, "num_draws"] == values.size
     assert set(ragged.summary().index.get_level_values("parameter")) == {"mu"}
+    with pytest.raises(ValueError, match=r"summary: expected parameters among mu; found mus \(did you mean 'mu'\?\)\."):
+        ragged.summary("mus")
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from arviz_base import from_dict
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.checksum import ResultFileError
 from hbm_jax.inference.options import plain
+from hbm_jax.names import require_parameters
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -111,7 +112,16 @@ class Fits:
         pandas.DataFrame
             Indexed by object and parameter (``name`` or ``name[i]``); ``median, lower_68, upper_68, mean, sd, r_hat,
             ess_bulk, ess_tail``. An object without draws has no rows.
+
+        Raises
+        ------
+        ValueError
+            If a name in ``parameters`` is not a site.
         """
+        if parameters is not None and self.sites:
+            parameters = [parameters] if isinstance(parameters, str) else list(parameters)
+            known = dict.fromkeys(name for sites in self.sites.values() for name in sites)
+            require_parameters(parameters, known, "summary")
         index, rows = [], []
         for name, sites in self.sites.items():
             for parameter, values in sites.items():

@@ -29,7 +29,7 @@ from hbm_jax.inference.criticism.replicates import LOG_LIKELIHOOD, Replicates
 from hbm_jax.inference.results import describe, provenance
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
-from hbm_jax.names import did_you_mean
+from hbm_jax.names import did_you_mean, require_parameters
 
 LARGEST_SITE = 20  # elements of the largest site ranked by default; this leaves out the latents of a large population
 FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
@@ -185,9 +185,7 @@ def calibrate(
     truths, data, log_density = design.simulate(num_replicates, seed)
     if parameters is None:
         parameters = [name for name, values in truths.items() if values[0].size <= LARGEST_SITE]
-    unknown = [name for name in parameters if name not in truths]
-    if unknown:
-        raise ValueError(f"calibrate: expected parameters among {', '.join(truths)}; found {', '.join(unknown)}.")
+    require_parameters(parameters, truths, "calibrate")
     fitted_program, objects = design.fit_tasks(data)
     density_site = "lp" if design.observing is None else LOG_LIKELIHOOD
     fits = fit_each(
