@@ -26,6 +26,7 @@ from hbm_jax.spectra.model.composition import Component, separated
 from hbm_jax.spectra.model.energetics import energy_flux, log10_sphere_area
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness
+from hbm_jax.validation import energy_band
 
 BANDS = ((0.5, 2.0), (2.0, 10.0))  # keV
 NUM_SIMULATIONS = 1000
@@ -176,13 +177,16 @@ def best_fit(
     Raises
     ------
     ValueError
-        As `hbm_jax.maximum_likelihood`, and for a band whose energies are not positive and in increasing order.
+        As `hbm_jax.maximum_likelihood`, and for no band or one whose energies are not positive and in increasing order.
 
     Examples
     --------
     >>> best = best_fit(model, stack, level=0.9, bands=[(0.5, 10.0)])  # doctest: +SKIP
     >>> best.save("results")  # doctest: +SKIP
     """
+    bands = [energy_band(band, "best_fit: bands") for band in bands]
+    if not bands:
+        raise ValueError("best_fit: bands: expected one band (low, high) [keV] or more; found none.")
     bound = model.bound(data)
     likelihood = maximum_likelihood(model, bound, level=level, seed=seed, num_starts=num_starts, progress=progress)
     goodness = None

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from commands import handed_to_the_sampler, refused, run
 
-from hbm_jax import cli
+from hbm_jax import best_fit, cli
 from hbm_jax.data import DataWarning, read_grouped_spectra
+from hbm_jax.models import SpectralFit
+from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
 from hbm_jax.runs import load
 
 MODEL = "powerlaw * tbabs(mw)"
@@ -99,6 +101,30 @@ def test_a_best_fit_without_sampling(folder, tmp_path, capsys):
     for figure in ("spectra", "unfolded"):
         assert (out / f"{figure}.pdf").stat().st_size > 1000
     assert refused(capsys, "fit", "spectrum", *options, "--best-fit", "--out", out).count("--overwrite") == 1
+
+
+@pytest.mark.long
+def test_figures_of_a_best_fit_name_their_axes(folder):
+    data = read_grouped_spectra(folder / "source.pha", energies=(0.5, 8.0))
+    model = SpectralFit("powerlaw * tbabs(mw)", priors={"mw_nh": 0.1, "photon_index": 2.0})
+    best = best_fit(model, data, num_starts=1, num_simulations=0, bands=[(0.5, 2.0)])
+    upper, lower = best_fit_spectra(best).axes
+    assert lower.get_xlabel() == "energy [keV]"
+    assert (upper.get_xlabel(), upper.get_ylabel(), lower.get_ylabel()) == (
+        "",
+        "counts s$^{-1}$ keV$^{-1}$",
+        "residual",
+    )
+    (unfolded,) = best_fit_unfolded(best).axes
+    assert unfolded.get_xlabel() == "observed energy [keV]"
+    assert "erg cm$^{-2}$ s$^{-1}$" in unfolded.get_ylabel()
+
+
+@pytest.mark.parametrize("bands", [[], [(2.0, 0.5)], (0.5, 2.0)])
+def test_bands_of_fluxes_are_checked_before_the_fit(bands, folder):
+    data = read_grouped_spectra(folder / "source.pha", energies=(0.5, 8.0))
+    with pytest.raises(ValueError, match="best_fit: bands: expected (one band|two positive energies)"):
+        best_fit(SpectralFit("powerlaw * tbabs(mw)"), data, bands=bands)
 
 
 @pytest.mark.parametrize(
