@@ -123,7 +123,7 @@ def test_figures_of_a_best_fit_name_their_axes(folder):
 @pytest.mark.parametrize("bands", [[], [(2.0, 0.5)], (0.5, 2.0)])
 def test_bands_of_fluxes_are_checked_before_the_fit(bands, folder):
     data = read_grouped_spectra(folder / "source.pha", energies=(0.5, 8.0))
-    with pytest.raises(ValueError, match="best_fit: bands: expected (one band|two positive energies)"):
+    with pytest.raises(ValueError, match=r"best_fit: bands: expected (one band|two positive energies)"):
         best_fit(SpectralFit("powerlaw * tbabs(mw)"), data, bands=bands)
 
 
