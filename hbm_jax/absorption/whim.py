@@ -244,7 +244,7 @@ def whim_optical_depth(
     num_cells = checked_cells(num_cells)
     if not isinstance(cosmology, Cosmology):
         raise ValueError(f"cosmology: expected a Cosmology; found {cosmology!r}.")
-    numbers = as_abundances(abundances)
+    number_abundances = as_abundances(abundances)
     scalars = {"z": z, "n0": n0, "log10_T": log10_T, "log10_xi": log10_xi, "metallicity": metallicity}
     scalars |= {"photon_index": photon_index, "density_slope": density_slope}
     scalars |= {"metallicity_slope": metallicity_slope, "temperature_slope": temperature_slope}
@@ -258,7 +258,7 @@ def whim_optical_depth(
     energy, in_energy = within("energy", energy, MIN_ENERGY, max_energy, "keV")
     dtype = jnp.result_type(energy, z, n0, *jax.tree.leaves(cosmology), log10_T, metallicity)
     slopes = (density_slope, metallicity_slope, temperature_slope)
-    arguments = (energy, z, n0, log10_T, log10_xi, metallicity, photon_index, *slopes, numbers, cosmology)
+    arguments = (energy, z, n0, log10_T, log10_xi, metallicity, photon_index, *slopes, number_abundances, cosmology)
     within("log10_T", log10_T, *LOG10_T)
     log10_T_source = jnp.add(log10_T, temperature_slope * jnp.log10(1.0 + z))
     within("log10_T at the source", log10_T_source, *LOG10_T)
@@ -273,7 +273,7 @@ def whim_optical_depth(
 
 @functools.partial(jax.jit, static_argnames=("mode", "rates", "evolving", "num_cells", "dtype", "xi_band"))
 def _integral(
-    domains, energy, z, n0, T, xi, metallicity, index, density_slope, metallicity_slope, temperature_slope, numbers,
+    domains, energy, z, n0, T, xi, metallicity, index, density_slope, metallicity_slope, temperature_slope, abundances,
     cosmology, *, mode, rates, evolving, num_cells, dtype, xi_band,
 ):  # fmt: skip
     """Return the optical depth of arguments in double precision; `domains` are the masks of their domains."""
@@ -283,7 +283,7 @@ def _integral(
     log_energy, z = jnp.log(jnp.where(in_energy, energy, 1.0)), jnp.where(in_z, z, 0.0)
     weight, metal_weight = weights_of(cosmology, density_slope, metallicity, metallicity_slope)
     fractions = functools.partial(ion_fractions, mode=mode, rates=rates, photon_index=index, xi_band=xi_band)
-    per_hydrogen = numbers[_Z - 1]
+    per_hydrogen = abundances[_Z - 1]
     if evolving:
 
         def ion_weight(u):

@@ -59,43 +59,43 @@ class LinesOfSight:
     def comoving_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the line-of-sight comoving distance [Mpc], as `hbm_jax.cosmology.comoving_distance`."""
         value, exists = self.integral(1, cosmology)
-        return _where(exists, cosmology.hubble_distance * value)
+        return _or_nan(exists, cosmology.hubble_distance * value)
 
     def transverse_comoving_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the transverse comoving distance [Mpc], as `hbm_jax.cosmology.transverse_comoving_distance`."""
         value, exists = self._transverse(cosmology)
-        return _where(exists, value)
+        return _or_nan(exists, value)
 
     def luminosity_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the luminosity distance [Mpc], as `hbm_jax.cosmology.luminosity_distance`."""
         value, exists = self._transverse(cosmology)
-        return _where(exists, (1.0 + self.z_hel) * value)
+        return _or_nan(exists, (1.0 + self.z_hel) * value)
 
     def angular_diameter_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the angular diameter distance [Mpc], as `hbm_jax.cosmology.angular_diameter_distance`."""
         value, exists = self._transverse(cosmology)
-        return _where(exists, value / (1.0 + self.z))
+        return _or_nan(exists, value / (1.0 + self.z))
 
     def distmod(self, cosmology: Cosmology) -> jax.Array:
         """Return the distance modulus [mag], as `hbm_jax.cosmology.distmod`."""
         value, exists = self._transverse(cosmology)
-        return _where(exists, 5.0 * jnp.log10((1.0 + self.z_hel) * value) + 25.0)
+        return _or_nan(exists, 5.0 * jnp.log10((1.0 + self.z_hel) * value) + 25.0)
 
     def lookback_time(self, cosmology: Cosmology) -> jax.Array:
         """Return the lookback time [Gyr], as `hbm_jax.cosmology.lookback_time`."""
         value, exists = self.integral(0, cosmology)
-        return _where(exists, cosmology.hubble_time * value)
+        return _or_nan(exists, cosmology.hubble_time * value)
 
     def age(self, cosmology: Cosmology) -> jax.Array:
         """Return the age of the universe [Gyr], as `hbm_jax.cosmology.age`."""
         value, exists = self.integral_to_infinity(cosmology)
-        return _where(exists, cosmology.hubble_time * value)
+        return _or_nan(exists, cosmology.hubble_time * value)
 
     def differential_comoving_volume(self, cosmology: Cosmology) -> jax.Array:
         """Return the comoving volume [Mpc^3/sr] per redshift, as `hbm_jax.cosmology.differential_comoving_volume`."""
         value, exists = self._transverse(cosmology)
         inverse_e, positive = guarded_inverse_e(jnp.log1p(self.z), cosmology)
-        return _where(exists & positive, cosmology.hubble_distance * value**2 * inverse_e)
+        return _or_nan(exists & positive, cosmology.hubble_distance * value**2 * inverse_e)
 
     def _transverse(self, cosmology: Any) -> tuple[jax.Array, jax.Array]:
         """Return the transverse comoving distance [Mpc], and the mask of its domain."""
@@ -126,7 +126,7 @@ class FewLinesOfSight(LinesOfSight):
         return value, positive & self._inside
 
 
-def _where(exists: jax.Array, value: jax.Array) -> jax.Array:
+def _or_nan(exists: jax.Array, value: jax.Array) -> jax.Array:
     """Return a value, NaN where it does not exist."""
     # Must be the last step: 0 times NaN is NaN, so a NaN earlier in the program would spoil even a masked gradient.
     return jnp.where(exists, value, np.nan)

@@ -156,18 +156,21 @@ class FunctionSelection:
         return jnp.log(self.probability(value))
 
     def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
-        """Return the log mean probability over normal observed vectors, by a trapezoidal rule in both whitened axes."""
+        """Return the log mean probability over normal observed vectors, with arrays as in `log_detected_normal`.
+
+        The integral is a trapezoidal rule in both whitened coordinates.
+        """
         nodes = np.linspace(-_REACH, _REACH, _NODES)
         weights = np.exp(-0.5 * nodes**2)
         weights = np.outer(weights, weights) / np.sum(weights) ** 2
-        (xx,), (xy, yy) = covariance
-        scale = jnp.sqrt(xx)
-        along = xy / scale
-        other = jnp.sqrt(yy - along**2)
+        (variance_x,), (covariance_xy, variance_y) = covariance
+        factor_xx = jnp.sqrt(variance_x)  # elements of the Cholesky factor
+        factor_yx = covariance_xy / factor_xx
+        factor_yy = jnp.sqrt(variance_y - factor_yx**2)
         u, v = nodes[:, None], nodes[None, :]
         x, y = (a[..., None, None] for a in jnp.broadcast_arrays(*mean))
-        scale, along, other = (a[..., None, None] for a in (scale, along, other))
-        x, y = jnp.broadcast_arrays(x + scale * u, y + along * u + other * v)
+        factor_xx, factor_yx, factor_yy = (a[..., None, None] for a in (factor_xx, factor_yx, factor_yy))
+        x, y = jnp.broadcast_arrays(x + factor_xx * u, y + factor_yx * u + factor_yy * v)
         return jnp.log(jnp.sum(weights * self.function(x, y), axis=(-2, -1)))
 
 

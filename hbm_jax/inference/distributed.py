@@ -206,10 +206,10 @@ class Processes(OneProcess):
 
     @contextlib.contextmanager
     def tracing(self, parts) -> Iterator[None]:
-        """Context in which a split potential uses ``parts``, in the order of `sharded`, for its constants."""
+        """Context in which ``parts``, one for each array of `sharded`, replace the constants of a split potential."""
         entries = zip(self._sharded.items(), parts, strict=True)
         self.replacements = {
-            name: jax.lax.slice_in_dim(part, 0, length, axis=axis) for (name, (_, axis, length)), part in entries
+            number: jax.lax.slice_in_dim(part, 0, length, axis=axis) for (number, (_, axis, length)), part in entries
         }
         try:
             yield

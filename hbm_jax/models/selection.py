@@ -82,10 +82,10 @@ class Selection:
     def __post_init__(self):
         choose("missing of Selection", self.missing, ("below", "above"))
         width = self.width
-        lowest = getattr(width.support, "lower_bound", -math.inf) if isinstance(width, dist.Distribution) else width
-        if lowest < 0:
-            found = distribution_to_text(width)
-            raise OptionError(f"Selection in {self.quantity}: expected a width of 0 or more; found {found}.")
+        smallest = getattr(width.support, "lower_bound", -math.inf) if isinstance(width, dist.Distribution) else width
+        if smallest < 0:
+            text = distribution_to_text(width)
+            raise OptionError(f"Selection in {self.quantity}: expected a width of 0 or more; found {text}.")
         has_prior = isinstance(self.limit, dist.Distribution)
         if self.by_group and not has_prior:
             raise OptionError(f"Selection in {self.quantity}: by_group expects a prior of the limit; found none.")

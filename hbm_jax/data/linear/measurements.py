@@ -64,7 +64,7 @@ def with_normal_errors(
         if f"sigma_{key}" in columns and limit.any():
             converted[f"sigma_{key}"] = _errors_of_limits(columns, f"sigma_{key}", limit, called)
         if asymmetric or key in log10:
-            _refuse_other_forms(columns, key, asymmetric, len(coordinates), called)
+            _require_convertible_errors(columns, key, asymmetric, len(coordinates), called)
             converted |= _interval(converted, key, asymmetric, key in log10, limit, called)
     return converted
 
@@ -81,14 +81,14 @@ def _errors_of_limits(columns: Mapping[str, Any], key: str, limit: NDArray[np.bo
     return np.where(np.isnan(errors) & limit, 0.0, errors) if len(limit) == len(errors) else errors
 
 
-def _refuse_other_forms(columns, key: str, asymmetric: bool, num: int, called) -> None:
-    """Raise an error for errors in two forms, and for covariances, which cannot be converted."""
+def _require_convertible_errors(columns, key: str, asymmetric: bool, num_coordinates: int, called) -> None:
+    """Raise DataError for a coordinate with one side of an interval, with errors in two forms, or with a covariance."""
     low, high, sigma = f"{key}_err_lo", f"{key}_err_hi", f"sigma_{key}"
     if asymmetric and not (low in columns and high in columns and sigma not in columns):
         found = [called.get(name, name) for name in (low, high, sigma) if name in columns]
         raise DataError(f"errors of {key}: expected {low} and {high}, or {sigma}; found {listed(found)}.")
     for name in columns:
-        if name.startswith("covariance") and (num == 2 or key in name.split("_")[1:]):
+        if name.startswith("covariance") and (num_coordinates == 2 or key in name.split("_")[1:]):
             raise DataError(
                 f"{called.get(name, name)}: expected a correlation, because the error of {key} is converted; found a "
                 "covariance."

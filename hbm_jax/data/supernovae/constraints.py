@@ -245,24 +245,24 @@ def desi_dr2_bao() -> GaussianConstraints:
     return _acoustic_oscillations([(0.295, 7.942, 0.0761)], pairs, "DESI DR2, arXiv:2503.14738")
 
 
-def _acoustic_oscillations(isotropic: list, pairs: list, source: str) -> GaussianConstraints:
+def _acoustic_oscillations(isotropic: list, anisotropic: list, source: str) -> GaussianConstraints:
     """Return constraints from isotropic and anisotropic distances.
 
-    Rows are (z, D_V / r_d, error), and (z, D_M / r_d, error, D_H / r_d, error, correlation).
+    Isotropic rows are (z, D_V / r_d, error), anisotropic ones (z, D_M / r_d, error, D_H / r_d, error, correlation).
     """
     columns: dict[str, Any] = {"quantity": [], "z": [], "value": []}
     blocks = []
-    for z, distance, sigma in isotropic:
+    for z, dv, sigma_dv in isotropic:
         columns["quantity"] += ["DV_over_rd"]
         columns["z"] += [z]
-        columns["value"] += [distance]
-        blocks.append(np.array([[sigma**2]]))
-    for z, across, sigma_across, along, sigma_along, correlation in pairs:
+        columns["value"] += [dv]
+        blocks.append(np.array([[sigma_dv**2]]))
+    for z, dm, sigma_dm, dh, sigma_dh, correlation in anisotropic:
         columns["quantity"] += ["DM_over_rd", "DH_over_rd"]
         columns["z"] += [z, z]
-        columns["value"] += [across, along]
-        cross = correlation * sigma_across * sigma_along
-        blocks.append(np.array([[sigma_across**2, cross], [cross, sigma_along**2]]))
+        columns["value"] += [dm, dh]
+        covariance = correlation * sigma_dm * sigma_dh
+        blocks.append(np.array([[sigma_dm**2, covariance], [covariance, sigma_dh**2]]))
     return GaussianConstraints.from_columns(columns | {"covariance": block_diag(*blocks)}, source=source)
 
 

@@ -132,10 +132,10 @@ class MeasuredPoints(dist.Distribution):
         return log_weights, variance[..., None]
 
     def _elements(self):
-        """Return log weights (C,), and lists of the means and of the lower triangle of the true coordinates.
+        """Return log weights (C,), the means of the true coordinates, and the lower triangle of their covariance.
 
-        Means and covariances are arrays that broadcast to (..., C), with C = S K: each normal of the scatter combined
-        with each component of the predictors.
+        The means are a list, the triangle a list of rows, of arrays that broadcast to (..., C), with C = S K: each of
+        the S normals of the scatter combined with each of the K components of the predictors.
         """
         num = np.shape(self.x_loc)[-1]
         slope = [self.slope[..., p, None] for p in range(num)]

@@ -37,26 +37,26 @@ def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None =
     """
     if compiler_options is None:
         compiler_options = sampling_options(jax.default_backend())
-    program, large = lowered(fn, *args)
+    program, large_constants = lowered(fn, *args)
     executable = program.compile(compiler_options)
-    return (lambda *args: executable(large, *args)) if large else executable
+    return (lambda *args: executable(large_constants, *args)) if large_constants else executable
 
 
 def lowered(fn: Callable, *args: Any) -> tuple[jax.stages.Lowered, list[jax.Array]]:
     """Return the lowered program of a function, and its large constants, the first argument if there are any."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-    large = [_num_bytes(c) >= LARGE for c in closed.consts]
-    if not any(large):
+    mask = [_num_bytes(c) >= LARGE for c in closed.consts]
+    if not any(mask):
         return jax.jit(fn).lower(*args), []
     tree = jax.tree.structure(shape)
-    lifted = [jnp.asarray(c) for c, is_large in zip(closed.consts, large, strict=True) if is_large]
+    large_constants = [jnp.asarray(c) for c, is_large in zip(closed.consts, mask, strict=True) if is_large]
 
-    def with_constants(lifted, *args):
-        arguments = iter(lifted)
-        constants = [next(arguments) if is_large else c for c, is_large in zip(closed.consts, large, strict=True)]
+    def with_constants(large_constants, *args):
+        remaining = iter(large_constants)
+        constants = [next(remaining) if is_large else c for c, is_large in zip(closed.consts, mask, strict=True)]
         return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args)))
 
-    return jax.jit(with_constants).lower(lifted, *args), lifted
+    return jax.jit(with_constants).lower(large_constants, *args), large_constants
 
 
 def _num_bytes(constant: Any) -> int:

@@ -89,11 +89,11 @@ class Loo:
             f"effective number of parameters {self.p:.1f}."
         )
         if self.reliable:
-            worst = self.table["pareto_k"].idxmax()
+            unit = self.table["pareto_k"].idxmax()
             num_refitted = int(self.table["refitted"].sum())
             verdict = f"Reliable: {num_refitted} refitted, the others " if num_refitted else "Reliable: every one "
             verdict += f"with Pareto k below {self.good_k:.2f}."
-            verdict += "" if num_refitted else f" The largest is {self.table['pareto_k'][worst]:.2f}, of {worst}."
+            verdict += "" if num_refitted else f" The largest is {self.table['pareto_k'][unit]:.2f}, of {unit}."
         else:
             units = [f"{name} ({k:.2f})" for name, k in self.bad["pareto_k"].head(NAMED).items()]
             rest = f" and {len(self.bad) - NAMED} more" if len(self.bad) > NAMED else ""

@@ -152,8 +152,8 @@ def _can_be_shared(program: Callable) -> bool:
     return True
 
 
-def _at_vector(program, sites, args, x):
-    """Return minus the log likelihood of a model at a flat vector of the sites, pairs of a name and a shape."""
+def _minus_log_likelihood_at(program, sites, args, x):
+    """Return minus the log likelihood at a flat vector x of the values of the sites, given as (name, shape) pairs."""
     values, start = {}, 0
     for name, shape in sites:
         size = math.prod(shape)
@@ -163,8 +163,8 @@ def _at_vector(program, sites, args, x):
 
 
 # Compiled once for all data of one shape; models draw no random numbers if all their sites have values.
-_value_and_grad = jax.jit(jax.value_and_grad(_at_vector, argnums=3), static_argnums=(0, 1))
-_hessian = jax.jit(jax.hessian(_at_vector, argnums=3), static_argnums=(0, 1))
+_value_and_grad = jax.jit(jax.value_and_grad(_minus_log_likelihood_at, argnums=3), static_argnums=(0, 1))
+_hessian = jax.jit(jax.hessian(_minus_log_likelihood_at, argnums=3), static_argnums=(0, 1))
 
 
 def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):

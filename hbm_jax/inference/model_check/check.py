@@ -245,7 +245,7 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
         residuals.append(marginal)
         if "scores" in pool:
             conditional = standardised(pool["scores"], k, label)
-            if conditional is not None and not _same(conditional, marginal):
+            if conditional is not None and not _nearly_equal(conditional, marginal):
                 text = f"{label} given {'the other components' if site.components else 'all others'}"
                 residuals.append(conditional._replace(label=text, mean=np.zeros(0), spread=np.zeros(0)))
     return residuals
@@ -256,7 +256,7 @@ def _valid(valid: np.ndarray, site: Site) -> np.ndarray:
     return valid.reshape(*valid.shape, *(1,) * (len(site.shape) - valid.ndim))
 
 
-def _same(a: rs.Residuals, b: rs.Residuals) -> bool:
+def _nearly_equal(a: rs.Residuals, b: rs.Residuals) -> bool:
     """Return whether residuals of the same elements have a correlation above 0.99."""
     return np.array_equal(a.elements, b.elements) and float((a.values * b.values).mean()) > 0.99
 

@@ -134,7 +134,7 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
 
 
 def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of the arrays and tuples of text in a container, table or mapping; an array has no name."""
+    """Yield name and value of each field of a container, table or mapping, nested to ``depth``; "" names an array."""
     if isinstance(arg, pd.DataFrame):
         yield from ((str(name), arg[name].to_numpy()) for name in arg.columns)
         return
@@ -149,15 +149,15 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
     else:
         yield "", arg
         return
-    texts = {len(value): value for _, value in items if _is_text(value)}
+    texts_by_length = {len(value): value for _, value in items if _is_text(value)}
     for name, value in items:
         nested = dataclasses.is_dataclass(value) or isinstance(value, Mapping) or hasattr(value, "_asdict")
         nested |= isinstance(value, tuple | list) and bool(value) and dataclasses.is_dataclass(value[0])
         if nested and depth:
             prefix = f"{name} " if isinstance(arg, tuple | list) else ""  # to distinguish entries of the same kind
-            yield from ((f"{prefix}{inner}".removesuffix(" index"), e) for inner, e in fields_of(value, depth - 1))
+            yield from ((f"{prefix}{key}".removesuffix(" index"), field) for key, field in fields_of(value, depth - 1))
         elif not nested:
-            yield from _named_columns(name, value, texts)
+            yield from _named_columns(name, value, texts_by_length)
 
 
 def _is_text(value: Any) -> bool:
@@ -166,7 +166,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
-    """Yield a field: its columns by name, or its codes as labels, if tuples of text in ``texts`` have their number."""
+    """Yield a field: its columns by name, or its codes as labels, if ``texts``, by length, has one of their number."""
     array: np.ndarray = value if isinstance(value, np.ndarray) else np.zeros(0)
     shape = array.shape
     columns = texts.get(shape[-1]) if len(shape) > 1 and shape[-1] != shape[-2] else None
@@ -480,9 +480,9 @@ def distance_of(statistic: Statistic) -> float:
 def corrected(statistics: Sequence[Statistic], scores: np.ndarray) -> tuple[float, dict[str, float]]:
     """Return the p-value of the largest score, corrected for the number of statistics, and the score of each family.
 
-    The largest score of each family is scored among the pool again, so that families count equally. The rank of the
-    largest family score among the pool gives the p-value (the minimum p-value method of Westfall & Young 1993, with the
-    same replicates).
+    ``scores`` (statistic, pool) are those of `scores_of`. The largest of each family is scored among the pool again, so
+    that families count equally. The rank of the largest family score of the measured data among those of the pool gives
+    the p-value (the minimum p-value method of Westfall & Young 1993, with the same replicates).
     """
     families = np.array([FAMILIES[statistic.kind] for statistic in statistics])
     names = list(dict.fromkeys(families))

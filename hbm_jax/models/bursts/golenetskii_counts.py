@@ -84,31 +84,49 @@ class PreparedBursts:
 def _lines_and_centring(
     folded: FoldedBursts, values, covariance, conditional_variance, level
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a line through the fluxes of each burst, and weights of the partial non-centring, from single fits."""
+    """Return a line through the fluxes of each burst, and weights of the partial non-centring, from single fits.
+
+    Parameters
+    ----------
+    folded : FoldedBursts
+        Bursts with I intervals of B bursts.
+    values, conditional_variance : (I, P)
+        Best-fit sites of each interval, the flux last, and the variance of each given those before it.
+    covariance : (I, P, P)
+        Covariance of the sites of each interval.
+    level : (B,)
+        Mean of log10_E_peak - 2 in each burst.
+
+    Returns
+    -------
+    (B, 2) array, dict of str to CentringWeight
+        As the attributes ``lines`` and ``centring`` of `PreparedBursts`.
+    """
     centring_weights = {}
     for k, varying in enumerate(folded.spectrum.sites):
         std = np.sqrt(max(np.var(values[:, k]) - np.median(covariance[:, k, k]), varying.min_std**2))
         centring_weights[varying.site] = centring_weight(1.0 / conditional_variance[:, k], std)
     # Lines with a common slope give the scatter.
-    of_burst = np.asarray(folded.of_burst)
-    num = of_burst.sum(axis=0)
-    x = values[:, 0] - 2.0 - of_burst @ level
+    membership = np.asarray(folded.of_burst)
+    num_intervals = membership.sum(axis=0)
+    x = values[:, 0] - 2.0 - membership @ level
     luminosity = values[:, -1] + np.asarray(folded.log10_sphere_area)
-    mean = of_burst.T @ luminosity / num
-    y = luminosity - of_burst @ mean
+    mean = membership.T @ luminosity / num_intervals
+    y = luminosity - membership @ mean
     slope = (x @ y) / max(x @ x, 1e-12)
     scatter_variance = max(np.mean((y - slope * x) ** 2) - np.median(conditional_variance[:, -1]), 0.03**2)
     centring_weights["log10_flux"] = centring_weight(1.0 / conditional_variance[:, -1], np.sqrt(scatter_variance))
     # Slopes of individual bursts, shrunk towards their mean.
-    information = np.maximum(of_burst.T @ x**2 / scatter_variance, 1e-6)
-    slopes = of_burst.T @ (x * y) / np.maximum(of_burst.T @ x**2, 1e-12)
+    information = np.maximum(membership.T @ x**2 / scatter_variance, 1e-6)
+    slopes = membership.T @ (x * y) / np.maximum(membership.T @ x**2, 1e-12)
     weights = information / information.sum()
-    excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / information.sum()
-    centring_weights["gamma"] = centring_weight(information, np.sqrt(max(excess, 0.1**2)), few=True)
+    slope_variance = weights @ (slopes - weights @ slopes) ** 2 - len(num_intervals) / information.sum()
+    slope_variance = max(slope_variance, 0.1**2)
+    centring_weights["gamma"] = centring_weight(information, np.sqrt(slope_variance), few=True)
     centring_weights["log10_luminosity"] = centring_weight(
-        num / scatter_variance, max(float(np.std(mean - slope * level)), 0.1), few=True
+        num_intervals / scatter_variance, max(float(np.std(mean - slope * level)), 0.1), few=True
     )
-    signal_to_noise = information * max(excess, 0.1**2)
+    signal_to_noise = information * slope_variance
     slopes = weights @ slopes + signal_to_noise / (1.0 + signal_to_noise) * (slopes - weights @ slopes)
     return np.stack([mean, slopes], axis=1), centring_weights
 
@@ -241,8 +259,8 @@ class GolenetskiiCounts(PopulationModel):
         for k in range(1, covariance.shape[1]):
             slopes[:, k, :k] = np.linalg.solve(covariance[:, :k, :k], covariance[:, :k, k, None])[..., 0]
             conditional_variance[:, k] -= np.einsum("ij,ij->i", slopes[:, k, :k], covariance[:, k, :k])
-        weights = np.asarray(folded.of_burst)
-        level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
+        membership = np.asarray(folded.of_burst)
+        level = membership.T @ (values[:, 0] - 2.0) / membership.sum(axis=0)
         lines, centring_weights = _lines_and_centring(folded, values, covariance, conditional_variance, level)
         return PreparedBursts(folded, values, slopes, level, lines, centring_weights)
 

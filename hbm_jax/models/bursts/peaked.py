@@ -115,7 +115,10 @@ class PeakedSpectrum:
     @property
     def trials(self) -> dict[str, np.ndarray]:
         """Parameters of spectra that bracket those of bursts, (num_trials,) each."""
-        names = [PEAK, *(name for name in _known(self.peak) if name in self.peak.own_parameters and name != PEAK)]
+        names = [
+            PEAK,
+            *(name for name in _peak_populations(self.peak) if name in self.peak.own_parameters and name != PEAK),
+        ]
         grid = np.meshgrid(*(_TRIALS[name] for name in names), indexing="ij")
         known = {_prefixed(self.peak, name): axis.ravel() for name, axis in zip(names, grid, strict=True)}
         rng, others = np.random.default_rng(0), [v for v in self.sites if v.parameter not in known]
@@ -145,7 +148,7 @@ def _read(spectrum: Any) -> PeakedSpectrum:
     if AMPLITUDE not in peak.own_parameters:
         raise ValueError(f"spectrum of bursts: expected a parameter {AMPLITUDE} of {peak}; found none.")
     expression = spectrum.mapped(lambda part: peak if part is peaks[0] else part)
-    peak_parameters, known = {_prefixed(peak, name): name for name in peak.own_parameters}, _known(peak)
+    peak_parameters, known = {_prefixed(peak, name): name for name in peak.own_parameters}, _peak_populations(peak)
 
     def varying(name):
         if peak_parameters.get(name) in known:
@@ -166,7 +169,7 @@ def _read(spectrum: Any) -> PeakedSpectrum:
     return PeakedSpectrum(expression, peak, tuple(sites))
 
 
-def _known(component: Component) -> dict[str, Varying]:
+def _peak_populations(component: Component) -> dict[str, Varying]:
     """Return the populations of parameters of a component with a peak that do not follow from default priors."""
     return KNOWN if isinstance(component, Band | CutoffPowerLaw) else {PEAK: KNOWN[PEAK]}
 

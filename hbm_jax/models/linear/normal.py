@@ -199,12 +199,12 @@ class _Hierarchy(PopulationModel):
             raise ValueError("centring: expected latents 'centred', 'noncentred' or 'mixed'; found 'marginal'.")
         _, information = _estimates(data, self.sigma)
         rows = []
-        for d, (chosen, scale) in enumerate(zip(*_centring_weights(self.latents, data, self.sigma), strict=True)):
+        for d, (weights, scale) in enumerate(zip(*_centring_weights(self.latents, data, self.sigma), strict=True)):
             for k, name in enumerate(data.name):
-                c = float(chosen[k])
-                form = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
+                weight = float(weights[k])
+                form = "non-centred" if weight < NEAR else "centred" if weight > 1.0 - NEAR else "in between"
                 element = f"theta[{name}]" if len(data.components) == 1 else f"theta[{name},{data.components[d]}]"
-                rows.append(("theta", element, float(scale), float(information[k, d]), c, form))
+                rows.append(("theta", element, float(scale), float(information[k, d]), weight, form))
         import pandas as pd  # here, because no other part of a model needs it
 
         return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])
@@ -342,13 +342,13 @@ class NormalVectors(_Hierarchy):
 
 
 def _centring_weights(latents: str, data: ValuesInGroups, sigma: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of the partial non-centring of the groups, (D, K), and the reference scales, (D,)."""
-    num, size = len(data), len(data.components)
+    """Return the weights of the partial non-centring of D components of K groups, (D, K), and their scales, (D,)."""
+    num_groups, num_components = len(data), len(data.components)
     if latents != "mixed":
-        return np.full((size, num), 1.0 if latents == "centred" else 0.0), np.ones(size)
+        return np.full((num_components, num_groups), 1.0 if latents == "centred" else 0.0), np.ones(num_components)
     mean, information = _estimates(data, sigma)
-    chosen = [centring_weight_from_estimates(mean[:, d], information[:, d]) for d in range(size)]
-    return np.stack([weights for weights, _ in chosen]), np.array([scale for _, scale in chosen])
+    pairs = [centring_weight_from_estimates(mean[:, d], information[:, d]) for d in range(num_components)]
+    return np.stack([weights for weights, _ in pairs]), np.array([scale for _, scale in pairs])
 
 
 def _estimates(data: ValuesInGroups, sigma: str) -> tuple[np.ndarray, np.ndarray]:

@@ -134,7 +134,7 @@ def populations(
         selection=selection,
     )
     two_sides = laws.host is not None and laws.host.error
-    second = (_second(shape[1:], _HOST, two_sides), _second(shape[1:], _OUTLIER, laws.outliers is not None))
+    second = (_second_half(shape[1:], _HOST, two_sides), _second_half(shape[1:], _OUTLIER, laws.outliers is not None))
     return Populations(observed, *second)
 
 
@@ -150,7 +150,7 @@ def _half_line(x1: Population, c: Population, flat) -> HalfLine | None:
     return HalfLine(tuple(flat(part) for part in (*direction, latent.magnitude)), flat(latent.rate), precision)
 
 
-def _second(shape: tuple[int, ...], axis: int, present: bool) -> np.ndarray:
+def _second_half(shape: tuple[int, ...], axis: int, present: bool) -> np.ndarray:
     """Return the mask (K,) of the second half of the components along an axis; False where it has one component."""
     mask = np.zeros(shape, bool)
     if present:

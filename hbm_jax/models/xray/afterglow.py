@@ -281,8 +281,8 @@ class Afterglow(PopulationModel):
 
     def _sample_sources(self, p, bound: AbsorbedCounts) -> dict[str, Any]:
         """Sample the varying parameters of every source, in coordinates from `SourceInformation`."""
-        sites = bound.medium.sites
-        means, stds = ([p[f"{v.site}_{part}"] for v in sites] for part in ("mean", "std"))
+        varying = bound.medium.sites  # the column of the host, if it is a parameter, is the last
+        means, stds = ([p[f"{v.site}_{moment}"] for v in varying] for moment in ("mean", "std"))
         depth = None
         if bound.depth is not None:
             n0 = jnp.broadcast_to(10.0 ** p["log10_n0"], np.shape(bound.z))
@@ -292,8 +292,8 @@ class Afterglow(PopulationModel):
         population: Any = dist.Normal(means[-1], stds[-1])
         if self.host == "skew-normal":
             population = SkewNormal.standardised(means[-1], stds[-1], p["log10_nh_shape"])
-        values = bound.source_information.sample(depth, p["nh_mw"], sites, means, stds, population)
-        parameters = {v.parameter: v.value(values[v.site]) for v in sites}
+        values = bound.source_information.sample(depth, p["nh_mw"], varying, means, stds, population)
+        parameters = {v.parameter: v.value(values[v.site]) for v in varying}
         return parameters | ({"nh": parameters["host_nh"]} if "host_nh" in parameters else {})
 
     def _galactic(self, bound: AbsorbedCounts):

@@ -304,8 +304,8 @@ def _signal(spectrum: Spectrum) -> tuple[Floats, Floats]:
     background, ratio = spectrum.background, spectrum.background_ratio
     has_background = np.isfinite(ratio) & (ratio > 0)  # elsewhere a scale (BACKSCAL or AREASCAL) is 0
     scale = np.where(has_background, 1 / np.where(has_background, ratio, 1.0), 0.0)
-    error = background.counts if background.error is None else background.error**2
-    return net - scale * background.counts, variance + scale**2 * error
+    background_variance = background.counts if background.error is None else background.error**2
+    return net - scale * background.counts, variance + scale**2 * background_variance
 
 
 def _runs(used: Mask) -> list[tuple[int, int]]:

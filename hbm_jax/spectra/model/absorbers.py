@@ -369,6 +369,10 @@ class Whim(_Absorber):
         return dataclasses.replace(self, z=z, log10_temperatures=None, xi_band="definition", **choices)
 
     def _tables(self, energy):
+        """Return the table of the optical depth, an empty array of the shape of its rows, ln(1 + z) and shift of xi.
+
+        ln(1 + z) of the nodes, (rows, _NUM_Z), is None if the redshift is fixed.
+        """
         if concrete(energy) is None:
             raise ValueError(f"{self}: expected concrete energies; found traced ones.")
         if self.z is None:
@@ -376,13 +380,14 @@ class Whim(_Absorber):
         # The empty array carries the shape of the energies, which is static even if the array is traced.
         empty = np.zeros((*energy.shape[:-1], 0))
         if not self._free_redshift:
-            _at_redshift(energy, self.z)
+            _at_redshift(energy, self.z)  # raises unless there is a row of energies for each redshift
             z = np.broadcast_to(self.z, energy.shape[:-1]).ravel()
             return self._table(energy.reshape(-1, energy.shape[-1]), z), empty, None, self._xi_shift
         low, high = np.log1p(self.z)
-        u = low[:, None] + (high - low)[:, None] * (0.5 - 0.5 * np.cos(np.pi * (np.arange(_NUM_Z) + 0.5) / _NUM_Z))
-        table = self._table(np.repeat(energy, _NUM_Z, axis=0), np.expm1(u).ravel())
-        return table, np.repeat(empty, _NUM_Z, axis=0), u, self._xi_shift
+        nodes = 0.5 - 0.5 * np.cos(np.pi * (np.arange(_NUM_Z) + 0.5) / _NUM_Z)
+        log1p_z = low[:, None] + (high - low)[:, None] * nodes
+        table = self._table(np.repeat(energy, _NUM_Z, axis=0), np.expm1(log1p_z).ravel())
+        return table, np.repeat(empty, _NUM_Z, axis=0), log1p_z, self._xi_shift
 
     @property
     def _xi_shift(self) -> np.ndarray:
@@ -408,16 +413,16 @@ class Whim(_Absorber):
         return WhimTable(energy, z, **options, **fixed)
 
     def _log(self, tables, values):
-        table, empty, log_redshifts, shift = tables
+        table, empty, nodes, shift = tables
         params = self._unprefixed(values)
         if self.log10_xi is None:
             params["log10_xi"] = params["log10_xi"] + jnp.asarray(shift, params["log10_xi"].dtype)
-        u = jnp.log1p(params.pop("z")) if self._free_redshift else None
+        log1p_z = jnp.log1p(params.pop("z")) if self._free_redshift else None
         arguments = [10.0 ** params["log10_n0"], *(params[name] for name in list(params)[1:])]
-        if u is None:
+        if log1p_z is None:
             return -_optical_depth(table, empty.shape[:-1], arguments)
         arguments = [jnp.repeat(argument, _NUM_Z, axis=0) if argument.ndim else argument for argument in arguments]
-        weights = _lagrange(log_redshifts, u)
+        weights = _lagrange(nodes, log1p_z)
         tau = _optical_depth(table, empty.shape[:-1], arguments)
         return -jnp.einsum("nr,nrk->nk", weights, tau.reshape(*weights.shape, -1))
 

@@ -70,10 +70,14 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
 
 
 def exact_terms(spectrum: Component, edges: np.ndarray) -> tuple[Component | None, tuple[Line, ...], np.ndarray]:
-    """Return the arguments of `integrals` for photons in bins: smooth part, lines, and edges of pieces."""
+    """Return the arguments of `integrals` for photons in bins: the smooth part, the lines, and the edges of the pieces.
+
+    The edges [keV] of the bins are (num_bins + 1,). If every term has a closed form and no factor, all terms are
+    returned as lines, and bins are not divided.
+    """
     smooth, lines = separated(spectrum, lambda part: part.integrable and not part.smooth)
-    rest, closed_forms = (None, ()) if smooth is None else separated(smooth, lambda part: part.integrable)
-    if rest is None and all(term.factor is None for term in (*closed_forms, *lines)):
+    remainder, closed_forms = (None, ()) if smooth is None else separated(smooth, lambda part: part.integrable)
+    if remainder is None and all(term.factor is None for term in (*closed_forms, *lines)):
         return None, (*closed_forms, *lines), edges
     are_absorbed = any(line.factor is not None for line in lines)
     return smooth, lines, pieces(spectrum, edges, LINE_WIDTH if are_absorbed else WIDTH)

@@ -26,7 +26,7 @@ _FAR = 1e3  # in ln E: outside every band
 
 
 @functools.cache
-def _rule(num: int) -> tuple[np.ndarray, np.ndarray]:
+def _gauss_legendre(num: int) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes and weights of Gauss-Legendre quadrature on (-1, 1)."""
     return np.polynomial.legendre.leggauss(num)
 
@@ -55,7 +55,7 @@ def log_mean_power(slope: jax.Array, middle: ArrayLike, width: ArrayLike) -> jax
 
 def log_mean(shape: Callable[[jax.Array], jax.Array], middle: ArrayLike, width: ArrayLike) -> jax.Array:
     """Return the logarithm of the mean of exp(shape(x)) over a band, by quadrature with `NUM_NODES` nodes."""
-    nodes, weights = _rule(NUM_NODES)
+    nodes, weights = _gauss_legendre(NUM_NODES)
     middle, half = jnp.expand_dims(middle, -1), 0.5 * jnp.expand_dims(width, -1)
     values = shape(middle + half * nodes.astype(half.dtype))
     largest = jax.lax.stop_gradient(jnp.max(values, axis=-1, keepdims=True))

@@ -54,7 +54,7 @@ class _Table(Component):
         return parameters | ({"z": _Z} if self.z is None else {})
 
     @property
-    def _moves(self) -> bool:
+    def _energy_is_free(self) -> bool:
         """True if the energies of the table depend on parameters, such as the redshift."""
         return self.z is None or self.table.has_energy_scale
 
@@ -183,47 +183,48 @@ class AdditiveTable(_Table):
         return jnp.exp(_LN10 * params["log10_amplitude"])[..., None]
 
     def _tables(self, energy):
-        observed = self._concrete(energy)
+        """Return photon densities at the energies; if these are free in the table, energies and densities per bin."""
+        observed_energy = self._concrete(energy)
         edges, density = self.table.energy, self._rows() / np.diff(self.table.energy)
-        if self._moves:
-            return observed, density
-        source = observed * self._one_plus_z({})
-        inside = (source >= edges[0]) & (source < edges[-1])
-        cell = np.clip(np.searchsorted(edges, source, side="right") - 1, 0, len(edges) - 2)
+        if self._energy_is_free:
+            return observed_energy, density
+        table_energy = observed_energy * self._one_plus_z({})
+        inside = (table_energy >= edges[0]) & (table_energy < edges[-1])
+        cell = np.clip(np.searchsorted(edges, table_energy, side="right") - 1, 0, len(edges) - 2)
         return np.moveaxis(np.where(inside, density[..., cell], 0.0), 1, -2)
 
     def _evaluate(self, tables, values):
         params = self._unprefixed(values)
-        if not self._moves:
+        if not self._energy_is_free:
             return self._norm(params) * self._interpolated(tables, params)
         energy, density = tables
         edges, stretch = self.table.energy, self._stretch(params)[..., None]
 
-        def look_up(target, spectrum):
-            cell = jnp.searchsorted(jnp.asarray(edges, target.dtype), target, side="right") - 1
+        def look_up(table_energy, spectrum):
+            cell = jnp.searchsorted(jnp.asarray(edges, table_energy.dtype), table_energy, side="right") - 1
             inside = (cell >= 0) & (cell < len(edges) - 1)
             return jnp.where(inside, spectrum[jnp.clip(cell, 0, len(edges) - 2)], 0.0)
 
         spectrum = self._interpolated(density, params)
-        target = jnp.asarray(energy, spectrum.dtype) * stretch
-        values_at_target = jnp.vectorize(look_up, signature="(k),(n)->(k)")(target, spectrum)
-        return self._norm(params) * values_at_target / jnp.asarray(params.get("energy_scale", 1.0))[..., None]
+        table_energy = jnp.asarray(energy, spectrum.dtype) * stretch
+        density_at_energy = jnp.vectorize(look_up, signature="(k),(n)->(k)")(table_energy, spectrum)
+        return self._norm(params) * density_at_energy / jnp.asarray(params.get("energy_scale", 1.0))[..., None]
 
     def _limits(self, edges):
         cumulative = _cumulative(self._rows())
-        if self._moves:
+        if self._energy_is_free:
             return edges, cumulative
         one_plus_z = self._one_plus_z({})
         return np.diff(_interpolated_rows(self.table.energy, cumulative, np.asarray(edges) * one_plus_z)) / one_plus_z
 
     def _integrals(self, limits, values):
         params = self._unprefixed(values)
-        if not self._moves:
+        if not self._energy_is_free:
             return self._norm(params) * self._interpolated(limits, params)
         edges, cumulative = limits
         totals = self._interpolated(cumulative, params)
-        target = jnp.asarray(edges, totals.dtype) * self._stretch(params)[..., None]
-        photons = jnp.diff(_interp(target, jnp.asarray(self.table.energy, totals.dtype), totals))
+        table_edges = jnp.asarray(edges, totals.dtype) * self._stretch(params)[..., None]
+        photons = jnp.diff(_interp(table_edges, jnp.asarray(self.table.energy, totals.dtype), totals))
         return self._norm(params) * photons / jnp.asarray(self._one_plus_z(params))[..., None]
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
@@ -263,10 +264,10 @@ class MultiplicativeTable(_Table):
     absorbs: ClassVar[bool] = True
 
     def _tables(self, energy):
-        observed = self._concrete(energy)
-        if self._moves:
-            return observed, self._rows()
-        return _interpolated_rows(self._middles, self._rows(), observed * self._one_plus_z({}))
+        observed_energy = self._concrete(energy)
+        if self._energy_is_free:
+            return observed_energy, self._rows()
+        return _interpolated_rows(self._middles, self._rows(), observed_energy * self._one_plus_z({}))
 
     @property
     def _middles(self) -> np.ndarray:
@@ -278,14 +279,14 @@ class MultiplicativeTable(_Table):
         return self._table_values(tables, values)
 
     def _table_values(self, tables, values):
-        """Return the interpolated table at the energies."""
+        """Return the factor, or the optical depth, at the energies, (..., K); arguments as of `_evaluate`."""
         params = self._unprefixed(values)
-        if not self._moves:
+        if not self._energy_is_free:
             return self._interpolated(tables, params)
         energy, rows = tables
         spectrum = self._interpolated(rows, params)
-        target = jnp.asarray(energy, spectrum.dtype) * jnp.asarray(self._stretch(params))[..., None]
-        return _interp(target, jnp.asarray(self._middles, spectrum.dtype), spectrum)
+        table_energy = jnp.asarray(energy, spectrum.dtype) * jnp.asarray(self._stretch(params))[..., None]
+        return _interp(table_energy, jnp.asarray(self._middles, spectrum.dtype), spectrum)
 
 
 @dataclass(frozen=True)

@@ -133,14 +133,14 @@ class _Table:
         return as_floats(values if row is None else values[row], f"{self.location(row)}, {name}")
 
     def per_channel(self, name: str, default: float, row: int | None, num: int) -> Floats:
-        """Return the values of all channels, from a column, a keyword or the default."""
-        where = f"{self.location(row)}, {name}"
+        """Return the values of all ``num`` channels, from a column, a keyword or the default."""
         if name in self.columns:
             values = self.column(name, row)
         else:
             values = np.asarray(keyword(self.hdu.header, name, default, self.where))
         if values.shape not in ((), (1,), (num,)):
-            raise DataError(f"{where}: expected one number or {num}; found an array of shape {values.shape}.")
+            found = f"an array of shape {values.shape}"
+            raise DataError(f"{self.location(row)}, {name}: expected one number or {num}; found {found}.")
         return np.array(np.broadcast_to(values, num))
 
     def name(self, key: str, row: int | None) -> str:

@@ -339,6 +339,7 @@ class _Moves(NamedTuple):
     def _proposals(self, carry: _Carry) -> _Carry:
         """Accept or reject the proposals up to the next trajectory."""
         index, current, state, candidates, visited, recorded = carry
+        _, _, weights = candidates
         stop = jnp.minimum(self.num_draws, index + EVERY - (self.first + index) % EVERY)
 
         def accept(i, carry):
@@ -347,5 +348,5 @@ class _Moves(NamedTuple):
             current, weight = jnp.where(accepted, i, current), jnp.where(accepted, self.proposed.weight[i], weight)
             return current, weight, visited.at[i].set(current)
 
-        current, _, visited = jax.lax.fori_loop(index, stop, accept, (current, candidates[2][current], visited))
+        current, _, visited = jax.lax.fori_loop(index, stop, accept, (current, weights[current], visited))
         return _Carry(stop, current, state, candidates, visited, recorded)

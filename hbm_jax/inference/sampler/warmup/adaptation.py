@@ -27,7 +27,7 @@ FEWEST_DRAWS = 10  # per chain, for the first update
 FORGOTTEN = 1 / 3  # fraction of the draws so far that is discarded, the first ones
 SHRINKAGE = 0.02  # weight of unit covariances, per parameter, in draws
 MAX_STEP_CHANGE = 10.0  # largest factor between step sizes before and after an update
-EXPLORED = 2.0  # dual averaging after an update shrinks the step size towards this factor times it
+EXPLORED = 2.0  # dual averaging after an update shrinks the step size towards this multiple of its new value
 GAIN = 3.0  # of the first update of the log step size: about the inverse slope of the acceptance probability in it
 # Fractions of the distance from the target acceptance to 1 that are added to it, without and with divergences.
 STRICT, STRICTER = 1 / 4, 1 / 2
@@ -245,9 +245,9 @@ def with_step_size(state: Any, log_step: np.ndarray, num_updates: int = CONSTANT
     log_step : (num_chains,)
         Logarithms of the step sizes.
     num_updates : int
-        Number of past updates that dual averaging assumes.
+        Number of past updates that dual averaging assumes; by default so many that the step size stays constant.
     explored : float
-        Dual averaging shrinks the step size towards this factor times it.
+        Dual averaging shrinks the step size towards ``explored`` exp(``log_step``).
     """
     adapt, zero = state.adapt_state, np.zeros(len(log_step))
     dual_averaging = log_step, log_step, zero, zero + num_updates, log_step + np.log(explored)

@@ -124,7 +124,8 @@ class Population(NamedTuple):
 def skewed(mean, std, shape) -> tuple[Any, Any, Any]:
     """Return loc, scale and slope such that loc + slope |n| + scale n' is skew normal for standard normal n and n'.
 
-    ``mean``, ``std`` and ``shape`` are the mean, standard deviation and shape parameter of the skew normal.
+    ``mean``, ``std`` and ``shape`` are the mean, standard deviation and shape parameter of the skew normal, scalars or
+    arrays that broadcast with each other; loc, scale and slope have the unit of ``mean``.
     """
     delta = shape / jnp.sqrt(1.0 + shape**2)
     scale = std / jnp.sqrt(1.0 - 2.0 / math.pi * delta**2)

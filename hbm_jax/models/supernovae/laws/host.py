@@ -57,17 +57,17 @@ class MassStep(Law):
 
         Parameters
         ----------
-        p : mapping
-            Parameters.
+        p : mapping of str to scalar or array
+            Parameters by name: delta_M [mag] and, if the slope of colour differs, delta_beta and the slopes.
         massive : array
-            Weight of the high-mass side of the step.
+            Weight of the high-mass side of the step, of a shape that broadcasts with the parameters.
         slopes : tuple of str
-            Slopes of colour that differ in massive hosts.
+            Names of the slopes of colour that differ in massive hosts.
 
         Returns
         -------
-        dict
-            ``host_magnitude``, the offset of the magnitude, and the slopes.
+        dict of str to array
+            ``host_magnitude``, the offset of the magnitude [mag], and the slopes if they differ.
         """
         relation = {"host_magnitude": p["delta_M"] * massive}
         return relation | ({name: p[name] + p["delta_beta"] * massive for name in slopes} if self.slope else {})
