@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 CUTOFF = 0.5  # similarity of `difflib.get_close_matches` below which a name is not a misspelling of another
 
@@ -49,9 +50,9 @@ def choose(kind: str, value: str, known: Iterable[str]) -> str:
     raise ValueError(f"Unknown {kind} {value!r}{did_you_mean(value, known)}: expected one of {expected}.")
 
 
-def require_parameters(requested: Iterable[str], known: Iterable[str], caller: str) -> None:
+def require_parameters(requested: Iterable[str], known: Iterable[Any], caller: str) -> None:
     """Raise ValueError, in the name of `caller`, for an unknown parameter; the message suggests the nearest name."""
-    known = list(map(str, known))
+    known = [str(name) for name in known]
     if unknown := [name for name in map(str, requested) if name not in known]:
         found = ", ".join(unknown) + did_you_mean(unknown[0], known)
         raise ValueError(f"{caller}: expected parameters among {listed(known)}; found {found}.")
