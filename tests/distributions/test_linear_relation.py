@@ -11,6 +11,7 @@ from normal_oracles import grouped_relation, linear_relation, log_linear_relatio
 from scipy import integrate, stats
 
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
+from hbm_jax.distributions.linear.linear_relation import Pair, bivariate
 
 LINE = {
     "x_loc": 2.4, "x_scale": 0.3, "intercept": -7.0, "slope": 1.6, "scatter": 0.2,
@@ -216,3 +217,15 @@ def test_the_written_derivative_can_be_differentiated_once_more():
     for second, gradients in both(np.concatenate([GROUPS["slope"] + steps, GROUPS["slope"] - steps])):
         expected = (np.asarray(gradients)[:3] - np.asarray(gradients)[3:]) / 2e-5
         np.testing.assert_allclose(second, expected, rtol=1e-6, atol=1e-5)
+
+
+def test_a_singular_covariance_has_a_square_root_with_finite_slopes():
+    """Where the first coordinate is exact, only the second one is drawn."""
+
+    def root(xy, yy):
+        return bivariate(np.zeros(2), Pair(0.0, xy, yy)).scale_tril
+
+    values, slopes = jax.jit(lambda xy, yy: (root(xy, yy), jax.jacrev(root, (0, 1))(xy, yy)))(0.0, 4.0)
+    np.testing.assert_array_equal(values, [[0.0, 0.0], [0.0, 2.0]])
+    np.testing.assert_array_equal(slopes[0], np.zeros((2, 2)))
+    np.testing.assert_allclose(slopes[1], [[0.0, 0.0], [0.0, 0.25]])

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from monte_carlo import seed
 from numpyro import distributions as dist
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
 from numpyro.infer.util import log_density
 from programs import eight_schools, tiny
 
@@ -437,3 +438,21 @@ def test_our_models_choose_where_latents_are_sampled():
     assert not any(
         hbm.models.Supernova(latents=which).chooses_centering for which in ("marginal", "centred", "noncentred")
     )
+
+
+def test_sites_within_a_loop_keep_their_parametrisation():
+    """A random walk by `scan`, whose steps cannot be replaced from outside of the loop."""
+
+    def walk(y):
+        tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+        mu = numpyro.sample("mu", dist.Normal(0.0, tau))
+
+        def step(x, value):
+            x = numpyro.sample("x", dist.Normal(x, tau))
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=value)
+            return x, None
+
+        scan(step, mu, y)
+
+    sites = find_sites(walk, (jnp.array([0.3, 0.1, -0.2]),), jax.random.key(0))
+    assert list(sites) == ["mu"]

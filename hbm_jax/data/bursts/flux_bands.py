@@ -11,6 +11,8 @@ from jax.tree_util import register_dataclass
 from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.model.energetics import k_correction
 
+UNUSED_BETA = -2.5  # of cut-off power laws; below every alpha, so that the unused Band function is finite
+
 
 @register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class FluxBands:
             "e_peak": 10.0 ** np.where(has_band, bursts.log10_E_peak, 2.0),
             "alpha": alpha,
             "photon_index": -alpha,
-            "beta": np.where(is_band_function, bursts.beta, np.minimum(alpha - 0.5, -2.5)),
+            "beta": np.where(is_band_function, bursts.beta, UNUSED_BETA),
             "log10_amplitude": np.zeros(has_band.shape),
         }
         return cls(values, np.where(has_band[..., None], bursts.flux_band, [10.0, 1000.0]), has_band, is_band_function)
