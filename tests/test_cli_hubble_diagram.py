@@ -9,6 +9,7 @@ from commands import handed_to_the_sampler, refused, run
 
 import hbm_jax
 from hbm_jax import cli
+from hbm_jax.cli.commands import model_name
 from hbm_jax.data import read_distance_moduli
 from hbm_jax.models import HubbleDiagram
 
@@ -91,6 +92,12 @@ def test_a_blind_fit_shows_its_values_only_when_it_is_told_to(release, tmp_path,
     assert hbm_jax.resume(out, progress=False).blinding is None
     _, text, err = run(capsys, "report", out)
     assert "blinded" not in text + (out / "report.html").read_text().replace("unblinded", ""), err
+
+
+@pytest.mark.parametrize("switch", ["--blind", "--best-fit", "--quiet", "--out=run"])
+def test_a_switch_before_the_model_has_no_value(switch):
+    assert model_name([switch, "hubble-diagram", "--z-min", "0"]) == ("hubble-diagram", [switch, "--z-min", "0"])
+    assert model_name(["--out", "hubble-diagram"])[0] is None
 
 
 def test_what_is_refused(release, tmp_path, capsys):

@@ -12,6 +12,7 @@ from hbm_jax.configuration import read_toml
 from hbm_jax.names import choose
 from hbm_jax.registry.entry import imported
 
+SWITCHES = ("--no-", "--overwrite", "--quiet", "--help", "--blind", "--best-fit", "--centering")  # without a value
 FIRST = "hbm-jax fit normal --data eight-schools --out runs/schools"
 
 
@@ -228,7 +229,7 @@ def model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
     for index, word in enumerate(argv):
         previous = argv[index - 1]
-        is_switch = previous.startswith(("--no-", "--overwrite", "--quiet", "--help")) or "=" in previous
+        is_switch = previous.startswith(SWITCHES) or "=" in previous
         if word in MODELS and (is_switch or not previous.startswith("--")):
             return word, [*argv[:index], *argv[index + 1 :]]
     names = [text.partition("=")[2].strip() for text in flags.set if text.partition("=")[0].strip() == "model.name"]

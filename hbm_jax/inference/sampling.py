@@ -61,8 +61,9 @@ def sample(
         Exact number of draws per chain. If omitted, sampling continues until R-hat and the effective sample sizes meet
         the criteria of the verdict.
     until : float or mapping of str to float, optional
-        Effective sample size (bulk and tail) to reach instead of the default of 400: for every parameter, or for the
-        named ones, as in ``{"Om0": 2000}``. Other parameters then do not prolong the run, but count in the verdict.
+        Effective sample size (bulk and tail) to reach, by default 10 % above the 400 of the verdict: for every
+        parameter, or for the named ones, as in ``{"Om0": 2000}``. Other parameters then do not prolong the run, but
+        count in the verdict.
     max_num_samples : int
         Largest number of draws per chain if ``num_samples`` is omitted.
     max_seconds : float, optional

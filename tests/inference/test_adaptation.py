@@ -141,6 +141,7 @@ def test_the_departure_from_normal_is_that_of_the_score_in_any_units():
         found = departure_from_normal(7.0 + z @ factor.T, gradients, covariance)
         np.testing.assert_allclose(found, 2.0 * a**2, rtol=0.05, atol=1e-12)
     assert np.isnan(departure_from_normal(np.full((5, 4), np.nan), z[:5], covariance))
+    assert np.isnan(departure_from_normal(z[:9], z[:9], np.diag([1.0, 1.0, 1.0, -1e-8])))  # by rounding
 
 
 def test_early_draws_and_those_of_chains_left_out_are_not_used():

@@ -19,6 +19,7 @@ import hbm_jax as hbm
 from hbm_jax import plotting, runs
 from hbm_jax.cli import main
 from hbm_jax.inference.blinding.blinding import Blinding, blinding_of, revealed
+from hbm_jax.inference.modes.look import _descriptions
 from hbm_jax.inference.sampler.checkpoint import read_run
 from hbm_jax.models import CorrelatedSupernova, HubbleDiagram, Normal, Supernova
 from hbm_jax.report import write_report
@@ -163,6 +164,14 @@ def test_figures_read_draws_of_parameters_in_one_way():
             if re.search(r"fit\.posterior\[", line) and path.name != "draws.py":
                 before = "\n".join(lines[max(number - 4, 0) : number + 1])
                 assert "require_values(" in before or ".ndim" in line, f"{path}: {line}"
+
+
+def test_descriptions_of_modes_have_no_blinded_values():
+    """They are kept with the fit, also after `unblind`."""
+    values = np.array([[0.0, 1.0], [0.1, 1.1], [5.0, 1.0], [5.1, 1.1]])
+    in_mode = np.array([[True, False], [True, False], [False, True], [False, True]])
+    assert _descriptions(values, in_mode, ["x[a]", "y"]) == ["x[a] = 0.05", "x[a] = 5.05"]
+    assert _descriptions(values, in_mode, ["x[a]", "y"], ("x",)) == 2 * ["a blinded value of x[a]"]
 
 
 def test_report(tmp_path):

@@ -151,5 +151,16 @@ def test_what_does_not_fit_is_refused():
         Relation(Om0=3.0)
     with pytest.raises(DataError, match=r"common_error_y, row 1 .*one value in all points of a group"):
         PointsInGroups.from_columns(COLUMNS | {"common_error_y": [0.5, 0.4, 0.3, 0.3, 0.3]})
-    with pytest.raises(DataError, match=r"redshift, row 0 .*above -1"):
-        PointsInGroups.from_columns(COLUMNS | {"redshift": Z - 2.0})
+    for wrong, found in ((Z - 2.0, -2.0 + Z[0]), (np.r_[np.nan, Z[1:]], np.nan)):
+        points = PointsInGroups.from_columns(COLUMNS | {"redshift": wrong})
+        with pytest.raises(DataError, match=rf"a redshift above -1 for every point; found {found:g} in row 0"):
+            Relation(evolution="ln E(z)").bind(points)
+
+
+def test_a_column_z_of_another_meaning_does_not_matter():
+    other = COLUMNS | {"z": np.linspace(-3.0, 3.0, len(Z))}
+    assert Relation().bind(read_relation(other)) is not None
+    data = read_relation(other, predictors=("x", "z"))
+    np.testing.assert_array_equal(np.sort(data.values[..., 1][data.used]), other["z"])
+    assert np.isnan(data.redshift).all()
+    assert np.isnan(read_relation(COLUMNS | {"z": np.r_[np.nan, Z[1:]]}).redshift).any()

@@ -126,7 +126,7 @@ class PointsInGroups(InGroups):
             - ``threshold_y``: detection threshold of the response; simulated responses below it become upper limits.
             - ``cut_A``: value of A beyond which the point would not be in the data at all, for a
               `hbm_jax.models.Relation` with a selection in A.
-            - ``redshift``: for a `hbm_jax.models.Relation` with ``evolution``.
+            - ``redshift``: for a `hbm_jax.models.Relation` with ``evolution``; NaN for none.
             - ``common_error_y``: standard deviation of an error of y that is the same for all points of a group, such
               as the calibration of an instrument, beside the errors of the points.
             - ``object``: name of the object of each point. Rows of the same object are independent measurements of the
@@ -331,12 +331,8 @@ def _common_errors(rows: GroupedRows, group_index) -> Floats:
 
 
 def _redshifts(rows: GroupedRows) -> Floats:
-    """Return the redshifts of the points, (N,); NaN for none."""
-    if "redshift" not in rows.columns:
-        return np.full(rows.num, np.nan)
-    z = rows.vector("redshift")
-    rows.reject(z <= -1.0, z, "redshift", "a redshift above -1")
-    return z
+    """Return the redshifts of the points, (N,); NaN for none. Models that use them check their values."""
+    return rows.vector("redshift", allow_missing=True) if "redshift" in rows.columns else np.full(rows.num, np.nan)
 
 
 def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
@@ -439,7 +435,7 @@ def read_relation(
         leave_out=leave_out,
         required=(*coordinates, *group_predictors),
         name="group",
-        aliases={key: alias for key, alias in ALIASES.items() if key in declared},
+        aliases={key: alias for key, alias in ALIASES.items() if key in declared and alias not in declared},
         quantities=coordinates,
     )
     return data if injections is None else data.with_injections(injections)

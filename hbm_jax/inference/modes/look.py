@@ -1,6 +1,6 @@
 """A tempered search for the modes of a posterior, with their masses, and comparison with the draws of a fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -258,7 +258,8 @@ def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Mode
     draws = shifted({name: np.asarray(draws[name]) for name in sites})
     order = np.argsort(-mass, kind="stable")
     table, locations = (frame.iloc[order].reset_index(drop=True) for frame in (table, locations))
-    descriptions = _descriptions(values, in_mode[:, order], labels)
+    names_hidden = () if hidden is None else hidden.names
+    descriptions = _descriptions(values, in_mode[:, order], labels, names_hidden)
     return Modes(
         table,
         locations,
@@ -268,8 +269,13 @@ def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Mode
     )
 
 
-def _descriptions(values: np.ndarray, in_mode: np.ndarray, labels: list[str]) -> list[str]:
-    """Describe the location of each mode by the parameter that separates it best from the other points."""
+def _descriptions(
+    values: np.ndarray, in_mode: np.ndarray, labels: list[str], hidden: Collection[str] = ()
+) -> list[str]:
+    """Describe the location of each mode by the parameter that separates it best from the other points.
+
+    Shifted values of ``hidden`` parameters are left out, because the description is kept after `Fit.unblind`.
+    """
     texts = []
     for is_in in in_mode.T:
         if is_in.all():
@@ -278,7 +284,9 @@ def _descriptions(values: np.ndarray, in_mode: np.ndarray, labels: list[str]) ->
         width = inside.std(axis=0) + outside.std(axis=0)
         distance = np.abs(inside.mean(axis=0) - outside.mean(axis=0)) / np.where(width > 0, width, np.inf)
         best = int(np.argmax(np.nan_to_num(distance)))
-        texts.append(f"{labels[best]} = {inside[:, best].mean():.3g}")
+        is_hidden = labels[best].partition("[")[0] in hidden
+        value = f"{labels[best]} = {inside[:, best].mean():.3g}"
+        texts.append(f"a blinded value of {labels[best]}" if is_hidden else value)
     return texts
 
 

@@ -84,11 +84,18 @@ def check_points(model: Any, data: PointsInGroups, population_parameters: Collec
 
 
 def _check_evolution(model: Any, data: PointsInGroups) -> None:
-    """Raise an error for points without redshift, and for an exponent of one of several predictors."""
+    """Raise an error for points without a valid redshift, and for an exponent of one of several predictors."""
     if model.evolution == "none":
         return
-    if not np.isfinite(np.asarray(data.redshift)[np.asarray(data.used)]).all():
+    z, used = np.asarray(data.redshift), np.asarray(data.used)
+    if not np.isfinite(z[used]).any():
         raise DataError(f"Relation: evolution={model.evolution!r} expects the column redshift; found none.")
+    if (invalid := used & ~(z > -1.0)).any():
+        j, i = np.argwhere(invalid)[0]
+        raise DataError(
+            f"Relation: evolution={model.evolution!r} expects a redshift above -1 for every point; found {z[j, i]:g} "
+            f"in row {data.row[j, i]}."
+        )
     if "evolution_x" in model.priors and len(data.predictors) > 1:
         raise DataError(f"Relation: evolution_x expects one predictor; found {len(data.predictors)}.")
 

@@ -176,19 +176,23 @@ def departure_from_normal(draws: np.ndarray, gradients: np.ndarray, covariance: 
     draws, gradients : (num, size)
         Draws from the density, and gradients of minus its logarithm there.
     covariance : (size, size)
-        Positive definite.
+        Positive definite; rounding to single precision may have made it indefinite.
 
     Returns
     -------
     float
         Mean square of the difference of the two scores along the direction in which it is largest, in units of the
-        variance of the score of the normal distribution: 0 for a normal density. NaN if draws are not finite.
+        variance of the score of the normal distribution: 0 for a normal density. NaN if draws are not finite, or the
+        covariance is not positive definite.
     """
     with np.errstate(all="ignore"):
         draws, gradients = draws - draws.mean(axis=0), gradients - gradients.mean(axis=0)
         if not (np.isfinite(draws).all() and np.isfinite(gradients).all()):
             return np.nan
-        factor = np.linalg.cholesky(covariance)
+        try:
+            factor = np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:
+            return np.nan
         difference = gradients @ factor - scipy.linalg.solve_triangular(factor, draws.T, lower=True).T
     return float(np.linalg.eigvalsh(difference.T @ difference / len(draws)).max())
 
