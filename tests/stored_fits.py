@@ -202,7 +202,8 @@ def assert_not_stale(name: str) -> None:
     assert set(sites) == set(fit.posterior), again
     for site, values in sites.items():
         expected = fit.posterior[site].isel(last).values
-        np.testing.assert_allclose(values, expected, rtol=1e-7, atol=1e-9, err_msg=f"{site}: {again}")
+        # Where quadrature nodes of a response are chosen otherwise, sites change by 1e-7.
+        np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-9, err_msg=f"{site}: {again}")
 
 
 def make(name: str) -> Path:

@@ -47,7 +47,7 @@ def test_figure_of_the_influence(fits):
     assert [text.get_text() for text in axes.get_yticklabels()] == list(fits.names)
     drawn = [line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "o"]
     np.testing.assert_allclose(drawn, fits.summary(["mean"])["median"])
-    with pytest.raises(ValueError, match="influence: expected parameters of the fits; found 'slope'"):
+    with pytest.raises(ValueError, match="expected parameters among mean; found slope"):
         hbm.plotting.influence(fits, ["slope"])
 
 

@@ -52,7 +52,7 @@ def test_folded_model_is_that_of_the_fits_own_program(fit):
     statistic = fit.data.spectra.statistic()
     own = hbm.inference.log_likelihood(fit)["counts"].transpose("chain", "draw", ...).to_numpy()
     ours = np.asarray(statistic.log_likelihood(found.source))
-    np.testing.assert_allclose(ours, own.reshape(ours.shape), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(ours, own.reshape(ours.shape), rtol=1e-6, atol=1e-6)  # nodes may be chosen otherwise
 
 
 def test_background_is_that_of_the_statistic(fit):

@@ -131,10 +131,6 @@ def influence(fits: Fits, parameters: Sequence[str]) -> Figure:
         If a parameter is not one of the fits.
     """
     table = fits.summary(list(parameters))
-    available = set(table.index.get_level_values("parameter"))
-    for name in parameters:
-        if name not in available:
-            raise ValueError(f"influence: expected parameters of the fits, such as M0; found {name!r}.")
     names = [name for name in fits.names if name in table.index.get_level_values("object")]
     position = np.arange(len(names))[::-1]
     with house_style():
