@@ -249,3 +249,8 @@ def test_bad_redshifts_are_named(arguments, message):
 def test_traced_redshifts_are_refused(kind):
     with pytest.raises(ValueError, match="found redshifts traced by a JAX transformation"):
         jax.eval_shape(lambda z: kind(z).distmod(CONCORDANCE), Z)
+
+
+def test_the_number_of_nodes_follows_from_the_largest_redshift_with_breaks_too():
+    z = np.array([0.1, 2.0, 30.0])
+    assert hc.RedshiftMatrix(z, breaks=(0.3, 0.7)).num_nodes == hc.RedshiftMatrix(z).num_nodes > 32
