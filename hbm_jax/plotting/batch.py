@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from hbm_jax.inference.batch.results import Fits
+from hbm_jax.names import require_parameters
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, VERMILION, Figure, house_style
 
@@ -37,13 +38,8 @@ def population(fits: Fits, parameter: str) -> Figure:
     --------
     >>> population(fits, "rate").savefig("rates.pdf")  # doctest: +SKIP
     """
-    table = fits.summary([parameter.partition("[")[0]])
-    known = table.index.get_level_values("parameter").unique()
-    if parameter not in known:
-        sites = dict.fromkeys(fits.summary().index.get_level_values("parameter"))
-        raise ValueError(
-            f"population: expected a parameter of the fits, such as {', '.join(list(sites)[:20])}; found {parameter!r}."
-        )
+    table = fits.summary()
+    require_parameters([parameter], table.index.get_level_values("parameter").unique(), "population")
     table = table.xs(parameter, level="parameter")[["median", "lower_68", "upper_68"]]
     table = table[np.isfinite(table).all(axis=1)].sort_values("median", kind="stable")
     usable = fits.usable.loc[table.index].to_numpy()

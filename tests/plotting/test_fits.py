@@ -81,5 +81,5 @@ def test_it_leaves_matplotlib_alone():
 
 @pytest.mark.parametrize("parameter", ["rat", "theta[2]", "theta"])
 def test_an_unknown_parameter_is_refused(parameter):
-    with pytest.raises(ValueError, match=r"population: expected a parameter of the fits, such as rate, theta\[0\], "):
+    with pytest.raises(ValueError, match=r"population: expected parameters among rate, theta\[0\], "):
         hbm.plotting.population(fits(3)[0], parameter)
