@@ -118,13 +118,11 @@ def replicates(fits: Mapping[str, Fits], truth: Mapping[str, float]) -> Figure:
         figure = Figure(figsize=(2.5 * len(truth) + 0.6, 1.9 * len(fits) + 0.6), layout="constrained")
         panels = figure.subplots(len(fits), len(truth), squeeze=False, sharex="col")
         for row, (name, fits_of_program) in enumerate(fits.items()):
-            table = fits_of_program.summary(list(truth))
+            table = fits_of_program.summary()
+            known = table.index.get_level_values("parameter").unique()
+            require_parameters(truth, known, f"replicates: fits {name!r}")
             colour = SERIES[row % len(SERIES)]
             for axes, (parameter, value) in zip(panels[row], truth.items(), strict=True):
-                if parameter not in table.index.get_level_values("parameter"):
-                    raise ValueError(
-                        f"replicates: expected the parameter {parameter!r} in the fits {name!r}; found none."
-                    )
                 intervals = table.xs(parameter, level="parameter").sort_values("median")
                 inside = ((intervals["lower_68"] < value) & (value < intervals["upper_68"])).to_numpy()
                 y = np.arange(len(intervals))

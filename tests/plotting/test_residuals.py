@@ -72,5 +72,5 @@ def test_intervals_of_replicates():
     intervals = [len(collection.get_segments()) for collection in axes.collections]
     assert intervals == [inside, 12 - inside]
     assert axes.get_xlabel() == "mean"
-    with pytest.raises(ValueError, match="expected the parameter 'slope' in the fits 'right'; found none"):
+    with pytest.raises(ValueError, match="replicates: fits 'right': expected parameters among mean; found slope"):
         hbm.plotting.replicates({"right": right}, {"slope": 1.0})
