@@ -1,8 +1,9 @@
-"""Log densities of models with an expansion history, in the parameters that have priors."""
+"""Log densities in the parameters that have priors, and likelihoods compared with plain integrals."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 
@@ -57,3 +58,27 @@ class LogDensity:
 
 def _as_arrays(parameters):
     return {name: np.asarray(value, float) for name, value in parameters.items()}
+
+
+def compare_with_integral(model, data, truth, plain_log_likelihood):
+    """Compare the likelihood of the site ``observed`` with a plain integral to 1e-8, and its gradient to 1e-6.
+
+    ``plain_log_likelihood`` is a function of values by name; its derivatives are by Richardson's extrapolation.
+    """
+    bound = model.bind(data)
+
+    def likelihood(values):
+        site = log_density(model, (bound,), {}, values)[1]["observed"]
+        return site["fn"].log_prob(site["value"]).sum()
+
+    with jax.enable_x64(True):
+        found, gradient = jax.jit(jax.value_and_grad(likelihood))({name: np.float64(v) for name, v in truth.items()})
+    assert float(found) == pytest.approx(plain_log_likelihood(truth), rel=0, abs=1e-8)
+    for name, value in truth.items():
+
+        def slope(step, name=name, value=value):
+            above, below = (plain_log_likelihood(truth | {name: value + h}) for h in (step, -step))
+            return (above - below) / (2.0 * step)
+
+        far, near = slope(4e-3), slope(2e-3)
+        assert float(gradient[name]) == pytest.approx((4.0 * near - far) / 3.0, rel=1e-6, abs=1e-6), name

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from densities import compare_with_integral
 from monte_carlo import seed
 from numpyro import distributions as dist
 from numpyro.infer.util import log_density
@@ -70,25 +71,8 @@ def plain_log_likelihood(p, in_x, in_y):
 def test_the_likelihood_is_that_of_detected_points(text):
     in_x, in_y, more = CASES[text]
     model = Relation(pooling="complete", selection=text, outliers=bool(more), pivot=0.0)
-    bound = model.bind(points(cut_x=CUT))
     truth = TRUTH | more
-
-    @jax.jit
-    def likelihood(values):
-        _, trace = log_density(model, (bound,), {}, {name: values[name] for name in truth})
-        site = trace["observed"]
-        return site["fn"].log_prob(site["value"]).sum()
-
-    with jax.enable_x64(True):
-        found, gradient = jax.jit(jax.value_and_grad(likelihood))({name: np.float64(v) for name, v in truth.items()})
-    assert float(found) == pytest.approx(plain_log_likelihood(truth, in_x, in_y), rel=0, abs=1e-8)
-    for name, value in truth.items():
-        far, near = (
-            (plain_log_likelihood(truth | {name: value + h}, in_x, in_y)
-             - plain_log_likelihood(truth | {name: value - h}, in_x, in_y)) / (2.0 * h)
-            for h in (4e-3, 2e-3)
-        )  # fmt: skip
-        assert float(gradient[name]) == pytest.approx((4.0 * near - far) / 3.0, rel=1e-6, abs=1e-6), name
+    compare_with_integral(model, points(cut_x=CUT), truth, lambda values: plain_log_likelihood(values, in_x, in_y))
 
 
 def test_a_limit_that_no_point_reaches_changes_nothing():
