@@ -109,7 +109,7 @@ class Sample:
         return {name: getattr(self, name) for name in names if name != "warnings"}
 
     def _stored_warnings(self) -> dict[str, np.ndarray]:
-        """Return the warnings as an entry of `to_dict`; an empty dict if there are none."""
+        """Return the warnings as an entry of `to_dict`; an empty dict without warnings."""
         warnings = getattr(self, "warnings", ())
         return {"warnings": np.array(warnings)} if warnings else {}
 

@@ -172,7 +172,7 @@ class Processes(OneProcess):
     # Compilation.
 
     def shard_constants(self, closed: ClosedJaxpr, num_objects: int):
-        """Shard the constants of a trace that have an axis of objects; raise ValueError if there are none."""
+        """Shard the constants of a trace that have an axis of objects; raise ValueError for a trace without any."""
         for constant in _constants(closed):
             if num_objects in np.shape(constant) and id(constant) not in self._sharded:
                 axis = np.shape(constant).index(num_objects)

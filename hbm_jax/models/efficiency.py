@@ -17,7 +17,7 @@ FILE = re.compile(r"\s*(?P<quantity>\w+)\s+from\s+(?P<path>.+)")
 
 
 class _Fixed:
-    """What selections without parameters and limits have in common with those of limits."""
+    """Base class of selections without parameters and limits, with the attributes of `Selection`."""
 
     by_group: ClassVar[bool] = False
     is_step: ClassVar[bool] = False

@@ -121,7 +121,7 @@ def _path_of(folder: Path, text: str) -> str | Path:
 
 
 def _spectrum_of(name: str, folder: Path) -> Path:
-    """Return the only spectrum file that is named like a source; raise DataError if there are none or several."""
+    """Return the only spectrum file that is named like a source; raise DataError unless there is exactly one."""
     stems = possible_stems(name)
     folders = [folder, *(folder / stem for stem in stems)]
     matches = [parent / f"{stem}{suffix}" for parent in folders for stem in stems for suffix in SUFFIXES]

@@ -172,7 +172,7 @@ class Relation(PopulationModel):
 
     @property
     def by_injections(self) -> bool:
-        """Whether the detected share of the population is that of injections."""
+        """True if the detected fraction of the population is estimated from injections."""
         return self.selection == INJECTIONS
 
     def _check_selection(self) -> None:

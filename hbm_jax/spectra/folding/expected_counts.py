@@ -42,7 +42,7 @@ class ExpectedCounts:
         are not counted far above their energy and most nodes have low energies.
     photons : callable or None
         Maps parameter values to photons/cm^2/s in energy bins, (N, E) or (N, S, E), of the components that are folded
-        exactly; None if there are none. With free redshifts, the mean density in the bins [photons/cm^2/s/keV].
+        exactly; None without such parts. With free redshifts, the mean density in the bins [photons/cm^2/s/keV].
     response : BandedResponse or None
         Maps photons in the bins to expected counts.
     errors : (N,), or (number of spectra,)

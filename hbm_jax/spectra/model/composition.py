@@ -457,7 +457,7 @@ class Line(NamedTuple):
 def separated(
     spectrum: Component, is_line: Callable[[Component], bool] = operator.attrgetter("narrow")
 ) -> tuple[Component | None, tuple[Line, ...]]:
-    """Split a spectrum into the other components (None if there are none) and those for which `is_line` is true."""
+    """Split a spectrum into its part without lines, or None, and its lines, for which `is_line` is true."""
     if not isinstance(spectrum, Sum | Product):
         return (None, (Line(spectrum, None),)) if is_line(spectrum) else (spectrum, ())
     split = [separated(part, is_line) for part in spectrum.parts]
