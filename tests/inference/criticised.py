@@ -96,6 +96,14 @@ def with_bad(result, *labels):
     return dataclasses.replace(result, table=result.table.assign(pareto_k=k))
 
 
+def tail_index_of_line(data, rows):
+    """Shape k of the tail of the importance weights 1 / p(y_rows | line): their moments below 1 / k are finite."""
+    design = np.column_stack([np.ones(len(data.x)), data.x])
+    precision = design.T @ design / NOISE_OF_LINE**2 + np.eye(2) / WIDTH**2
+    share = np.linalg.solve(precision, design[rows].T @ design[rows] / NOISE_OF_LINE**2)
+    return np.linalg.eigvals(share).real.max()
+
+
 def density_of_line_left_out(data, rows):
     """log p(y_rows | y_others), by the conjugate posterior of the others."""
     mean, covariance = line_posterior(data.subset(np.setdiff1d(np.arange(len(data)), rows)))

@@ -33,6 +33,7 @@ from criticised import (
     pair_fit,
     sampled_groups,
     supernova_fit,
+    tail_index_of_line,
     with_bad,
 )
 from monte_carlo import seed
@@ -200,9 +201,10 @@ def test_leaving_groups_out_is_the_exact_joint_density(by, monte_carlo):
     in_groups = np.stack([log_density[..., r].sum(axis=-1) for r in rows], axis=-1)
     assert_psis_of(result, in_groups)
     errors = error_of_importance(in_groups)
-    good = result.table["pareto_k"].to_numpy() < 0.5  # the importance weights have no variance beyond
-    assert good.sum() >= 2
-    for g in np.flatnonzero(good):
+    # Beyond a quarter the spread of the weights, by which the error is judged, has no variance itself.
+    good = [g for g in range(5) if tail_index_of_line(fit.data, rows[g]) < 0.25]
+    assert len(good) == 2
+    for g in good:
         exact = density_of_line_left_out(fit.data, rows[g])
         monte_carlo.within(result.table["elpd"].iloc[g], exact, errors[g], name=names[g])
     for members, expected, number in zip(result.members, rows, result.table["num_observations"], strict=True):

@@ -261,7 +261,7 @@ def test_proposals_for_too_many_parameters_are_refused():
 
 
 def test_trajectories_of_a_given_length_draw_the_same_posterior_in_fewer_steps(monte_carlo):
-    options = {"num_samples": 500, "sampler": hbm.HMC(trajectory_length=1.5), "progress": False}
+    options = {"num_samples": 1000, "sampler": hbm.HMC(trajectory_length=1.5), "progress": False}
     fit = hbm.sample(correlated, MEAN, COVARIANCE, seed=seed(3), **options)
     x = fit.posterior["x"].to_numpy()
     for i in range(5):

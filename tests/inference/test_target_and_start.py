@@ -477,7 +477,7 @@ def test_chains_draw_from_the_density_whatever_the_variables_of_the_sampler(kind
         bare_target(gaussian), start, 300, HMC(target_accept_prob=0.8, max_tree_depth=5, trajectory_length=3.0), KEY
     )
     # They begin with what the program of the searches found in the model's own variables, the gradient transformed.
-    np.testing.assert_allclose(metric.to_position(np.asarray(chains.state.z)), start.points, rtol=1e-12)
+    np.testing.assert_allclose(metric.to_position(np.asarray(chains.state.z)), start.points, rtol=1e-12, atol=1e-12)
     values = [gaussian(point) for point in start.points]
     np.testing.assert_allclose(chains.state.potential_energy, values, rtol=1e-12)
     slopes = (start.points - CENTRE) @ PRECISION @ metric.to_position(np.eye(4)).T
