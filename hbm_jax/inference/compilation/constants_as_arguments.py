@@ -44,11 +44,12 @@ def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None =
 
 def lowered(fn: Callable, *args: Any) -> tuple[jax.stages.Lowered, list[jax.Array]]:
     """Return the lowered program of a function, and its large constants, the first argument if there are any."""
-    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    traced = jax.jit(fn).trace(*args)
+    closed = traced.jaxpr
     mask = [_num_bytes(c) >= LARGE for c in closed.consts]
     if not any(mask):
-        return jax.jit(fn).lower(*args), []
-    tree = jax.tree.structure(shape)
+        return traced.lower(), []
+    tree = jax.tree.structure(traced.out_info)
     large_constants = [jnp.asarray(c) for c, is_large in zip(closed.consts, mask, strict=True) if is_large]
 
     def with_constants(large_constants, *args):
