@@ -334,7 +334,7 @@ def test_report_of_what_is_no_run(tmp_path, capsys):
 # simulate
 
 
-@pytest.mark.parametrize("suffix", ["csv", "ecsv", "fits"])
+@pytest.mark.parametrize("suffix", ["csv", pytest.param("ecsv", marks=pytest.mark.long), "fits"])
 def test_simulate_writes_what_is_read_back(suffix, sample_csv, tmp_path, capsys):
     out = tmp_path / "new" / f"simulated.{suffix}"
     truth = ["--set", "truth.Om0=0.3", "--set", "truth.alpha=0.14", "--set", "truth.sigma_int=0.1"]
@@ -670,6 +670,7 @@ def test_a_process_of_its_own_says_the_same(real_run, run_as_a_process):
 # Runs that are stopped, and go on
 
 
+@pytest.mark.long
 def test_a_run_is_continued(real_run, tmp_path, capsys):
     before = hbm.load(real_run[0])
     folder = shutil.copytree(real_run[0], tmp_path / "run")
@@ -765,6 +766,7 @@ def ended(stopped):
     return sample
 
 
+@pytest.mark.long
 def test_a_full_disk(tmp_path, capsys, monkeypatch):
     why = "stopped because run/checkpoint: the checkpoint could not be written: No space left on device."
     monkeypatch.setattr("hbm_jax.inference.sample", ended(why))

@@ -50,6 +50,7 @@ def interrupt(process, times=1):
     return process.returncode, out, err, time.monotonic() - began
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "times", "said", "out"),
     [

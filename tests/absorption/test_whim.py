@@ -60,7 +60,7 @@ def test_quadrature_in_another_mode_with_other_rates():
         np.testing.assert_allclose(found, expected, rtol=5e-5, err_msg=f"log T {log10_T}, log xi {log10_xi}")
 
 
-@pytest.mark.parametrize("z", [0.3, 4.0])
+@pytest.mark.parametrize("z", [0.3, pytest.param(4.0, marks=pytest.mark.long)])
 def test_quadrature_with_evolution(z):
     options = {"density_slope": 0.7, "metallicity_slope": -0.2, "metallicity": 0.3}
     found = depth(ENERGY, z, log10_T=6.0, **options)

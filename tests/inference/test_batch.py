@@ -162,6 +162,7 @@ def test_a_number_of_places_that_no_device_divides_is_rounded_up(ragged):
         np.testing.assert_allclose(one, same, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_stacked_arrays_are_a_list_of_objects_and_settings_of_the_caller_are_untouched():
     y = RNG.normal(size=(3, 4))
     as_list = few(conjugate, list(y), num_samples=50, keep_draws=True)
@@ -189,6 +190,7 @@ def test_dates_in_single_precision_are_not_usable():
     assert (fits.verdicts["num_steps"] <= 256).all()
 
 
+@pytest.mark.long
 def test_what_is_equal_in_all_objects_stays_concrete():
     def program(design, y):
         matrix = np.linalg.inv(np.asarray(design))  # would fail on a tracer

@@ -133,6 +133,7 @@ def test_figures_show_shifted_values_or_are_not_drawn():
         plotting.hubble_residuals(alpha)
 
 
+@pytest.mark.long
 def test_figures_of_the_expansion_history():
     plain, hidden = blinded("hubble_diagram", ("Om0", "w_1"))
     for figure in (plotting.hubble_diagram, plotting.equation_of_state):
@@ -289,6 +290,7 @@ def test_parameters_that_models_hide():
     assert not hasattr(Normal(), "blinded")
 
 
+@pytest.mark.long
 def test_run_folders(tmp_path, capsys):
     plain, hidden = blinded()
     runs.write(hidden, tmp_path / "run", None)

@@ -275,6 +275,7 @@ def test_normal_scores_see_more_than_the_variance_of_ranks(monte_carlo):
     monte_carlo.share(p < LEVEL / 3, 0.468, expected_error=0.004, name="found", independent=True)
 
 
+@pytest.mark.long
 def test_false_alarms_are_as_rare_as_the_level_says(monte_carlo):
     for num in (20, 200):
         histograms = np.random.default_rng(seed(9)).multinomial(num, np.full(RANKS, 1 / RANKS), 20000)

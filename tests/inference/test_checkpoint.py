@@ -107,6 +107,7 @@ def assert_same_draws(fit, other, num_draws=None):
 # Bit for bit
 
 
+@pytest.mark.long
 def test_checkpoints_change_nothing_and_the_settings_of_the_caller_survive(whole, finished):
     fit, folder = finished
     assert_same_draws(fit, whole, 90)
@@ -123,7 +124,7 @@ def test_checkpoints_change_nothing_and_the_settings_of_the_caller_survive(whole
     assert again.run["trajectory_length"] == 1.5
 
 
-@pytest.mark.parametrize("draws", [0, 60])
+@pytest.mark.parametrize("draws", [pytest.param(0, marks=pytest.mark.long), 60])
 def test_a_stopped_run_goes_on_bit_for_bit(whole, stop_after, tmp_path, draws):
     stop_after(draws, MemoryError)
     with pytest.raises(MemoryError):
@@ -154,6 +155,7 @@ def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
     assert len(np.unique(fit.tree["sample_stats"]["n_steps"])) > 1
 
 
+@pytest.mark.long
 def test_ctrl_c_in_the_warm_up_says_how_to_resume(whole, stop_after, tmp_path):
     stop_after(40)
     how = rf'interrupted after 40 of 60 warm-up draws; hbm_jax\.resume\("{tmp_path}"\) continues from there'
@@ -162,6 +164,7 @@ def test_ctrl_c_in_the_warm_up_says_how_to_resume(whole, stop_after, tmp_path):
     assert_same_draws(go_on(tmp_path), whole, 90)
 
 
+@pytest.mark.long
 def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(whole, stop_after, tmp_path, capsys):
     stop_after(100)
     fit = run(checkpoint=tmp_path, progress=True)

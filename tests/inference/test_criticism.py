@@ -230,6 +230,7 @@ def test_leaving_groups_out_with_marginal_effects_agrees_with_exact_refits(monte
     assert "sampled" not in str(result)
 
 
+@pytest.mark.long
 def test_sampled_effects_are_named_and_do_worse():
     fit = group_fit(sampled_groups)
     conditional, marginal = loo(fit, group=GROUP_OF), loo(group_fit(marginal_groups))

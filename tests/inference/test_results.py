@@ -42,7 +42,11 @@ def own_fit():
     return fit_about_the_start(own_model, (x, 2.0 * x + 0.3 * np.random.default_rng(0).normal(size=30)), SIZE, 3)
 
 
-@pytest.fixture(scope="module", params=[correlated_fit, supernova_fit, own_fit], ids=lambda f: f.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(correlated_fit, marks=pytest.mark.long), supernova_fit, own_fit],
+    ids=lambda f: f.__name__,
+)
 def fit(request):
     return request.param()
 

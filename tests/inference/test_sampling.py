@@ -155,6 +155,7 @@ def test_independent_proposals_draw_the_posterior_also_where_it_is_not_normal(pr
     monte_carlo.mean((x[..., 0] - 1.0) * (x[..., 1] + 2.0), 0.9, name="covariance")
 
 
+@pytest.mark.long
 def test_one_draw_in_sixteen_is_a_trajectory(proposed, monte_carlo):
     fit, _ = proposed
     found = fit.tree["sample_stats"].to_dataset()
@@ -190,6 +191,7 @@ def test_a_run_with_proposals_goes_on_from_its_warm_up_to_the_same_draws(propose
     np.testing.assert_array_equal(again.tree["sample_stats"]["n_steps"], fit.tree["sample_stats"]["n_steps"])
 
 
+@pytest.mark.long
 def test_proposals_that_are_seldom_accepted_are_given_up(monkeypatch):
     monkeypatch.setattr(independence, "LEAST_ACCEPTED", 1.0)  # the program is that of `proposed`
     fit = hbm.sample(skewed, num_samples=100, **PROPOSALS)

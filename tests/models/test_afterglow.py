@@ -303,6 +303,7 @@ def test_the_population_is_the_sum_of_its_sources(data, prepared, with_whim):
                 assert log_likelihoods(alone, p)[0] == pytest.approx(together[row], rel=1e-10)
 
 
+@pytest.mark.long
 def test_program_is_of_one_size_whatever_the_number_of_sources(data, prepared):
     model = Afterglow()
 

@@ -85,6 +85,7 @@ def test_far_below_the_limit_the_lower_end_does_not_matter():
     assert np.isfinite(far)
 
 
+@pytest.mark.long
 def test_draws_are_of_the_population_and_of_the_posterior(monte_carlo):
     num = 3000
     columns = {"x": np.linspace(-1, 3, num), "y": np.linspace(-1, 3, num), "sigma_x": np.full(num, 0.5)}

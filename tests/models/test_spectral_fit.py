@@ -86,6 +86,7 @@ def plain(two):
     return minus_log_likelihood
 
 
+@pytest.mark.long
 def test_a_simulated_spectrum_gives_the_truth_back(fitted, two, monte_carlo):
     assert fitted.converged
     assert fitted.num_data == two.used[0].sum()

@@ -79,6 +79,7 @@ def test_a_certificate_that_was_read_again_has_the_same_figure(result, tmp_path)
     )
 
 
+@pytest.mark.long
 def test_of_very_many_quantities_the_uneven_have_panels_and_the_others_share_one():
     shares = {f"theta[{i}]": RNG.uniform(size=NUM) for i in range(50)} | {"a $": RNG.beta(2.0, 1.0, NUM)}
     figure = hbm.plotting.calibration(certificate(shares))
