@@ -145,7 +145,7 @@ def supernovae() -> System:
         elif kind == "trend":
             y[:, 2] += 0.15 * np.cos(2.0 * np.pi * np.log10(z / 0.01))
         elif kind == "group":
-            y[survey == survey[np.argmax(z > 0.4)], 2] += 0.15
+            y[survey == survey[np.argmin(z)], 2] += 0.15
         return y
 
     return System(hbm.models.Supernova(), data, "observed", truth, changed=changed)
@@ -171,7 +171,7 @@ def golenetskii() -> System:
         elif kind == "trend":
             y[..., 1] += 1.5 * (energy**2 - (energy**2).mean())
         elif kind == "group":
-            y[3, :, 1] += 2.0
+            y[3, :, 1] += 2.5
         return y
 
     return System(hbm.models.Golenetskii(), data, "observed", truth, changed=changed)

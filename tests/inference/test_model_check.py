@@ -16,8 +16,9 @@ from programs import fit_of_draws
 from scipy import stats
 
 import hbm_jax as hbm
+from hbm_jax.inference.model_check import p_values
 from hbm_jax.inference.model_check import residual_statistics as rs
-from hbm_jax.inference.model_check.check import _describe, check_model, judge_pools
+from hbm_jax.inference.model_check.check import _describe, _scores_of_components, check_model, judge_pools
 from hbm_jax.inference.model_check.replicates import inspect_program, replicator
 from hbm_jax.inference.model_check.result import ModelCheck, worst_of
 
@@ -79,8 +80,37 @@ def test_p_values_are_uniform_for_exchangeable_columns():
         empty = np.zeros(0, int)
         nights = [rs.Design("night", empty, rs.group_matrix(codes), empty, empty)]
         statistics = list(rs.statistics_of(residuals, [], designs, nights))
-        counts.append(rs.corrected(statistics, rs.scores_of(statistics))[0])
+        values = np.stack([statistic.values for statistic in statistics])
+        scores = p_values.scores_of(values, np.array([statistic.two_sided for statistic in statistics]))
+        counts.append(p_values.p_value_of(scores))
     assert stats.kstest(np.array(counts) - rng.uniform(0, 1 / num, 200), "uniform").pvalue > 1e-3
+
+
+def test_several_moderate_deviations_count_for_more_than_a_larger_one():
+    scores = np.random.default_rng(3).normal(size=(100, 20_000))
+
+    def p_value(*unusual):
+        scores[:, 0] = stats.norm.ppf((np.arange(100) + 0.5) / 100)
+        scores[-1 - len(unusual) : -1, 0] = unusual
+        return p_values.p_value_of(scores)
+
+    assert p_value(*[2.5] * 8) < 0.8 * p_value(3.0) < 0.2
+    # Beyond a sum T of 100 inverse tail probabilities there is a share of 100 / T, as the largest alone has it.
+    assert p_value(3.9) == pytest.approx(100 * stats.norm.sf(3.9), rel=0.5)
+
+
+def test_residuals_of_a_component_given_the_others_are_those_of_a_regression():
+    rng = np.random.default_rng(4)
+    mixing = rng.normal(size=(6, 3, 3))
+    pool = np.einsum("eij,pej->pei", mixing, rng.normal(size=(50, 6, 3))) + rng.normal(size=(6, 3))
+    pool[:, 5, 2] = 1.0  # constant, and therefore of no use to the others
+    found = _scores_of_components(pool)
+    for element in range(6):
+        for k in range(2 if element == 5 else 3):
+            others = np.column_stack([np.ones(50), np.delete(pool[:, element], k, axis=1)])
+            response = pool[:, element, k]
+            expected = response - others @ np.linalg.lstsq(others, response, rcond=None)[0]
+            assert np.corrcoef(found[:, element, k], expected)[0, 1] == pytest.approx(1.0, abs=1e-10)
 
 
 def test_right_model_passes_and_is_the_same_twice():

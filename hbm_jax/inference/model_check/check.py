@@ -18,6 +18,7 @@ import xarray as xr
 from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.model_check import residual_statistics as rs
+from hbm_jax.inference.model_check.p_values import combined, family_scores_of, p_value_of, scores_of
 from hbm_jax.inference.model_check.replicates import (
     Site,
     Structure,
@@ -213,14 +214,15 @@ def _scored(
                     keys.append((name, level, statistic.residuals, statistic.kind, statistic.covariate))
             if not statistics:
                 raise ValueError("no observed value differs between replicates")
-            scores = rs.scores_of(statistics)
-            p_value, families = rs.corrected(statistics, scores)
-            p_values.append(p_value)
+            two_sided = np.array([statistic.two_sided for statistic in statistics])
+            scores = scores_of(np.stack([statistic.values for statistic in statistics]), two_sided)
+            p_values.append(p_value_of(scores))
+            families = family_scores_of([rs.FAMILIES[statistic.kind] for statistic in statistics], scores)
             for key, score, statistic in zip(keys, scores[:, 0], statistics, strict=True):
                 scored.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
             for family, score in families.items():
                 family_scores.setdefault((level, family), []).append(score)
-    return rs.combined(p_values), _table(scored, family_scores), last
+    return combined(p_values), _table(scored, family_scores), last
 
 
 def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
@@ -237,18 +239,33 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
         values = array[..., k] if site.components else array
         return rs.residuals_of(values, label, valid)
 
+    scores = pool.get("scores")
+    if scores is None and len(site.components) > 1:
+        scores = _scores_of_components(np.asarray(pool["values"], float))
     residuals = []
     for k, label in reversed(list(enumerate(labels))):  # the response is the last component, and is named first
         marginal = standardised(pool["values"], k, label)
         if marginal is None:
             continue
         residuals.append(marginal)
-        if "scores" in pool:
-            conditional = standardised(pool["scores"], k, label)
+        if scores is not None:
+            conditional = standardised(scores, k, label)
             if conditional is not None and not _nearly_equal(conditional, marginal):
                 text = f"{label} given {'the other components' if site.components else 'all others'}"
                 residuals.append(conditional._replace(label=text, mean=np.zeros(0), spread=np.zeros(0)))
     return residuals
+
+
+def _scores_of_components(values: np.ndarray) -> np.ndarray:
+    """Return the residual of each component given the others of the same element, times a constant.
+
+    ``values`` (pool, ..., component) have the covariance between components that the pool has at each element.
+    """
+    deviation = values - values.mean(axis=0)
+    spread = deviation.std(axis=0)
+    deviation = deviation / np.where(spread > 0, spread, 1.0)
+    correlation = np.einsum("p...i,p...j->...ij", deviation, deviation) / len(values)
+    return np.einsum("...ij,p...j->p...i", np.linalg.pinv(correlation, hermitian=True), deviation)
 
 
 def _valid(valid: np.ndarray, site: Site) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Statistics of residuals, compared between measured and replicated data with exact correction for their number.
+"""Statistics of the residuals of measured and replicated data.
 
 Arrays of residuals are (element, pool): column 0 of the pool is the measured data set, the others are replicates. Every
 step treats the columns alike, so that under the model the rank of column 0 among them is uniform.
@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.special import ndtri, ndtri_exp
 from scipy.stats import rankdata
 
+from hbm_jax.inference.model_check.p_values import normal_scores
 from hbm_jax.inference.model_check.replicates import MAX_COMPONENTS
 
-TAIL = 0.1  # fraction of a pool, on each side, whose scores follow an exponential distribution
 MAX_SKEWNESS, MAX_KURTOSIS = 0.3, 1.0  # median over elements, above which residuals are normal scores
 MAX_COVARIATES = 16  # numeric ones of one site, in the order of the fields
 MIN_ELEMENTS = 8  # for a dependence on a covariate
@@ -43,7 +42,7 @@ FAMILIES = {
     "scatter of groups": "groups",
     "neighbours": "neighbours",
 }
-"""Family of each kind of statistic. Families count equally, however many statistics they have."""
+"""Family of each kind of statistic."""
 
 
 class Residuals(NamedTuple):
@@ -110,27 +109,6 @@ def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) 
         scaled = normal_scores(scaled).astype(np.float32)
         scaled = (scaled - scaled.mean(axis=1, keepdims=True)) / scaled.std(axis=1, keepdims=True)
     return Residuals(label, label, scaled, index, mean, spread)
-
-
-def normal_scores(values: np.ndarray) -> np.ndarray:
-    """Return the normal scores of each row of (n, pool) among the pool.
-
-    The score is the normal quantile of the rank. In the outer tenth on each side the rank is replaced by the
-    probability of an exponential distribution fitted to this tail, so that the size of the pool does not limit scores.
-    """
-    num = values.shape[1]
-    scores = ndtri((rankdata(values, axis=1) - 0.5) / num)
-    num_tail = max(3, round(TAIL * num))
-    ordered = np.sort(values, axis=1)
-    for sign, low_to_high in ((1.0, ordered), (-1.0, -ordered[:, ::-1])):
-        threshold = low_to_high[:, num - num_tail - 1, None]
-        scale = (low_to_high[:, num - num_tail :] - threshold).mean(axis=1, keepdims=True)
-        excess = sign * values - threshold
-        beyond = (excess > 0) & (scale > 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            tail = -sign * ndtri_exp(np.log(num_tail / num) - np.where(beyond, excess / scale, 0.0))
-        scores = np.where(beyond, tail, scores)
-    return scores
 
 
 def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
@@ -463,37 +441,8 @@ def _dependences(statistic, design: Design, r: np.ndarray, square: np.ndarray) -
         yield statistic("neighbours", np.einsum("ep,ep->p", r[design.first], r[design.second]), name)
 
 
-def scores_of(statistics: Sequence[Statistic]) -> np.ndarray:
-    """Return the score of each statistic over the pool, (statistic, pool): larger is less usual."""
-    scores = normal_scores(np.stack([statistic.values for statistic in statistics]))
-    two_sided = np.array([statistic.two_sided for statistic in statistics])
-    return np.where(two_sided[:, None], np.abs(scores), scores)
-
-
 def distance_of(statistic: Statistic) -> float:
     """Return the distance of the measured value from the mean of the replicates in their standard deviations."""
     measured, replicated = statistic.values[0], statistic.values[1:]
     distance = (measured - replicated.mean()) / max(replicated.std(), 1e-300)
     return float(abs(distance) if statistic.two_sided else distance)
-
-
-def corrected(statistics: Sequence[Statistic], scores: np.ndarray) -> tuple[float, dict[str, float]]:
-    """Return the p-value of the largest score, corrected for the number of statistics, and the score of each family.
-
-    ``scores`` (statistic, pool) are those of `scores_of`. The largest of each family is scored among the pool again, so
-    that families count equally. The rank of the largest family score of the measured data among those of the pool gives
-    the p-value (the minimum p-value method of Westfall & Young 1993, with the same replicates).
-    """
-    families = np.array([FAMILIES[statistic.kind] for statistic in statistics])
-    names = list(dict.fromkeys(families))
-    largest = np.stack([scores[families == name].max(axis=0) for name in names])
-    family_scores = normal_scores(largest)
-    maximum = family_scores.max(axis=0)
-    p_value = float((maximum >= maximum[0]).mean())
-    return p_value, dict(zip(names, family_scores[:, 0].tolist(), strict=True))
-
-
-def combined(p_values: Sequence[float]) -> float:
-    """Combine p-values that depend on each other (Cauchy combination of Liu & Xie 2020, JASA 115, 393)."""
-    p = np.clip(np.asarray(p_values, float), 1e-12, 0.9)  # a p-value near 1 must not cancel a small one
-    return float(0.5 - np.arctan(np.tan((0.5 - p) * np.pi).mean()) / np.pi)
