@@ -19,7 +19,7 @@ import xarray as xr
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.blinding.blinding import Blinding
-from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
+from hbm_jax.inference.centering.location_scale import ReparametrisedProgram, with_partial_centring
 from hbm_jax.inference.checksum import (
     DamageWarning,
     ResultFileError,
@@ -215,8 +215,9 @@ class Fit(Exports):
 
     def attach(self, program: Callable, args: tuple):
         """Attach program and data to a loaded fit, with the partial non-centring with which it was sampled."""
-        forms = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
-        self.program = with_partial_centring(program, {str(name): np.asarray(value) for name, value in forms.items()})
+        centering = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
+        arrays = {str(name): np.asarray(value) for name, value in centering.items()}
+        self.program = with_partial_centring(program, arrays)
         self.args = args
         vars(self).pop("bound_args", None)
 
@@ -350,14 +351,14 @@ def notes_without_draws(program: Callable, args: tuple, bound: tuple) -> tuple[s
 
 def _judged(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> Verdict:
     """Judge the constrained and unconstrained draws of a tree, with the options and outcome of the run."""
-    forms = tree["centering"].to_dataset() if "centering" in tree else {}
+    centering = tree["centering"].to_dataset() if "centering" in tree else {}
     verdict = judge(
         tree["posterior"].to_dataset(),
         tree["sample_stats"].to_dataset(),
         bounds,
         run.get("max_tree_depth"),
         tree["unconstrained_posterior"].to_dataset()["position"],
-        {str(name).split(":")[1] for name in forms},
+        {str(name).split(":")[1] for name in centering},
         run.get("target_accept_prob") or TARGET_ACCEPT_PROB,
     )
     return with_modes(verdict, run.get("modes", ""), run.get("missing_modes", ""))
@@ -478,4 +479,4 @@ def _existing(path: Path) -> Path:
 
 def model_of(fit) -> Any:
     """Return the original program of a fit, without the partial non-centring with which it was sampled."""
-    return fit.program.program if isinstance(fit.program, Recentred) else fit.program
+    return fit.program.program if isinstance(fit.program, ReparametrisedProgram) else fit.program
