@@ -206,7 +206,7 @@ class FoundInjections(NamedTuple):
     num_objects: Any = 0.0
 
     @property
-    def log_share(self):
+    def log_normalisation(self):
         """Log of the detected share of the population, times a weight that is 1 where there are enough injections."""
         ratio = jnp.log(self.effective_number) - jnp.log(jnp.maximum(self.num_objects, 1e-300))
         step = jnp.clip(ratio / np.log(ENOUGH), 0.0, 1.0)
@@ -262,9 +262,9 @@ def log_detected_normal(
 
     if half_line is not None:
         (part,), (slope,) = selections, slopes
-        room = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
+        margin = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
         variance = product(slope, slope) + jnp.asarray(part.variance)[..., None]
-        return log_detected_fraction(room, variance, half_line, sum(slope[i] * half_line.direction[i] for i in axes))
+        return log_detected_fraction(margin, variance, half_line, sum(slope[i] * half_line.direction[i] for i in axes))
     scale, standardised = [], []
     for part, slope in zip(selections, slopes, strict=True):
         scale.append(jnp.sqrt(product(slope, slope) + jnp.asarray(part.variance)[..., None]))
@@ -312,8 +312,10 @@ def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probabi
     return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
 
-def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, along=None):
-    """Return the log of the detected fraction, the mean of Phi((margin - along t - e) / width) over normal e and t.
+def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, latent_slope=None):
+    """Return the log of the detected fraction: the mean of Phi((margin - latent_slope t - e) / width) over e and t.
+
+    The noise e is normal, and t is a positive latent.
 
     Parameters
     ----------
@@ -326,14 +328,14 @@ def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, a
         (`log_mean_probit`). Over a half or truncated normal t it is a Gauss quadrature with an error below 1e-8 where t
         changes slope . y by less than a few times the square root of the variance
         (``tests/distributions/test_observed_mixture.py``).
-    along : array (...), optional
+    latent_slope : array (...), optional
         Change of slope . y per unit of t.
     """
     scale = jnp.sqrt(variance)
     if half_line is None:
         return log_ndtr(margin / scale)
     if half_line.precision is None:
-        return log_mean_probit(margin / scale, along / (half_line.rate * scale))
+        return log_mean_probit(margin / scale, latent_slope / (half_line.rate * scale))
     nodes, log_weights = half_line.nodes()
-    standardised = (margin[..., None] - along[..., None] * nodes) / scale[..., None]
+    standardised = (margin[..., None] - latent_slope[..., None] * nodes) / scale[..., None]
     return logsumexp(log_weights + log_ndtr(standardised), axis=-1)

@@ -223,7 +223,7 @@ class Run:
         self.progress_line.show("compiling the sampler")
         sampler, draws = self.settings.sampler, Draws(target)
         if isinstance(sampler, Nutpie):
-            chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.goal)
+            chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.largest_num_samples)
         else:
             chains = Chains(target, start, num_warmup, sampler, key)
         draws.compile()
