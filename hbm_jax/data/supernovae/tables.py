@@ -91,7 +91,7 @@ def supernovae_and_rows(
         values |= _sensitivities(table)
         supernovae, left_out, rows = make_from_rows(
             values,
-            lambda selected: Supernovae.from_columns(selected, called=column_names),
+            lambda selected: Supernovae.from_columns(selected, column_names=column_names),
             name="name",
             leave_out=leave_out,
             whole=("offset_name",),
