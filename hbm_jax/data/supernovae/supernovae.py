@@ -290,4 +290,7 @@ class Supernovae(HasSurveys):
     def from_dict(cls, stored: Mapping[str, Any]) -> "Supernovae":
         """Build the container from the output of `to_dict`; every value is restored exactly."""
         container = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
-        return dataclasses.replace(container, warnings=warnings_of(stored))
+        categories = {text: text for text in container.warnings}  # a file keeps the text of a warning only
+        return dataclasses.replace(
+            container, warnings=tuple(categories.get(text, text) for text in warnings_of(stored))
+        )
