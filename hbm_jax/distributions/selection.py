@@ -112,15 +112,17 @@ class TabulatedSelection(NamedTuple):
         centre = sum(self.slope[i] * mean[i] for i in axes)
         pairs = [(i, j) for i in axes for j in axes]
         std = jnp.sqrt(sum(self.slope[i] * self.slope[j] * covariance[max(i, j)][min(i, j)] for i, j in pairs))
+        # Hinges: where the slope of the probability changes, and by how much.
         slopes = np.diff(self.probability_at) / np.diff(self.at)
         changes = np.diff(np.concatenate([[0.0], slopes, [0.0]]))
         kept = changes != 0.0 if changes.any() else np.ones(len(changes), bool)
         knots, coefficients = np.asarray(self.at)[kept], changes[kept]
+        # The constant and the side of the hinges are those of the end of the table that is nearer to the mean.
         below = centre < 0.5 * (self.at[0] + self.at[-1])
         side = jnp.where(below, 1.0, -1.0)[..., None]
         constant = jnp.where(below, self.probability_at[0], self.probability_at[-1])
         hinges = _log_hinge(side * (centre[..., None] - knots) / std[..., None]) + jnp.log(std)[..., None]
-        largest = jnp.max(hinges, axis=-1)
+        largest = jnp.max(hinges, axis=-1)  # of the logarithms, subtracted before their exponentials are summed
         largest = jnp.where(constant > 0.0, jnp.maximum(largest, 0.0), largest)
         total = constant * jnp.exp(-jnp.where(constant > 0.0, largest, 0.0))
         return largest + jnp.log(total + jnp.sum(coefficients * jnp.exp(hinges - largest[..., None]), axis=-1))

@@ -13,7 +13,7 @@ from hbm_jax.inference.program import arrays_of_reparametrisations, coords_of, d
 KINDS = "biufcUS"  # NumPy kinds that a file can hold: numbers and text
 
 
-def plain_labels(values, what: str = "labels") -> list:
+def plain_labels(values, name: str = "labels") -> list:
     """Return the labels of a dimension as a list of numbers or text; dates and other objects become text.
 
     Raises
@@ -23,7 +23,7 @@ def plain_labels(values, what: str = "labels") -> list:
     """
     array = np.asarray(values)
     if array.ndim != 1:
-        raise ValueError(f"sample: expected {what} to be a list; found {values!r:.100}.")
+        raise ValueError(f"sample: expected {name} to be a list; found {values!r:.100}.")
     return array.astype(str).tolist() if array.dtype.kind not in "biufU" else array.tolist()
 
 

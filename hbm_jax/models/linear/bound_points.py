@@ -31,7 +31,7 @@ class GroupMeans(NamedTuple):
 
     @classmethod
     def of(cls, data: PointsInGroups) -> "GroupMeans":
-        """Return the means of data."""
+        """Return the means over the points of each group."""
         num, used = data.used.sum(axis=1), data.used[..., None]
 
         def mean(array):
