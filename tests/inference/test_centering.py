@@ -155,7 +155,7 @@ def test_counts_with_log_normal_rates():
     pilot = Pilot(counts, (np.array([1, 20, 400]),), 0, 30)
     draws = jax.device_get(pilot.evaluate(forms, {"mean": mean, "_rate_free": standard}))
     rate = np.exp(mean[:, None] + 0.1 * standard)
-    value, location, scale = draws["groups"]["rate"]
+    value, location, scale = draws["sites"]["rate"]
     np.testing.assert_allclose(value, np.log(rate), rtol=1e-12)
     np.testing.assert_allclose(location, np.tile(mean[:, None], 3), rtol=1e-12)
     np.testing.assert_allclose(scale, 0.1, rtol=1e-12)
@@ -387,7 +387,10 @@ def test_wrong_requests_are_named():
 
 
 def test_a_pilot_without_finite_scales_says_so():
-    draws = {"plain": {}, "groups": {"theta": (np.zeros((3, 2)), np.zeros((3, 2)), np.array([[1.0, np.nan]] * 3))}}
+    draws = {
+        "others": {},
+        "sites": {"theta": (np.zeros((3, 2)), np.zeros((3, 2)), np.array([[1.0, np.nan]] * 3))},
+    }
     pilot = Pilot(groups, (), 0, 3)
     with pytest.raises(hbm.inference.StartError, match="finite scales; found NaN or infinity for 'theta'"):
         pilot.choose((PartialNonCentring("theta", np.zeros(2), np.ones(2)),), draws, KEY)

@@ -231,13 +231,16 @@ class Pilot:
             program = ReparametrisedProgram(self.program, reparams)
             sites = constrain_fn(program, self.args, {}, params, return_deterministic=True)
             trace = handlers.trace(handlers.substitute(self.program, sites)).get_trace(*self.args)
-            groups = {}
+            reparametrised = {}
             for reparam in reparams:
                 fn = trace[reparam.site]["fn"]
                 value = jnp.log(sites[reparam.site]) if is_log(fn) else sites[reparam.site]
-                groups[reparam.site] = (value, *location_scale(fn))
+                reparametrised[reparam.site] = (value, *location_scale(fn))
             sampled_sites = [reparam.sampled_site for reparam in reparams]
-            return {"plain": {name: sites[name] for name in params if name not in sampled_sites}, "groups": groups}
+            return {
+                "others": {name: sites[name] for name in params if name not in sampled_sites},
+                "sites": groups,
+            }
 
         return jax.lax.map(at_draw, params)
 
@@ -246,10 +249,10 @@ class Pilot:
         program = ReparametrisedProgram(self.program, reparams)
 
         def at_draw(draw, key):
-            latent_values = _sampled_values(reparams, draw["groups"])
+            latent_values = _sampled_values(reparams, draw["sites"])
 
             def without_prior(x):
-                density, trace = log_density(program, self.args, {}, draw["plain"] | latent_values | {sampled_site: x})
+                density, trace = log_density(program, self.args, {}, draw["others"] | latent_values | {sampled_site: x})
                 return jnp.sum(trace[sampled_site]["fn"].log_prob(x)) - density
 
             probe = jax.random.rademacher(key, latent_values[sampled_site].shape, latent_values[sampled_site].dtype)
@@ -259,7 +262,7 @@ class Pilot:
 
     def choose(self, reparams, draws, key):
         """Return new reparametrisations, chosen from the last site to the first, and each element's information."""
-        scales = {reparam.site: draws["groups"][reparam.site][2] for reparam in reparams}
+        scales = {reparam.site: draws["sites"][reparam.site][2] for reparam in reparams}
         new = {
             name: PartialNonCentring(name, np.ones(scale.shape[1:]), np.exp(np.log(scale).mean(axis=0)))
             for name, scale in scales.items()
@@ -282,7 +285,7 @@ class Pilot:
 
     def last(self, reparams, params, draws):
         """Return the last draw, unconstrained, in the parametrisation of ``reparams``."""
-        last_params, last_groups = jax.tree.map(lambda values: values[-1], (params, draws["groups"]))
+        last_params, last_groups = jax.tree.map(lambda values: values[-1], (params, draws["sites"]))
         return last_params | _sampled_values(reparams, last_groups)
 
 
