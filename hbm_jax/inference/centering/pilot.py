@@ -237,10 +237,8 @@ class Pilot:
                 value = jnp.log(sites[reparam.site]) if is_log(fn) else sites[reparam.site]
                 reparametrised[reparam.site] = (value, *location_scale(fn))
             sampled_sites = [reparam.sampled_site for reparam in reparams]
-            return {
-                "others": {name: sites[name] for name in params if name not in sampled_sites},
-                "sites": groups,
-            }
+            others = {name: sites[name] for name in params if name not in sampled_sites}
+            return {"others": others, "sites": reparametrised}
 
         return jax.lax.map(at_draw, params)
 
