@@ -232,9 +232,9 @@ def _filled(columns, coordinates, index, first, column_names) -> tuple[dict[str,
 
 def _require_same(columns, coordinates, rows, name: str, column_names) -> None:
     """Raise an error if the rows of an object differ in what is not measured, or are limits."""
-    own = {*coordinates, *(f"sigma_{key}" for key in coordinates)}
+    measured = {*coordinates, *(f"sigma_{key}" for key in coordinates)}
     for key, column in columns.items():
-        if key in own or key.startswith(("covariance", "correlation")):
+        if key in measured or key.startswith(("covariance", "correlation")):
             continue
         entries = [str(entry) for entry in np.ma.asarray(column)[rows].tolist()]
         label = f"{column_names.get(key, key)} of object {name}"
