@@ -92,7 +92,7 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
     slopes = random.normal(size=draws.shape) * [1.0, 0.5, 2.0]
 
     @jax.jit
-    def seen_and_closed(draws, slopes, num_draws):
+    def seen_and_closed(draws, slopes, age):
         state = chees.initial_state(lambda x: (x.sum(-1), x), np.zeros((4, 3)), np.zeros(2, np.uint32), dense)
         mean, squares, gradient_mean, gradient_squares = (
             state.mean,
@@ -104,7 +104,7 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
             mean, squares = chees._update_moments(draws[i], 4.0 * i, mean, squares)
             gradient_mean, gradient_squares = chees._update_moments(slopes[i], 4.0 * i, gradient_mean, gradient_squares)
         full = state._replace(
-            num_draws=num_draws, num_seen=4.0 * len(draws), mean=mean, squares=squares, gradient_mean=gradient_mean,
+            age=age, num_seen=4.0 * len(draws), mean=mean, squares=squares, gradient_mean=gradient_mean,
             gradient_squares=gradient_squares,
         )  # fmt: skip
         return full, chees.end_segment(full, chees.Options(200, 0.8, 256))
@@ -132,8 +132,8 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
     early = (flat.var(0) / slopes[:5].reshape(-1, 3).var(0)) ** 0.25
     np.testing.assert_allclose(np.diagonal(first.factor) if dense else first.factor, early, rtol=1e-11)
     # In between, and at the end of the warm-up, nothing is replaced.
-    for num_draws in (75, 200):
-        _, same = jax.tree.map(np.asarray, seen_and_closed(*few, num_draws))
+    for age in (75, 200):
+        _, same = jax.tree.map(np.asarray, seen_and_closed(*few, age))
         np.testing.assert_array_equal(same.factor, np.eye(3) if dense else np.ones(3))
         assert same.num_seen == num
 

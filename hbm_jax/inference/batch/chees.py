@@ -42,7 +42,7 @@ class Options(NamedTuple):
 class State(NamedTuple):
     """State of all C chains of one object, and of the adaptation; d parameters."""
 
-    num_draws: jax.Array  # draws so far, warm-up included
+    age: jax.Array  # number of draws so far, warm-up included
     key: jax.Array  # key data of a random key
     position: jax.Array  # (C, d)
     potential: jax.Array  # (C,)
@@ -103,7 +103,7 @@ def initial_state(value_and_grad: Callable, points: jax.Array, key: jax.Array, d
     log_length = jnp.full(2, jnp.log(2.0), points.dtype)
     log_step = jnp.log(jnp.asarray(0.5 * size**-0.25, points.dtype))
     return State(
-        num_draws=jnp.zeros((), jnp.int32),
+        age=jnp.zeros((), jnp.int32),
         key=key,
         position=points,
         potential=potential,
@@ -145,11 +145,11 @@ def advance(
     State, Draw
     """
     key, key_momentum, key_accept = jax.random.split(jax.random.wrap_key_data(state.key), 3)
-    warming = state.num_draws < options.num_warmup
+    warming = state.age < options.num_warmup
     step = jnp.exp(jnp.where(warming, state.log_step, state.averaged[0]))
     length = jitter * jnp.exp(jnp.where(warming, state.log_length[0], state.log_length[1]))
     ideal_steps = jnp.ceil(length / step)
-    step_limit = jnp.where(state.num_draws < SEGMENT, min(EARLY_STEPS, options.max_steps), options.max_steps)
+    step_limit = jnp.where(state.age < SEGMENT, min(EARLY_STEPS, options.max_steps), options.max_steps)
     num_steps = jnp.clip(jnp.where(jnp.isfinite(ideal_steps), ideal_steps, 1.0), 1, step_limit).astype(jnp.int32)
     num_steps = jnp.where(active, num_steps, 0)
     # In units of the metric, so that momenta are standard normal.
@@ -161,7 +161,7 @@ def advance(
     accept_prob = jnp.minimum(1.0, jnp.exp(-energy_error))
     accepted = jax.random.uniform(key_accept, energy_error.shape, energy_error.dtype) < accept_prob
     moved = state._replace(
-        num_draws=state.num_draws + 1,
+        age=state.age + 1,
         key=jax.random.key_data(key),
         position=jnp.where(accepted[:, None], position, state.position),
         potential=jnp.where(accepted, potential, state.potential),
@@ -263,12 +263,12 @@ def _adapt_length(state: State, gradient, log_step, options: Options):
     adam = jnp.stack(
         [beta1 * state.adam[0] + (1 - beta1) * gradient, beta2 * state.adam[1] + (1 - beta2) * gradient**2]
     )
-    num_draws = state.num_draws.astype(gradient.dtype)
-    update = (adam[0] / (1 - beta1**num_draws)) / (jnp.sqrt(adam[1] / (1 - beta2**num_draws)) + epsilon)
+    age = state.age.astype(gradient.dtype)
+    update = (adam[0] / (1 - beta1**age)) / (jnp.sqrt(adam[1] / (1 - beta2**age)) + epsilon)
     latest = jnp.maximum(state.log_length[0] + LEARNING_RATE * update, jnp.log(SHORTEST))
     latest = jnp.clip(latest, log_step, log_step + jnp.log(float(options.max_steps)))
     # The gradient is noisy with few chains, so sampling uses the mean length of the last part of the warm-up.
-    num_averaged = jnp.maximum(num_draws - AVERAGE_FROM * options.num_warmup, 0.0)
+    num_averaged = jnp.maximum(age - AVERAGE_FROM * options.num_warmup, 0.0)
     change = (latest - state.log_length[1]) / jnp.maximum(num_averaged, 1.0)
     averaged_length = jnp.where(num_averaged > 0, state.log_length[1] + change, latest)
     return jnp.stack([latest, averaged_length]), adam
@@ -290,8 +290,8 @@ def _update_moments(rows, num_before, mean, squares):
 def end_segment(state: State, options: Options) -> State:
     """Replace the metric where an adaptation window ends; to be called after every `SEGMENT` draws."""
     ends = {SEGMENT * max(round(fraction * options.num_warmup / SEGMENT), 1) for fraction in WINDOWS}
-    closing = jnp.any(state.num_draws == jnp.asarray(sorted(ends))) & (state.num_draws < options.num_warmup)
-    is_first = state.num_draws == min(ends)
+    closing = jnp.any(state.age == jnp.asarray(sorted(ends))) & (state.age < options.num_warmup)
+    is_first = state.age == min(ends)
     num_seen, size = state.num_seen, state.mean.shape[0]
     # Stan's shrinkage; correlations from few draws are shrunk as well.
     shrinkage = num_seen / (num_seen + 5.0)
