@@ -45,8 +45,8 @@ def main():
     from hbm_jax.absorption import WhimTable, abundance_table, ion_fractions, whim_optical_depth
     from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
     from hbm_jax.absorption.rates import ABSORBING
-    from hbm_jax.absorption.running_integrals import Running, running_integrals
-    from hbm_jax.absorption.whim import ABSORBING_INDEX, COLUMN, along, parabolic_cells, weights_of
+    from hbm_jax.absorption.running_integrals import RunningIntegrals, running_integrals
+    from hbm_jax.absorption.whim import ABSORBING_INDEX, COLUMN, parabolic_cells, weighted_integral, weights_of
     from hbm_jax.cosmology import Cosmology
     from hbm_jax.inference.compilation.devices import use_every_core
 
@@ -75,7 +75,9 @@ def main():
         cells = parabolic_cells(z, weight, 20)
         tables = running_integrals()
         ion = jax.vmap(
-            lambda *c: along(cells, Running(jnp.asarray(tables.node), *c), jnp.log(energy)), in_axes=1, out_axes=-1
+            lambda *c: weighted_integral(cells, RunningIntegrals(jnp.asarray(tables.node), *c), jnp.log(energy)),
+            in_axes=1,
+            out_axes=-1,
         )
         return ion(*(jnp.asarray(column) for column in tables[1:]))
 

@@ -49,14 +49,14 @@ def simulate(seed):
 
 def form_of(contestant, data, seed):
     """Program of a contestant, and seconds it took to choose it."""
-    from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred
+    from hbm_jax.inference.centering.location_scale import PartialNonCentring, ReparametrisedProgram
     from hbm_jax.inference.centering.pilot import centre
 
     if contestant == "centred":
         return program, 0.0
     if contestant == "non-centred":
         size = len(NUMBERS)
-        return Recentred(program, (PartialNonCentring("theta", np.zeros(size), np.ones(size)),)), 0.0
+        return ReparametrisedProgram(program, (PartialNonCentring("theta", np.zeros(size), np.ones(size)),)), 0.0
     started = time.perf_counter()
     centering = centre(program, *data, seed=seed)
     return centering.program, time.perf_counter() - started

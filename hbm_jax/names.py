@@ -1,8 +1,13 @@
-"""Checks of names given by a user, with suggestions for misspelled ones."""
+"""Checks of names given by a user, with suggestions for misspelled ones, and former names of arguments."""
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 CUTOFF = 0.5  # similarity of `difflib.get_close_matches` below which a name is not a misspelling of another
 
@@ -56,3 +61,22 @@ def require_parameters(requested: Iterable[str], known: Iterable[Any], caller: s
     if unknown := [name for name in map(str, requested) if name not in known]:
         found = ", ".join(unknown) + did_you_mean(unknown[0], known)
         raise ValueError(f"{caller}: expected parameters among {listed(known)}; found {found}.")
+
+
+def renamed_keyword(former: str, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that accepts a keyword argument by its former name too, with a DeprecationWarning."""
+
+    def decorator(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def accepting_former(*args: P.args, **kwargs: P.kwargs) -> R:
+            if former in kwargs:
+                if name in kwargs:
+                    raise TypeError(f"{function.__qualname__}: expected {name}; found also {former}, its former name.")
+                message = f"{function.__qualname__}: the argument {former}= is now {name}=."
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                kwargs[name] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return accepting_former
+
+    return decorator

@@ -16,7 +16,7 @@ GZIP = b"\x1f\x8b"  # first bytes
 
 
 @contextlib.contextmanager
-def readable(path: Path, what: str) -> Iterator[None]:
+def readable(path: Path, description: str) -> Iterator[None]:
     """Convert an exception of a library that reads a damaged file to a `DataError` that names the file."""
     try:
         yield
@@ -24,7 +24,9 @@ def readable(path: Path, what: str) -> Iterator[None]:
         if isinstance(error, DataError) and str(path) in str(error):
             raise
         kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
-        raise DataError(f"{path}: expected {what} that can be read, found one that cannot: {kind}{error}") from error
+        raise DataError(
+            f"{path}: expected {description} that can be read, found one that cannot: {kind}{error}"
+        ) from error
 
 
 def is_compressed(path: Path) -> bool:

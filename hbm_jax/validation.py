@@ -116,12 +116,12 @@ class Labels(Sequence):
         return self.label(row)
 
 
-def reject_unknown(names: Iterable[str], known: Sequence[str], what: str) -> None:
+def reject_unknown(names: Iterable[str], known: Sequence[str], kind: str) -> None:
     """Raise `DataError` for the first of `names` that is not in `known`."""
     for name in names:
         if name not in known:
             raise DataError(
-                f"unknown {what} {name!r}{did_you_mean(name, known)}: expected one of {listed(known)}, found {name!r}."
+                f"unknown {kind} {name!r}{did_you_mean(name, known)}: expected one of {listed(known)}, found {name!r}."
             )
 
 
@@ -137,22 +137,26 @@ def require_present(name: str, columns: Mapping[str, Any]) -> None:
 def reject_rows(
     bad: Any,
     values: Sequence[Any] | np.ndarray,
-    what: str,
+    label: str,
     expected: str,
     names: Sequence[str],
     remedies: Sequence[Remedy] = (),
 ) -> None:
-    """Raise `DataError` if `bad` is true anywhere; it names the first such row, its object and the number of rows."""
+    """Raise `DataError` if any row is bad; the message names the first such row, its object and the number of rows.
+
+    `bad` is a mask of the rows (N,), `values` the values found (N), `label` the quantity, `expected` the end of the
+    sentence "expected ...", and `names` the objects (N).
+    """
     rows = np.flatnonzero(bad)
     if rows.size:
         first = int(rows[0])
         name = str(names[first]) if first < len(names) else ""
         named = name and not name.startswith("row ")
-        label = f"row {first} ({name if named else 'counted from 0'})"
+        row_label = f"row {first} ({name if named else 'counted from 0'})"
         others = f" ({rows.size} such rows of {len(values)})" if rows.size > 1 else ""
         value = values[first]
         value = value.tolist() if isinstance(value, np.ndarray) else value
-        error = DataError(f"{what}, {label}: expected {expected}, found {value}{others}.", remedies)
+        error = DataError(f"{label}, {row_label}: expected {expected}, found {value}{others}.", remedies)
         error.rows = tuple(rows.tolist())
         raise error
 
@@ -176,14 +180,14 @@ def _all_numbers(array: np.ndarray) -> Floats | None:
         return None
 
 
-def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_missing: bool = False) -> Floats:
+def float_vector(values: Any, label: str, names: Sequence[str] = (), *, allow_missing: bool = False) -> Floats:
     """Return a new float64 vector from a column of numbers or of text.
 
     Parameters
     ----------
     values
         One-dimensional array-like, masked or not; text is parsed.
-    what
+    label
         Name of the column in messages.
     names
         Names of the objects in messages.
@@ -199,7 +203,7 @@ def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_mis
     array = np.asarray(np.ma.getdata(values))
     if array.ndim != 1:
         raise DataError(
-            f"{what}: expected one number per object (one dimension), found an array of shape {array.shape}."
+            f"{label}: expected one number per object (one dimension), found an array of shape {array.shape}."
         )
     missing = np.zeros(array.shape, bool) if missing is None else missing.copy()
     if array.dtype.kind in "iuf":
@@ -216,23 +220,23 @@ def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_mis
             try:
                 numbers[row] = float(value)
             except (TypeError, ValueError):
-                reject_rows(np.arange(array.size) == row, [repr(entry) for entry in entries], what, "a number", names)
+                reject_rows(np.arange(array.size) == row, [repr(entry) for entry in entries], label, "a number", names)
     else:
-        raise DataError(f"{what}: expected numbers, found values of type {array.dtype}.")
+        raise DataError(f"{label}: expected numbers, found values of type {array.dtype}.")
     numbers[missing] = np.nan
     if not allow_missing:
-        reject_rows(missing, ["no value (masked or empty)"] * array.size, what, "a finite number", names)
-        reject_rows(np.isnan(numbers), numbers, what, "a finite number", names)
-    reject_rows(np.isinf(numbers), numbers, what, "a finite number", names)
+        reject_rows(missing, ["no value (masked or empty)"] * array.size, label, "a finite number", names)
+        reject_rows(np.isnan(numbers), numbers, label, "a finite number", names)
+    reject_rows(np.isinf(numbers), numbers, label, "a finite number", names)
     return numbers
 
 
-def text_tuple(values: Any, what: str, default: str) -> tuple[str, ...]:
+def text_tuple(values: Any, label: str, default: str) -> tuple[str, ...]:
     """Return a column as a tuple of strings; missing entries become `default`, formatted with ``{row}``."""
     mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
     array = np.asarray(np.ma.getdata(values) if mask is not None else values)
     if array.ndim != 1:
-        raise DataError(f"{what}: expected one string per object, found an array of shape {array.shape}.")
+        raise DataError(f"{label}: expected one string per object, found an array of shape {array.shape}.")
     texts = []
     entries = array.tolist()
     if mask is None and set(map(type, entries)) == {str} and all(map(str.strip, entries)):
@@ -259,20 +263,20 @@ def require_same_length(lengths: Mapping[str, int]) -> int:
     return length
 
 
-def require_covariances(covariance: Floats, what: str, names: Sequence[str]) -> Floats:
+def require_covariances(covariance: Floats, label: str, names: Sequence[str]) -> Floats:
     """Return (N, K, K) covariances made exactly symmetric; raise `DataError` if one is not positive definite.
 
     The asymmetry may be at most 1e-10 of the product of the two standard deviations. Positive definite means that every
     eigenvalue of the correlation matrix exceeds 1e-12, which does not depend on the units.
     """
     num, size = covariance.shape[0], covariance.shape[-1]
-    reject_rows(~np.isfinite(covariance).all(axis=(1, 2)), covariance, what, "finite numbers", names)
+    reject_rows(~np.isfinite(covariance).all(axis=(1, 2)), covariance, label, "finite numbers", names)
     variances = np.diagonal(covariance, axis1=1, axis2=2)
-    reject_rows((variances <= 0).any(axis=1), variances, f"{what}, its diagonal", "positive variances", names)
+    reject_rows((variances <= 0).any(axis=1), variances, f"{label}, its diagonal", "positive variances", names)
     sigma = np.sqrt(variances)
     scale = sigma[:, :, None] * sigma[:, None, :]
     asymmetry = np.abs(covariance - covariance.swapaxes(1, 2)) / scale
-    reject_rows((asymmetry > 1e-10).any(axis=(1, 2)), covariance, what, "a symmetric matrix", names)
+    reject_rows((asymmetry > 1e-10).any(axis=(1, 2)), covariance, label, "a symmetric matrix", names)
     symmetric = 0.5 * (covariance + covariance.swapaxes(1, 2))
     smallest = np.linalg.eigvalsh(symmetric / scale)[:, 0]
     bad = smallest <= SMALLEST_CORRELATION_EIGENVALUE
@@ -283,7 +287,7 @@ def require_covariances(covariance: Floats, what: str, names: Sequence[str]) -> 
             f"(smallest of its correlation matrix {smallest[row]:.3g})"
             for row in range(num)
         ]
-        reject_rows(bad, descriptions, what, f"a positive definite {size} x {size} matrix", names)
+        reject_rows(bad, descriptions, label, f"a positive definite {size} x {size} matrix", names)
     return symmetric
 
 
@@ -294,14 +298,14 @@ def frozen_array(array: Any, dtype: Any = np.float64) -> NDArray[Any]:
     return out
 
 
-def energy_band(band, what: str) -> tuple[float, float]:
+def energy_band(band, label: str) -> tuple[float, float]:
     """Return a band (low, high) [keV] as two floats.
 
     Raises
     ------
     ValueError
-        Unless they are positive, finite and in increasing order; the message begins with ``what``.
+        Unless they are positive, finite and in increasing order; the message begins with ``label``.
     """
     if np.shape(band) != (2,) or not 0 < band[0] < band[1] < np.inf:
-        raise ValueError(f"{what}: expected two positive energies [keV] in increasing order; found {band}.")
+        raise ValueError(f"{label}: expected two positive energies [keV] in increasing order; found {band}.")
     return float(band[0]), float(band[1])

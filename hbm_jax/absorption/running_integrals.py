@@ -23,7 +23,7 @@ ROUNDS = 8
 GAUSS_NODES = 8  # per interval: exact to 1e-13
 
 
-class Running(NamedTuple):
+class RunningIntegrals(NamedTuple):
     """Running integrals and cross sections at nodes in log energy; the last axis may be that of several ions.
 
     Attributes
@@ -45,7 +45,7 @@ class Running(NamedTuple):
 
 
 @functools.cache
-def running_integrals() -> Running:
+def running_integrals() -> RunningIntegrals:
     """Return the tables of all ions of `ABSORBING`, (nodes, ions), in double precision."""
     fits = fit_coefficients(ABSORBING)
     low, high = np.log(MIN_ENERGY), np.log(MAX_ENERGY)
@@ -70,7 +70,7 @@ def running_integrals() -> Running:
     S2 = _sum_from_end(S1[1:] * width + moments[1])
     S3 = _sum_from_end(S2[1:] * width + 0.5 * S1[1:] * width**2 + 0.5 * moments[2])
     right, left = _one_sided(node, fits)
-    return Running(node, S1, S2, S3, right, left)
+    return RunningIntegrals(node, S1, S2, S3, right, left)
 
 
 def _one_sided(node, fits):
@@ -115,7 +115,7 @@ def hermite_weights(L, node):
     return interval, values, slopes
 
 
-def look_up(table: Running, L: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def look_up(table: RunningIntegrals, L: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return S1, S2 and S3 at L of any shape within the table; its columns are (nodes,), of one sum over ions."""
     i, (v0, v1), (s0, s1) = hermite_weights(L, table.node)
     first0, first1, second0, second1 = table.first[i], table.first[i + 1], table.second[i], table.second[i + 1]

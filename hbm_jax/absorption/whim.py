@@ -14,7 +14,7 @@ from hbm_jax.absorption.abundances import as_abundances
 from hbm_jax.absorption.domain import LOG10_T, MAX_ENERGY, MIN_ENERGY, masked, one_of, within
 from hbm_jax.absorption.ionization import IONS, MODES, band_of_xi, ion_fractions
 from hbm_jax.absorption.rates import ABSORBING, RATES
-from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
+from hbm_jax.absorption.running_integrals import RunningIntegrals, look_up, running_integrals
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.expansion import guarded_inverse_e
 from hbm_jax.validation import concrete
@@ -85,30 +85,30 @@ def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
     return Cells(edge, *discontinuities)
 
 
-def along(cells: Cells, table: Running, log_energy: jax.Array) -> jax.Array:
+def weighted_integral(cells: Cells, table: RunningIntegrals, log_energy: jax.Array) -> jax.Array:
     """Return the integral of sigma times the weight at log energies of any shape, for one combination of ions."""
     first, second, third = look_up(table, log_energy[..., None] + cells.edge)
     return jnp.sum(cells.first * first + cells.second * second + cells.third * third, axis=-1)
 
 
-def along_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
+def weighted_integral_of_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
     """Return the sum over ions of the integrals of sigma times a weight; fields of ``cells`` are (cells + 1, ions)."""
     table = combine(cells.first, cells.edge.dtype)
     second, third = combine(cells.second, cells.edge.dtype), combine(cells.third, cells.edge.dtype)
     # Each running integral, and its slope (minus the integral of one order less), has its own discontinuities.
     tables = (
-        Running(table.node, table.first, table.first, table.first, table.right, table.left),
-        Running(table.node, second.first, second.second, second.second, second.right, second.left),
-        Running(table.node, third.first, third.second, third.third, third.right, third.left),
+        RunningIntegrals(table.node, table.first, table.first, table.first, table.right, table.left),
+        RunningIntegrals(table.node, second.first, second.second, second.second, second.right, second.left),
+        RunningIntegrals(table.node, third.first, third.second, third.third, third.right, third.left),
     )
-    axes = Running(None, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
+    axes = RunningIntegrals(None, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
     look_up_ions = jax.vmap(look_up, in_axes=(axes, -1), out_axes=-1)
     L = log_energy[..., None] + cells.edge
     parts = [look_up_ions(running, L)[order] for order, running in enumerate(tables)]
     return jnp.sum(parts[0] + parts[1] + parts[2], axis=-1)
 
 
-def combine(weights: jax.Array, dtype: Any) -> Running:
+def combine(weights: jax.Array, dtype: Any) -> RunningIntegrals:
     """Return the table of weighted sums over ions, with columns (..., nodes), for weights (..., ions)."""
     table = running_integrals()
 
@@ -116,7 +116,7 @@ def combine(weights: jax.Array, dtype: Any) -> Running:
         return jnp.matmul(weights, column.T.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
     node = jnp.asarray(table.node.astype(dtype))
-    return Running(node, *(summed(column) for column in table[1:]))
+    return RunningIntegrals(node, *(summed(column) for column in table[1:]))
 
 
 def weights_of(cosmology: Cosmology, density_slope, metallicity, metallicity_slope):
@@ -292,10 +292,10 @@ def _integral(
                 weights * fractions(T + temperature_slope * u / math.log(10.0), xi)[..., ABSORBING_INDEX] * per_hydrogen
             )
 
-        tau = along_ions(parabolic_cells(z, ion_weight, num_cells), log_energy)
+        tau = weighted_integral_of_ions(parabolic_cells(z, ion_weight, num_cells), log_energy)
     else:
         ion_abundances = fractions(T, xi)[ABSORBING_INDEX] * per_hydrogen
         light, metals = (combine(jnp.where(metal == METAL, ion_abundances, 0.0), T.dtype) for metal in (False, True))
-        tau = along(parabolic_cells(z, weight, num_cells), light, log_energy)
-        tau = tau + along(parabolic_cells(z, metal_weight, num_cells), metals, log_energy)
+        tau = weighted_integral(parabolic_cells(z, weight, num_cells), light, log_energy)
+        tau = tau + weighted_integral(parabolic_cells(z, metal_weight, num_cells), metals, log_energy)
     return masked((n0 * COLUMN / cosmology.H0 * tau).astype(dtype), inside)

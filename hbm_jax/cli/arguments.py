@@ -141,11 +141,11 @@ class Parser(argparse.ArgumentParser):
         self.add(group, "set", metavar="KEY=VALUE", action="append", default=[], help=f"{text}; may be repeated")
         return group
 
-    def add_output(self, command: str, out: str, what: str) -> None:
-        """Add the flags of a command for its output; ``out`` is the placeholder of --out, ``what`` its help."""
+    def add_output(self, command: str, out: str, help_text: str) -> None:
+        """Add the flags of a command for its output; ``out`` is the placeholder of --out, ``help_text`` its help."""
         group = self.add_argument_group("output")
         if out:
-            self.add(group, "out", metavar=out, help=what)
+            self.add(group, "out", metavar=out, help=help_text)
             self.add(group, "overwrite", action="store_true", help="replace existing files")
         if command != "simulate":
             self.add(group, "quiet", action="store_true", help="do not show progress")
@@ -283,13 +283,13 @@ def _add_model(parser: Parser, group, entry, names: Iterable[str]) -> None:
 
 def _add_source(parser: Parser, group, command: str, entry) -> None:
     """Add the flags of the data, or of the sample whose design is used, and of their columns."""
-    what = f"bundled sample ({', '.join(entry.bundled)}), or file" if entry.bundled else "file"
+    source = f"bundled sample ({', '.join(entry.bundled)}), or file" if entry.bundled else "file"
     default = f" (default: {entry.default_source})" if entry.default_source else ""
     if command == "fit":
         names = ("catalog", "--data") if "spectra" in entry.reader_options else ("data", "--catalog")
-        parser.add(group, *names, dest="data.source", metavar="FILE", help=f"{what} to fit{default}")
+        parser.add(group, *names, dest="data.source", metavar="FILE", help=f"{source} to fit{default}")
     else:
-        text = f"{what} whose design is used: all but the observed values{default}"
+        text = f"{source} whose design is used: all but the observed values{default}"
         parser.add(group, "design", dest="data.source", metavar="FILE", help=text)
     if "columns" in inspect.signature(entry.read).parameters:
         parser.add_table(group, "columns")

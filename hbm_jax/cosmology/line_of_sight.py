@@ -24,8 +24,9 @@ _COSINE_SERIES = 1.0 / np.cumprod([1.0, *[2.0 * n * (2 * n - 1) for n in range(1
 def curvature_factor(k: jax.Array) -> jax.Array:
     """Return sinh(sqrt k) / sqrt k, equal to sin(sqrt -k) / sqrt(-k) for negative k: one entire function of k.
 
-    The series is summed at k / 64 and doubled back three times. It has no branch, square root or quotient, so all
-    derivatives are correct for either sign of k and at zero. Accurate to 1e-13 for |k| < 600.
+    Power series are summed at k / 64; three doublings of the argument of sine and cosine then give the value at k.
+    There is no branch, square root or quotient, so all derivatives are correct for either sign of k and at zero.
+    Accurate to 1e-13 for |k| < 600.
     """
     small = k / 4.0**_DOUBLINGS
     sine = cosine = jnp.zeros_like(small)

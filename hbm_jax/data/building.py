@@ -42,18 +42,18 @@ def build_from_table(
 ) -> Container:
     """Build a container from a table, with warnings about rows left out and about unused errors of `quantities`.
 
-    ``make(columns, called=...)`` returns the container from columns by standard name, which are all in `declared`;
-    ``called`` are their names in the table. For `columns` and `aliases` see `TableColumns.resolve`, for `required`
-    `TableColumns.require`, for `name` and `leave_out` `make_from_rows`.
+    ``make(columns, column_names=...)`` returns the container from columns by standard name, which are all in
+    `declared`; ``column_names`` are their names in the table. For `columns` and `aliases` see `TableColumns.resolve`,
+    for `required` `TableColumns.require`, for `name` and `leave_out` `make_from_rows`.
     """
     with named_errors(table.origin):
-        called = table.resolve(list(declared), columns, aliases)
-        table.require(called, *required)
-        values = table.values_of(called, declared)
+        column_names = table.resolve(list(declared), columns, aliases)
+        table.require(column_names, *required)
+        values = table.values_of(column_names, declared)
         data, left_out, _ = make_from_rows(
-            values, lambda rows: make(rows, called=called), name=name, leave_out=leave_out
+            values, lambda rows: make(rows, column_names=column_names), name=name, leave_out=leave_out
         )
-    unused = unused_errors(called, table.columns, quantities)
+    unused = unused_errors(column_names, table.columns, quantities)
     return with_warnings(data, [*left_out, *unused, *data.warnings], table, stacklevel=5)  # type: ignore[attr-defined]
 
 

@@ -72,7 +72,7 @@ class Catalogue:
         Folder of the spectra.
     declared : mapping of str to Column
         Columns that the reader accepts, by standard name.
-    called : dict of str to str
+    column_names : dict of str to str
         Name in the table of each column that is present, by standard name.
     values : dict of str to array
         Values of these columns, by standard name.
@@ -87,7 +87,7 @@ class Catalogue:
     origin: str
     folder: Path
     declared: Mapping[str, Column]
-    called: dict[str, str]
+    column_names: dict[str, str]
     values: dict[str, Any]
     names: tuple[str, ...]
     excluded: list[str]
@@ -100,7 +100,7 @@ class Catalogue:
 
     def label(self, key: str, row: int) -> str:
         """Return the name of a cell for messages."""
-        return f"{self.called.get(key, key)}, row {row}"
+        return f"{self.column_names.get(key, key)}, row {row}"
 
     def numbers(self, row: int) -> dict[str, float]:
         """Return the numerical columns of one source, NaN for missing values; issue warnings about unusual values.
@@ -111,7 +111,7 @@ class Catalogue:
             For an entry that is not a number, a value outside its allowed range, and a source without a redshift.
         """
         numbers = {}
-        for key in [key for key in self.called if self.declared[key] is not TEXT]:
+        for key in [key for key in self.column_names if self.declared[key] is not TEXT]:
             text, label = self.text(key, row), self.label(key, row)
             try:
                 numbers[key] = float(self.values[key][row]) if text else np.nan
@@ -120,7 +120,7 @@ class Catalogue:
             if key in REQUIRED and np.isnan(numbers[key]):
                 raise DataError(f"{label}: expected {self.declared[key].description}; found {text or 'none'}.")
             column = np.where(np.arange(len(self.names)) == row, numbers[key], np.nan)
-            unusual = check_values({key: column}, self.declared, self.called, self.names)
+            unusual = check_values({key: column}, self.declared, self.column_names, self.names)
             warn_unusual(unusual, origin=self.origin, stacklevel=6)
         return numbers
 
@@ -186,19 +186,19 @@ def read_catalogue(
     folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
     if not folder.is_dir():
         raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which does not exist.")
-    called = table.resolve(list(declared), columns, aliases)
+    column_names = table.resolve(list(declared), columns, aliases)
     with named_errors(table.origin):
-        table.require(called, *REQUIRED)
-    values = table.values_of(called, declared)
-    names = text_tuple(values["name"], called["name"], "row {row}")
+        table.require(column_names, *REQUIRED)
+    values = table.values_of(column_names, declared)
+    names = text_tuple(values["name"], column_names["name"], "row {row}")
     excluded = listed_names(leave_out)
     for name in excluded:
         if name != "bad" and name not in names:
             raise DataError(
                 f"leave_out: expected names of the catalogue {table.origin}; found {name!r}{did_you_mean(name, names)}."
             )
-    unused = warn_unusual(unused_errors(called, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
-    return Catalogue(table.origin, folder, declared, called, values, names, excluded, unused)
+    unused = warn_unusual(unused_errors(column_names, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
+    return Catalogue(table.origin, folder, declared, column_names, values, names, excluded, unused)
 
 
 def possible_stems(name: str) -> list[str]:

@@ -145,15 +145,26 @@ def isolated_values(values: Floats, label: str) -> list[str]:
     return []
 
 
+class RepeatedNames(str):
+    """Category of warnings about repeated names, which do not apply where repeated measurements are accounted for."""
+
+
 def repeated_names(names: Sequence[str], objects: str) -> list[str]:
     """Return a warning if names are repeated, because errors are too small if an object is counted twice."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if not repeated:
         return []
     return [
-        f"{listed(repeated, 5)} {'are' if len(repeated) > 1 else 'is'} in the table more than once; {objects} with the "
-        "same name are treated as independent measurements of different objects"
+        RepeatedNames(
+            f"{listed(repeated, 5)} {'are' if len(repeated) > 1 else 'is'} in the table more than once; {objects} with "
+            "the same name are treated as independent measurements of different objects"
+        )
     ]
+
+
+def without_repeated_names(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Return the warnings that are not about repeated names."""
+    return tuple(text for text in warnings if not isinstance(text, RepeatedNames))
 
 
 def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantities: Iterable[str]) -> list[str]:

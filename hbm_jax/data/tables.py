@@ -66,9 +66,11 @@ class TableColumns:
             return values
         return _convert(values, column_unit, unit, name)
 
-    def values_of(self, called: Mapping[str, str], declared: Mapping[str, Column]) -> dict[str, np.ndarray]:
-        """Return columns by standard name, in their declared units; `called` is the output of `resolve`."""
-        return {key: self.values(name, declared[key].unit, text=declared[key] is TEXT) for key, name in called.items()}
+    def values_of(self, column_names: Mapping[str, str], declared: Mapping[str, Column]) -> dict[str, np.ndarray]:
+        """Return columns by standard name, in their declared units; `column_names` is the output of `resolve`."""
+        return {
+            key: self.values(name, declared[key].unit, text=declared[key] is TEXT) for key, name in column_names.items()
+        }
 
     def resolve(
         self, standard: Sequence[str], columns: Mapping[str, str] | None, aliases: Mapping[str, str]

@@ -144,10 +144,10 @@ class ObservedMixture(dist.Distribution):
         mean = sum(slopes[i] * self._mean(i) for i in axes)
         covariance = self._covariance
         variance = sum(slopes[i] * slopes[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
-        along = None
+        latent_slope = None
         if self.half_line is not None:
-            along = sum(slopes[i] * self.half_line.direction[i] for i in axes)
-        log_fraction = log_detected_fraction(limit - mean, variance + width_variance, self.half_line, along)
+            latent_slope = sum(slopes[i] * self.half_line.direction[i] for i in axes)
+        log_fraction = log_detected_fraction(limit - mean, variance + width_variance, self.half_line, latent_slope)
         return logsumexp(self.log_weights + log_fraction, axis=-1)
 
     def probabilities(self, value):

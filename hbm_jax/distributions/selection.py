@@ -112,15 +112,17 @@ class TabulatedSelection(NamedTuple):
         centre = sum(self.slope[i] * mean[i] for i in axes)
         pairs = [(i, j) for i in axes for j in axes]
         std = jnp.sqrt(sum(self.slope[i] * self.slope[j] * covariance[max(i, j)][min(i, j)] for i, j in pairs))
+        # Hinges: where the slope of the probability changes, and by how much.
         slopes = np.diff(self.probability_at) / np.diff(self.at)
         changes = np.diff(np.concatenate([[0.0], slopes, [0.0]]))
         kept = changes != 0.0 if changes.any() else np.ones(len(changes), bool)
         knots, coefficients = np.asarray(self.at)[kept], changes[kept]
+        # The constant and the side of the hinges are those of the end of the table that is nearer to the mean.
         below = centre < 0.5 * (self.at[0] + self.at[-1])
         side = jnp.where(below, 1.0, -1.0)[..., None]
         constant = jnp.where(below, self.probability_at[0], self.probability_at[-1])
         hinges = _log_hinge(side * (centre[..., None] - knots) / std[..., None]) + jnp.log(std)[..., None]
-        largest = jnp.max(hinges, axis=-1)
+        largest = jnp.max(hinges, axis=-1)  # of the logarithms, subtracted before their exponentials are summed
         largest = jnp.where(constant > 0.0, jnp.maximum(largest, 0.0), largest)
         total = constant * jnp.exp(-jnp.where(constant > 0.0, largest, 0.0))
         return largest + jnp.log(total + jnp.sum(coefficients * jnp.exp(hinges - largest[..., None]), axis=-1))
@@ -206,7 +208,7 @@ class FoundInjections(NamedTuple):
     num_objects: Any = 0.0
 
     @property
-    def log_share(self):
+    def log_normalisation(self):
         """Log of the detected share of the population, times a weight that is 1 where there are enough injections."""
         ratio = jnp.log(self.effective_number) - jnp.log(jnp.maximum(self.num_objects, 1e-300))
         step = jnp.clip(ratio / np.log(ENOUGH), 0.0, 1.0)
@@ -262,9 +264,9 @@ def log_detected_normal(
 
     if half_line is not None:
         (part,), (slope,) = selections, slopes
-        room = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
+        margin = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
         variance = product(slope, slope) + jnp.asarray(part.variance)[..., None]
-        return log_detected_fraction(room, variance, half_line, sum(slope[i] * half_line.direction[i] for i in axes))
+        return log_detected_fraction(margin, variance, half_line, sum(slope[i] * half_line.direction[i] for i in axes))
     scale, standardised = [], []
     for part, slope in zip(selections, slopes, strict=True):
         scale.append(jnp.sqrt(product(slope, slope) + jnp.asarray(part.variance)[..., None]))
@@ -312,8 +314,10 @@ def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probabi
     return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
 
-def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, along=None):
-    """Return the log of the detected fraction, the mean of Phi((margin - along t - e) / width) over normal e and t.
+def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, latent_slope=None):
+    """Return the log of the detected fraction: the mean of Phi((margin - latent_slope t - e) / width) over e and t.
+
+    The noise e is normal, and t is a positive latent.
 
     Parameters
     ----------
@@ -326,14 +330,14 @@ def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, a
         (`log_mean_probit`). Over a half or truncated normal t it is a Gauss quadrature with an error below 1e-8 where t
         changes slope . y by less than a few times the square root of the variance
         (``tests/distributions/test_observed_mixture.py``).
-    along : array (...), optional
+    latent_slope : array (...), optional
         Change of slope . y per unit of t.
     """
     scale = jnp.sqrt(variance)
     if half_line is None:
         return log_ndtr(margin / scale)
     if half_line.precision is None:
-        return log_mean_probit(margin / scale, along / (half_line.rate * scale))
+        return log_mean_probit(margin / scale, latent_slope / (half_line.rate * scale))
     nodes, log_weights = half_line.nodes()
-    standardised = (margin[..., None] - along[..., None] * nodes) / scale[..., None]
+    standardised = (margin[..., None] - latent_slope[..., None] * nodes) / scale[..., None]
     return logsumexp(log_weights + log_ndtr(standardised), axis=-1)

@@ -306,7 +306,7 @@ class Processes(OneProcess):
         except Exception as failed:
             error = failed  # sent below, where the other processes wait for the result
         else:
-            self.lead()
+            self.lead()  # None instead of a point: the search has ended
             return self.lead(lambda: start)
         self.lead()
         return self.lead(lambda: _throw(error))

@@ -6,6 +6,7 @@ one function here reads each of them and supplies its default.
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -100,7 +101,7 @@ class Program(Protocol):
         """True if `hbm_jax.sample` is to choose the partial non-centring of the latents by a pilot run."""
 
     @property
-    def forms(self) -> Sequence[Any]:
+    def reparametrisations(self) -> Sequence[Any]:
         """Reparametrisations that are stored with the run, by ``to_arrays()``, such as partial non-centring."""
 
     def num_data(self, *args: Any) -> int:
@@ -224,9 +225,13 @@ def chooses_centering(program: Callable) -> bool:
     return getattr(program, "chooses_centering", False)
 
 
-def arrays_of_forms(program: Callable) -> dict[str, Any]:
-    """Return the arrays of `Program.forms` by name; empty by default."""
-    return {name: value for form in getattr(program, "forms", ()) for name, value in form.to_arrays().items()}
+def arrays_of_reparametrisations(program: Callable) -> dict[str, Any]:
+    """Return the arrays of `Program.reparametrisations` by name; empty by default."""
+    reparametrisations = getattr(program, "reparametrisations", ())
+    if not reparametrisations and (reparametrisations := getattr(program, "forms", ())):
+        message = f"{name_of(program)}: the attribute forms of a program is now called reparametrisations."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return {name: value for reparam in reparametrisations for name, value in reparam.to_arrays().items()}
 
 
 def num_data_of(program: Callable, args: tuple) -> int | None:

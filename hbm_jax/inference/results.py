@@ -19,7 +19,7 @@ import xarray as xr
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.blinding.blinding import Blinding
-from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
+from hbm_jax.inference.centering.location_scale import ReparametrisedProgram, with_partial_centring
 from hbm_jax.inference.checksum import (
     DamageWarning,
     ResultFileError,
@@ -127,7 +127,7 @@ class Fit(Exports):
         self.run.pop("blind", None)
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.run["unblinded"] = f"{', '.join(blinding.names)} at {time}"
-        verdict = _judged(self.tree, bounds, self.run)
+        verdict = _verdict_of(self.tree, bounds, self.run)
         notes = [note for note in self.verdict.notes if note != blinding.note]
         notes += [note for note in verdict.notes if note not in notes]
         self.verdict = replace(verdict, notes=tuple(notes), model=self.verdict.model)
@@ -215,8 +215,9 @@ class Fit(Exports):
 
     def attach(self, program: Callable, args: tuple):
         """Attach program and data to a loaded fit, with the partial non-centring with which it was sampled."""
-        forms = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
-        self.program = with_partial_centring(program, {str(name): np.asarray(value) for name, value in forms.items()})
+        centering = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
+        arrays = {str(name): np.asarray(value) for name, value in centering.items()}
+        self.program = with_partial_centring(program, arrays)
         self.args = args
         vars(self).pop("bound_args", None)
 
@@ -229,7 +230,7 @@ class Fit(Exports):
         """Record the outcome of a search for modes, in the verdict and in the attributes that `save` writes."""
         self.run |= {"modes": outcome, "missing_modes": missing}
         self.tree.attrs["hbm_jax_run"] = json.dumps(self.run, default=str)
-        verdict = _judged(self.tree, {}, self.run)
+        verdict = _verdict_of(self.tree, {}, self.run)
         self.verdict = replace(verdict, notes=self.verdict.notes, model=self.verdict.model)
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -325,7 +326,7 @@ def assemble(
         bounds = {name: ends for name, ends in bounds.items() if name not in blinding.names}
         cautions = (blinding.note, *cautions)
         run = run | {"blind": ", ".join(blinding.names)}
-    verdict = _judged(tree, bounds, run)
+    verdict = _verdict_of(tree, bounds, run)
     verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args, bound), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
@@ -348,16 +349,16 @@ def notes_without_draws(program: Callable, args: tuple, bound: tuple) -> tuple[s
     return (*cautions_of(program, args, bound), *(f"in the data, {text}" for text in warnings_of(args)))
 
 
-def _judged(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> Verdict:
-    """Judge the constrained and unconstrained draws of a tree, with the options and outcome of the run."""
-    forms = tree["centering"].to_dataset() if "centering" in tree else {}
+def _verdict_of(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> Verdict:
+    """Return the verdict on the constrained and unconstrained draws of a tree, from a run with these options."""
+    centering = tree["centering"].to_dataset() if "centering" in tree else {}
     verdict = judge(
         tree["posterior"].to_dataset(),
         tree["sample_stats"].to_dataset(),
         bounds,
         run.get("max_tree_depth"),
         tree["unconstrained_posterior"].to_dataset()["position"],
-        {str(name).split(":")[1] for name in forms},
+        {str(name).split(":")[1] for name in centering},
         run.get("target_accept_prob") or TARGET_ACCEPT_PROB,
     )
     return with_modes(verdict, run.get("modes", ""), run.get("missing_modes", ""))
@@ -437,7 +438,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         file_format = int(attributes["hbm_jax_format"])
         origin = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if file_format <= FORMAT:
-            verdict = _judged(tree, {}, run)
+            verdict = _verdict_of(tree, {}, run)
     except ResultFileError:
         raise
     except KeyError as error:
@@ -478,4 +479,4 @@ def _existing(path: Path) -> Path:
 
 def model_of(fit) -> Any:
     """Return the original program of a fit, without the partial non-centring with which it was sampled."""
-    return fit.program.program if isinstance(fit.program, Recentred) else fit.program
+    return fit.program.program if isinstance(fit.program, ReparametrisedProgram) else fit.program

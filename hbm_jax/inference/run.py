@@ -18,7 +18,7 @@ from hbm_jax.inference.centering.pilot import choose_centering
 from hbm_jax.inference.compilation.devices import advice
 from hbm_jax.inference.distributed import Processes, number_of_objects, split_over_processes
 from hbm_jax.inference.options import RunOptions, field_names, selected
-from hbm_jax.inference.program import arrays_of_forms, bound_args, chooses_centering
+from hbm_jax.inference.program import arrays_of_reparametrisations, bound_args, chooses_centering
 from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, CheckpointError
@@ -182,7 +182,9 @@ class Run:
 
             def pilot():
                 centering = choose_centering(program, self.bound, options.seed)
-                return {} if centering.program is program else arrays_of_forms(centering.program), centering.note
+                if centering.program is program:
+                    return {}, centering.note
+                return arrays_of_reparametrisations(centering.program), centering.note
 
             arrays, self.centering_note = self.processes.lead(pilot)
             program = with_partial_centring(program, arrays)
@@ -221,13 +223,13 @@ class Run:
         self.progress_line.show("compiling the sampler")
         sampler, draws = self.settings.sampler, Draws(target)
         if isinstance(sampler, Nutpie):
-            chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.goal)
+            chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.largest_num_samples)
         else:
             chains = Chains(target, start, num_warmup, sampler, key)
         draws.compile()
         self._lap("compile")
         potential = {"potential": np.asarray(chains.state.potential_energy)}
-        return chains, draws, start.to_arrays() | potential | arrays_of_forms(program)
+        return chains, draws, start.to_arrays() | potential | arrays_of_reparametrisations(program)
 
     def _warm_up(self, loop: Loop, start_arrays: Mapping[str, np.ndarray]) -> None:
         """Warm up; if the time budget ends a warm-up without checkpoint, save it to a temporary checkpoint."""

@@ -234,6 +234,6 @@ def _stored_settings(store, program: Callable, args: tuple) -> Settings:
     return settings
 
 
-def _plain_lists(what: str, labels) -> dict[str, list] | None:
+def _plain_lists(argument: str, labels) -> dict[str, list] | None:
     """Convert the values of ``dims`` or ``coords`` to lists of labels."""
-    return None if labels is None else {n: plain_labels(value, f"{what}[{n!r}]") for n, value in labels.items()}
+    return None if labels is None else {n: plain_labels(value, f"{argument}[{n!r}]") for n, value in labels.items()}

@@ -8,12 +8,12 @@ import pandas as pd
 import xarray as xr
 from arviz_base import from_dict
 
-from hbm_jax.inference.program import arrays_of_forms, coords_of, dims_of, symbols_of, units_of
+from hbm_jax.inference.program import arrays_of_reparametrisations, coords_of, dims_of, symbols_of, units_of
 
 KINDS = "biufcUS"  # NumPy kinds that a file can hold: numbers and text
 
 
-def plain_labels(values, what: str = "labels") -> list:
+def plain_labels(values, name: str = "labels") -> list:
     """Return the labels of a dimension as a list of numbers or text; dates and other objects become text.
 
     Raises
@@ -23,7 +23,7 @@ def plain_labels(values, what: str = "labels") -> list:
     """
     array = np.asarray(values)
     if array.ndim != 1:
-        raise ValueError(f"sample: expected {what} to be a list; found {values!r:.100}.")
+        raise ValueError(f"sample: expected {name} to be a list; found {values!r:.100}.")
     return array.astype(str).tolist() if array.dtype.kind not in "biufU" else array.tolist()
 
 
@@ -112,7 +112,7 @@ def tree_of(
     data_arrays = arrays_of(args[0]) if args else None
     if data_arrays is not None:
         tree["constant_data"] = xr.DataTree(_dataset(data_arrays))
-    if arrays := arrays_of_forms(program):
+    if arrays := arrays_of_reparametrisations(program):
         numbered = {n: ([f"{n}_dim_{axis}" for axis in range(value.ndim)], value) for n, value in arrays.items()}
         tree["centering"] = xr.DataTree(xr.Dataset(numbered))
     return tree

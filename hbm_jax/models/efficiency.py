@@ -68,11 +68,11 @@ class Efficiency(_Fixed):
 
     def __post_init__(self):
         at, probability = (tuple(float(value) for value in values) for values in (self.at, self.probability))
-        what = f"Efficiency in {self.quantity}"
+        label = f"Efficiency in {self.quantity}"
         if len(at) != len(probability) or len(at) < 2 or not (np.diff(at) > 0).all():
-            raise OptionError(f"{what}: expected two or more increasing values with a probability each; found {at}.")
+            raise OptionError(f"{label}: expected two or more increasing values with a probability each; found {at}.")
         if not (min(probability) >= 0.0 and 0.0 < max(probability) <= 1.0):
-            raise OptionError(f"{what}: expected probabilities from 0 to 1, not all 0; found {probability}.")
+            raise OptionError(f"{label}: expected probabilities from 0 to 1, not all 0; found {probability}.")
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "probability", probability)
 

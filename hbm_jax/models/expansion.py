@@ -7,15 +7,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpyro
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction, breaks_of
+from hbm_jax.cosmology import (
+    BinnedDarkEnergy,
+    Cosmology,
+    CustomDarkEnergy,
+    DistanceFunction,
+    RedshiftMatrix,
+    breaks_of,
+    distmod,
+)
 from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.priors import Prior, in_stated_parameters
 from hbm_jax.models.registration import choose_registered
 from hbm_jax.models.symbols import SYMBOLS
+from hbm_jax.validation import concrete
 
 # Free parameters of each named expansion history. Each may be sampled along its degeneracy with those before it.
 FREE = {
@@ -342,6 +352,32 @@ def cosmology_from(choice: str | Expansion, values: Mapping[str, Any]) -> Any:
     0.7
     """
     return named(choice).build(values)
+
+
+def distance_matrix(choice: str | Expansion, data: Any, z_max: float | None = None) -> RedshiftMatrix:
+    """Return the distance matrix of objects for every cosmology of an expansion history.
+
+    Parameters
+    ----------
+    choice : str or Expansion
+        Expansion history, as for `named`; the panels of nodes end where it is not smooth.
+    data : container
+        N objects with redshifts ``z_cmb`` and ``z_hel``, (N,).
+    z_max : float, optional
+        Upper end of the nodes, so that matrices of several samples have equal structure; by default the largest
+        redshift.
+    """
+    return RedshiftMatrix(data.z_cmb, data.z_hel, breaks=named(choice).breaks, z_max=z_max)
+
+
+def distance_moduli(data: Any, cosmology: Any) -> jax.Array:
+    """Return the distance modulus [mag] of N objects with redshifts ``z_cmb`` and ``z_hel`` in one cosmology, (N,).
+
+    Redshifts may be traced, as those of a batch are; the moduli are then computed without a distance matrix.
+    """
+    if concrete(data.z_cmb) is None:
+        return distmod(data.z_cmb, cosmology, z_hel=data.z_hel)
+    return RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
 
 
 def require_big_bang(modulus: Any) -> Any:

@@ -17,8 +17,8 @@ from hbm_jax.models import Afterglow, SpectralFit
 from hbm_jax.models.xray.absorbed_counts import values_of as values_in_expression
 from hbm_jax.plotting.draws import model_and_data
 from hbm_jax.plotting.folded_draws import (
+    ExpectedCounts,
     Floats,
-    Folded,
     Points,
     folded,
     of_source,
@@ -42,7 +42,7 @@ MODEL, BACKGROUND, UNABSORBED = VERMILION, GREY, BLUE
 
 
 def spectra(
-    fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM, *, expected: Folded | None = None
+    fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM, *, expected: ExpectedCounts | None = None
 ) -> Figure:
     """Plot counts, folded model and residuals of several sources.
 
@@ -55,7 +55,7 @@ def spectra(
         (``fit.data.spectra.name``); by default the brightest interval of the brightest bursts, in all detectors.
     max_num : int
         Largest number of sources.
-    expected : Folded, optional
+    expected : ExpectedCounts, optional
         Result of `hbm_jax.plotting.folded_draws.folded`; by default it is computed.
 
     Returns
@@ -114,7 +114,7 @@ def residuals(counts: Floats, expected: Floats) -> Floats:
     return np.sign(counts - expected) * np.sqrt(np.maximum(deviance, 0.0))
 
 
-def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
+def _draw_counts(upper, lower, data: Any, row: int, model: ExpectedCounts) -> None:
     """Draw counts, model and background of one spectrum in the upper axes, and residuals in the lower."""
     stack = stack_of(data)
     used = np.asarray(stack.used[row])
@@ -212,7 +212,7 @@ def _few_ticks(axis, low: float, high: float) -> None:
 
 
 def unfolded_spectrum(
-    fit: Fit, name: str | None = None, num_draws: int = 100, *, expected: Folded | None = None
+    fit: Fit, name: str | None = None, num_draws: int = 100, *, expected: ExpectedCounts | None = None
 ) -> Figure:
     """Plot the unfolded spectrum of one source, with and without absorption, and the transmission of each absorber.
 
@@ -224,7 +224,7 @@ def unfolded_spectrum(
         Name of the source or spectrum; by default the one with the most counts.
     num_draws : int
         Number of posterior draws from which the bands are computed.
-    expected : Folded, optional
+    expected : ExpectedCounts, optional
         Result of `hbm_jax.plotting.folded_draws.folded`; by default it is computed.
 
     Returns

@@ -21,7 +21,7 @@ GAS = ("log10_T", "log10_xi", "metallicity")
 CHUNK = 10  # draws folded in one batch
 
 
-class Folded(NamedTuple):
+class ExpectedCounts(NamedTuple):
     """Expected counts of every source at posterior draws, in the groups of channels of the statistic.
 
     Attributes
@@ -36,7 +36,7 @@ class Folded(NamedTuple):
     background: Floats
 
 
-def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Folded:
+def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> ExpectedCounts:
     """Return the expected counts at posterior draws, computed as in the model.
 
     Parameters
@@ -50,7 +50,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Fold
 
     Returns
     -------
-    Folded
+    ExpectedCounts
         The background is the best-fitting one at each draw (wstat, pgstat), its posterior mean given the background
         region (marginal), the scaled counts of the background region (chi-square), or 0 (cstat).
     """
@@ -83,7 +83,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Fold
         source = np.asarray(run(draws))
     statistic = prepared.statistic
     background = stack_of(fit.data).expected_background(source, statistic)
-    return Folded(source, np.where(statistic.used, background, 0.0))
+    return ExpectedCounts(source, np.where(statistic.used, background, 0.0))
 
 
 def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
@@ -104,7 +104,7 @@ def stack_of(data: Any) -> SpectrumStack:
     return data if isinstance(data, SpectrumStack) else data.spectra
 
 
-class Joined(NamedTuple):
+class FigureBins(NamedTuple):
     """Bins of a figure, each of one or several groups of channels of one spectrum.
 
     Attributes
@@ -128,7 +128,7 @@ class Joined(NamedTuple):
         return np.repeat(values, np.diff(np.append(self.first, num)), axis=-1)
 
 
-def joined(counts: Floats, e_min: Floats, e_max: Floats) -> Joined:
+def bins_of_enough_counts(counts: Floats, e_min: Floats, e_max: Floats) -> FigureBins:
     """Join neighbouring groups to bins of enough counts; the remainder at the end is added to the last bin.
 
     Parameters
@@ -145,7 +145,7 @@ def joined(counts: Floats, e_min: Floats, e_max: Floats) -> Joined:
     if in_bin < min_counts and len(first) > 1:
         first.pop()
     start = np.array(first)
-    return Joined(np.minimum.reduceat(e_min, start), np.maximum.reduceat(e_max, start), start)
+    return FigureBins(np.minimum.reduceat(e_min, start), np.maximum.reduceat(e_max, start), start)
 
 
 class Points(NamedTuple):
@@ -153,7 +153,7 @@ class Points(NamedTuple):
 
     Attributes
     ----------
-    bins : Joined
+    bins : FigureBins
         The bins.
     counts : (B,)
         Counts of the source region.
@@ -165,7 +165,7 @@ class Points(NamedTuple):
         Standard deviations of counts with Gaussian errors, from which the background is subtracted already.
     """
 
-    bins: Joined
+    bins: FigureBins
     counts: Floats
     below: Floats
     above: Floats
@@ -178,9 +178,11 @@ def points(stack: SpectrumStack, row: int) -> Points:
     used = np.asarray(stack.used[row])
     counts, error = np.asarray(stack.counts[row])[used], np.asarray(stack.error[row])[used]
     if stack.has_gaussian_counts[row]:
-        bins = Joined(np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used], np.arange(len(counts)))
+        bins = FigureBins(
+            np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used], np.arange(len(counts))
+        )
         return Points(bins, counts, error, error, np.zeros(len(counts)), error)
-    bins = joined(counts, np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used])
+    bins = bins_of_enough_counts(counts, np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used])
     total = bins.total(counts)
     background = bins.total((np.asarray(stack.background[row]) / np.asarray(stack.ratio[row]))[used])
     below = total - _lower_limit(total)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-from hbm_jax.inference.model_check.result import ModelCheck, Worst, numbers_by_size
+from hbm_jax.inference.model_check.result import ModelCheck, UnusualResiduals, numbers_by_size
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLUE, GREY, VERMILION, Figure, house_style
 
@@ -65,7 +65,7 @@ def model_residuals(check: ModelCheck) -> Figure:
     return figure
 
 
-def _against_covariate(axes, worst: Worst) -> None:
+def _against_covariate(axes, worst: UnusualResiduals) -> None:
     """Draw residuals against a covariate, with means in bins and the bands of the replicates."""
     codes = worst.bins
     occupied = [int(k) for k in np.unique(codes[codes >= 0])]
@@ -93,7 +93,7 @@ def _against_covariate(axes, worst: Worst) -> None:
     axes.set_ylabel("residual [standard deviations]")
 
 
-def _by_size(axes, worst: Worst) -> None:
+def _by_size(axes, worst: UnusualResiduals) -> None:
     """Draw the numbers of residuals by size, with the bands of the replicates."""
     edges = worst.edges
     low, inner_low, inner_high, high = worst.number_bands

@@ -184,10 +184,10 @@ class Entry:
             flag = "--catalog" if "spectra" in self.reader_options else "--data"
             raise ConfigError(f"data: expected {bundled}, as in {flag} FILE, found none.")
         if source in self.bundled:
-            for what, settings in (("columns", columns), ("options of [data]", options)):
+            for kind, settings in (("columns", columns), ("options of [data]", options)):
                 if settings:
                     raise ConfigError(
-                        f"{what}: expected none for the bundled sample {source!r}, found {', '.join(settings)}."
+                        f"{kind}: expected none for the bundled sample {source!r}, found {', '.join(settings)}."
                     )
             return imported(self.bundled[source])()
         known = self.reader_options

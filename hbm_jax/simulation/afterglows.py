@@ -87,7 +87,7 @@ def population(config: Mapping[str, Any]):
                 raise ConfigError(
                     f"truth.{key}: expected none with population.host=cloud; set population.log10_nh instead."
                 )
-    fields = fields_of(config, AfterglowPopulation, what="afterglows", pairs=PAIRS, scalars=SCALARS, shared=SHARED)
+    fields = fields_of(config, AfterglowPopulation, objects="afterglows", pairs=PAIRS, scalars=SCALARS, shared=SHARED)
     options = config["model"]
     if "abundances" in options:
         fields["abundances"] = str(options["abundances"])

@@ -30,7 +30,7 @@ def simulate(config: Mapping[str, Any], table: Path, *, num: int | None, overwri
 
     num = number_of(num, NUM)
     scalars = ("correlation", "intrinsic_scatter", "log10_E_peak_scatter")
-    fields = fields_of(config, BurstPopulation, what="bursts", pairs=PAIRS, scalars=scalars)
+    fields = fields_of(config, BurstPopulation, objects="bursts", pairs=PAIRS, scalars=scalars)
     refuse_bad_table(table, overwrite)
     population = BurstPopulation(**fields)
     sample = population.draw(num, seed=config["sample"]["seed"])
@@ -60,7 +60,7 @@ def simulate_spectra(config: Mapping[str, Any], folder: Path, *, num: int | None
     )
     num = number_of(num, NUM_SPECTRA)
     names = {"pairs": (*PAIRS, "alpha", "beta"), "scalars": ("intrinsic_scatter",), "shared": ("spectrum",)}
-    fields = fields_of(config, BurstSpectraPopulation, what="bursts", **names)
+    fields = fields_of(config, BurstSpectraPopulation, objects="bursts", **names)
     if "spectrum" in config["model"]:
         fields["spectrum"] = read_value(config["model"]["spectrum"], str, "model.spectrum")
     refuse_full_folder(folder, overwrite)

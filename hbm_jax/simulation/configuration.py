@@ -17,7 +17,7 @@ def fields_of(
     config: Mapping[str, Any],
     population: type,
     *,
-    what: str,
+    objects: str,
     pairs: Sequence[str],
     scalars: Sequence[str],
     shared: Sequence[str] = (),
@@ -31,7 +31,7 @@ def fields_of(
         ``[model]`` its options.
     population : type
         Dataclass with defaults.
-    what : str
+    objects : str
         Name of the simulated objects, in the plural, for error messages.
     pairs : sequence of str
         Fields with a mean and a standard deviation, which are ``{field}_mean`` and ``{field}_std`` in ``[truth]``.
@@ -57,18 +57,18 @@ def fields_of(
         if name != "name" and name not in shared:
             only = f"only {' and '.join(shared)}" if shared else "none"
             raise ConfigError(
-                f"model.{name}: expected {only} of the options of the model for simulated {what}; found {value!r}. The "
-                f"options of a population are population.{', '.join(hints)}."
+                f"model.{name}: expected {only} of the options of the model for simulated {objects}; found {value!r}. "
+                f"The options of a population are population.{', '.join(hints)}."
             )
-    return fields | _true_values(config["truth"], fields, population, what, pairs, scalars)
+    return fields | _true_values(config["truth"], fields, population, objects, pairs, scalars)
 
 
-def _true_values(truth, fields, population, what, pairs, scalars) -> dict[str, Any]:
+def _true_values(truth, fields, population, objects, pairs, scalars) -> dict[str, Any]:
     """Return the fields of the population given in ``[truth]``; parameters as in `fields_of`."""
     names = tuple(f"{pair}_{part}" for pair in pairs for part in ("mean", "std"))
     values: dict[str, Any] = {}
     for key, value in truth.items():
-        choose(f"true value of simulated {what}", key, (*names, *scalars))
+        choose(f"true value of simulated {objects}", key, (*names, *scalars))
         number = read_value(value, float, f"truth.{key}")
         if key in scalars:
             values[key] = number

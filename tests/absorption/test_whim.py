@@ -21,8 +21,8 @@ from lines_of_sight import (
 from hbm_jax.absorption import MODES, WhimIons, WhimTable, abundance_table, whim_optical_depth
 from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.rates import ABSORBING, RATES
-from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
-from hbm_jax.absorption.whim import COLUMN, along, parabolic_cells
+from hbm_jax.absorption.running_integrals import RunningIntegrals, look_up, running_integrals
+from hbm_jax.absorption.whim import COLUMN, parabolic_cells, weighted_integral
 from hbm_jax.cosmology import Cosmology
 
 THRESHOLDS = np.unique(np.concatenate(FITS.thresholds()))
@@ -86,8 +86,10 @@ def test_einstein_de_sitter_with_an_inverse_cube():
     # Against a cross section E^-3 the integral is (1 - (1 + z)^-1.5) / 1.5 of it.
     node = running_integrals().node
     power = np.exp(-3.0 * node)
-    table = Running(node, power / 3.0, power / 9.0, power / 27.0, power, power)
-    integral = jax.jit(lambda z, table, L: along(parabolic_cells(z, lambda u: jnp.exp(1.5 * u), 20), table, L))
+    table = RunningIntegrals(node, power / 3.0, power / 9.0, power / 27.0, power, power)
+    integral = jax.jit(
+        lambda z, table, L: weighted_integral(parabolic_cells(z, lambda u: jnp.exp(1.5 * u), 20), table, L)
+    )
     for z in (0.01, 1.0, 9.0):
         found = np.asarray(integral(z, table, np.log(ENERGY))) * ENERGY**3
         np.testing.assert_allclose(found, (1 - (1 + z) ** -1.5) / 1.5, rtol=1e-5)
@@ -115,7 +117,7 @@ def test_running_integrals_are_those_of_the_cross_sections():
     for i, ion in enumerate(ABSORBING):
         a = rng.uniform(np.log(0.05), np.log(50.0), 8)
         b = a + rng.uniform(1e-3, 1.5, 8)
-        own = Running(table.node, *(np.ascontiguousarray(column[:, i]) for column in table[1:]))
+        own = RunningIntegrals(table.node, *(np.ascontiguousarray(column[:, i]) for column in table[1:]))
         first, second = np.asarray(look_up_at(own, np.stack([a, b]))).transpose(1, 0, 2)
         edges, fits = np.log(FITS.thresholds()[i]), fit_coefficients((ion,))
         for j in range(8):

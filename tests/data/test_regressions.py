@@ -64,8 +64,8 @@ def test_designs():
     assert list(data.within) == [0, 0, 1, 1, 0, 0]
     (group,) = data.groups
     assert group.columns == ("Intercept", "x")
-    np.testing.assert_allclose(group.between[:, 0, 4], [1.0, 3.0, 2.0, 5.0, 4.0])
-    np.testing.assert_allclose(group.between[:, 1, 5], [1.0, 3.0, 2.0, 5.0, 4.0])
+    np.testing.assert_allclose(group.group_predictors[:, 0, 4], [1.0, 3.0, 2.0, 5.0, 4.0])
+    np.testing.assert_allclose(group.group_predictors[:, 1, 5], [1.0, 3.0, 2.0, 5.0, 4.0])
     # In the coordinates of the basis the predictors, less their means, are orthogonal.
     centred = (data.X - np.append(0, data.means[1:])) @ np.diag(np.ones(6))
     shift = np.eye(6)

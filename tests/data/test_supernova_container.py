@@ -369,3 +369,16 @@ def test_describe(three):
         "3 type Ia supernovae at redshift 0.02 to 0.5 (deep 2, near 1). Fit errors of m_b, x1 and c are correlated; "
         "separate variances of m_b: none; host masses: 2 of 3."
     )
+
+
+def test_the_former_name_of_column_names_is_taken_with_a_warning():
+    bad = columns(sigma_c=[0.03, -1.0, 0.025])
+    with pytest.raises(DataError, match="column 'width'"):
+        Supernovae.from_columns(bad, column_names={"sigma_c": "width"})
+    with (
+        pytest.warns(DeprecationWarning, match="called= is now column_names="),
+        pytest.raises(DataError, match="width"),
+    ):
+        Supernovae.from_columns(bad, called={"sigma_c": "width"})
+    with pytest.raises(TypeError, match="expected column_names; found also called"):
+        Supernovae.from_columns(bad, called={}, column_names={})

@@ -33,7 +33,7 @@ ROOM, ALONG = np.array([0.5, -3.0, 2.0]), np.array([0.4, -0.8, 1.5])
 def of_half_line(rate, precision, number):
     half_line = HalfLine(None, rate, precision)
     keys = jax.random.split(jax.random.key(number))
-    shares = jax.vmap(lambda room, along: log_detected_fraction(room, jax.numpy.asarray(0.3), half_line, along))(
+    shares = jax.vmap(lambda margin, slope: log_detected_fraction(margin, jax.numpy.asarray(0.3), half_line, slope))(
         ROOM, ALONG
     )
     conditional = half_line.conditional(keys[1], np.full(4000, 3.0), np.full(4000, 2.0))
@@ -57,8 +57,8 @@ def test_half_line_is_integrated(name):
         moment = np.exp(quadrature[1]) @ np.asarray(quadrature[0]) ** power
         np.testing.assert_allclose(moment, scipy.moment(power) if power else 1.0, rtol=1e-9)
     density = np.exp(log_density)
-    for found, room, along in zip(shares, ROOM, ALONG, strict=True):
-        expected = integrate.simpson(density * stats.norm.cdf((room - along * t) / np.sqrt(0.3)), x=t)
+    for found, margin, slope in zip(shares, ROOM, ALONG, strict=True):
+        expected = integrate.simpson(density * stats.norm.cdf((margin - slope * t) / np.sqrt(0.3)), x=t)
         np.testing.assert_allclose(np.exp(found), expected, rtol=1e-7)
 
 

@@ -11,7 +11,7 @@ from numpyro import distributions as dist
 from scipy import stats
 
 from hbm_jax.distributions import SkewNormal
-from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred, find_sites
+from hbm_jax.inference.centering.location_scale import PartialNonCentring, ReparametrisedProgram, find_sites
 
 SHAPES = np.array([-20.0, -1.5, 0.0, 0.7, 5.0])
 
@@ -58,20 +58,20 @@ def hosts():
 def test_it_can_be_sampled_as_centred_as_one_likes():
     assert find_sites(hosts, (), jax.random.key(0)) == {"column": (4,)}
     form = PartialNonCentring("column", np.array([0.0, 0.3, 0.7, 1.0]), np.full(4, 0.8))
-    program = Recentred(hosts, (form,))
+    program = ReparametrisedProgram(hosts, (form,))
     values = np.array([-0.5, 0.1, 0.4, 1.5])
 
     @jax.jit
     def of_point(values, mean, std):
         fn = SkewNormal.standardised(mean, std, 3.0)
-        free = form.free(values, fn.loc, fn.scale)
-        substituted = numpyro.handlers.substitute(program, {"mean": mean, "std": std, form.helper: free})
+        free = form.sampled_value(values, fn.loc, fn.scale)
+        substituted = numpyro.handlers.substitute(program, {"mean": mean, "std": std, form.sampled_site: free})
         trace = numpyro.handlers.trace(substituted).get_trace()
-        helper = trace[form.helper]
-        return trace["column"]["value"], helper["fn"].log_prob(helper["value"]), fn.log_prob(values), fn.scale
+        sampled = trace[form.sampled_site]
+        return trace["column"]["value"], sampled["fn"].log_prob(sampled["value"]), fn.log_prob(values), fn.scale
 
     value, of_helper, of_values, scale = of_point(values, 0.3, 0.6)
     np.testing.assert_allclose(value, values, rtol=1e-10)
     # The densities differ by the Jacobian (t / t0)^(1 - c).
-    jacobian = (1.0 - form.centredness) * np.log(np.asarray(scale) / 0.8)
+    jacobian = (1.0 - form.weight) * np.log(np.asarray(scale) / 0.8)
     np.testing.assert_allclose(np.asarray(of_helper) - jacobian, of_values, rtol=1e-10)

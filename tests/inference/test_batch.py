@@ -269,15 +269,15 @@ def test_draws_that_diverge_are_not_usable_without_a_shorter_step(monkeypatch):
 
 
 def test_ctrl_c_returns_what_is_done(monkeypatch):
-    turn, turns = batch._Queue.turn, []
+    advance, calls = batch._Queue.advance, []
 
-    def turn_or_stop(self):
-        turns.append(1)
-        if len(turns) == 14:
+    def advance_or_stop(self):
+        calls.append(1)
+        if len(calls) == 14:
             raise KeyboardInterrupt
-        return turn(self)
+        return advance(self)
 
-    monkeypatch.setattr(batch._Queue, "turn", turn_or_stop)
+    monkeypatch.setattr(batch._Queue, "advance", advance_or_stop)
     fits = few(conjugate, RAGGED, num_lanes=2, num_samples=200, until=50)
     assert 0 < fits.usable.sum() < 5
     assert (fits.verdicts.loc[~fits.usable, "why"] == "interrupted before it was done").all()

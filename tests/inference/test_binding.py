@@ -14,6 +14,7 @@ from numpyro import distributions as dist
 import hbm_jax as hbm
 from hbm_jax.inference import program as asked
 from hbm_jax.inference.batch.stacking import bound_stack, stack
+from hbm_jax.inference.centering.location_scale import PartialNonCentring
 from hbm_jax.inference.criticism.replicates import Replicates
 from hbm_jax.models.base import PopulationModel
 
@@ -308,7 +309,7 @@ def test_a_program_needs_nothing_but_its_call():
         pass
 
     assert asked.dims_of(nothing) == asked.units_of(nothing) == asked.supports_of(nothing) == {}
-    assert asked.coords_of(nothing, ()) == asked.arrays_of_forms(nothing) == {}
+    assert asked.coords_of(nothing, ()) == asked.arrays_of_reparametrisations(nothing) == {}
     assert asked.cautions_of(nothing, (), ()) == asked.integrated_in(nothing) == ()
     assert asked.config_of(nothing) is asked.num_data_of(nothing, ()) is asked.observing_of(nothing) is None
     assert asked.name_of(functools.partial(nothing, 3)) == asked.name_of(nothing) == asked.description_of(nothing)
@@ -317,9 +318,24 @@ def test_a_program_needs_nothing_but_its_call():
     assert not isinstance(nothing, asked.Program)
 
 
+def test_reparametrisations_under_their_former_name_are_stored_with_a_warning():
+    class Program:
+        forms = (PartialNonCentring("x", np.array([0.25]), np.array([2.0])),)
+
+        def __call__(self):
+            pass
+
+    with pytest.warns(DeprecationWarning, match="now called reparametrisations"):
+        arrays = asked.arrays_of_reparametrisations(Program())
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "form:x:centredness": [0.25],
+        "form:x:reference": [2.0],
+    }
+
+
 def test_one_protocol_names_all_that_is_asked():
     class Complete(Observing):
-        integrated = forms = remedies = blinded = ()
+        integrated = reparametrisations = remedies = blinded = ()
 
         def num_data(self, data):
             return len(data)

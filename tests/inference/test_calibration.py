@@ -321,15 +321,15 @@ def test_too_few_replicates_and_unknown_parameters():
 
 @pytest.mark.long
 def test_an_interrupted_calibration_is_none(monkeypatch):
-    turn, turns = batch._Queue.turn, []
+    advance, calls = batch._Queue.advance, []
 
-    def turn_or_stop(self):
-        turns.append(1)
-        if len(turns) == 8:
+    def advance_or_stop(self):
+        calls.append(1)
+        if len(calls) == 8:
             raise KeyboardInterrupt
-        return turn(self)
+        return advance(self)
 
-    monkeypatch.setattr(batch._Queue, "turn", turn_or_stop)
+    monkeypatch.setattr(batch._Queue, "advance", advance_or_stop)
     with pytest.raises(Interrupted, match=r"calibrate: interrupted with \d+ of 200 replicates done"):
         run(200, num_lanes=100)
 

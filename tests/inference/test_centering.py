@@ -18,7 +18,7 @@ from programs import eight_schools, tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference.centering import pilot as centering
-from hbm_jax.inference.centering.location_scale import FAMILIES, PartialNonCentring, Recentred, find_sites
+from hbm_jax.inference.centering.location_scale import FAMILIES, PartialNonCentring, ReparametrisedProgram, find_sites
 from hbm_jax.inference.centering.pilot import Pilot, _table, centre
 from hbm_jax.inference.sampler.fingerprint import identify
 
@@ -66,7 +66,7 @@ def of_family(family, observed=True):
 def in_random_forms(program, args, seed=0):
     random = np.random.default_rng(seed)
     shapes = find_sites(program, args, KEY)
-    return Recentred(
+    return ReparametrisedProgram(
         program,
         tuple(
             PartialNonCentring(n, random.uniform(size=s), random.uniform(0.2, 3.0, size=s)) for n, s in shapes.items()
@@ -84,7 +84,7 @@ def chosen_by(program, args, draws, key=KEY):
     forms = tuple(
         PartialNonCentring(n, np.zeros(shape), np.ones(shape)) for n, shape in find_sites(program, args, KEY).items()
     )
-    params = draws | {form.helper: RNG.normal(size=(num, *form.centredness.shape)) for form in forms}
+    params = draws | {form.sampled_site: RNG.normal(size=(num, *form.weight.shape)) for form in forms}
     pilot = Pilot(program, args, 0, num)
     table = _table(*pilot.choose(forms, jax.device_get(pilot.evaluate(forms, params)), key))
     return {site: rows.reset_index() for site, rows in table.groupby("site")}
@@ -110,8 +110,8 @@ def test_no_data_is_not_centred_and_perfect_data_is():
     assert list(found.table["form"]) == ["centred", "centred", "in between", "non-centred", "non-centred"]
     assert list(found.table["element"]) == [f"theta[{i}]" for i in range(5)]
     assert "1 round of 20 pilot draws, 0 of them divergent" in found.note
-    (form,) = found.program.forms
-    np.testing.assert_array_equal(form.centredness, found.table["centredness"])
+    (form,) = found.program.reparametrisations
+    np.testing.assert_array_equal(form.weight, found.table["centredness"])
     np.testing.assert_array_equal(form.reference, found.table["prior_scale"])
 
 
@@ -155,18 +155,18 @@ def test_counts_with_log_normal_rates():
     pilot = Pilot(counts, (np.array([1, 20, 400]),), 0, 30)
     draws = jax.device_get(pilot.evaluate(forms, {"mean": mean, "_rate_free": standard}))
     rate = np.exp(mean[:, None] + 0.1 * standard)
-    value, location, scale = draws["groups"]["rate"]
+    value, location, scale = draws["sites"]["rate"]
     np.testing.assert_allclose(value, np.log(rate), rtol=1e-12)
     np.testing.assert_allclose(location, np.tile(mean[:, None], 3), rtol=1e-12)
     np.testing.assert_allclose(scale, 0.1, rtol=1e-12)
     (form,), information = pilot.choose(forms, draws, KEY)
     np.testing.assert_allclose(information["rate"], rate.mean(axis=0), rtol=1e-9)
     known = 0.01 * rate.mean(axis=0)
-    np.testing.assert_allclose(form.centredness, known / (1.0 + known), rtol=1e-9)
+    np.testing.assert_allclose(form.weight, known / (1.0 + known), rtol=1e-9)
     # The last draw in the new form: x = c m + (t / t0)^(c - 1) (u - m), with t = t0.
     last = pilot.last((form,), {"mean": mean, "_rate_free": standard}, draws)
     assert last["mean"] == mean[-1]
-    x = form.centredness * mean[-1] + np.log(rate[-1]) - mean[-1]
+    x = form.weight * mean[-1] + np.log(rate[-1]) - mean[-1]
     np.testing.assert_allclose(last["_rate_free"], x, rtol=1e-12)
 
 
@@ -204,7 +204,7 @@ def jacobian(program, args, params, sites):
 def assert_same_density(program, args, seeds=3):
     """The log density of another form is that of the program and the Jacobian, at random points."""
     other = in_random_forms(program, args)
-    sites = [form.site for form in other.forms]
+    sites = [form.site for form in other.reparametrisations]
 
     @jax.jit
     def densities(key):
@@ -231,7 +231,7 @@ def test_density_of_every_family(family):
 
 def test_density_of_nested_groups():
     other = assert_same_density(nested, (np.zeros((2, 3)),))
-    assert [form.site for form in other.forms] == ["theta", "phi"]
+    assert [form.site for form in other.reparametrisations] == ["theta", "phi"]
 
 
 SNE = hbm.data.load_jla().subset(np.arange(0, 740, 75))
@@ -240,14 +240,14 @@ SNE = hbm.data.load_jla().subset(np.arange(0, 740, 75))
 @pytest.mark.long
 def test_density_of_supernovae():
     other = assert_same_density(hbm.models.Supernova(latents="centred"), (SNE,), seeds=2)
-    assert [form.site for form in other.forms] == ["x1_true", "c_true", "m_b_true"]
+    assert [form.site for form in other.reparametrisations] == ["x1_true", "c_true", "m_b_true"]
     for latents in ("marginal", "noncentred"):
         assert find_sites(hbm.models.Supernova(latents=latents), (SNE,), KEY) == {}
 
 
 def test_a_model_in_another_form_has_its_attributes():
     model = hbm.models.Supernova(latents="centred")
-    other = Recentred(model, (PartialNonCentring("c_true", np.ones(len(SNE)), np.ones(len(SNE))),))
+    other = ReparametrisedProgram(model, (PartialNonCentring("c_true", np.ones(len(SNE)), np.ones(len(SNE))),))
     assert other.coords(SNE) == model.coords(SNE)
     assert (other.dims, other.units, other.description) == (model.dims, model.units, model.description)
     assert other.to_config() == model.to_config()
@@ -353,7 +353,7 @@ class MadeUp(Pilot):
         self.mode, self.run = self.given_mode, self.given_run
 
     def given_mode(self, forms, key):
-        assert all((form.centredness == 0.0).all() for form in forms)
+        assert all((form.weight == 0.0).all() for form in forms)
         return {"mu": np.zeros(()), "_theta_free": np.zeros((2, 1)), "phi": np.zeros((2, 3))}
 
     def given_run(self, forms, params, key):
@@ -369,7 +369,7 @@ def test_only_the_sites_asked_for(monkeypatch):
     below = 3 / 0.3**2
     np.testing.assert_allclose(chosen(found, "theta"), 0.25 * below / (1.0 + 0.25 * below), rtol=1e-6)
     assert "1 round of 10 pilot draws, 3 of them divergent" in found.note
-    assert [form.site for form in found.program.forms] == ["theta"]
+    assert [form.site for form in found.program.reparametrisations] == ["theta"]
 
 
 def test_wrong_requests_are_named():
@@ -387,7 +387,10 @@ def test_wrong_requests_are_named():
 
 
 def test_a_pilot_without_finite_scales_says_so():
-    draws = {"plain": {}, "groups": {"theta": (np.zeros((3, 2)), np.zeros((3, 2)), np.array([[1.0, np.nan]] * 3))}}
+    draws = {
+        "others": {},
+        "sites": {"theta": (np.zeros((3, 2)), np.zeros((3, 2)), np.array([[1.0, np.nan]] * 3))},
+    }
     pilot = Pilot(groups, (), 0, 3)
     with pytest.raises(hbm.inference.StartError, match="finite scales; found NaN or infinity for 'theta'"):
         pilot.choose((PartialNonCentring("theta", np.zeros(2), np.ones(2)),), draws, KEY)

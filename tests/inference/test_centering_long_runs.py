@@ -14,14 +14,14 @@ from numpyro.infer.util import log_density
 from test_centering import KEY, chosen, groups
 
 import hbm_jax as hbm
-from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred, find_sites
+from hbm_jax.inference.centering.location_scale import PartialNonCentring, ReparametrisedProgram, find_sites
 from hbm_jax.inference.centering.pilot import centre
 
 
 def pure(program, args, centredness):
     """The same program with all its sites in one form."""
     shapes = find_sites(program, args, KEY)
-    return Recentred(
+    return ReparametrisedProgram(
         program, tuple(PartialNonCentring(n, np.full(s, centredness), np.ones(s)) for n, s in shapes.items())
     )
 

@@ -202,7 +202,7 @@ def test_divergences_that_decide_the_verdict_end_an_adaptive_run(rule, num_draws
     loop._check_convergence = lambda: (3.0, "")
     reason = loop._reason_to_stop()
     if num_draws == rule.max_num_samples:
-        assert reason == rule.spent
+        assert reason == rule.reason_exhausted
     elif stops:
         assert reason == f"stopped: {num_divergent} divergent transitions decide the verdict"
         assert f"sampling ended after {num_draws} draws per chain" in loop.notes[0]

@@ -20,7 +20,7 @@ from hbm_jax.inference.model_check import p_values
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.check import _describe, _scores_of_components, check_model, judge_pools
 from hbm_jax.inference.model_check.replicates import inspect_program, replicator
-from hbm_jax.inference.model_check.result import ModelCheck, worst_of
+from hbm_jax.inference.model_check.result import ModelCheck, unusual_residuals
 
 SHAPE = (4, 200)
 
@@ -312,7 +312,7 @@ def test_figure_has_symbols_units_and_a_legend():
     rng = np.random.default_rng(4)
     x, values = np.sort(rng.normal(10.0, 1.0, 80)), rng.normal(size=(80, 50))
     values[:, 0] += np.where(x > 10.5, 3.0, 0.0)
-    worst = worst_of("x1 given the other components", "log10_mass", values, x, (), rs.bins_of(x))
+    worst = unusual_residuals("x1 given the other components", "log10_mass", values, x, (), rs.bins_of(x))
     figure = plotting.model_residuals(ModelCheck(False, 0.001, "some sentence", worst=worst))
     assert figure.get_suptitle() == "residuals of $x_1$ given the other components"
     assert figure.axes[0].get_xlabel() == r"$\log_{10}\,M_\mathrm{host}$ [$M_\odot$]"

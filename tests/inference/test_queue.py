@@ -60,7 +60,7 @@ class Places:
         self.queue = fit_each._Queue(self, range(num_objects), chosen, bounds)
         done = []
         while len(done) < num_objects:
-            done += self.queue.turn()
+            done += self.queue.advance()
         return {d.number: d for d in done}
 
 

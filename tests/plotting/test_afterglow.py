@@ -70,7 +70,7 @@ def test_background_is_that_of_the_statistic(fit):
 def test_bins_hold_all_counts_and_enough_of_them():
     counts = np.array([0, 3, 0, 1, 30, 2, 0, 9, 4, 1], float)
     edges = np.linspace(1.0, 2.0, 11)
-    bins = folded_draws.joined(counts, edges[:-1], edges[1:])
+    bins = folded_draws.bins_of_enough_counts(counts, edges[:-1], edges[1:])
     assert list(bins.first) == [0, 5]
     np.testing.assert_array_equal(bins.total(counts), [34, 16])
     np.testing.assert_array_equal([bins.low, bins.high], [[1.0, 1.5], [1.5, 2.0]])

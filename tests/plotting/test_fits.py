@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import hbm_jax as hbm
-from hbm_jax.inference.batch.fit_each import Done
+from hbm_jax.inference.batch.fit_each import ObjectResult
 from hbm_jax.inference.batch.results import Fits
 from hbm_jax.plotting.style import BLUE, VERMILION, to_png
 
@@ -21,7 +21,7 @@ def fits(num, failed=(), empty=()):
         rate = np.array([median - 1.0, median, median + 2.0, median, 1.5, 1.0, 500.0, 500.0])
         sites = {} if i in empty else {"rate": rate, "theta": np.stack([rate, rate + 100.0])}
         why = "no starting point" if i in empty else "R-hat 1.2" if i in failed else ""
-        done.append(Done(i, sites, 400, 0, 1.0, 8.0, why, None))
+        done.append(ObjectResult(i, sites, 400, 0, 1.0, 8.0, why, None))
     return Fits.assemble([f"GRB {i} $" for i in range(num)], done, {}, {}), medians
 
 

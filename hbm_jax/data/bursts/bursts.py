@@ -23,7 +23,7 @@ from hbm_jax.data.columns import (
     rows_by_group,
 )
 from hbm_jax.data.containers import HasWarnings, reshaped
-from hbm_jax.names import listed
+from hbm_jax.names import listed, renamed_keyword
 from hbm_jax.validation import (
     DataError,
     Floats,
@@ -129,8 +129,9 @@ class Bursts(HasWarnings):
     object_name = "burst"
 
     @classmethod
+    @renamed_keyword("called", "column_names")
     def from_columns(
-        cls, columns: Mapping[str, Any], *, quantity: str = "flux", called: Mapping[str, str] | None = None
+        cls, columns: Mapping[str, Any], *, quantity: str = "flux", column_names: Mapping[str, str] | None = None
     ) -> "Bursts":
         """Build the container from columns with one row per interval, after checking them.
 
@@ -146,7 +147,7 @@ class Bursts(HasWarnings):
             ``band_high`` [keV], ``sigma_z``, ``log10_flux_limit``.
         quantity : str
             ``"flux"`` or ``"fluence"``.
-        called : mapping, optional
+        column_names : mapping, optional
             Names of columns in the user's table, by standard name, for use in messages.
 
         Raises
@@ -163,21 +164,21 @@ class Bursts(HasWarnings):
         >>> Bursts.from_columns(rows)
         Bursts(1 bursts, 2 intervals)
         """
-        called = dict(called or {})
-        rows, burst, warnings = _checked_rows(columns, columns_of(quantity), called)
+        column_names = dict(column_names or {})
+        rows, burst, warnings = _checked_rows(columns, columns_of(quantity), column_names)
         names = tuple(dict.fromkeys(burst))
         burst_index = index_of_groups(burst, names)
         no_value = np.full(len(burst), np.nan)
 
         def per_burst(key: str, default: float) -> Floats:
-            values = _one_per_burst(rows.get(key, no_value), burst_index, names, called.get(key, key))
+            values = _one_per_burst(rows.get(key, no_value), burst_index, names, column_names.get(key, key))
             return frozen_array(np.where(np.isnan(values), default, values))
 
         limit = per_burst("log10_flux_limit", -np.inf)
         below = rows["log10_flux"] < limit[burst_index]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
         sigma_x, sigma_y = rows["sigma_log10_E_peak"], rows["sigma_log10_flux"]
-        errors = np.stack([sigma_x**2, _covariance(rows, burst, called), sigma_y**2], -1)
+        errors = np.stack([sigma_x**2, _covariance(rows, burst, column_names), sigma_y**2], -1)
         band = np.stack([rows.get(key, no_value) for key in ("band_low", "band_high")], -1)
         intervals = rows_by_group(burst_index)
         return cls(
@@ -326,24 +327,24 @@ class Bursts(HasWarnings):
 
 
 def _checked_rows(
-    columns: Mapping[str, Any], declared: Mapping[str, Column], called: Mapping[str, str]
+    columns: Mapping[str, Any], declared: Mapping[str, Column], column_names: Mapping[str, str]
 ) -> tuple[dict[str, Floats], tuple[str, ...], list[str]]:
     """Return the numerical columns (including the logarithms), the burst of each row, and warnings."""
     reject_unknown(columns, list(declared), "column")
     for key in ("burst", "z"):
         require_present(key, columns)
-    burst = text_tuple(columns["burst"], called.get("burst", "burst"), "row {row}")
+    burst = text_tuple(columns["burst"], column_names.get("burst", "burst"), "row {row}")
     optional = [key for key in ("z", *OPTIONAL) if key in columns]
     rows = {
-        key: float_vector(columns[key], called.get(key, key), burst, allow_missing=key in optional)
+        key: float_vector(columns[key], column_names.get(key, key), burst, allow_missing=key in optional)
         for key in (*_measured_columns(columns), *optional)
     }
     require_same_length({"burst": len(burst)} | {key: len(value) for key, value in rows.items()})
-    warnings = check_values(rows, declared, called, burst)
+    warnings = check_values(rows, declared, column_names, burst)
     for key, linear in VALUES.items():
         if key not in rows:
-            rows[key], rows[f"sigma_{key}"] = _logarithm(rows, linear, burst, called)
-    _check_spectral_shapes(rows, burst, called)
+            rows[key], rows[f"sigma_{key}"] = _logarithm(rows, linear, burst, column_names)
+    _check_spectral_shapes(rows, burst, column_names)
     return rows, burst, warnings + _repeated_intervals(rows, burst)
 
 
@@ -359,19 +360,20 @@ def _measured_columns(columns: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _logarithm(rows, linear: str, burst, called) -> tuple[Floats, Floats]:
+def _logarithm(rows, linear: str, burst, column_names) -> tuple[Floats, Floats]:
     """Return log10 of a quantity and its standard deviation."""
     lower_error = f"{linear}_err_lo"
     value, down, up = rows[linear], rows[lower_error], rows[f"{linear}_err_hi"]
-    reject_rows(down >= value, down, called.get(lower_error, lower_error), f"an error smaller than {linear}", burst)
+    label = column_names.get(lower_error, lower_error)
+    reject_rows(down >= value, down, label, f"an error smaller than {linear}", burst)
     return np.log10(value), 0.5 * (np.log10(value + up) - np.log10(value - down))
 
 
-def _check_spectral_shapes(rows, burst, called) -> None:
+def _check_spectral_shapes(rows, burst, column_names) -> None:
     """Raise DataError for inconsistent photon indices or energy bands."""
     if "beta" in rows:
         bad = ~np.isnan(rows["beta"]) & (rows["beta"] >= np.minimum(rows.get("alpha", 0.0), -1.0))
-        reject_rows(bad, rows["beta"], called.get("beta", "beta"), "an index below alpha and below -1", burst)
+        reject_rows(bad, rows["beta"], column_names.get("beta", "beta"), "an index below alpha and below -1", burst)
     if ("band_low" in rows) != ("band_high" in rows):
         raise DataError("band_low, band_high: expected both columns or none; found one of them.")
     if "band_low" in rows:
@@ -396,7 +398,7 @@ def _repeated_intervals(rows, burst) -> list[str]:
     return [f"{listed(repeated, 5)}: the same peak energy and flux in more than one row, taken as different intervals"]
 
 
-def _covariance(rows, burst, called) -> Floats:
+def _covariance(rows, burst, column_names) -> Floats:
     """Return the covariance of log10_E_peak and log10_flux; 0 if the table does not contain it."""
     product = rows["sigma_log10_E_peak"] * rows["sigma_log10_flux"]
     if "covariance" in rows and "correlation" in rows:
@@ -406,9 +408,8 @@ def _covariance(rows, burst, called) -> Floats:
     else:
         correlation, key = np.nan_to_num(rows.get("covariance", np.zeros(len(product)))) / product, "covariance"
     bad = np.abs(correlation) >= 1
-    reject_rows(
-        bad, rows.get(key, correlation), called.get(key, key), "a value of a positive definite covariance matrix", burst
-    )
+    expected = "a value of a positive definite covariance matrix"
+    reject_rows(bad, rows.get(key, correlation), column_names.get(key, key), expected, burst)
     return correlation * product
 
 

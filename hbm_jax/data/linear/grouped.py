@@ -82,7 +82,7 @@ class GroupedRows:
         Columns by standard name.
     coordinates : tuple of str
         Names of the D measured coordinates.
-    called : mapping of str to str
+    column_names : mapping of str to str
         Names of columns in messages.
     min_rows : int
         Smallest allowed number of rows.
@@ -94,9 +94,9 @@ class GroupedRows:
     """
 
     def __init__(
-        self, columns: Mapping[str, Any], coordinates: Sequence[str], called: Mapping[str, str], min_rows: int
+        self, columns: Mapping[str, Any], coordinates: Sequence[str], column_names: Mapping[str, str], min_rows: int
     ):
-        self.columns, self.coordinates, self.called = columns, tuple(coordinates), called
+        self.columns, self.coordinates, self.column_names = columns, tuple(coordinates), column_names
         for key in coordinates:
             require_present(key, columns)
         key = self.coordinates[-1]
@@ -113,7 +113,7 @@ class GroupedRows:
 
     def label(self, key: str) -> str:
         """Return the name of a column in messages."""
-        return self.called.get(key, key)
+        return self.column_names.get(key, key)
 
     def vector(self, key: str, *, allow_missing: bool = False) -> Floats:
         """Return a column of numbers."""
@@ -190,7 +190,7 @@ class GroupedRows:
             "row": frozen_array(rows, None),
             "center": frozen_array(self.values.mean(axis=0)),
             "unit": frozen_array(np.where(spread > 0, spread, 1.0)),
-            "warnings": tuple(check_plain(dict(zip(self.coordinates, self.values.T, strict=True)), self.called)),
+            "warnings": tuple(check_plain(dict(zip(self.coordinates, self.values.T, strict=True)), self.column_names)),
         }
 
 

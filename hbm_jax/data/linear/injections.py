@@ -41,8 +41,8 @@ def read_injections(source: Any, coordinates: Sequence[str]) -> tuple[Floats, in
     table = read_table(source)
     with named_errors(table.origin):
         names = (*coordinates, "density", "found")
-        called = table.resolve(names, None, {})
-        table.require(called, *names)
+        column_names = table.resolve(names, None, {})
+        table.require(column_names, *names)
         words = limit_words(table.values("found", text=True))
         reject_rows([word not in FOUND + NOT_FOUND for word in words], words, "found", "1 or 0", ())
         values = [float_vector(table.values(key), key) for key in (*coordinates, "density")]

@@ -24,7 +24,7 @@ def limit_words(column: Any) -> list[str]:
 
 
 def with_normal_errors(
-    columns: Mapping[str, Any], coordinates: Sequence[str], log10: Collection[str], called: Mapping[str, str]
+    columns: Mapping[str, Any], coordinates: Sequence[str], log10: Collection[str], column_names: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return columns in which every coordinate has a value and one error.
 
@@ -37,7 +37,7 @@ def with_normal_errors(
     log10 : collection of str
         Coordinates whose columns are linear and whose logarithms are wanted; ``cut_A`` and ``threshold_A`` are
         converted too.
-    called : mapping of str to str
+    column_names : mapping of str to str
         Names of columns in messages.
 
     Returns
@@ -62,10 +62,10 @@ def with_normal_errors(
         asymmetric = f"{key}_err_lo" in columns or f"{key}_err_hi" in columns
         limit = _is_limit(columns, key)
         if f"sigma_{key}" in columns and limit.any():
-            converted[f"sigma_{key}"] = _errors_of_limits(columns, f"sigma_{key}", limit, called)
+            converted[f"sigma_{key}"] = _errors_of_limits(columns, f"sigma_{key}", limit, column_names)
         if asymmetric or key in log10:
-            _require_convertible_errors(columns, key, asymmetric, len(coordinates), called)
-            converted |= _interval(converted, key, asymmetric, key in log10, limit, called)
+            _require_convertible_errors(columns, key, asymmetric, len(coordinates), column_names)
+            converted |= _interval(converted, key, asymmetric, key in log10, limit, column_names)
     return converted
 
 
@@ -75,36 +75,38 @@ def _is_limit(columns: Mapping[str, Any], key: str) -> NDArray[np.bool_]:
     return np.array([word not in NO_LIMIT for word in limit_words(column)], bool)
 
 
-def _errors_of_limits(columns: Mapping[str, Any], key: str, limit: NDArray[np.bool_], called) -> Floats:
+def _errors_of_limits(columns: Mapping[str, Any], key: str, limit: NDArray[np.bool_], column_names) -> Floats:
     """Return a column of errors, 0 where a limit has none."""
-    errors = float_vector(columns[key], called.get(key, key), allow_missing=True)
+    errors = float_vector(columns[key], column_names.get(key, key), allow_missing=True)
     return np.where(np.isnan(errors) & limit, 0.0, errors) if len(limit) == len(errors) else errors
 
 
-def _require_convertible_errors(columns, key: str, asymmetric: bool, num_coordinates: int, called) -> None:
+def _require_convertible_errors(columns, key: str, asymmetric: bool, num_coordinates: int, column_names) -> None:
     """Raise DataError for a coordinate with one side of an interval, with errors in two forms, or with a covariance."""
     low, high, sigma = f"{key}_err_lo", f"{key}_err_hi", f"sigma_{key}"
     if asymmetric and not (low in columns and high in columns and sigma not in columns):
-        found = [called.get(name, name) for name in (low, high, sigma) if name in columns]
+        found = [column_names.get(name, name) for name in (low, high, sigma) if name in columns]
         raise DataError(f"errors of {key}: expected {low} and {high}, or {sigma}; found {listed(found)}.")
     for name in columns:
         if name.startswith("covariance") and (num_coordinates == 2 or key in name.split("_")[1:]):
             raise DataError(
-                f"{called.get(name, name)}: expected a correlation, because the error of {key} is converted; found a "
-                "covariance."
+                f"{column_names.get(name, name)}: expected a correlation, because the error of {key} is converted; "
+                "found a covariance."
             )
 
 
-def _interval(columns, key: str, asymmetric: bool, logarithm: bool, limit: NDArray[np.bool_], called) -> dict[str, Any]:
+def _interval(
+    columns, key: str, asymmetric: bool, logarithm: bool, limit: NDArray[np.bool_], column_names
+) -> dict[str, Any]:
     """Return the columns of a coordinate whose interval is replaced by its centre and half of its width."""
-    label = called.get(key, key)
+    label = column_names.get(key, key)
     values = float_vector(columns[key], label, allow_missing=True)
     ends = []
     for name in (f"{key}_err_lo", f"{key}_err_hi") if asymmetric else (f"sigma_{key}",) * 2:
-        errors = _errors_of_limits(columns, name, limit, called) if name in columns else np.zeros(len(values))
-        reject_rows(errors < 0, errors, called.get(name, name), "an error of 0 or more", ())
+        errors = _errors_of_limits(columns, name, limit, column_names) if name in columns else np.zeros(len(values))
+        reject_rows(errors < 0, errors, column_names.get(name, name), "an error of 0 or more", ())
         if len(errors) != len(values):
-            raise DataError(f"{called.get(name, name)}: expected {len(values)} values; found {len(errors)}.")
+            raise DataError(f"{column_names.get(name, name)}: expected {len(values)} values; found {len(errors)}.")
         ends.append(errors)
     low, high = values - ends[0], values + ends[1]
     changed: dict[str, Any] = {}
@@ -116,8 +118,8 @@ def _interval(columns, key: str, asymmetric: bool, logarithm: bool, limit: NDArr
         low, high = np.log10(low), np.log10(high)
         for name in (f"cut_{key}", f"threshold_{key}"):
             if name in columns:
-                at = float_vector(columns[name], called.get(name, name), allow_missing=True)
-                reject_rows(at <= 0, at, called.get(name, name), "a positive value, whose logarithm is taken", ())
+                at = float_vector(columns[name], column_names.get(name, name), allow_missing=True)
+                reject_rows(at <= 0, at, column_names.get(name, name), "a positive value, whose logarithm is taken", ())
                 changed[name] = np.log10(at)
     changed[key] = 0.5 * (low + high)
     if asymmetric or f"sigma_{key}" in columns:
@@ -144,7 +146,7 @@ def point_errors(rows: GroupedRows) -> Floats:
 
 
 def combined_by_object(
-    columns: Mapping[str, Any], coordinates: Sequence[str], called: Mapping[str, str]
+    columns: Mapping[str, Any], coordinates: Sequence[str], column_names: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return columns with one row per object, and warnings.
 
@@ -153,7 +155,7 @@ def combined_by_object(
     columns : mapping of str to array (N,)
         Columns with a column ``object``; rows of the same object are independent measurements of the same true
         coordinates. A coordinate may be missing in all but one of its rows.
-    coordinates, called
+    coordinates, column_names
         As for `with_normal_errors`.
 
     Returns
@@ -170,7 +172,7 @@ def combined_by_object(
     DataError
         For an object whose rows differ in other columns, are limits, or have errors of 0 and different values.
     """
-    names = text_tuple(columns[COMBINED], called.get(COMBINED, COMBINED), "")
+    names = text_tuple(columns[COMBINED], column_names.get(COMBINED, COMBINED), "")
     names = tuple(name or f"row {row}" for row, name in enumerate(names))  # a row without a name is its own object
     unique = tuple(dict.fromkeys(names))
     index = index_of_groups(names, unique)
@@ -178,10 +180,10 @@ def combined_by_object(
     repeated = np.flatnonzero(np.bincount(index) > 1)
     if not len(repeated):
         return {key: column for key, column in columns.items() if key != COMBINED}, []
-    filled, measured = _filled(columns, coordinates, index, first, called)
-    rows = GroupedRows(filled, coordinates, called, 3)
+    filled, measured = _filled(columns, coordinates, index, first, column_names)
+    rows = GroupedRows(filled, coordinates, column_names, 3)
     if len(names) != rows.num:
-        raise DataError(f"{called.get(COMBINED, COMBINED)}: expected {rows.num} names; found {len(names)}.")
+        raise DataError(f"{column_names.get(COMBINED, COMBINED)}: expected {rows.num} names; found {len(names)}.")
     errors = point_errors(rows)
     values, covariances = rows.values[first], errors[first]
     order = np.argsort(index, kind="stable")
@@ -189,7 +191,7 @@ def combined_by_object(
     same = True
     for number in repeated:
         of_object = members[number]
-        _require_same(columns, coordinates, of_object, unique[number], called)
+        _require_same(columns, coordinates, of_object, unique[number], column_names)
         values[number], covariances[number] = _combined(
             rows.values[of_object], errors[of_object], measured[of_object], coordinates, unique[number]
         )
@@ -200,20 +202,20 @@ def combined_by_object(
     if same:
         objects = listed([unique[number] for number in repeated], 3)
         warnings.append(
-            f"{called.get('y', 'y')} and its error are the same in all rows of {objects}, and are combined as "
+            f"{column_names.get('y', 'y')} and its error are the same in all rows of {objects}, and are combined as "
             "independent measurements; if it was measured once, leave it empty in all rows but one"
         )
     return _as_columns(filled, coordinates, values, covariances, first), warnings
 
 
-def _filled(columns, coordinates, index, first, called) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+def _filled(columns, coordinates, index, first, column_names) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """Return columns with missing coordinates replaced by those of another row of the object, and what is measured."""
     filled = {name: column for name, column in columns.items() if name != COMBINED}
     measured = np.ones((len(index), len(coordinates)), bool)
     for position, key in enumerate(coordinates):
         if key not in columns:
             continue  # reported by GroupedRows
-        values = float_vector(columns[key], called.get(key, key), allow_missing=True)
+        values = float_vector(columns[key], column_names.get(key, key), allow_missing=True)
         if len(values) != len(index):
             continue
         measured[:, position] = ~np.isnan(values)
@@ -224,18 +226,18 @@ def _filled(columns, coordinates, index, first, called) -> tuple[dict[str, Any],
         filled[key] = values[take]
         if f"sigma_{key}" in columns:
             name = f"sigma_{key}"
-            filled[name] = float_vector(columns[name], called.get(name, name), allow_missing=True)[take]
+            filled[name] = float_vector(columns[name], column_names.get(name, name), allow_missing=True)[take]
     return filled, measured
 
 
-def _require_same(columns, coordinates, rows, name: str, called) -> None:
+def _require_same(columns, coordinates, rows, name: str, column_names) -> None:
     """Raise an error if the rows of an object differ in what is not measured, or are limits."""
-    own = {*coordinates, *(f"sigma_{key}" for key in coordinates)}
+    measured = {*coordinates, *(f"sigma_{key}" for key in coordinates)}
     for key, column in columns.items():
-        if key in own or key.startswith(("covariance", "correlation")):
+        if key in measured or key.startswith(("covariance", "correlation")):
             continue
         entries = [str(entry) for entry in np.ma.asarray(column)[rows].tolist()]
-        label = f"{called.get(key, key)} of object {name}"
+        label = f"{column_names.get(key, key)} of object {name}"
         if key.startswith("limit_") and any(word not in NO_LIMIT for word in limit_words(np.ma.asarray(column)[rows])):
             raise DataError(f"{label}: expected a single row for an object with a limit; found {len(rows)}.")
         if len(set(entries)) > 1:

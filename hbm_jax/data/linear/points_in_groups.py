@@ -22,6 +22,7 @@ from hbm_jax.data.linear.measurements import (
     with_normal_errors,
 )
 from hbm_jax.data.tables import read_table
+from hbm_jax.names import renamed_keyword
 from hbm_jax.validation import DataError, Floats, frozen_array, require_present
 
 ALIASES = {"group": "name", "sigma_x": "x_err", "sigma_y": "y_err", "redshift": "z"}
@@ -97,6 +98,7 @@ class PointsInGroups(InGroups):
     num_injections: Any = None
 
     @classmethod
+    @renamed_keyword("called", "column_names")
     def from_columns(
         cls,
         columns: Mapping[str, ArrayLike],
@@ -104,7 +106,7 @@ class PointsInGroups(InGroups):
         predictors: Sequence[str] = ("x",),
         group_predictors: Sequence[str] = (),
         log10: Sequence[str] = (),
-        called: Mapping[str, str] | None = None,
+        column_names: Mapping[str, str] | None = None,
     ) -> "PointsInGroups":
         """Validate columns with one row per point and build the container.
 
@@ -140,7 +142,7 @@ class PointsInGroups(InGroups):
             Coordinates whose columns, and those of their errors and limits, are linear: the relation is one of their
             decimal logarithms. The ends of the interval of one standard deviation are converted, as those of asymmetric
             errors.
-        called : mapping, optional
+        column_names : mapping, optional
             Column names to use in messages, by standard name.
 
         Raises
@@ -159,13 +161,13 @@ class PointsInGroups(InGroups):
         coordinates = (*predictors, "y")
         if not predictors or len(set(coordinates)) < len(coordinates):
             raise DataError(f"predictors: expected names that differ from each other and from 'y'; found {predictors}.")
-        called = called or {}
-        columns = with_normal_errors(columns, coordinates, log10, called)
+        column_names = column_names or {}
+        columns = with_normal_errors(columns, coordinates, log10, column_names)
         if COMBINED not in columns:
-            return cls._from_rows(GroupedRows(columns, coordinates, called, 3), group_predictors)
-        columns, warnings = combined_by_object(columns, coordinates, called)
+            return cls._from_rows(GroupedRows(columns, coordinates, column_names, 3), group_predictors)
+        columns, warnings = combined_by_object(columns, coordinates, column_names)
         try:
-            return cls._from_rows(GroupedRows(columns, coordinates, called, 3), group_predictors, warnings)
+            return cls._from_rows(GroupedRows(columns, coordinates, column_names, 3), group_predictors, warnings)
         except DataError as error:
             error.rows = () if warnings else error.rows  # objects, not rows of the table
             raise

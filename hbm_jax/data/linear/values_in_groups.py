@@ -13,7 +13,7 @@ from hbm_jax.data.building import build_from_table
 from hbm_jax.data.columns import TEXT, UNCONVERTED
 from hbm_jax.data.linear.grouped import GroupedRows, InGroups, pairs_of
 from hbm_jax.data.tables import read_bundled, read_table
-from hbm_jax.names import listed
+from hbm_jax.names import listed, renamed_keyword
 from hbm_jax.validation import DataError, Floats, require_covariances
 
 
@@ -57,12 +57,13 @@ class ValuesInGroups(InGroups):
     has_errors: bool = field(default=True, metadata={"static": True})
 
     @classmethod
+    @renamed_keyword("called", "column_names")
     def from_columns(
         cls,
         columns: Mapping[str, ArrayLike],
         *,
         components: Sequence[str] = ("y",),
-        called: Mapping[str, str] | None = None,
+        column_names: Mapping[str, str] | None = None,
     ) -> "ValuesInGroups":
         """Validate columns with one row per value and build the container.
 
@@ -76,7 +77,7 @@ class ValuesInGroups(InGroups):
             - ``group``: name of the group of each value; by default each row is a group.
         components : sequence of str
             Names of the components.
-        called : mapping, optional
+        column_names : mapping, optional
             Column names to use in messages, by standard name.
 
         Raises
@@ -94,7 +95,7 @@ class ValuesInGroups(InGroups):
         components = tuple(components)
         if not components or len(set(components)) < len(components):
             raise DataError(f"components: expected names that differ from each other; found {components}.")
-        rows = GroupedRows(columns, components, called or {}, 2)
+        rows = GroupedRows(columns, components, column_names or {}, 2)
         errors = _errors(rows)
         names, group_index = rows.groups(together=False)
         fields = rows.padded_fields(group_index, errors)

@@ -34,8 +34,8 @@ class GroupDesign:
         Index of each point's group.
     values : (N, Q)
         Columns that the effects multiply.
-    between : (J, Q, K)
-        Group-level predictors: ``between @ coef`` is the prior mean of the effects, (J, Q).
+    group_predictors : (J, Q, K)
+        Group-level predictors: ``group_predictors @ coef`` is the prior mean of the effects, (J, Q).
     modes : (J, J - 1)
         For a random walk, the principal components of the walk minus its mean, for steps of unit variance; else empty.
     """
@@ -48,7 +48,7 @@ class GroupDesign:
     correlated: bool = field(metadata={"static": True})
     index: Any
     values: Any
-    between: Any
+    group_predictors: Any
     modes: Any
 
 
@@ -73,7 +73,7 @@ def group_designs(terms, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupD
     (K,)
         0 for columns that, within each group, are a multiple of a column with varying coefficients (with a varying
         intercept: the intercept, and predictors that are constant within groups). They determine the prior mean of the
-        effects of a group, see ``GroupDesign.between``. 1 for other columns.
+        effects of a group, see ``GroupDesign.group_predictors``. 1 for other columns.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def group_designs(terms, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupD
         labels, index = _groups(term, frame)
         if len(labels) < 2:
             raise DataError(f"{factor}: expected two groups or more; found one, {labels[0]!r}.")
-        between = np.zeros((len(labels), len(columns), matrix.shape[1]))
+        group_predictors = np.zeros((len(labels), len(columns), matrix.shape[1]))
         modes = np.zeros((0, 0))
         if term.walk:
             modes = _modes(np.array(labels, float))
@@ -99,7 +99,7 @@ def group_designs(terms, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupD
                 for predictor in np.flatnonzero(within):
                     multiple = _multiple(matrix[:, predictor], values[:, effect], index, len(labels))
                     if multiple is not None:
-                        between[:, effect, predictor], within[predictor] = multiple, 0.0
+                        group_predictors[:, effect, predictor], within[predictor] = multiple, 0.0
         name = factor.replace(":", "_")
         if any(design.name == name for design in designs):
             name = f"{name}_{'_'.join(columns)}"
@@ -113,7 +113,7 @@ def group_designs(terms, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupD
                 term.correlated and not term.walk,
                 np.array(index),
                 frozen_array(values),
-                frozen_array(between),
+                frozen_array(group_predictors),
                 frozen_array(modes),
             )
         )

@@ -64,7 +64,8 @@ class RegressionData(HasWarnings):
     groups : tuple of GroupDesign
         Effects that vary between groups.
     within : (K,)
-        0 for columns that enter through the mean of the effects of a group, see ``GroupDesign.between``; 1 for others.
+        0 for columns that enter through the mean of the effects of a group, see ``GroupDesign.group_predictors``; 1 for
+        others.
     means, scales : (K,)
         Means (0 for the intercept, and for all columns of a formula without intercept) and standard deviations (1 for
         the intercept) of the columns.

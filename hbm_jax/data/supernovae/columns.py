@@ -121,13 +121,13 @@ def checked_columns(
     return CheckedColumns(names, texts.get("survey", ("unknown",) * num), numbers, warnings)
 
 
-def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
+def checked_fields(columns: Mapping[str, Any], column_names: Mapping[str, str]) -> dict[str, Any]:
     """Return the validated fields of `Supernovae` from columns; see `Supernovae.from_columns`."""
     reject_unknown(columns, list(COLUMNS), "column")
     for key in ("z_cmb", "z_hel", *QUANTITIES):
         require_present(key, columns)
-    labels = {key: f"column {called.get(key, key)!r}" for key in columns}
-    labels |= {key: f"{labels[key]} ({key})" for key, name in called.items() if key in columns and name != key}
+    labels = {key: f"column {column_names.get(key, key)!r}" for key in columns}
+    labels |= {key: f"{labels[key]} ({key})" for key, name in column_names.items() if key in columns and name != key}
     single = {key: value for key, value in columns.items() if key not in ("covariance", "sensitivity", "offset_name")}
     names, survey, numbers, warnings = checked_columns(single, COLUMNS, labels, (*MASSES, "prob_ia"))
     num = len(names)

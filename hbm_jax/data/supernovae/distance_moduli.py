@@ -13,7 +13,7 @@ from hbm_jax.data.columns import POSITIVE_ERROR, REDSHIFT, TEXT, Column, repeate
 from hbm_jax.data.containers import warnings_of
 from hbm_jax.data.supernovae.columns import HasSurveys, checked_columns
 from hbm_jax.data.supernovae.dense_covariance import checked_covariance, only_one_of
-from hbm_jax.names import listed
+from hbm_jax.names import listed, renamed_keyword
 from hbm_jax.validation import (
     DataError,
     Floats,
@@ -85,12 +85,13 @@ class DistanceModuli(HasSurveys):
     matrices = ("covariance",)
 
     @classmethod
+    @renamed_keyword("called", "column_names")
     def from_columns(
         cls,
         columns: Mapping[str, Any],
         *,
         covariates: Mapping[str, Any] | None = None,
-        called: Mapping[str, str] | None = None,
+        column_names: Mapping[str, str] | None = None,
     ) -> "DistanceModuli":
         """Validate columns and build the container.
 
@@ -102,7 +103,7 @@ class DistanceModuli(HasSurveys):
         covariates
             Additional columns for residual plots, which may also be among `columns` with the prefix ``covariate_``;
             entries may be missing.
-        called
+        column_names
             Column names to use in messages, by standard name.
 
         Raises
@@ -117,7 +118,7 @@ class DistanceModuli(HasSurveys):
         >>> DistanceModuli.from_columns({"z_cmb": [0.1, 0.5], "mu": [38.3, 42.3], "sigma": [0.1, 0.1]})
         DistanceModuli(2 objects)
         """
-        called = dict(called or {})
+        column_names = dict(column_names or {})
         columns = {**columns, **{f"{COVARIATE}{key}": value for key, value in (covariates or {}).items()}}
         prefixed = [key for key in columns if key.startswith(COVARIATE)]
         reject_unknown([key for key in columns if key not in prefixed], list(COLUMNS), "column")
@@ -125,12 +126,12 @@ class DistanceModuli(HasSurveys):
         quantity = only_one_of(QUANTITIES, columns)
         error = only_one_of(("sigma", "covariance"), columns)
         single = {key: value for key, value in columns.items() if key != "covariance"}
-        names, survey, numbers, warnings = checked_columns(single, COLUMNS, called, {"mu_calibrator", *prefixed})
+        names, survey, numbers, warnings = checked_columns(single, COLUMNS, column_names, {"mu_calibrator", *prefixed})
         if error == "sigma":
             covariance = np.diag(numbers["sigma"] ** 2)
             warnings += repeated_names(names, "objects")
         else:
-            covariance = checked_covariance(columns["covariance"], called.get("covariance", "covariance"), names)
+            covariance = checked_covariance(columns["covariance"], column_names.get("covariance", "covariance"), names)
         return cls(
             names,
             survey,

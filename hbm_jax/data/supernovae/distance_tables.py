@@ -182,20 +182,20 @@ def read_distance_moduli(
             with readable(Path(source), f"a table of the format {format!r}"):
                 table = release.read(Path(source))
             table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
-        values, called = _columns(table, release, columns or {})
+        values, column_names = _columns(table, release, columns or {})
         repeated = repeated_names(values["name"], "objects") if "name" in values else []
         if "name" in values:
             values["name"] = _distinct(values["name"], values.get("survey"))
         values = _with_covariance(values, release, covariance, covariance_is)
         data, left_out, _ = make_from_rows(
             values,
-            partial(DistanceModuli.from_columns, called=called),
+            partial(DistanceModuli.from_columns, column_names=column_names),
             name="name",
             leave_out=leave_out,
             matrices=("covariance",),
         )
         # Unused redshift errors cause no warning: the errors of the moduli include them.
-        unused = unused_errors(called, table.columns, ("mu_calibrator",))
+        unused = unused_errors(column_names, table.columns, ("mu_calibrator",))
         texts = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
         data = with_warnings(data, texts, table)
     return _selected(data, release.z_min if z_min is None else float(z_min), calibrators)

@@ -19,7 +19,7 @@ from hbm_jax.data.supernovae.columns import (
     checked_fields,
 )
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
-from hbm_jax.names import did_you_mean, listed
+from hbm_jax.names import did_you_mean, listed, renamed_keyword
 from hbm_jax.validation import (
     DataError,
     Floats,
@@ -93,7 +93,8 @@ class Supernovae(HasSurveys):
     whole = ("offset_name",)
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Any], *, called: Mapping[str, str] | None = None) -> "Supernovae":
+    @renamed_keyword("called", "column_names")
+    def from_columns(cls, columns: Mapping[str, Any], *, column_names: Mapping[str, str] | None = None) -> "Supernovae":
         """Validate columns and build the container.
 
         Parameters
@@ -105,7 +106,7 @@ class Supernovae(HasSurveys):
             `variance_velocity`, `sigma_z`. Optional: `log10_mass` and `sigma_log10_mass` (default NaN; entries may be
             NaN or masked), `prob_ia` (default 1, for missing entries too), `num_observations` (default 1),
             `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"`` and so on).
-        called
+        column_names
             Column names to use in messages, by standard name.
 
         Returns
@@ -126,7 +127,7 @@ class Supernovae(HasSurveys):
         >>> Supernovae.from_columns(sn).num_objects
         1
         """
-        return cls(**checked_fields(columns, called or {}))
+        return cls(**checked_fields(columns, column_names or {}))
 
     @property
     def num_objects(self) -> int:
@@ -289,4 +290,7 @@ class Supernovae(HasSurveys):
     def from_dict(cls, stored: Mapping[str, Any]) -> "Supernovae":
         """Build the container from the output of `to_dict`; every value is restored exactly."""
         container = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
-        return dataclasses.replace(container, warnings=warnings_of(stored))
+        categories = {text: text for text in container.warnings}  # a file keeps the text of a warning only
+        return dataclasses.replace(
+            container, warnings=tuple(categories.get(text, text) for text in warnings_of(stored))
+        )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
 from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
-from hbm_jax.data.columns import repeated_names, unused_errors
+from hbm_jax.data.columns import unused_errors, without_repeated_names
 from hbm_jax.data.supernovae.columns import COLUMNS, MASSES, QUANTITIES, SENSITIVITIES, VARIANCES
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernovae.snana import read_snana
@@ -91,7 +91,7 @@ def supernovae_and_rows(
         values |= _sensitivities(table)
         supernovae, left_out, rows = make_from_rows(
             values,
-            lambda selected: Supernovae.from_columns(selected, called=column_names),
+            lambda selected: Supernovae.from_columns(selected, column_names=column_names),
             name="name",
             leave_out=leave_out,
             whole=("offset_name",),
@@ -101,8 +101,7 @@ def supernovae_and_rows(
         if combine:
             supernovae = combine_observations(supernovae)
     unused = unused_errors(column_names, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
-    repeated = repeated_names(supernovae.name, "supernovae") if tied else []
-    unusual = [text for text in supernovae.warnings if text not in repeated]
+    unusual = without_repeated_names(supernovae.warnings) if tied else supernovae.warnings
     return with_warnings(supernovae, [*left_out, *unused, *unusual], table, stacklevel=5), rows
 
 
@@ -166,9 +165,8 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
         for name, rows, vector in zip(fields["name"], rows_of, combined, strict=True)
         if chi2_distribution.sf(vector.chi2, max(3 * (len(rows) - 1), 1)) < DISAGREEMENT
     ]
-    repeated = repeated_names(supernovae.name, "supernovae")
-    kept = [text for text in supernovae.warnings if text not in repeated]
-    return replace(Supernovae.from_columns(fields), warnings=(*kept, *disagreeing))
+    warnings = (*without_repeated_names(supernovae.warnings), *disagreeing)
+    return replace(Supernovae.from_columns(fields), warnings=warnings)
 
 
 class _Combined(NamedTuple):

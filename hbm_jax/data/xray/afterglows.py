@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.catalogues import HasSpectra
 from hbm_jax.data.columns import ERROR, Column, check_values
+from hbm_jax.names import renamed_keyword
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, Floats, float_vector, frozen_array, reject_rows, require_same_length
 
@@ -55,6 +56,7 @@ class Afterglows(HasSpectra):
     object_name = "source"
 
     @classmethod
+    @renamed_keyword("called", "column_names")
     def from_spectra(
         cls,
         spectra: SpectrumStack,
@@ -65,7 +67,7 @@ class Afterglows(HasSpectra):
         sigma_nh_mw: ArrayLike | None = None,
         name: Sequence[str] | None = None,
         left_out: Sequence[tuple[str, str]] = (),
-        called: Mapping[str, str] | None = None,
+        column_names: Mapping[str, str] | None = None,
     ) -> "Afterglows":
         """Build the container from spectra, redshifts and columns, after checking them.
 
@@ -83,7 +85,7 @@ class Afterglows(HasSpectra):
             Names of the sources; those of the spectra by default.
         left_out : sequence of (str, str)
             Names of sources of the catalogue that are not in `spectra`, each with the reason.
-        called : mapping, optional
+        column_names : mapping, optional
             Names of columns in the user's table, by standard name, for use in messages.
 
         Raises
@@ -92,13 +94,13 @@ class Afterglows(HasSpectra):
             For unequal lengths, duplicate names, a redshift that is missing or out of range, a column density that is
             negative or above 50e22 cm^-2, a negative error, or a source without any counts.
         """
-        called = called or {}
+        column_names = column_names or {}
         names = tuple(str(n) for n in (spectra.name if name is None else name))
         num = len(spectra)
         inputs = {"z": z, "sigma_z": sigma_z, "nh_mw": nh_mw, "sigma_nh_mw": sigma_nh_mw}
         columns: dict[str, Floats] = {}
         for key, value in inputs.items():
-            label = called.get(key, key)
+            label = column_names.get(key, key)
             value = np.full(num, np.nan if key == "nh_mw" else 0.0) if value is None else value
             numbers = float_vector(value, label, names, allow_missing=key != "z")
             columns[key] = numbers if key in ("z", "nh_mw") else np.where(np.isnan(numbers), 0.0, numbers)
@@ -106,7 +108,7 @@ class Afterglows(HasSpectra):
         for row, source in enumerate(names):
             if source in names[:row]:
                 raise DataError(f"name, row {row}: expected distinct names; found {source!r} twice.")
-        unusual = check_values(columns, COLUMNS, called, names)
+        unusual = check_values(columns, COLUMNS, column_names, names)
         spectra = dataclasses.replace(spectra, warnings=tuple(dict.fromkeys([*spectra.warnings, *unusual])))
         empty = np.asarray(spectra.counts).sum(axis=1) + np.asarray(spectra.background).sum(axis=1) == 0
         reject_rows(empty, np.zeros(num), "counts", "at least one count in source or background", names)

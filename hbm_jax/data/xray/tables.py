@@ -99,10 +99,12 @@ def read_afterglows(
     grouped, masks, numbers = zip(*sources, strict=True)
     stack = SpectrumStack.of(grouped, masks, poisson=True)
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
-    values = {key: np.array([row[key] for row in numbers]) for key in COLUMNS if key in catalogue.called}
+    values = {key: np.array([row[key] for row in numbers]) for key in COLUMNS if key in catalogue.column_names}
     names = [spectrum.name for spectrum in grouped]
     with named_errors(catalogue.origin):
-        return Afterglows.from_spectra(stack, name=names, left_out=left_out, called=catalogue.called, **values)
+        return Afterglows.from_spectra(
+            stack, name=names, left_out=left_out, column_names=catalogue.column_names, **values
+        )
 
 
 def _read(catalogue: Catalogue, row: int, name: str, rmf: str | None, cache: dict) -> Spectrum:

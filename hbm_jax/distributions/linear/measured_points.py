@@ -212,7 +212,7 @@ class MeasuredPoints(dist.Distribution):
         """Return the log density of measured values (..., D)."""
         log_density = _summed(self._component_log_density(value))
         if self.found is not None:
-            return log_density - self.found.log_share
+            return log_density - self.found.log_normalisation
         if not self.selections:
             return log_density
         return log_density + sum(part.log_probability(value) for part in self.selections) - self.log_detected
@@ -221,7 +221,7 @@ class MeasuredPoints(dist.Distribution):
     def log_detected(self):
         """Log probability that a point is detected, (...); 0 without selections."""
         if self.found is not None:
-            return jnp.broadcast_to(self.found.log_share, self.batch_shape)
+            return jnp.broadcast_to(self.found.log_normalisation, self.batch_shape)
         if not self.selections:
             return jnp.zeros(self.batch_shape)
         log_weights, loc, lower = self._elements()

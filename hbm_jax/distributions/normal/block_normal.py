@@ -91,7 +91,7 @@ class BlockNormal(dist.Distribution):
 
 
 def _covariance(diagonal, coefficients, blocks):
-    """Return diag(diagonal) + sum_k coefficients_k blocks_k."""
+    """Return diag(diagonal) + sum_k coefficients_k blocks_k, (N, N), for (N,), (K,) and (K, N, N)."""
     covariance = jnp.tensordot(coefficients, blocks, axes=1, precision=FULL)
     index = np.arange(covariance.shape[-1])
     return covariance.at[index, index].add(diagonal)

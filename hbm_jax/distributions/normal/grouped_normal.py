@@ -117,6 +117,7 @@ class GroupedNormal(dist.Distribution):
         whitening = self._whitening()
         mean = self._mean(whitening, value)
         whitened = (whitening.inverse @ (value - mean[..., None, :])[..., None])[..., 0]
+        # The residuals from the weighted mean have D degrees of freedom fewer than the values.
         constant = (self.used.sum(-1) - 1) * self.event_shape[-1] * HALF_LOG_2PI
         within = whitening.log_det - 0.5 * (whitened**2).sum((-2, -1)) - constant
         return within + LinearGaussian(self.loc, self.scale_tril, whitening.covariance).log_prob(mean)

@@ -205,7 +205,10 @@ def _leapfrog(value_and_grad, state, momentum, step, num_steps):
 
 
 def _adapt(state: State, start, end, end_momentum, accept_prob, length, options: Options) -> State:
-    """Adapt step size, trajectory length and metric to one trajectory of every chain."""
+    """Adapt step size, trajectory length and metric to one trajectory of every chain.
+
+    ``start``, ``end`` and ``end_momentum`` are (chain, parameter), ``accept_prob`` is (chain,), ``length`` a scalar.
+    """
     log_step, averaged = _adapt_step_size(state.averaged, accept_prob, options)
     gradient = _length_gradient(state, start, end, end_momentum, accept_prob, length)
     log_length, adam = _adapt_length(state, gradient, log_step, options)

@@ -33,7 +33,7 @@ GROWTH = 1.4  # draws at the next check, relative to this one
 MAX_HALVINGS = 4  # of the step size of an object after divergences, each with a restart of its draws
 
 
-class Done(NamedTuple):
+class ObjectResult(NamedTuple):
     """Result for one object.
 
     Attributes
@@ -213,7 +213,7 @@ def fit_each(
 
 def _fit_task(
     program, options: BatchOptions, stacked: Stack, rows: np.ndarray, progress_line=None
-) -> tuple[list[Done], dict[str, float]]:
+) -> tuple[list[ObjectResult], dict[str, float]]:
     """Fit a stack of objects in this process; return their results and the costs."""
     progress_line = progress_line or ProgressLine(False)
     with jax.enable_x64(options.dtype == "float64"):
@@ -230,11 +230,11 @@ def _fit_task(
                     f"fit_each: expected keep_draws among {', '.join(slots.target.names)}; found {', '.join(unknown)}."
                 )
         queue = _Queue(slots, keys, options, bounds_of(program, slots.target))
-        done: list[Done] = []
+        done: list[ObjectResult] = []
         first_block = None
         try:
             while len(done) < len(rows):
-                done += queue.turn()
+                done += queue.advance()
                 first_block = first_block or time.perf_counter()
                 rate = len(done) / max(time.perf_counter() - first_block, 1e-9)
                 remaining = f", {(len(rows) - len(done)) / rate:.0f} s left" if done else ""
@@ -267,35 +267,35 @@ class _Queue:
         self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks
         self.next_object = 0
         self.blocks: list[list] = [[] for _ in range(slots.num_slots)]
-        self.age = np.zeros(slots.num_slots, int)  # blocks, warm-up included
+        self.num_blocks = np.zeros(slots.num_slots, int)  # blocks, warm-up included
         self.next_check = np.zeros(slots.num_slots, int)  # draws per chain at the next check
         self.num_halvings = np.zeros(slots.num_slots, int)  # of the step size
         self.steps = self.waited = 0
 
-    def turn(self) -> list[Done]:
+    def advance(self) -> list[ObjectResult]:
         """Fill empty slots, advance all slots by a block, and return the results of finished objects."""
         slots = self.slots
         empty = np.flatnonzero(slots.object < 0)[: len(self.keys) - self.next_object]
         if len(empty):
             slots.fill(empty, np.arange(self.next_object, self.next_object + len(empty)), self.keys)
             self.next_object += len(empty)
-            self.age[empty] = self.num_halvings[empty] = 0
+            self.num_blocks[empty] = self.num_halvings[empty] = 0
             self._reset_draws(empty)
         draws, sites = slots.advance()
         occupied = np.flatnonzero(slots.object >= 0)
         steps = draws.num_steps[occupied][..., 0]
         self.steps += int(steps.sum())
         self.waited += int(steps.max(0).sum()) * len(occupied)
-        self.age[occupied] += 1
+        self.num_blocks[occupied] += 1
         for slot in occupied:
-            if self.age[slot] > self.warmup:
+            if self.num_blocks[slot] > self.warmup:
                 self.blocks[slot].append(jax.tree.map(lambda x, slot=slot: x[slot], (draws, sites)))
-        diverging = draws.diverging[occupied].any(axis=(1, 2)) & (self.age[occupied] > self.warmup)
+        diverging = draws.diverging[occupied].any(axis=(1, 2)) & (self.num_blocks[occupied] > self.warmup)
         restarted = occupied[diverging & (self.num_halvings[occupied] < MAX_HALVINGS)]
         if len(restarted):
             slots.shorten(restarted)
             self.num_halvings[restarted] += 1
-            self.age[restarted] = self.warmup
+            self.num_blocks[restarted] = self.warmup
             self._reset_draws(restarted)
         return self._judge(occupied, draws)
 
@@ -305,9 +305,9 @@ class _Queue:
         for slot in slots:
             self.blocks[slot] = []
 
-    def _judge(self, occupied, draws) -> list[Done]:
+    def _judge(self, occupied, draws) -> list[ObjectResult]:
         """Check the slots that have enough draws; release finished objects and return their results."""
-        num_drawn = (self.age - self.warmup) * BLOCK
+        num_drawn = (self.num_blocks - self.warmup) * BLOCK
         done = []
         # The potential remains infinite if no starting point had a finite density.
         for slot in occupied:
@@ -333,7 +333,7 @@ class _Queue:
         self.blocks[slot] = []
         return index
 
-    def _summarise(self, group) -> list[Done]:
+    def _summarise(self, group) -> list[ObjectResult]:
         """Return the results of a group of slots, which all have the same number of draws."""
         joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[slot]) for slot in group]
         draws, sites = jax.tree.map(lambda *arrays: np.stack(arrays), *joined)
@@ -371,12 +371,12 @@ class _Queue:
                 for text in verdict.edge_notes(element_labels(name, needed[name].shape[2:]), needed[name], bounds)
             )
             numbers = num_draws, num_divergences, float(bfmi[i]), float(draws.num_steps[i].mean())
-            results.append(Done(-1, statistics, *numbers, reasons, kept or None, (*notes, *edge_notes)))
+            results.append(ObjectResult(-1, statistics, *numbers, reasons, kept or None, (*notes, *edge_notes)))
         return results
 
 
 def _statistics(values: np.ndarray) -> np.ndarray:
-    """Return the statistics of `Done.sites` for draws of shape (slot, draw, chain, ...)."""
+    """Return the statistics of `ObjectResult.sites` for draws of shape (slot, draw, chain, ...)."""
     ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (slot, ..., chain, draw)
     flat = ordered.reshape(*ordered.shape[:-2], -1)
     quantiles = np.quantile(flat, [0.16, 0.5, 0.84], axis=-1)
@@ -433,6 +433,6 @@ def _why(sites, num_divergences: int, bfmi: float, until: float) -> str:
     return ", ".join(reasons)
 
 
-def _without_draws(index: int, why: str) -> Done:
+def _without_draws(index: int, why: str) -> ObjectResult:
     """Return the result of an object without draws."""
-    return Done(index, {}, 0, 0, float("nan"), float("nan"), why, None)
+    return ObjectResult(index, {}, 0, 0, float("nan"), float("nan"), why, None)

@@ -61,9 +61,13 @@ class Blinding:
     def measured_in(self, posterior: xr.Dataset) -> "Blinding":
         """Return this blinding of the sites of a fit, with the units of its shifts, unless it has them."""
         names = tuple(name for name in self.names if name in posterior)
-        found = {name: _exponents(_draws_first(posterior[name])) for name in names}
-        known = {n: units for n, units in self.exponents.items() if n not in found or np.shape(units) == found[n].shape}
-        return replace(self, names=names, exponents={name: units.tolist() for name, units in found.items()} | known)
+        measured = {name: _exponents(_draws_first(posterior[name])) for name in names}
+        known = {
+            name: units
+            for name, units in self.exponents.items()
+            if name not in measured or np.shape(units) == measured[name].shape
+        }
+        return replace(self, names=names, exponents={name: units.tolist() for name, units in measured.items()} | known)
 
     def offset(self, name: str) -> np.ndarray:
         """Return the shift of each element of a site, (...)."""

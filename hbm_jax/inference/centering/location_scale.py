@@ -37,7 +37,7 @@ FAMILIES = (
 )
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["centredness", "reference"], meta_fields=["site"])
+@partial(jax.tree_util.register_dataclass, data_fields=["weight", "reference"], meta_fields=["site"])
 @dataclass(frozen=True, eq=False)
 class PartialNonCentring(Reparam):
     """Partial non-centring of one location-scale site, as a NumPyro reparametrisation.
@@ -46,53 +46,54 @@ class PartialNonCentring(Reparam):
     ----------
     site : str
         Name of the site.
-    centredness : array
+    weight : array
         Weight c of each element, 0 (non-centred) to 1 (centred); the shape of the site.
     reference : array
         Reference scale t0 of each element; the shape of the site.
     """
 
     site: str
-    centredness: np.ndarray
+    weight: np.ndarray
     reference: np.ndarray
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the attributes as plain arrays, for `with_partial_centring`."""
-        return {f"form:{self.site}:{name}": np.asarray(getattr(self, name)) for name in ("centredness", "reference")}
+        arrays = {"centredness": self.weight, "reference": self.reference}  # names in the files of runs
+        return {f"form:{self.site}:{name}": np.asarray(array) for name, array in arrays.items()}
 
     @property
-    def helper(self) -> str:
+    def sampled_site(self) -> str:
         """Name of the site of x, which is sampled instead; the leading underscore hides it from the results."""
         return f"_{self.site}_free"
 
     def __call__(self, name, fn, obs):
         """Sample x and return u; called by NumPyro's ``reparam`` handler."""
-        if fn.shape() != self.centredness.shape:
+        if fn.shape() != self.weight.shape:
             raise ValueError(
-                f"Site {name!r}: expected the shape {self.centredness.shape} for which its weights were chosen; "
+                f"Site {name!r}: expected the shape {self.weight.shape} for which its weights were chosen; "
                 f"found {fn.shape()}. Choose them again for these data."
             )
         base = _base(fn)
         family: type = dist.Normal if is_log(fn) else type(base)
         location, scale = location_scale(fn)
         shape_parameters = {key: getattr(base, key) for key in base.arg_constraints if key not in ("loc", "scale")}
-        c, ratio = self.centredness, scale / self.reference
+        c, ratio = self.weight, scale / self.reference
         distribution = family(loc=c * location, scale=self.reference * ratio**c, **shape_parameters)
-        x = numpyro.sample(self.helper, distribution.to_event(fn.event_dim))
+        x = numpyro.sample(self.sampled_site, distribution.to_event(fn.event_dim))
         value = location + ratio ** (1.0 - c) * (x - c * location)
         return None, jnp.exp(value) if is_log(fn) else value
 
-    def free(self, value, location, scale):
+    def sampled_value(self, value, location, scale):
         """Return x for a value u and the location and scale of its prior."""
-        return self.centredness * location + (scale / self.reference) ** (self.centredness - 1.0) * (value - location)
+        return self.weight * location + (scale / self.reference) ** (self.weight - 1.0) * (value - location)
 
 
 @dataclass(frozen=True, eq=False)
-class Recentred:
+class ReparametrisedProgram:
     """A program with some sites partially non-centred; posterior, site names and attributes are unchanged."""
 
     program: Callable
-    forms: tuple[PartialNonCentring, ...]
+    reparametrisations: tuple[PartialNonCentring, ...]
 
     def __post_init__(self):
         source = self.program if hasattr(self.program, "__qualname__") else type(self.program)
@@ -104,20 +105,23 @@ class Recentred:
         return self.program  # for inspect.signature, which then returns the program's arguments
 
     def __getattr__(self, name):
-        if name.startswith("__") or name in ("program", "forms"):
+        if name.startswith("__") or name in ("program", "reparametrisations"):
             raise AttributeError(name)
         return getattr(self.program, name)
 
     def __call__(self, *args, **kwargs):
         """Run the NumPyro program."""
-        return handlers.reparam(self.program, config={form.site: form for form in self.forms})(*args, **kwargs)
+        config = {part.site: part for part in self.reparametrisations}
+        return handlers.reparam(self.program, config=config)(*args, **kwargs)
 
 
 def with_partial_centring(program: Callable, arrays: Mapping[str, np.ndarray]) -> Callable:
     """Return the program with the reparametrisations stored by `PartialNonCentring.to_arrays`, if there are any."""
     sites = dict.fromkeys(name.split(":")[1] for name in arrays if name.startswith("form:"))
-    forms = tuple(PartialNonCentring(s, arrays[f"form:{s}:centredness"], arrays[f"form:{s}:reference"]) for s in sites)
-    return Recentred(program, forms) if forms else program
+    reparametrisations = tuple(
+        PartialNonCentring(site, arrays[f"form:{site}:centredness"], arrays[f"form:{site}:reference"]) for site in sites
+    )
+    return ReparametrisedProgram(program, reparametrisations) if reparametrisations else program
 
 
 def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tuple[int, ...]]:

@@ -26,7 +26,13 @@ from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred, find_sites, is_log, location_scale
+from hbm_jax.inference.centering.location_scale import (
+    PartialNonCentring,
+    ReparametrisedProgram,
+    find_sites,
+    is_log,
+    location_scale,
+)
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args
 from hbm_jax.inference.sampler.target import StartError
@@ -139,23 +145,23 @@ def choose_centering(
         shapes = {name: shape for name, shape in shapes.items() if sites is None or name in sites}
         if not shapes:
             return Centering(program, _table((), {}), "no latent site has a location or scale that is itself latent")
-        forms = tuple(PartialNonCentring(name, np.zeros(shape), np.ones(shape)) for name, shape in shapes.items())
+        reparams = tuple(PartialNonCentring(name, np.zeros(shape), np.ones(shape)) for name, shape in shapes.items())
         pilot = Pilot(program, args, num_warmup, num_pilots)
-        params = pilot.mode(forms, key_start)
+        params = pilot.mode(reparams, key_start)
         # First choice from the curvature at the mode: well-measured latents need long trees if non-centred.
         repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_pilots, *x.shape)), params)
-        draws = jax.device_get(pilot.evaluate(forms, repeated))
-        forms, _ = pilot.choose(forms, draws, key_rounds)
-        params = pilot.last(forms, repeated, draws)
+        draws = jax.device_get(pilot.evaluate(reparams, repeated))
+        reparams, _ = pilot.choose(reparams, draws, key_rounds)
+        params = pilot.last(reparams, repeated, draws)
         for num_rounds in range(1, MAX_ROUNDS + 1):
-            previous = forms
+            previous = reparams
             key_run, key_probes = jax.random.split(jax.random.fold_in(key_rounds, num_rounds))
-            params, diverging = pilot.run(forms, params, key_run)
-            draws = jax.device_get(pilot.evaluate(forms, params))
-            forms, information = pilot.choose(forms, draws, key_probes)
-            params = pilot.last(forms, params, draws)
-            pairs = zip(previous, forms, strict=True)
-            change = max(float(np.abs(new.centredness - old.centredness).max()) for old, new in pairs)
+            params, diverging = pilot.run(reparams, params, key_run)
+            draws = jax.device_get(pilot.evaluate(reparams, params))
+            reparams, information = pilot.choose(reparams, draws, key_probes)
+            params = pilot.last(reparams, params, draws)
+            pairs = zip(previous, reparams, strict=True)
+            change = max(float(np.abs(new.weight - old.weight).max()) for old, new in pairs)
             if change < SETTLED:
                 break
     rounds = f"{num_rounds} round{'s' * (num_rounds > 1)} of {num_pilots} pilot draws"
@@ -163,7 +169,7 @@ def choose_centering(
         f"from the last of {rounds}, {int(diverging.sum())} of them divergent; it changed no centredness by more "
         f"than {change:.2g}"
     )
-    return Centering(Recentred(program, forms), _table(forms, information), note)
+    return Centering(ReparametrisedProgram(program, reparams), _table(reparams, information), note)
 
 
 class Pilot:
@@ -175,19 +181,19 @@ class Pilot:
         self.mode, self.run, self.evaluate = Compiled(self._mode), Compiled(self._run), Compiled(self._evaluate)
         self.curvature = jax.jit(self._curvature, static_argnums=0)
 
-    def _mode(self, forms, key):
+    def _mode(self, reparams, key):
         """Return parameters near the joint mode of the unconstrained parameters, searched from the prior median.
 
         The mode exists for the non-centred program; centred, the density is unbounded at a scale of zero. A chain
         started from the prior instead can end at a scale so small that the data no longer influence it.
         """
-        recentred = Recentred(self.program, forms)
-        initial = handlers.substitute(handlers.seed(recentred, key), substitute_fn=init_to_median())
+        program = ReparametrisedProgram(self.program, reparams)
+        initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_median())
         trace = handlers.trace(initial).get_trace(*self.args)
         latent_values = {
             name: site["value"] for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
         }
-        potential = partial(self.potential, forms)
+        potential = partial(self.potential, reparams)
         value_and_grad = optax.value_and_grad_from_state(potential)
         solver = optax.lbfgs()
 
@@ -197,18 +203,18 @@ class Pilot:
             updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=potential)
             return (optax.apply_updates(params, updates), state), None
 
-        start = unconstrain_fn(recentred, self.args, {}, latent_values)
+        start = unconstrain_fn(program, self.args, {}, latent_values)
         (params, _), _ = jax.lax.scan(step, (start, solver.init(start)), length=MODE_STEPS)
         is_finite = jnp.isfinite(potential(params))
         return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), params, start)
 
-    def potential(self, forms, params):
+    def potential(self, reparams, params):
         """Return minus the log density of unconstrained parameters."""
-        return potential_energy(Recentred(self.program, forms), self.args, {}, params)
+        return potential_energy(ReparametrisedProgram(self.program, reparams), self.args, {}, params)
 
-    def _run(self, forms, params, key):
+    def _run(self, reparams, params, key):
         """Run NUTS; return the unconstrained draws and whether each diverged."""
-        kernel = NUTS(potential_fn=partial(self.potential, forms), max_tree_depth=PILOT_TREE_DEPTH)
+        kernel = NUTS(potential_fn=partial(self.potential, reparams), max_tree_depth=PILOT_TREE_DEPTH)
 
         def step(state, _):
             state = kernel.sample(state, (), {})
@@ -218,75 +224,82 @@ class Pilot:
         _, draws = jax.lax.scan(step, state, length=self.num_warmup + self.num_pilots)
         return jax.tree.map(lambda x: x[self.num_warmup :], draws)
 
-    def _evaluate(self, forms, params):
+    def _evaluate(self, reparams, params):
         """Return, for each draw, value, location and scale of each reparametrised site, and the other latents."""
 
         def at_draw(params):
-            recentred = Recentred(self.program, forms)
-            sites = constrain_fn(recentred, self.args, {}, params, return_deterministic=True)
+            program = ReparametrisedProgram(self.program, reparams)
+            sites = constrain_fn(program, self.args, {}, params, return_deterministic=True)
             trace = handlers.trace(handlers.substitute(self.program, sites)).get_trace(*self.args)
-            groups = {}
-            for form in forms:
-                fn = trace[form.site]["fn"]
-                value = jnp.log(sites[form.site]) if is_log(fn) else sites[form.site]
-                groups[form.site] = (value, *location_scale(fn))
-            helpers = [form.helper for form in forms]
-            return {"plain": {name: sites[name] for name in params if name not in helpers}, "groups": groups}
+            reparametrised = {}
+            for reparam in reparams:
+                fn = trace[reparam.site]["fn"]
+                value = jnp.log(sites[reparam.site]) if is_log(fn) else sites[reparam.site]
+                reparametrised[reparam.site] = (value, *location_scale(fn))
+            sampled_sites = [reparam.sampled_site for reparam in reparams]
+            others = {name: sites[name] for name in params if name not in sampled_sites}
+            return {"others": others, "sites": reparametrised}
 
         return jax.lax.map(at_draw, params)
 
-    def _curvature(self, helper, forms, draws, keys):
-        """Return the curvature of minus the log density, without the prior of ``helper``, at each draw and element."""
-        recentred = Recentred(self.program, forms)
+    def _curvature(self, sampled_site, reparams, draws, keys):
+        """Return the curvature of minus the log density, without the prior of a site, at each draw and element."""
+        program = ReparametrisedProgram(self.program, reparams)
 
         def at_draw(draw, key):
-            latent_values = {form.helper: form.free(*draw["groups"][form.site]) for form in forms}
+            latent_values = _sampled_values(reparams, draw["sites"])
 
             def without_prior(x):
-                density, trace = log_density(recentred, self.args, {}, draw["plain"] | latent_values | {helper: x})
-                return jnp.sum(trace[helper]["fn"].log_prob(x)) - density
+                density, trace = log_density(program, self.args, {}, draw["others"] | latent_values | {sampled_site: x})
+                return jnp.sum(trace[sampled_site]["fn"].log_prob(x)) - density
 
-            probe = jax.random.rademacher(key, latent_values[helper].shape, latent_values[helper].dtype)
-            return probe * jax.jvp(jax.grad(without_prior), (latent_values[helper],), (probe,))[1]
+            probe = jax.random.rademacher(key, latent_values[sampled_site].shape, latent_values[sampled_site].dtype)
+            return probe * jax.jvp(jax.grad(without_prior), (latent_values[sampled_site],), (probe,))[1]
 
         return jax.lax.map(lambda draw_and_key: at_draw(*draw_and_key), (draws, keys))
 
-    def choose(self, forms, draws, key):
+    def choose(self, reparams, draws, key):
         """Return new reparametrisations, chosen from the last site to the first, and each element's information."""
-        scales = {form.site: draws["groups"][form.site][2] for form in forms}
-        new_forms = {
+        scales = {reparam.site: draws["sites"][reparam.site][2] for reparam in reparams}
+        new = {
             name: PartialNonCentring(name, np.ones(scale.shape[1:]), np.exp(np.log(scale).mean(axis=0)))
             for name, scale in scales.items()
         }
         keys = jax.random.split(key, self.num_pilots)
-        for name, form in new_forms.items():
-            if not np.isfinite(form.reference).all():
+        for name, reparam in new.items():
+            if not np.isfinite(reparam.reference).all():
                 raise StartError(
                     f"centre: expected a pilot run with finite scales; found NaN or infinity for {name!r}."
                 )
         information = {}
-        for name in reversed(new_forms):  # the program samples dependent sites later
-            curvatures = np.asarray(self.curvature(new_forms[name].helper, tuple(new_forms.values()), draws, keys))
+        for name in reversed(new):  # the program samples dependent sites later
+            curvatures = np.asarray(self.curvature(new[name].sampled_site, tuple(new.values()), draws, keys))
             # Averaged first, because with interacting elements the estimate from a single draw is noisy.
             information[name] = np.ma.filled(np.ma.masked_invalid(curvatures).mean(axis=0), np.nan)
             precision_ratio = scales[name] ** 2 * np.maximum(information[name], 0.0)
-            centredness = np.nan_to_num((precision_ratio / (1.0 + precision_ratio)).mean(axis=0))
-            new_forms[name] = PartialNonCentring(name, centredness, new_forms[name].reference)
-        return tuple(new_forms.values()), information
+            weight = np.nan_to_num((precision_ratio / (1.0 + precision_ratio)).mean(axis=0))
+            new[name] = PartialNonCentring(name, weight, new[name].reference)
+        return tuple(new.values()), information
 
-    def last(self, forms, params, draws):
-        """Return the last draw, unconstrained, in the parametrisation of ``forms``."""
-        helpers = {form.helper: form.free(*(part[-1] for part in draws["groups"][form.site])) for form in forms}
-        return {name: helpers.get(name, value[-1]) for name, value in params.items()}
+    def last(self, reparams, params, draws):
+        """Return the last draw, unconstrained, in the parametrisation of ``reparams``."""
+        last_params, last_groups = jax.tree.map(lambda values: values[-1], (params, draws["sites"]))
+        return last_params | _sampled_values(reparams, last_groups)
 
 
-def _table(forms, information: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _sampled_values(reparams, groups) -> dict[str, Any]:
+    """Return the sampled value x of each site, from its value, location and scale in ``groups``."""
+    return {reparam.sampled_site: reparam.sampled_value(*groups[reparam.site]) for reparam in reparams}
+
+
+def _table(reparams, information: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Return `Centering.table`."""
     rows = []
-    for form in forms:
-        for index in np.ndindex(form.centredness.shape):
-            c = form.centredness[index]
+    for reparam in reparams:
+        for index in np.ndindex(reparam.weight.shape):
+            c = reparam.weight[index]
             description = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
-            element = f"{form.site}[{','.join(map(str, index))}]" if index else form.site
-            rows.append((form.site, element, form.reference[index], information[form.site][index], c, description))
+            element = f"{reparam.site}[{','.join(map(str, index))}]" if index else reparam.site
+            scale, curvature = reparam.reference[index], information[reparam.site][index]
+            rows.append((reparam.site, element, scale, curvature, c, description))
     return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])

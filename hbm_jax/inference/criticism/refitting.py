@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.inference.centering.location_scale import Recentred
+from hbm_jax.inference.centering.location_scale import ReparametrisedProgram
 from hbm_jax.inference.criticism.leave_out import Loo
 from hbm_jax.inference.criticism.pointwise import Replay, log_prob, program_of
 from hbm_jax.inference.program import subset_of
@@ -69,7 +69,7 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
         )
     # The original program, because weights of partial non-centring chosen for all objects do not apply to fewer.
     program = program_of(fit, "refit")
-    program = program.program if isinstance(program, Recentred) else program
+    program = program.program if isinstance(program, ReparametrisedProgram) else program
     num_left_out = sum(len(members) for members in result.members)
     if (subset := subset_of(fit.data)) is None or not result.dim or len(fit.data) < num_left_out:
         raise ValueError(

@@ -27,7 +27,7 @@ from hbm_jax.inference.model_check.replicates import (
     replicator,
     split_positions,
 )
-from hbm_jax.inference.model_check.result import ModelCheck, Worst, worst_of
+from hbm_jax.inference.model_check.result import ModelCheck, UnusualResiduals, unusual_residuals
 from hbm_jax.inference.program import coords_of, remedies_of
 from hbm_jax.xla_options import QUICK
 
@@ -387,7 +387,7 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
     return clauses, families
 
 
-def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
+def _worst(table: pd.DataFrame, last, covariates) -> UnusualResiduals | None:
     """Return the residuals of the most unusual statistic, with its covariate."""
     row = next(table.itertuples())
     same = table[(table["site"] == row.site) & (table["level"] == row.level) & (table["residuals"] == row.residuals)]
@@ -399,8 +399,8 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
         if len(values):
             bins = np.asarray(values, int) if labels else rs.bins_of(values)
             covariate = _covariate_name(candidate.covariate, last[row.site, row.level])
-            return worst_of(row.residuals, covariate, residuals.values, values, labels, bins)
-    return worst_of(row.residuals, "", residuals.values, np.zeros(0), (), np.zeros(0, int))
+            return unusual_residuals(row.residuals, covariate, residuals.values, values, labels, bins)
+    return unusual_residuals(row.residuals, "", residuals.values, np.zeros(0), (), np.zeros(0, int))
 
 
 def _describe(

@@ -32,7 +32,7 @@ class ModelCheck:
         from the mean of the replicates in their standard deviations. Both are averaged over draws.
     num_draws, num_replicates : int
         Number of posterior draws, and of replicated data sets at each.
-    worst : Worst or None
+    worst : UnusualResiduals or None
         Residuals of the most unusual statistic, for `hbm_jax.plotting.model_residuals`.
     """
 
@@ -43,7 +43,7 @@ class ModelCheck:
     table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     num_draws: int = 0
     num_replicates: int = 0
-    worst: "Worst | None" = field(default=None, repr=False)
+    worst: "UnusualResiduals | None" = field(default=None, repr=False)
 
     def __str__(self):
         return " ".join([f"{self.sentence}.", *([f"To try: {'; '.join(self.remedies)}."] if self.remedies else [])])
@@ -75,12 +75,12 @@ class ModelCheck:
         worst = None
         if fields := stored.get("worst"):
             arrays: dict[str, Any] = {n: np.asarray(v) if isinstance(v, list) else v for n, v in fields.items()}
-            worst = Worst(**(arrays | {"labels": tuple(fields["labels"])}))
+            worst = UnusualResiduals(**(arrays | {"labels": tuple(fields["labels"])}))
         table, remedies = pd.DataFrame(stored["table"]), tuple(stored["remedies"])
         return cls(**(stored | {"table": table, "remedies": remedies, "worst": worst}))
 
 
-class Worst(NamedTuple):
+class UnusualResiduals(NamedTuple):
     """Residuals in which the most unusual statistic was found, at one posterior draw.
 
     Attributes
@@ -114,20 +114,20 @@ class Worst(NamedTuple):
     number_bands: np.ndarray
 
 
-def worst_of(
+def unusual_residuals(
     label: str,
     covariate: str,
     values: np.ndarray,
     positions: np.ndarray,
     labels: Sequence[str],
     bins: np.ndarray,
-) -> Worst:
+) -> UnusualResiduals:
     """Return measured residuals with the bands of their replicates.
 
     Parameters
     ----------
     label, covariate, positions, labels, bins
-        As in `Worst`.
+        As in `UnusualResiduals`.
     values : array (element, pool)
         Residuals; column 0 is the measured data.
     """
@@ -140,7 +140,9 @@ def worst_of(
     numbers = np.stack([numbers_by_size(column, edges) for column in values[:, 1:].T], axis=1)
     number_bands = np.percentile(numbers, LEVELS, axis=1)
     residuals = np.asarray(values[:, 0], float)
-    return Worst(label, covariate, residuals, positions, tuple(labels), bins, mean_bands, edges, number_bands)
+    return UnusualResiduals(
+        label, covariate, residuals, positions, tuple(labels), bins, mean_bands, edges, number_bands
+    )
 
 
 def numbers_by_size(residuals: np.ndarray, edges: np.ndarray) -> np.ndarray:

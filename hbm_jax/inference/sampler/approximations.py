@@ -27,10 +27,10 @@ HESSIAN_STEP = 1e-4  # step of central differences in units of the width, whose 
 # posterior may be much narrower or wider than its prior.
 MEASURING_STEPS = (1e-7, 1e-2)
 MEMORY = 6  # pairs of steps and gradient differences in the inverse Hessian along a path
-PATH_POINTS = 25  # points of a path at which its approximation is judged
+PATH_POINTS = 25  # points of a path whose approximation is compared with the density
 PATH_DRAWS = 5  # draws at each of these points
 GOLDEN = 0.6180339887498949  # golden ratio minus 1; its multiples modulo 1 are spread evenly
-JUDGED = 20  # draws by which an approximation is judged
+NUM_IMPORTANCE_DRAWS = 20  # draws from an approximation at which it is compared with the density
 # Of mean-field fits: draws, starting points, iterations of a round, and rounds.
 VARIATIONAL_DRAWS = 8
 VARIATIONAL_SEARCHES = 3
@@ -246,7 +246,7 @@ def _distinct_units(width: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ImportanceSample:
     """An approximation compared with the density at draws from it.
 
     Attributes
@@ -273,9 +273,9 @@ class Judged:
         return self.points[self.log_weights > np.median(self.log_weights) - margin]
 
 
-def judge_by_draws(
-    value_and_grad: Callable, approximation: Approximation, rng: np.random.Generator, num: int = JUDGED
-) -> Judged:
+def importance_sample(
+    value_and_grad: Callable, approximation: Approximation, rng: np.random.Generator, num: int = NUM_IMPORTANCE_DRAWS
+) -> ImportanceSample:
     """Draw from an approximation and compare it with the density."""
     noise = rng.normal(size=(num, len(approximation.point)))
     points = approximation.transform(noise)
@@ -284,7 +284,7 @@ def judge_by_draws(
         value, gradient = map(np.asarray, value_and_grad(point))
         if is_finite(value, gradient):
             log_weights[i] = approximation.log_volume + 0.5 * noise[i] @ noise[i] - value
-    return Judged(approximation, points, log_weights)
+    return ImportanceSample(approximation, points, log_weights)
 
 
 def is_finite(value, gradient) -> bool:
@@ -319,7 +319,7 @@ def mode_at(value_and_grad: Callable, point: np.ndarray, value: float) -> Approx
     return None
 
 
-def along_path(value_and_grad: Callable, path: Sequence, rng: np.random.Generator) -> Judged | None:
+def along_path(value_and_grad: Callable, path: Sequence, rng: np.random.Generator) -> ImportanceSample | None:
     """Return the best normal approximation along the path of a search, by its evidence lower bound.
 
     A path from the prior to a mode, or to a density without limit, crosses the region that holds the posterior mass
@@ -342,11 +342,11 @@ def along_path(value_and_grad: Callable, path: Sequence, rng: np.random.Generato
         approximation = Approximation.from_covariance(mean, inverse)
         if approximation is None:
             continue
-        candidate = judge_by_draws(value_and_grad, approximation, rng, PATH_DRAWS)
+        candidate = importance_sample(value_and_grad, approximation, rng, PATH_DRAWS)
         if best is None or candidate.bound > best.bound:
             best = candidate
     # With new draws, because the best of many estimates from a few draws is too high.
-    return None if best is None else judge_by_draws(value_and_grad, best.approximation, rng)
+    return None if best is None else importance_sample(value_and_grad, best.approximation, rng)
 
 
 def _updated_diagonal(diagonal: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:

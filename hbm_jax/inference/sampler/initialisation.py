@@ -21,11 +21,11 @@ from hbm_jax.inference.sampler.approximations import (
     VARIATIONAL_DRAWS,
     VARIATIONAL_SEARCHES,
     Approximation,
-    Judged,
+    ImportanceSample,
     along_path,
     curvature_along,
+    importance_sample,
     is_finite,
-    judge_by_draws,
     mean_field_fits,
     minimise,
     mode_at,
@@ -167,15 +167,20 @@ class _Search:
     def from_modes_and_paths(self) -> Start | None:
         """Start around the modes or, if these do not hold the posterior mass, from the best other approximation."""
         modes, failed, searches = self.search_modes()
-        judged = [self.judge(mode) for mode, _ in modes]
-        accepted = [j for j in judged if self.loss(j) <= self.max_loss]
-        rejected = [j for j in judged if self.loss(j) > self.max_loss]
-        paths = failed + [path for j, (_, path) in zip(judged, modes, strict=True) if self.loss(j) > self.max_loss]
+        samples = [self.importance_sample(mode) for mode, _ in modes]
+        accepted = [sample for sample in samples if self.loss(sample) <= self.max_loss]
+        rejected = [sample for sample in samples if self.loss(sample) > self.max_loss]
+        pairs = zip(samples, modes, strict=True)
+        paths = failed + [path for sample, (_, path) in pairs if self.loss(sample) > self.max_loss]
         path_fits = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
-        bounded = [j for j in path_fits if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE]
-        alternatives = sorted(bounded + rejected, key=lambda j: -j.bound)
+        bounded = [
+            sample
+            for sample in path_fits
+            if sample and np.abs(sample.approximation.point - self.center).max() < MAX_DISTANCE
+        ]
+        alternatives = sorted(bounded + rejected, key=lambda sample: -sample.bound)
         best_bound = alternatives[0].bound if alternatives else -np.inf
-        if accepted and max(j.bound for j in accepted) >= best_bound - NEGLIGIBLE:
+        if accepted and max(sample.bound for sample in accepted) >= best_bound - NEGLIGIBLE:
             return self.around_modes(accepted, len(modes), len(failed), searches)
         start = self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(alternatives)
         return start and replace(start, modes=f"{searches} searches ended in no mode that holds the posterior mass")
@@ -185,13 +190,13 @@ class _Search:
         """Largest difference between log evidence and its lower bound for an approximation to be accepted."""
         return MAX_LOSS[0] + MAX_LOSS[1] * self.size
 
-    def judge(self, approximation: Approximation) -> Judged:
-        """Compare an approximation with the density."""
-        return judge_by_draws(self.value_and_grad, approximation, self.rng)
+    def importance_sample(self, approximation: Approximation) -> ImportanceSample:
+        """Return draws from an approximation, with their log weights."""
+        return importance_sample(self.value_and_grad, approximation, self.rng)
 
-    def loss(self, judged: Judged) -> float:
+    def loss(self, sample: ImportanceSample) -> float:
         """Return the difference between Laplace's log evidence and its lower bound."""
-        return judged.approximation.log_evidence - judged.bound
+        return sample.approximation.log_evidence - sample.bound
 
     def search_modes(self) -> tuple[list[tuple[Approximation, list]], list[list], int]:
         """Return modes with the paths to them, the best first, paths of failed searches and the number of searches."""
@@ -213,10 +218,14 @@ class _Search:
                 modes.append((mode, path))
         return sorted(modes, key=lambda pair: -pair[0].log_evidence), failed, searches
 
-    def around_modes(self, judged: Sequence[Judged], num_modes: int, failed: int, searches: int) -> Start | None:
+    def around_modes(
+        self, samples: Sequence[ImportanceSample], num_modes: int, failed: int, searches: int
+    ) -> Start | None:
         """Draw starting points around each mode of significant evidence."""
-        best = judged[0].approximation
-        significant = [j for j in judged if j.approximation.log_evidence > best.log_evidence - NEGLIGIBLE]
+        best = samples[0].approximation
+        significant = [
+            sample for sample in samples if sample.approximation.log_evidence > best.log_evidence - NEGLIGIBLE
+        ]
         metric = curvature_metric(best.vectors, best.stretch, best.width)
         note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), "
         note += f"{metric.kind} metric ({metric.why})"
@@ -235,31 +244,31 @@ class _Search:
         points = self.typical_points(significant)
         return None if points is None else Start(points, metric, True, note, caution, modes=modes)
 
-    def along_paths(self, judged: Sequence[Judged]) -> Start | None:
+    def along_paths(self, samples: Sequence[ImportanceSample]) -> Start | None:
         """Draw starting points from the best approximations that were not accepted, at modes or along paths."""
-        best_fits = [j for j in judged if j.bound > max(judged[0].bound - NEGLIGIBLE, -1e300)]
+        best_fits = [sample for sample in samples if sample.bound > max(samples[0].bound - NEGLIGIBLE, -1e300)]
         if not best_fits:
             return None
-        best = judged[0].approximation
+        best = samples[0].approximation
         metric = curvature_metric(best.vectors, best.stretch, best.width)
         note = f"best of the approximations along the paths of the searches ({len(best_fits)}), {metric.kind} metric"
         points = self.typical_points(best_fits)
         return None if points is None else Start(points, metric, False, note)
 
-    def typical_points(self, judged: Sequence[Judged]) -> np.ndarray | None:
+    def typical_points(self, samples: Sequence[ImportanceSample]) -> np.ndarray | None:
         """Return typical draws of approximations, (num_chains, size), the same number of each.
 
         If the number of chains is not a multiple, the first approximations get one more. None if too few draws have a
         finite density.
         """
-        num_chains = np.bincount(np.arange(self.num_chains) % len(judged), minlength=len(judged))
+        num_chains = np.bincount(np.arange(self.num_chains) % len(samples), minlength=len(samples))
         draws = []
-        for j, num_points in zip(judged, num_chains, strict=True):
-            typical = j.typical(self.max_loss)
+        for sample, num_points in zip(samples, num_chains, strict=True):
+            typical = sample.typical(self.max_loss)
             for _ in range(CANDIDATES):
                 if len(typical) >= num_points:
                     break
-                typical = np.concatenate([typical, self.judge(j.approximation).typical(self.max_loss)])
+                typical = np.concatenate([typical, self.importance_sample(sample.approximation).typical(self.max_loss)])
             draws.append(typical[:num_points])
         points = np.concatenate(draws)
         return points if len(points) == self.num_chains else None
@@ -302,11 +311,11 @@ class _Search:
         fits = [fit for fit in fits if fit.gradient_norm <= max_gradient_norm]
         if not fits:
             return None
-        judged = self.judge(Approximation.mean_field(fits[0].point, fits[0].scale))
-        points = self.typical_points([judged])
-        if points is None or judged.bound < min_bound:
+        sample = self.importance_sample(Approximation.mean_field(fits[0].point, fits[0].scale))
+        points = self.typical_points([sample])
+        if points is None or sample.bound < min_bound:
             return None
-        metric = scaled_metric(self.gradient, judged.points[: VARIATIONAL_DRAWS // 2], fits[0].scale, self.rng)
+        metric = scaled_metric(self.gradient, sample.points[: VARIATIONAL_DRAWS // 2], fits[0].scale, self.rng)
         note = f"mean-field normal approximation, {metric.kind} metric ({metric.why})"
         worse = sum(fit.value > fits[0].value + NEGLIGIBLE for fit in fits)
         if worse:

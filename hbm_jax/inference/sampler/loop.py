@@ -192,7 +192,7 @@ class Loop:
                     return reason
                 if self._out_of_time and self.draws.num_draws >= FEWEST_DRAWS:
                     return f"stopped: the time budget of {self.rule.max_seconds:g} s is spent"
-                next_stop = self.rule.goal
+                next_stop = self.rule.largest_num_samples
                 if self.rule.adaptive:
                     next_stop = min(
                         next_stop, self.next_check, *(n for n in DIVERGENCE_CHECKS if n > self.draws.num_draws)
@@ -218,16 +218,16 @@ class Loop:
             and self.draws.raw("diverging").mean() > MANY_DIVERGENCES
         ):
             return self._stopped_by_divergences()
-        if self.rule.adaptive and num_draws >= max(FEWEST_DRAWS, min(self.next_check, self.rule.goal)):
+        if self.rule.adaptive and num_draws >= max(FEWEST_DRAWS, min(self.next_check, self.rule.largest_num_samples)):
             shortfall, unresolved = self.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
             if shortfall <= 1.0:
-                return self.rule.reached
-            if num_draws < self.rule.goal and self.draws.raw("diverging").any():
+                return self.rule.reason_converged
+            if num_draws < self.rule.largest_num_samples and self.draws.raw("diverging").any():
                 return self._stopped_by_divergences()
             self.next_check = self.rule.next_check(num_draws, shortfall)
-        return self.rule.spent if num_draws >= self.rule.goal else None
+        return self.rule.reason_exhausted if num_draws >= self.rule.largest_num_samples else None
 
     def _stopped_by_divergences(self) -> str:
         """Return the reason to stop because of divergences, which more draws cannot remove, and add a note."""
@@ -259,7 +259,8 @@ class Loop:
             ess = np.atleast_1d(array_stats.ess(position, chain_axis=0, draw_axis=1))
         num_draws = self.draws.num_draws
         required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
-        remaining = max(min(required if self.rule.adaptive else self.rule.goal, self.rule.goal) - num_draws, 0)
+        largest = self.rule.largest_num_samples
+        remaining = max(min(required if self.rule.adaptive else largest, largest) - num_draws, 0)
         self.progress_line.show(
             f"{len(position)} x {num_draws} draws, {_rate(self.seconds_per_draw, block)}, "
             f"{int(self.draws.raw('diverging').sum())} divergences, "

@@ -72,7 +72,7 @@ class StopRule:
             )
 
     @property
-    def goal(self) -> int:
+    def largest_num_samples(self) -> int:
         """Largest number of draws per chain."""
         return self.num_samples or self.max_num_samples
 
@@ -116,7 +116,7 @@ class StopRule:
         return int(np.ceil(num_draws * np.clip(1.1 * shortfall, *GROWTH)))
 
     @property
-    def reached(self) -> str:
+    def reason_converged(self) -> str:
         """Reason for stopping if the targets are reached."""
         if self.until is None:
             return "stopped: R-hat and effective sample sizes meet the criteria"
@@ -126,7 +126,7 @@ class StopRule:
         return f"stopped: the requested effective sample size is reached ({self.until:g})"
 
     @property
-    def spent(self) -> str:
+    def reason_exhausted(self) -> str:
         """Reason for stopping if the largest number of draws is reached."""
         if not self.adaptive:
             return "stopped: all requested draws are done"

@@ -184,9 +184,8 @@ def _folded(spectrum: PeakedSpectrum, stack, instruments: list[list[int]], toler
     """Fold the spectrum through the response of each instrument, per second of exposure."""
     responses, counts, backgrounds = [], [], []
     for rows in instruments:
-        energy, response = stack.grouped_response(rows[0])
-        groups = slice(response.shape[1])
-        responses.append((energy, response / stack.exposure[rows[0]]))
+        responses.append(stack.grouped_response(rows[0], per_second=True))
+        groups = slice(responses[-1][1].shape[1])
         counts.append(np.asarray(stack.counts[rows])[:, groups])
         backgrounds.append(np.maximum(np.asarray(stack.background[rows] / stack.ratio[rows])[:, groups], 0.0))
     return ExpectedCounts.of(

@@ -310,7 +310,10 @@ class GolenetskiiCounts(PopulationModel):
             numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
 
     def _sample_spectra(self, p, bound: PreparedBursts) -> dict[str, Any]:
-        """Sample peak energy and indices of each interval, each minus its trend with those before it."""
+        """Sample the peak energy and the indices of each interval, (I,) by name.
+
+        Each is partially non-centred about its linear trend with the parameters sampled before it.
+        """
         spectra: dict[str, Any] = {}
         with numpyro.plate("interval", len(bound.center), dim=-1):
             for name in self.peaked.names[:-1]:

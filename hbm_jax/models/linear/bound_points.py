@@ -31,7 +31,7 @@ class GroupMeans(NamedTuple):
 
     @classmethod
     def of(cls, data: PointsInGroups) -> "GroupMeans":
-        """Return the means of data."""
+        """Return the means over the points of each group."""
         num, used = data.used.sum(axis=1), data.used[..., None]
 
         def mean(array):
@@ -170,8 +170,8 @@ def log_evolution(model: Any, data: PointsInGroups) -> Any:
         return None
     used = np.asarray(data.used)
     factor = 1.0 + np.where(used, data.redshift, 0.0)
-    logarithm, of = model.evolution.split(" ", 1)
-    if of == "E(z)":
+    logarithm, quantity = model.evolution.split(" ", 1)
+    if quantity == "E(z)":
         factor = np.sqrt(model.Om0 * factor**3 + 1.0 - model.Om0)
     return np.where(used, {"log10": np.log10, "ln": np.log}[logarithm](factor), 0.0)
 

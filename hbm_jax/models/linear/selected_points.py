@@ -66,22 +66,22 @@ def _efficiency(data: PointsInGroups, selection: Efficiency) -> np.ndarray:
 
 def check_probability(data: PointsInGroups, selection: Efficiency | DetectionFunction) -> None:
     """Raise an error for limits in the data, and for points that an efficiency or a function does not detect."""
-    what, used = f"Relation: selection {selection}", np.asarray(data.used)
+    prefix, used = f"Relation: selection {selection}", np.asarray(data.used)
     if isinstance(selection, Efficiency):
         probability = _efficiency(data, selection)
     elif len(data.predictors) > 1:
-        raise DataError(f"{what}: expected one predictor; found {len(data.predictors)}.")
+        raise DataError(f"{prefix}: expected one predictor; found {len(data.predictors)}.")
     else:
         values = np.asarray(data.values)
         probability = np.broadcast_to(selection.function(values[..., 0], values[..., 1]), used.shape)
     if data.limited != "no":
-        raise DataError(f"{what}: expected no upper or lower limits; found some. Only limits combine with them.")
+        raise DataError(f"{prefix}: expected no upper or lower limits; found some. Only limits combine with them.")
     wrong = used & ~((probability > 0.0) & (probability <= 1.0))
     if wrong.any():
         j, i = np.argwhere(wrong)[0]
         raise DataError(
-            f"{what}: expected a probability above 0 and up to 1 at every point; found {probability[j, i]:.6g} in row "
-            f"{data.row[j, i]}."
+            f"{prefix}: expected a probability above 0 and up to 1 at every point; found {probability[j, i]:.6g} in "
+            f"row {data.row[j, i]}."
         )
 
 
@@ -116,14 +116,14 @@ def check_selected(data: PointsInGroups, selection: Any) -> None:
 
 def check_injections(data: PointsInGroups, pooling: str) -> None:
     """Raise an error for data without injections, or whose density is not that of single points of one line."""
-    what = "Relation: selection='injections' expects"
+    prefix = "Relation: selection='injections' expects"
     if not len(data.injections):
-        raise DataError(f"{what} injections; found none. Read them with injections= of read_relation.")
+        raise DataError(f"{prefix} injections; found none. Read them with injections= of read_relation.")
     if pooling != "complete":
-        raise DataError(f"{what} one line for all points, pooling='complete'; found pooling={pooling!r}.")
+        raise DataError(f"{prefix} one line for all points, pooling='complete'; found pooling={pooling!r}.")
     if data.limited != "no" or np.any(data.common_error_y):
         found = "limits" if data.limited != "no" else "errors in common"
-        raise DataError(f"{what} points without limits and errors in common; found {found}.")
+        raise DataError(f"{prefix} points without limits and errors in common; found {found}.")
 
 
 def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:

@@ -26,7 +26,7 @@ class BoundEffects:
 
     Attributes
     ----------
-    name, factor, columns, walk, correlated, index, values, between, modes
+    name, factor, columns, walk, correlated, index, values, group_predictors, modes
         As in `hbm_jax.data.regression.group_designs.GroupDesign`.
     units : (Q,)
         Units of the default priors of the standard deviations of the effects.
@@ -41,7 +41,7 @@ class BoundEffects:
     correlated: bool = field(metadata={"static": True})
     index: Any
     values: Any
-    between: Any
+    group_predictors: Any
     modes: Any
     units: Any
     weights: Any
@@ -76,7 +76,7 @@ def _bound(group: GroupDesign, unit: float, weights: list[CentringWeight]) -> Bo
         group.correlated,
         np.asarray(group.index),
         values,
-        np.asarray(group.between),
+        np.asarray(group.group_predictors),
         np.asarray(group.modes),
         units / np.sqrt(len(group.labels)) if group.walk else units,
         np.stack([weight for weight, _ in weights]),
@@ -104,7 +104,7 @@ def sample_effects(group: BoundEffects, coef, lkj: float, positive: Callable):
     positive : callable
         ``positive("sd", unit, site, single)`` samples standard deviations; see `Regression.sample_positive`.
     """
-    (num, _, _), size = group.between.shape, len(group.columns)
+    (num, _, _), size = group.group_predictors.shape, len(group.columns)
     site, single = f"{group.name}_sd", f"sd[{group.name}]"
     if size == 1:
         sd = positive("sd", group.units[0], site, single).reshape(1)
@@ -117,7 +117,7 @@ def sample_effects(group: BoundEffects, coef, lkj: float, positive: Callable):
         _record(group, effects)
         return effects
     factor = _sample_correlation(group, lkj)
-    means = group.between @ coef
+    means = group.group_predictors @ coef
     columns: list[Any] = []
     standard: list[Any] = []  # standard normals, with which the effects of later columns are correlated
     for c in range(size):

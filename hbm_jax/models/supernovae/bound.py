@@ -84,7 +84,7 @@ class BoundSupernovae:
         return log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True)
 
 
-def bind(model, data: Supernovae, keep_design: bool, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
+def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
     """Return the bound data of `hbm_jax.models.Supernova`.
 
     Parameters
@@ -93,20 +93,19 @@ def bind(model, data: Supernovae, keep_design: bool, like: Sequence[BoundSuperno
         The options of this model are used.
     data : Supernovae
         N supernovae.
-    keep_design : bool
-        Whether to keep the container, for the ``distmod`` of a subclass.
+    noise : (N, 3, 3)
+        Covariance of the errors of (x1, c, m_b).
+    massive : (N,) or None
+        Weight of the high-mass side of the mass step; None without a step.
     like : sequence of BoundSupernovae
         Other bound data with which the result is to be stacked.
 
     Raises
     ------
     DataError
-        For data of another type, host masses missing for the mass step, redshift errors with sampled latents, and
-        redshift errors above a quarter of the redshift. With ``offsets="marginal"`` also for data without offsets, and
-        for redshifts with errors.
+        For redshift errors with sampled latents, and redshift errors above a quarter of the redshift. With
+        ``offsets="marginal"`` also for data without offsets, and for redshifts with errors.
     """
-    advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
-    model.check_container(data, Supernovae, advice)
     design, log_nodes = data, None
     uncertain = bool(np.any(data.sigma_z)) or any(other.log_nodes is not None for other in like)
     if uncertain or model.velocity == "redshift":
@@ -116,26 +115,25 @@ def bind(model, data: Supernovae, keep_design: bool, like: Sequence[BoundSuperno
                 "latents='marginal'.",
                 [Remedy("latents", "marginal")],
             )
-        nodes = redshift_nodes(data, float(model.sigma_v or 0.0) if model.velocity == "redshift" else 0.0)
+        nodes = redshift_nodes(data, redshift_variance(model, data))
         design = replace(data, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
         log_nodes = nodes.log_weights
     if model.offsets == "marginal":
         _check_offsets(data, uncertain)
     _check_observations(model, data)
     z_max = max((float(np.max(other.distances.z)) for other in like), default=None)
-    breaks = expansion.named(model.cosmology).breaks
     surveys = list(data.survey_counts)
     return BoundSupernovae(
         observed=np.stack([getattr(data, name) for name in OBSERVABLES], axis=-1),
-        noise=np.asarray(model.noise(data)),
-        distances=RedshiftMatrix(design.z_cmb, design.z_hel, breaks=breaks, z_max=z_max),
+        noise=np.asarray(noise),
+        distances=expansion.distance_matrix(model.cosmology, design, z_max),
         z_cmb=data.z_cmb,
         log_nodes=log_nodes,
-        massive=np.asarray(model.massive(data)) if model.mass_step else None,
+        massive=None if massive is None else np.asarray(massive),
         prob_ia=_type_probabilities(model, data, like),
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
         offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if data.offset_name else None,
-        design=design if keep_design else None,
+        design=design if model.overrides_distmod else None,
         num_surveys=len(surveys) if model.by_survey else 0,
     )
 
@@ -187,12 +185,33 @@ def noise_covariance(model, data: Supernovae) -> np.ndarray:
     """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing and velocity."""
     covariance = data.covariance[:, ORDER[:, None], ORDER]
     lensing = data.variance_lensing if model.lensing is None else lensing_variance(data.z_cmb, model.lensing)
-    velocity: Any = data.variance_velocity
+    variance = lensing + velocity_variances(model, data).magnitude
+    return covariance + variance[:, None, None] * np.diag([0.0, 0.0, 1.0])
+
+
+def redshift_variance(model, data: Supernovae) -> np.ndarray:
+    """Return the variance of the redshift from which the distance is computed, (N,): measurement and velocity."""
+    return data.sigma_z**2 + velocity_variances(model, data).redshift
+
+
+class VelocityVariances(NamedTuple):
+    """Variances from peculiar velocities, (N,) or 0: of the magnitude [mag^2] and of the redshift."""
+
+    magnitude: Any
+    redshift: Any
+
+
+def velocity_variances(model, data: Supernovae) -> VelocityVariances:
+    """Return the variances from peculiar velocities, which enter either the magnitude or the redshift.
+
+    ``sigma_v`` of the model replaces the ``variance_velocity`` of the data.
+    """
     if model.velocity == "redshift":
-        velocity = 0.0
-    elif model.sigma_v is not None:
-        velocity = velocity_variance(data.z_cmb, model.sigma_v)
-    return covariance + (lensing + velocity)[:, None, None] * np.diag([0.0, 0.0, 1.0])
+        sigma = float(model.sigma_v) / speed_of_light_km_s * (1.0 + data.z_cmb)
+        return VelocityVariances(magnitude=0.0, redshift=sigma**2)
+    if model.sigma_v is not None:
+        return VelocityVariances(magnitude=velocity_variance(data.z_cmb, model.sigma_v), redshift=0.0)
+    return VelocityVariances(magnitude=data.variance_velocity, redshift=0.0)
 
 
 class RedshiftNodes(NamedTuple):
@@ -203,23 +222,22 @@ class RedshiftNodes(NamedTuple):
     log_weights: np.ndarray
 
 
-def redshift_nodes(data: Supernovae, sigma_v: float) -> RedshiftNodes:
+def redshift_nodes(data: Supernovae, variance: np.ndarray) -> RedshiftNodes:
     """Return quadrature nodes in the true redshift of each supernova, weighted by the error of the observed one.
 
     Parameters
     ----------
     data : Supernovae
-        Supernovae with redshift errors ``sigma_z``.
-    sigma_v : float
-        Dispersion of line-of-sight velocities that is added to the redshift error [km/s].
+        N supernovae.
+    variance : (N,)
+        Variance of the redshift, from `redshift_variance`.
 
     Raises
     ------
     DataError
         If an error exceeds a quarter of its redshift: the nodes then do not resolve the change of the distance.
     """
-    velocity = sigma_v / speed_of_light_km_s * (1.0 + data.z_cmb)
-    sigma = np.sqrt(data.sigma_z**2 + velocity**2)
+    sigma = np.sqrt(variance)
     expected = f"a redshift error, peculiar velocity included, of at most {_MAX_ERROR} z_cmb"
     reject_rows(sigma > _MAX_ERROR * data.z_cmb, sigma / data.z_cmb, "error relative to z_cmb", expected, data.name)
     z_cmb = data.z_cmb[:, None] + sigma[:, None] * _NODES

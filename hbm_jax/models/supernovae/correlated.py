@@ -25,7 +25,7 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.supernovae.correlated_table import CorrelatedTable, coefficients, tabulate
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
-from hbm_jax.models.supernovae.laws.host import massive_hosts
+from hbm_jax.models.supernovae.laws import MassStep
 
 DEFAULT_PRIORS: dict[str, Prior] = {
     "M0": dist.Normal(-19.3, 1.0),
@@ -166,7 +166,7 @@ class CorrelatedSupernova(PopulationModel):
         """
         self.check_container(data, CorrelatedSupernovae, "Read them with hbm_jax.data.read_correlated_supernovae.")
         sne, surveys, by_survey = data.sne, list(data.sne.survey_counts), self.scatter == "survey"
-        massive = massive_hosts(sne, 10.0, 0.0, False) if self.mass_step else np.zeros(len(data))
+        massive = MassStep().massive(sne) if self.mass_step else np.zeros(len(data))
         diagonal = sne.variance_lensing + sne.variance_velocity
         table = None
         if self.scatter == "published":
@@ -177,7 +177,7 @@ class CorrelatedSupernova(PopulationModel):
             m_b=sne.m_b,
             x1=sne.x1,
             c=sne.c,
-            distances=self._distances(data),
+            distances=expansion.distance_matrix(self.cosmology, sne),
             massive=massive,
             blocks=data.total_blocks,
             diagonal=diagonal,
@@ -192,12 +192,8 @@ class CorrelatedSupernova(PopulationModel):
         bound = [model.bound(sample) for sample in data]
         if len({np.shape(sample.distances.nodes) for sample in bound}) == 1:
             return bound
-        return [replace(b, distances=model._distances(s, z_max)) for b, s in zip(bound, data, strict=True)]
-
-    def _distances(self, data: CorrelatedSupernovae, z_max: float | None = None) -> RedshiftMatrix:
-        """Return the distance matrix, with nodes up to a redshift, by default the largest of the sample."""
-        breaks = expansion.named(self.cosmology).breaks
-        return RedshiftMatrix(data.sne.z_cmb, data.sne.z_hel, breaks=breaks, z_max=z_max)
+        matrices = [expansion.distance_matrix(self.cosmology, sample.sne, z_max) for sample in data]
+        return [replace(sample, distances=matrix) for sample, matrix in zip(bound, matrices, strict=True)]
 
     def program(self, bound: BoundCorrelatedSupernovae, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` m_b is drawn, and everything else is the design."""

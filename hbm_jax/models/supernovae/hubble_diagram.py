@@ -16,7 +16,6 @@ import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import RedshiftMatrix, breaks_of
 from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, load_constraints, read_constraints
 from hbm_jax.data.supernovae.constraints import PUBLISHED
 from hbm_jax.distributions import Offset
@@ -228,8 +227,7 @@ class HubbleDiagram(PopulationModel):
 
     def distmod(self, data: DistanceModuli, cosmology: Any):
         """Return the distance modulus of every object [mag], (N,): of the host of a calibrator, else mu(z)."""
-        mu = RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
-        return jnp.where(data.is_calibrator, data.mu_calibrator, mu)
+        return jnp.where(data.is_calibrator, data.mu_calibrator, expansion.distance_moduli(data, cosmology))
 
     def simulate(self, key, data: DistanceModuli, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample with the design of ``data``, as `hbm_jax.models.base.PopulationModel.simulate`.

@@ -5,10 +5,11 @@ from hbm_jax.validation import OptionError, Remedy
 
 def mixture_options(model) -> list[str]:
     """Return the options in use of a `hbm_jax.models.Supernova` that need the mixture of `populations`, as text."""
-    flags = [f"{name}=True" for name in ("mass_error", "outliers") if getattr(model, name)]
-    gaussian = {name: getattr(model.laws, name).gaussian for name in ("stretch", "colour", "selection")}
-    gaussian["velocity"] = model.velocity == "distance"
-    return flags + [f"{name}={getattr(model, name)!r}" for name in gaussian if not gaussian[name]]
+    laws = {"mass_error": model.laws.host}
+    laws |= {option: getattr(model.laws, option) for option in ("outliers", "stretch", "colour", "selection")}
+    needed = [option for option, law in laws.items() if law is not None and not law.gaussian]
+    needed += ["velocity"] if model.velocity == "redshift" else []
+    return [f"{option}={getattr(model, option)!r}" for option in needed]
 
 
 def check(model) -> None:

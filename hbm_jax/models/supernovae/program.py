@@ -23,8 +23,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     cosmology = expansion.sample_cosmology(model.cosmology, model.all_priors, supernova_degeneracy)
     parameters = _sample_parameters(model, bound)
     offset = None if observed and model.integrated else _sample_calibration(bound)
-    overridden = bound.design is not None
-    modulus = model.distmod(bound.design, cosmology) if overridden else bound.distances.distmod(cosmology)
+    modulus = bound.distances.distmod(cosmology) if bound.design is None else model.distmod(bound.design, cosmology)
     if observed:
         modulus = expansion.require_big_bang(modulus)
     if model.laws.drift is not None:

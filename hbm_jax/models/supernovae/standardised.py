@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.data import Supernovae
 from hbm_jax.data.columns import index_of_groups
-from hbm_jax.models.supernovae.population import tripp
+from hbm_jax.models.supernovae.population import Laws, tripp
 
 
 class Standardised(NamedTuple):
@@ -18,18 +17,26 @@ class Standardised(NamedTuple):
     variance: np.ndarray
 
 
-def standardised(model, data: Supernovae, parameters: Mapping[str, Any]) -> Standardised:
+def standardised(
+    laws: Laws, data: Supernovae, parameters: Mapping[str, Any], noise, redshift_variance, massive
+) -> Standardised:
     """Return the magnitude of each supernova corrected to x1 = c = 0 and a low-mass host.
 
     Parameters
     ----------
-    model : Supernova
-        The options of this model are used.
+    laws : Laws
+        Laws of the model.
     data : Supernovae
         The sample of N supernovae.
     parameters : mapping of str to float
         ``alpha``, ``beta``, ``sigma_int``, ``delta_M`` with a mass step, and the parameters of other options used;
         others are ignored. sigma_int may be an array with one value for each survey of ``data.survey_counts``.
+    noise : (N, 3, 3)
+        Covariance of the errors of (x1, c, m_b).
+    redshift_variance : (N,)
+        Variance of the redshift.
+    massive : (N,) or None
+        Weight of the high-mass side of the mass step; None without a step.
 
     Returns
     -------
@@ -39,26 +46,17 @@ def standardised(model, data: Supernovae, parameters: Mapping[str, Any]) -> Stan
         intrinsic scatter. With ``mass_error`` the step is weighted by the probability of a massive host. With dust
         the slope is that of the regression of magnitude on true colour. Redshift errors are propagated to first
         order. Selection and outliers are ignored.
-
-    Raises
-    ------
-    DataError
-        If a host mass is needed and missing.
     """
     p: dict[str, Any] = {name: np.asarray(value) for name, value in parameters.items()}
     if p["sigma_int"].ndim:
         p["sigma_int"] = p["sigma_int"][index_of_groups(data.survey, list(data.survey_counts))]
-    laws = model.laws
     host_magnitude: Any = 0.0
     if laws.host is not None:
-        relation = laws.host.relation(p, model.massive(data), laws.colour.slopes)
+        relation = laws.host.relation(p, massive, laws.colour.slopes)
         host_magnitude = relation.pop("host_magnitude")
         p |= relation
     p["beta"], intercept = laws.colour.standardisation(p, data.c)
     m_b = data.m_b - tripp(p, data.x1, data.c) - host_magnitude - intercept
     direction = np.stack(np.broadcast_arrays(p["alpha"], -p["beta"], np.ones(len(data))), axis=-1)
-    variance = np.einsum("ni,nij,nj->n", direction, model.noise(data), direction) + p["sigma_int"] ** 2
-    redshift_variance = data.sigma_z**2
-    if model.velocity == "redshift":
-        redshift_variance = redshift_variance + (model.sigma_v / speed_of_light_km_s * (1.0 + data.z_cmb)) ** 2
+    variance = np.einsum("ni,nij,nj->n", direction, noise, direction) + p["sigma_int"] ** 2
     return Standardised(m_b, variance + (5.0 / np.log(10.0) / data.z_cmb) ** 2 * redshift_variance)

@@ -21,18 +21,17 @@ import jax
 import numpy as np
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import Cosmology, RedshiftMatrix, breaks_of, distmod
+from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Supernovae
 from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae import options, program
-from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covariance
+from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covariance, redshift_variance
 from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, SelectionLaw, StretchLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
-from hbm_jax.validation import concrete
 
 Latents = Literal["marginal", "sampled", "noncentred", "centred"]
 LATENTS = get_args(Latents)
@@ -185,15 +184,19 @@ class Supernova(PopulationModel):
     @cached_property
     def laws(self) -> Laws:
         """Laws of the model; None where an option is off."""
-        host = MassStep(self.step_mass, self.step_width, self.mass_error, self.host_beta)
         return Laws(
             stretch=StretchLaw.named(self.stretch),
             colour=ColourLaw.named(self.colour),
-            host=host if self.mass_step else None,
+            host=self._mass_step_law if self.mass_step else None,
             drift=Drift() if self.drift else None,
             outliers=Outliers() if self.outliers else None,
             selection=SelectionLaw.named(self.selection),
         )
+
+    @property
+    def _mass_step_law(self) -> MassStep:
+        """Mass step with the options of the model, also if ``mass_step`` is False."""
+        return MassStep(self.step_mass, self.step_width, self.mass_error, self.host_beta)
 
     @property
     def label(self) -> str:
@@ -213,9 +216,11 @@ class Supernova(PopulationModel):
     @property
     def _relation_priors(self) -> dict[str, Prior]:
         """Default priors of the parameters other than those of the cosmology."""
-        priors = {name: prior for name, prior in DEFAULT_PRIORS.items() if self.mass_step or name != "delta_M"}
+        priors = dict(DEFAULT_PRIORS)
         for law in self.laws.used:
             priors |= law.priors
+        if self.laws.host is None:
+            del priors["delta_M"]
         return priors
 
     @property
@@ -232,20 +237,27 @@ class Supernova(PopulationModel):
     def bind(self, data: Supernovae) -> BoundSupernovae:
         """Return covariances, distance matrix, weights of the mass step and observed values as arrays.
 
-        Errors are those of `hbm_jax.models.supernovae.bound.bind`.
+        Errors are those of `hbm_jax.models.supernovae.bound.bind`, and DataError for data of another type and for host
+        masses missing for the mass step.
         """
-        return bind(self, data, self._overrides_distmod)
+        return self._bind(data)
 
     def bind_each(self, data: Sequence[Supernovae]) -> list[BoundSupernovae]:
         """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
         bound = [self.bound(sample) for sample in data]
         shapes = [tuple(map(np.shape, jax.tree.leaves(sample))) for sample in bound]
         if len({(jax.tree.structure(sample), shape) for sample, shape in zip(bound, shapes, strict=True)}) > 1:
-            bound = [bind(self, sample, self._overrides_distmod, like=bound) for sample in data]
+            bound = [self._bind(sample, like=bound) for sample in data]
         return bound
 
+    def _bind(self, data: Supernovae, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
+        """Return bound data, which stack with those of ``like``."""
+        advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
+        self.check_container(data, Supernovae, advice)
+        return bind(self, data, self.noise(data), self._host_weights(data), like)
+
     @property
-    def _overrides_distmod(self) -> bool:
+    def overrides_distmod(self) -> bool:
         """True for a subclass that overrides `distmod`."""
         return type(self).distmod is not Supernova.distmod
 
@@ -255,7 +267,11 @@ class Supernova(PopulationModel):
 
     def massive(self, data: Supernovae):
         """Return the weight of the high-mass side of the step for each host, (N,); see `massive_hosts`."""
-        return MassStep(self.step_mass, self.step_width, self.mass_error).massive(data)
+        return self._mass_step_law.massive(data)
+
+    def _host_weights(self, data: Supernovae):
+        """Return `massive`, or None without a mass step."""
+        return None if self.laws.host is None else self.massive(data)
 
     def noise(self, data: Supernovae):
         """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing and velocity."""
@@ -273,7 +289,8 @@ class Supernova(PopulationModel):
         >>> Supernova().standardise(load_jla(), parameters).m_b.shape
         (740,)
         """
-        return standardised(self, data, parameters)
+        variance = redshift_variance(self, data)
+        return standardised(self.laws, data, parameters, self.noise(data), variance, self._host_weights(data))
 
     def distmod(self, data: Supernovae, cosmology: Cosmology):
         """Return the distance modulus of every supernova [mag], (N,); subclasses may override it.
@@ -282,9 +299,7 @@ class Supernova(PopulationModel):
         an override with the container at the redshifts of the distances, whose arrays are traced in a batch; without
         an override it uses the distance matrix of the bound data.
         """
-        if concrete(data.z_cmb) is None:
-            return distmod(data.z_cmb, cosmology, z_hel=data.z_hel)
-        return RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
+        return expansion.distance_moduli(data, cosmology)
 
     def simulate(self, key, data: Supernovae, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample with the design of ``data``, as `hbm_jax.models.base.PopulationModel.simulate`.

@@ -10,7 +10,6 @@ import numpy as np
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.folding.fold import has_free_features
 from hbm_jax.spectra.model.components import Component
-from hbm_jax.spectra.model.composition import separated
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
@@ -63,8 +62,7 @@ class FoldedSpectra:
         """
         responses = [data.sparse_response(row) for row in range(len(data))]
         counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in enumerate(responses)]
-        smooth, _ = separated(spectrum)
-        tolerance = tolerance if smooth is None or has_free_features(smooth) else SMOOTH * tolerance
+        tolerance = tolerance if has_free_features(spectrum, lines=False) else SMOOTH * tolerance
         source = ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance)
         return cls(data.statistic(statistic), source, source.errors)
 

@@ -1,7 +1,7 @@
 """Figures of the normal hierarchical model: shrinkage of the groups, and the funnel."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from matplotlib.ticker import NullLocator
@@ -127,29 +127,26 @@ def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int =
     """
     fits = {"": fits} if isinstance(fits, Fit) else dict(fits)
     drawn = {title: _funnel_draws(fit, group, component) for title, fit in fits.items()}
-    exact = next(
-        (drawn[title][3] for title, fit in fits.items() if cast(Any, model_of(fit)).latents == "marginal"), None
-    )
-    log_taus = np.concatenate([all_log_tau for *_, all_log_tau, _ in drawn.values()])
+    marginal = (title for title, fit in fits.items() if cast(Any, model_of(fit)).latents == "marginal")
+    exact = next((drawn[title].all_log_tau for title in marginal), None)
+    log_taus = np.concatenate([draws.all_log_tau for draws in drawn.values()])
     low, high = np.quantile(log_taus, (0.0005, 0.9995))
     bins = np.linspace(low - 0.3, high + 0.3, BINS)
-    theta = np.concatenate([values for values, *_ in drawn.values()])
-    limits = np.quantile(theta, (0.001, 0.999))
-    name = _model_and_data(next(iter(fits.values())), "funnel")[1].name[drawn[next(iter(drawn))][4]]
+    limits = np.quantile(np.concatenate([draws.theta for draws in drawn.values()]), (0.001, 0.999))
+    name = next(iter(drawn.values())).group
     with house_style():
         figure = Figure(figsize=(0.6 + 2.9 * len(fits), 3.2), layout="constrained")
         grid = figure.subplots(1, 2 * len(fits), sharey=True, width_ratios=[3.0, 0.8] * len(fits), squeeze=False)[0]
-        for (title, (value, log_tau, diverging, all_log_tau, _)), axis, side in zip(
-            drawn.items(), grid[::2], grid[1::2], strict=True
-        ):
+        for (title, draws), axis, side in zip(drawn.items(), grid[::2], grid[1::2], strict=True):
+            theta, log_tau, diverging = draws.theta, draws.log_tau, draws.diverging
             axis.plot(
-                value[~diverging], log_tau[~diverging], ".", color=BLUE, ms=2.2, mew=0.0, alpha=0.45, rasterized=True
+                theta[~diverging], log_tau[~diverging], ".", color=BLUE, ms=2.2, mew=0.0, alpha=0.45, rasterized=True
             )
-            axis.plot(value[diverging], log_tau[diverging], ".", color=VERMILION, ms=5.0, mew=0.0, rasterized=True)
+            axis.plot(theta[diverging], log_tau[diverging], ".", color=VERMILION, ms=5.0, mew=0.0, rasterized=True)
             count = f"{int(diverging.sum())} divergent" if diverging.any() else "no divergence"
             axis.set_title(f"{title}: {count}" if title else count)
             axis.set(xlim=limits, xlabel=rf"$\theta$ of {name}".replace("_", r"\_"))
-            heights, _ = np.histogram(all_log_tau, bins, density=True)
+            heights, _ = np.histogram(draws.all_log_tau, bins, density=True)
             side.stairs(heights, bins, orientation="horizontal", fill=True, color=BLUE, alpha=0.45)
             if exact is not None:
                 side.stairs(
@@ -162,8 +159,18 @@ def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int =
     return figure
 
 
-def _funnel_draws(fit: Fit, group: str | int, component: int):
-    """Return theta, ln tau and divergence flag of thinned draws, ln tau of all draws, and the index of the group."""
+class _FunnelDraws(NamedTuple):
+    """Thinned draws (draw,) with divergence flags, ln tau of all draws, and the name of the group."""
+
+    theta: np.ndarray
+    log_tau: np.ndarray
+    diverging: np.ndarray
+    all_log_tau: np.ndarray
+    group: str
+
+
+def _funnel_draws(fit: Fit, group: str | int, component: int) -> _FunnelDraws:
+    """Return the draws of a group and a component; all divergent draws are kept."""
     _, data = _model_and_data(fit, "funnel")
     if isinstance(group, str) and group not in data.name:
         raise ValueError(f"funnel: expected a group, one of {', '.join(data.name[:20])}; found {group!r}.")
@@ -181,7 +188,7 @@ def _funnel_draws(fit: Fit, group: str | int, component: int):
         theta = parameter(fit, "theta").reshape(len(log_tau), len(data), -1)[keep]
     else:
         theta = _theta(fit, data)
-    return theta[:, row, component], log_tau[keep], diverging[keep], log_tau, row
+    return _FunnelDraws(theta[:, row, component], log_tau[keep], diverging[keep], log_tau, data.name[row])
 
 
 def _model_and_data(fit: Fit, figure_name: str) -> tuple[Normal | NormalVectors, ValuesInGroups]:

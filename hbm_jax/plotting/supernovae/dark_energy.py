@@ -91,6 +91,11 @@ def expansion_contour(
     return joint.figure
 
 
+def _prior_draws(prior: Any, key: jax.Array, num: int) -> np.ndarray:
+    """Return draws of a prior, or copies of a fixed value, (num,)."""
+    return np.asarray(prior.sample(key, (num,))) if isinstance(prior, dist.Distribution) else np.full(num, prior)
+
+
 def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM_DRAWS) -> Figure:
     """Draw the posterior and the prior of the equation of state of dark energy as a function of redshift.
 
@@ -127,12 +132,10 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
     posterior_w = _w(model, z, {key: np.broadcast_to(v, (total,))[rows] for key, v in values.items()})
     keys = jax.random.split(jax.random.key(0), len(names))
     with jax.enable_x64(True):
-        prior = {
-            key: np.asarray(p.sample(k, (num_draws,))) if isinstance(p, dist.Distribution) else np.full(num_draws, p)
-            for k, key in zip(keys, names, strict=True)
-            for p in [model.all_priors[key]]
+        prior_draws = {
+            name: _prior_draws(model.all_priors[name], key, num_draws) for name, key in zip(names, keys, strict=True)
         }
-    prior_w = _w(model, z, prior)
+    prior_w = _w(model, z, prior_draws)
     bands = np.quantile(posterior_w, QUANTILES, axis=0)
     with house_style():
         figure = Figure(figsize=(5.6, 3.8), layout="constrained")

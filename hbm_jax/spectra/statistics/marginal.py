@@ -181,7 +181,7 @@ def background_integral(
 
 
 def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> BackgroundSeries:
-    """Compute the coefficients of the series.
+    """Compute the coefficients of the polynomial in 1 / mu to which P(S | mu) is proportional.
 
     Parameters
     ----------

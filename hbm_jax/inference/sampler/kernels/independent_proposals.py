@@ -191,7 +191,7 @@ class IndependentProposals(Hamiltonian):
         self._check_length(self.trajectory_length)
 
     @property
-    def between(self) -> Hamiltonian:
+    def trajectories(self) -> Hamiltonian:
         """Sampler of the trajectories between the proposals."""
         options: dict[str, Any] = {
             "target_accept_prob": self.target_accept_prob,
@@ -211,11 +211,11 @@ class IndependentProposals(Hamiltonian):
 
     def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel of the trajectories."""
-        return self.between.kernel(potential, inverse_mass, dense, step_size)
+        return self.trajectories.kernel(potential, inverse_mass, dense, step_size)
 
     def prepared(self, state: Any) -> Any:
         """Return the state from which the next trajectory starts."""
-        return self.between.prepared(state)
+        return self.trajectories.prepared(state)
 
     def fitted(self, size: int) -> Proposals:
         """Return proposals that are not used."""
