@@ -34,6 +34,7 @@ from hbm_jax.inference.model_check import replicates
 
 PER_SAMPLE = 12  # samples of the model from which one with a misfit is made
 KINDS = ("contaminants", "cut", "errors", "trend", "group")
+STRONG = 3.0  # standard deviations by which a misfit moves a parameter of the population, as it must be found
 HERE = Path(__file__).resolve().parent
 
 
@@ -319,7 +320,7 @@ def report(state: dict[str, list], output: Path) -> None:
         "hbm_jax.sample: few of them have the 400 effective draws of a usable posterior",
         "",
         f"{'system':<12} {'samples':<13} {'alarms':>10} {'p<0.01':>7} {'p<0.05':>7} {'p<0.1':>7} {'p<0.5':>7}  "
-        "shift (median, in sd)",
+        f"{'shift >= 3 sd':<13} shift (median, in sd)",
     ]  # fmt: skip
     former = output.read_text().splitlines() if output.exists() else []
     for line in former[5:]:
@@ -331,8 +332,11 @@ def report(state: dict[str, list], output: Path) -> None:
         fractions = " ".join(f"{(p < level).mean():7.2f}" for level in (0.01, 0.05, 0.1, 0.5))
         moved = max({r["moved"] for r in results}, key=[r["moved"] for r in results].count)
         shift = f"{np.median([abs(r['shift']) for r in results]):.1f} ({moved})" if kind != "null" else ""
-        alarms = f"{int((p < model_check.LEVEL).sum())} of {len(p)}"
-        lines.append(f"{system:<12} {kind:<13} {alarms:>10} {fractions}  {shift}".rstrip())
+        alarm = p < model_check.LEVEL
+        strong = np.array([abs(r["shift"]) >= STRONG for r in results]) & (kind != "null")
+        alarms, of_strong = (f"{int(alarm[which].sum())} of {int(which.sum())}" for which in (p <= 1.0, strong))
+        of_strong = of_strong if kind != "null" else ""
+        lines.append(f"{system:<12} {kind:<13} {alarms:>10} {fractions}  {of_strong:<13} {shift}".rstrip())
     order = [f"{system} {kind}" for system in SYSTEMS for kind in ("null", *KINDS)]
     lines[5:] = sorted(lines[5:], key=lambda line: order.index(" ".join(line.split()[:2])))
     output.write_text("\n".join(lines) + "\n")
