@@ -15,7 +15,9 @@ from hbm_jax.data import AfterglowPopulation, read_afterglows, write_afterglows
 from hbm_jax.models import Afterglow
 from hbm_jax.models.varying import varying_of
 from hbm_jax.models.xray.absorbed_counts import values_of
+from hbm_jax.models.xray.trial_spectra import possible_trials
 from hbm_jax.spectra import Parameter, component, photons
+from hbm_jax.spectra.folding.fold import photons_in_bins
 from hbm_jax.spectra.model import registration
 from hbm_jax.spectra.model.absorbers import precise_cross_section
 
@@ -198,3 +200,22 @@ def test_the_default_is_an_expression_too():
     assert written.all_priors.keys() == default.all_priors.keys()
     assert written.medium.spectrum(1.0, (0.3, 10.0)) == default.medium.spectrum(1.0, (0.3, 10.0))
     assert hbm.models.Afterglow(**written.to_config()).to_config() == written.to_config()
+
+
+@pytest.mark.long
+def test_trial_spectra_are_possible_given_the_counts(data):
+    """Their log likelihoods, from integrals over the energy bins, are within 50 of the largest, and far apart."""
+    model = Afterglow(spectrum="tbabs(mw) * ztbabs(host) * (powerlaw + bbodyrad(bb))")
+    prepared = model.prepare(data)
+    tried = possible_trials(prepared, np.arange(NUM))
+    for row, values in enumerate(tried):
+        spectrum = model.medium.spectrum(np.asarray(data.z), model.band).of_source(row)
+        edges, response = data.spectra.grouped_response(row)
+        expected = photons_in_bins(spectrum, edges, values) @ response
+        padding = ((0, 0), (0, data.spectra.counts.shape[1] - expected.shape[1]))
+        with jax.enable_x64(True):
+            statistic = jax.tree.map(lambda leaf, row=row: leaf[row] if np.ndim(leaf) else leaf, prepared.statistic)
+            log_likelihood = np.asarray(jnp.sum(statistic.log_likelihood(np.pad(expected, padding)), axis=1))
+        assert log_likelihood.max() - log_likelihood.min() < 50.0 + 1e-3
+        assert log_likelihood.max() - np.median(log_likelihood) > 2.0
+        assert np.ptp(np.log10(values["bb_kT"])) > 0.2
