@@ -92,8 +92,8 @@ def possible_trials(bound: Any, rows: np.ndarray) -> list[dict[str, np.ndarray]]
 def _largest_distance(bound: Any, theta, galactic, fractions) -> np.ndarray:
     """Return the index of the largest distance at which each trial spectrum is possible, (num_trials, N).
 
-    The parameters at D distances, which decrease to 0, are ``theta`` (D, num_trials, N, K), ``galactic``, columns of the
-    Milky Way (D, num_trials, N), and ``fractions`` of the common parameters (D, num_trials, num_common), as in
+    The parameters at D distances, which decrease to 0, are ``theta`` (D, num_trials, N, K), columns of the Milky Way
+    ``galactic`` (D, num_trials, N), and ``fractions`` of the common parameters (D, num_trials, num_common), as in
     `Varying.spread`.
     """
     num = theta.shape[0] * theta.shape[1]
