@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -41,6 +42,26 @@ def elementwise(function: Callable[..., Any], *arrays: Any) -> np.ndarray:
     chunks = [np.pad(array, (0, -array.size % CHUNK), mode="edge").reshape(-1, CHUNK) for array in flat]
     values = precomputed(lambda: [np.asarray(function(*chunk)) for chunk in zip(*chunks, strict=True)])
     return np.concatenate(values)[: flat[0].size].reshape(np.shape(arrays[0]))
+
+
+def cached_once(maxsize: int | None = None) -> Callable[[Callable], Callable]:
+    """Return a decorator that caches results, and lets other threads wait while a result is computed.
+
+    With `functools.lru_cache` two threads that need the same table compute it twice.
+    """
+
+    def decorate(function):
+        cached, lock = functools.lru_cache(maxsize)(function), threading.Lock()
+
+        @functools.wraps(function)
+        def locked(*args):
+            with lock:
+                return cached(*args)
+
+        locked.cache_clear = cached.cache_clear
+        return locked
+
+    return decorate
 
 
 @functools.cache

@@ -5,15 +5,13 @@ from typing import Any
 
 # The loops that XLA's newer emitters of CPU kernels write take LLVM half of the compile time, and are no faster in our
 # programs (benchmarks/results/compile_options.txt). Later versions of jaxlib have no such option.
-_OLDER_EMITTERS: dict[str, Any] = (
-    {"xla_cpu_use_fusion_emitters": False} if version("jaxlib").startswith("0.10.") else {}
-)
+OLDER_EMITTERS: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if version("jaxlib").startswith("0.10.") else {}
 
 # Of programs that run a few times only, so that compilation takes most of the time: XLA optimises nothing.
 QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_parallel_codegen_split_count": 1,
-    **_OLDER_EMITTERS,
+    **OLDER_EMITTERS,
 }
 
 
@@ -32,4 +30,4 @@ def sampling_options(platform: str) -> dict[str, Any]:
     sooner, and its step took 1.07 times as long for afterglows; only level 0 compiles in half that time, with steps 1.7
     to 2.9 times as long.
     """
-    return dict(_OLDER_EMITTERS) if platform == "cpu" else {}
+    return dict(OLDER_EMITTERS) if platform == "cpu" else {}

@@ -5,7 +5,6 @@ integral of sigma(L + u) times a parabola in u = log(1 + z) is a combination of 
 edges are. All three are cubic Hermite tables with exact slopes and a node at every edge.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY
 from hbm_jax.absorption.rates import ABSORBING
+from hbm_jax.precomputation import cached_once
 
 NUM_NODES = 200  # initial number of nodes, in addition to those at edges
 # Error of S1 at the middle of an interval, relative to the integral over the interval; if it is larger, the interval is
@@ -44,7 +44,7 @@ class RunningIntegrals(NamedTuple):
     left: jax.Array | np.ndarray
 
 
-@functools.cache
+@cached_once()
 def running_integrals() -> RunningIntegrals:
     """Return the tables of all ions of `ABSORBING`, (nodes, ions), in double precision."""
     fits = fit_coefficients(ABSORBING)

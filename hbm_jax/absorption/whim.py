@@ -18,6 +18,7 @@ from hbm_jax.absorption.running_integrals import RunningIntegrals, look_up, runn
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.expansion import guarded_inverse_e
 from hbm_jax.validation import concrete
+from hbm_jax.xla_options import QUICK
 
 NUM_CELLS = 20
 MAX_REDSHIFT = 10.0
@@ -138,7 +139,7 @@ def weights_along(z: float, cosmology: Cosmology, density_slope, metallicity_slo
     return jax.tree.map(np.asarray, cells)
 
 
-@functools.partial(jax.jit, static_argnames="num_cells")
+@functools.partial(jax.jit, static_argnames="num_cells", compiler_options=QUICK)
 def _weights_along(z, cosmology, density_slope, metallicity_slope, *, num_cells):
     """Compiled part of `weights_along`."""
     weights = weights_of(cosmology, density_slope, 1.0, metallicity_slope)

@@ -29,8 +29,9 @@ from hbm_jax.absorption.whim import (
     weights_along,
 )
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.precomputation import on_every_core, precomputed
+from hbm_jax.precomputation import cached_once, on_every_core, precomputed
 from hbm_jax.validation import concrete
+from hbm_jax.xla_options import QUICK
 
 # A step of 1/48 in log10 T. In collisional gas an ion appears and disappears within 0.3 in log10 T. A step of 0.05 has
 # an error of 2e-4 in a transmission; a step of 1/32 has 1e-4, and 1e-2 in the slope of ln(tau). The error falls as the
@@ -282,18 +283,18 @@ def _interpolation() -> np.ndarray:
     return np.linalg.inv(matrix)[:, :num]
 
 
-@functools.lru_cache(maxsize=32)
+@cached_once(maxsize=32)
 def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
     """Return the fractions of all ions at the temperature nodes, (nodes, ions)."""
 
-    def fractions():
-        nodes = np.linspace(*LOG10_T, NUM_TEMPERATURES)
-        return np.asarray(ion_fractions(nodes, log10_xi, mode=mode, rates=rates, photon_index=photon_index))
+    def fractions(nodes):
+        return ion_fractions(nodes, log10_xi, mode=mode, rates=rates, photon_index=photon_index)
 
-    return precomputed(fractions)
+    run = jax.jit(fractions, compiler_options=QUICK)
+    return precomputed(lambda: np.asarray(run(np.linspace(*LOG10_T, NUM_TEMPERATURES))))
 
 
-@functools.lru_cache(maxsize=2)  # some 30 MB each
+@cached_once(maxsize=2)  # some 30 MB each
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     """Return the running integrals for each spline coefficient, of H and He and of metals, (5 nodes, 2, knots)."""
     fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)

@@ -15,7 +15,9 @@ from hbm_jax.data import AfterglowPopulation, read_afterglows, write_afterglows
 from hbm_jax.models import Afterglow
 from hbm_jax.models.varying import varying_of
 from hbm_jax.models.xray.absorbed_counts import values_of
+from hbm_jax.models.xray.trial_spectra import possible_trials
 from hbm_jax.spectra import Parameter, component, photons
+from hbm_jax.spectra.folding.fold import photons_in_bins
 from hbm_jax.spectra.model import registration
 from hbm_jax.spectra.model.absorbers import precise_cross_section
 
@@ -198,3 +200,32 @@ def test_the_default_is_an_expression_too():
     assert written.all_priors.keys() == default.all_priors.keys()
     assert written.medium.spectrum(1.0, (0.3, 10.0)) == default.medium.spectrum(1.0, (0.3, 10.0))
     assert hbm.models.Afterglow(**written.to_config()).to_config() == written.to_config()
+
+
+@pytest.mark.long
+def test_trial_spectra_are_possible_and_the_fold_is_right_between_them(data):
+    """The log likelihoods of trial spectra, by integrals over energy bins, are within 50 of the largest."""
+    model = Afterglow(spectrum="tbabs(mw) * ztbabs(host) * (powerlaw + bbodyrad(bb))")
+    prepared = model.prepare(data)
+    tried = possible_trials(prepared, np.arange(NUM))
+    between = [{name: 0.5 * (v + np.roll(v, 1)) for name, v in values.items()} for values in tried]
+    with jax.enable_x64(True):
+        values = {name: np.stack([v[name] for v in between], axis=1) for name in between[0]}
+        folded = np.asarray(jax.jit(jax.vmap(prepared.known))(values))
+    for row in range(NUM):
+        spectrum = model.medium.spectrum(np.asarray(data.z), model.band).of_source(row)
+        edges, response = data.spectra.grouped_response(row)
+        num = response.shape[1]
+        statistic = jax.tree.map(lambda leaf, row=row: leaf[row] if np.ndim(leaf) else leaf, prepared.statistic)
+
+        def log_likelihood(counts, num=num, statistic=statistic):
+            padding = ((0, 0), (0, data.spectra.counts.shape[1] - num))
+            with jax.enable_x64(True):
+                return np.asarray(jnp.sum(statistic.log_likelihood(np.pad(counts[:, :num], padding)), axis=1))
+
+        at_trials = log_likelihood(photons_in_bins(spectrum, edges, tried[row]) @ response)
+        assert at_trials.max() - at_trials.min() < 50.0 + 1e-3
+        assert at_trials.max() - np.median(at_trials) > 2.0
+        assert np.ptp(np.log10(tried[row]["bb_kT"])) > 0.2
+        exact = log_likelihood(photons_in_bins(spectrum, edges, between[row]) @ response)
+        np.testing.assert_allclose(log_likelihood(folded[:, row]), exact, rtol=0, atol=3e-4)

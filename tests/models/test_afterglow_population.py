@@ -82,3 +82,27 @@ def test_a_population_of_cutoff_power_laws_recovers_its_truth(tmp_path, monte_ca
     for name, true in truth.items():
         values = draws[name].to_numpy()
         monte_carlo.within(values.mean(), true, values.std(), name=name)
+
+
+def test_a_population_of_power_laws_with_black_bodies_recovers_its_truth(tmp_path, monte_carlo):
+    """Both components are measured in most sources: the black body holds about half of the flux."""
+    truth = {"photon_index_mean": 2.0, "photon_index_std": 0.25, "log10_flux_mean": -11.0, "log10_flux_std": 0.3}
+    truth |= {"log10_bb_kT_mean": 0.0, "log10_bb_kT_std": 0.15, "bb_log10_flux_mean": -11.0, "bb_log10_flux_std": 0.25}
+    truth |= {"log10_nh_mean": -0.4, "log10_nh_std": 0.4}
+    design = AfterglowPopulation(redshift=(0.4, 1.5, 4.0), log10_flux=(-11.0, 0.1), exposure=20000.0, min_counts=0)
+    options = {"grouping": "channels_per_group", "group_by": 10}
+    catalog = write_afterglows(tmp_path, design.draw(25, seed=seed(4)))
+    data = read_afterglows(catalog, spectra=tmp_path / "spectra", **options)
+    model = Afterglow(spectrum="tbabs(mw) * ztbabs(host) * (powerlaw + bbodyrad(bb))")
+    assert set(model.all_priors) == set(truth)
+    sample, _ = model.simulate(jax.random.key(seed(2)), data, truth)
+    prepared = model.prepare(sample)
+    # A black body that is far brighter than the counts allow would need more than a thousand.
+    assert prepared.known.blocks[0].shape[2] + prepared.known.first[0] < 500
+    assert model.cautions(sample, prepared) == ()
+    fit = hbm.sample(model, sample, seed=seed(1), progress=False)
+    assert fit.verdict.usable, str(fit.verdict)
+    draws = fit.tree.posterior.to_dataset()
+    for name, true in truth.items():
+        values = draws[name].to_numpy()
+        monte_carlo.within(values.mean(), true, values.std(), name=name)

@@ -7,7 +7,8 @@ from threadpoolctl import threadpool_limits
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE
-from hbm_jax.models.xray.population import Medium, random_draws, trials
+from hbm_jax.models.xray.population import Medium
+from hbm_jax.models.xray.trial_spectra import random_draws, trials
 from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra import fold as fold_expression
 from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf

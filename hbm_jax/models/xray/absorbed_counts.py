@@ -15,12 +15,14 @@ import numpy as np
 
 from hbm_jax.absorption import WhimIons, WhimTable
 from hbm_jax.data import Afterglows
-from hbm_jax.models.xray.population import Medium, random_draws, trials
+from hbm_jax.models.xray.population import Medium
 from hbm_jax.models.xray.source_information import SourceInformation
+from hbm_jax.models.xray.trial_spectra import possible_trials, random_draws, trials
 from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
+APPROXIMATE = 0.1  # the same of a first fold, from which the spectra that are possible given the counts are estimated
 FAINT = 1e-10  # fraction of a source's expected counts below which the counts of a group are negligible
 REACH = 4.0  # standard deviations at which an uncertain redshift is truncated
 # Parameters of the expression that have other names in the population.
@@ -29,7 +31,12 @@ CATALOGUE = ("z", "sigma_z", "nh_mw", "sigma_nh_mw")
 
 
 def at_known_redshifts(
-    data: Afterglows, rows: np.ndarray, medium: Medium, band: tuple[float, float], tolerance: float
+    data: Afterglows,
+    rows: np.ndarray,
+    medium: Medium,
+    band: tuple[float, float],
+    tolerance: float,
+    trials_of_sources: list[dict[str, np.ndarray]] | None = None,
 ) -> ExpectedCounts:
     """Fold sources of known redshift on quadrature nodes, or exactly where they do not suffice.
 
@@ -41,6 +48,8 @@ def at_known_redshifts(
         Indices of the sources.
     medium, band, tolerance
         As in `AbsorbedCounts.of`.
+    trials_of_sources : list of dict, optional
+        Parameters of the trial spectra of each source; by default those of `trials` for all.
     """
     z = np.asarray(data.z)[rows]
     # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
@@ -52,7 +61,7 @@ def at_known_redshifts(
         medium.spectrum(z, band),
         responses,
         [row[: matrix.shape[1]] for row, (_, matrix) in counts],
-        trials(medium, trial_spectrum),
+        trials_of_sources or trials(medium, trial_spectrum),
         tolerance=tolerance,
         trial_spectrum=trial_spectrum,
         num_groups=np.shape(data.spectra.counts)[1],
@@ -155,7 +164,8 @@ class AbsorbedCounts:
         known_rows, uncertain_rows = (np.flatnonzero(mask) for mask in (data.knows_redshift, ~data.knows_redshift))
         known, uncertain, errors = None, None, np.zeros(len(data))
         if len(known_rows):
-            known = at_known_redshifts(data, known_rows, medium, band, tolerance)
+            first_tolerance = tolerance if medium.of_power_laws else max(tolerance, APPROXIMATE)
+            known = at_known_redshifts(data, known_rows, medium, band, first_tolerance)
             errors[known_rows] = known.errors
         if len(uncertain_rows):
             spectrum = medium.spectrum(None, band, reach=redshift_range(data, uncertain_rows))
@@ -175,7 +185,13 @@ class AbsorbedCounts:
             source_information=None,  # type: ignore[arg-type] # computed from all other fields
             medium=medium,
         )
-        return dataclasses.replace(bound, source_information=SourceInformation.of(bound))
+        bound = dataclasses.replace(bound, source_information=SourceInformation.of(bound))
+        if known is None or medium.of_power_laws:
+            return bound
+        possible = possible_trials(bound, known_rows)
+        known = at_known_redshifts(data, known_rows, medium, band, tolerance, possible)
+        errors[known_rows] = known.errors
+        return dataclasses.replace(bound, known=known)
 
     def degenerate_density(self, log10_T) -> jax.Array:
         """Return log10 of the density [cm^-3] at which the mean optical depth of the WHIM is 1, at temperatures (...).

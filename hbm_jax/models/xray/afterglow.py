@@ -109,9 +109,10 @@ class Afterglow(PopulationModel):
     -----
     Redshifts with an error in the catalogue are parameters ``z``, normal and truncated at four standard deviations.
     Responses are reduced to a few quadrature nodes. The largest change of the log likelihood by this is measured for
-    every source (``AbsorbedCounts.errors``) and kept below 1e-4 for columns up to 1e25 cm^-2; the table of the WHIM
-    changes it by another 4e-4 or so (``tests/models/test_afterglow.py``). n0 is degenerate with the metallicity, and
-    with T along a curve.
+    every source (``AbsorbedCounts.errors``) and kept below 1e-4 for columns up to 1e25 cm^-2, or, with another
+    ``spectrum``, for spectra whose log likelihood is at most 50 below the largest; the table of the WHIM changes it by
+    another 4e-4 or so (``tests/models/test_afterglow.py``). n0 is degenerate with the metallicity, and with T along a
+    curve.
 
     Examples
     --------

@@ -8,19 +8,9 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.absorption import WhimTable
-from hbm_jax.absorption.domain import LOG10_T
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.models.varying import Varying, varying_of
 from hbm_jax.spectra.model.components import Absorption, Component, Parameter, PowerLaw, Whim
-
-# Trial spectra that bracket those of afterglows: photon index, column densities of host and Milky Way [1e22 cm^-2].
-_INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0, 100.0, 1e3), (0.02, 1.0)
-# Trial media: log10 of n0 [cm^-3], log10 of T [K], metallicity.
-_WHIMS = ((-6.0, 4.5, 1.0), (-6.0, 5.5, 1.0), (-6.0, 6.2, 1.0), (-6.0, 6.8, 1.0), (-6.0, 7.4, 0.1), (-7.0, 6.0, 0.3))
-_NO_WHIM = (-30.0, 6.0, 0.3)
-_NUM_SPECTRA, _NUM_TEMPERATURES = 900, 40
-_NUM_TRIALS = 48
-
 
 # Broad within the physical range: published samples have columns of about 10^21.7 cm^-2 with a spread of half a dex
 # (Campana et al. 2012, MNRAS 421, 1697); no afterglow would be detected through more than 10^25 cm^-2.
@@ -132,55 +122,3 @@ class Medium:
             abundances=self.abundances,
             log10_xi=log10_xi,
         )
-
-
-def trials(medium: Medium, spectrum: Component) -> dict[str, np.ndarray]:
-    """Return parameters that bracket those of the population, (num_trials,) each."""
-    if not medium.of_power_laws:
-        return _spread(medium)
-    index, host, galactic = (a.ravel() for a in np.meshgrid(_INDICES, _HOSTS, _GALACTIC, indexing="ij"))
-    media = np.array(_NO_WHIM)[:, None]
-    if "log10_T" in spectrum.parameters:
-        # All spectra without a medium, and those of the middle photon index with every medium.
-        middle = np.flatnonzero((index == 2.0) & (galactic == _GALACTIC[0]))
-        rows = np.append(np.arange(len(index)), np.repeat(middle, len(_WHIMS)))
-        media = np.concatenate([np.tile(media.T, (len(index), 1)), np.tile(_WHIMS, (len(middle), 1))]).T
-        index, host, galactic = index[rows], host[rows], galactic[rows]
-    return _parameters(index, host, galactic, *media)
-
-
-def _spread(medium: Medium) -> dict[str, np.ndarray]:
-    """Return parameters of trial spectra of any expression, spread over the prior of the population."""
-    rng, number = np.random.default_rng(0), np.arange(_NUM_TRIALS)
-    media = np.array([_NO_WHIM, *_WHIMS])[number % (1 + len(_WHIMS))].T
-    values = dict(zip(("log10_n0", "log10_T", "metallicity"), media, strict=True))
-    values |= {"log10_xi": 0.0 * number, "mw_nh": np.where(number % 2, *_GALACTIC[::-1])}
-    for varying in (*medium.sites, *medium.common_sites):
-        values[varying.parameter] = np.asarray(varying.spread(rng.uniform(-1.0, 1.0, _NUM_TRIALS)))
-    return values | {"host_nh": np.array(_HOSTS)[number // 2 % len(_HOSTS)]}
-
-
-def random_draws(whim: bool, num: int = _NUM_SPECTRA) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return parameters of random spectra, (num,) to choose nodes and half as many to test them; the seed is fixed.
-
-    Photon indices are from -0.5 to 4.5, host columns up to 1e26 cm^-2, Milky Way columns up to 1.5e22 cm^-2, and media
-    have densities up to 2e-6 cm^-3 and temperatures of 10^4 to 10^8 K, which differ between the two samples.
-    """
-    rng, samples = np.random.default_rng(0), []
-    for sample, size in enumerate((num, num // 2)):
-        index = rng.uniform(-0.5, 4.5, size)
-        host, galactic = (10.0 ** rng.uniform(*ends, size) for ends in ((-2.5, 4.0), (-2.5, 0.18)))
-        media: Any = _NO_WHIM
-        if whim:
-            row = 2 * rng.integers(_NUM_TEMPERATURES, size=size) + sample
-            log10_T = np.linspace(*LOG10_T, 2 * _NUM_TEMPERATURES)[row]
-            media = rng.uniform(-9.0, -5.7, size), log10_T, rng.uniform(0.0, 1.0, size)
-        samples.append(_parameters(index, host, galactic, *media))
-    return samples[0], samples[1]
-
-
-def _parameters(index, host, galactic, log10_n0, log10_T, metallicity) -> dict[str, np.ndarray]:
-    """Return parameters of the expression, all of the length of the photon indices."""
-    values = {"photon_index": index, "log10_flux": -11.0, "host_nh": host, "mw_nh": galactic, "log10_n0": log10_n0}
-    values |= {"log10_T": log10_T, "log10_xi": 0.0, "metallicity": metallicity}
-    return {name: np.broadcast_to(value, np.shape(index)) for name, value in values.items()}

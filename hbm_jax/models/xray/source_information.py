@@ -241,11 +241,14 @@ def _fit(bound: Any, galactic):
     return fisher_information, vector, vector_per_galactic, vector_per_density, depth, density_information
 
 
-def _expected(bound, theta, galactic, log10_n0=-30.0, log10_T=6.0):
-    """Return expected counts at the sites of the varying parameters, (N, K); by default without a WHIM."""
+def expected_counts(bound, theta, galactic, common=None, log10_n0=-30.0, log10_T=6.0):
+    """Return expected counts at the sites of the varying parameters, (N, K); by default without a WHIM.
+
+    Common parameters are at the means of their priors, or at fractions ``common``, (number,), as in `Varying.spread`.
+    """
     medium = bound.medium
     p = {v.parameter: v.value(theta[:, k]) for k, v in enumerate(medium.sites)}
-    p |= {v.parameter: v.value(v.mean[0]) for v in medium.common_sites}
+    p |= {v.parameter: v.spread(0.0 if common is None else common[k]) for k, v in enumerate(medium.common_sites)}
     p |= {"nh": p.get("host_nh", 0.0), "nh_mw": galactic, "z": jnp.asarray(bound.z)}
     whim = {"log10_n0": log10_n0, "log10_T": log10_T, "log10_xi": 0.0, "metallicity": 0.3}
     return bound.expected(p | whim)
@@ -261,7 +264,7 @@ def _evaluate(bound, galactic, theta):
     """
     statistic = bound.statistic
     parameters = jnp.concatenate([theta, galactic[:, None]], axis=1)
-    mu, derivatives = linearized(lambda b: _expected(bound, b[:, :-1], b[:, -1]), parameters)
+    mu, derivatives = linearized(lambda b: expected_counts(bound, b[:, :-1], b[:, -1]), parameters)
     channel_gradient = jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m)))
     channel_score, second_derivative = jax.jvp(channel_gradient, (mu,), (jnp.ones_like(mu),))
     channel_information = jnp.maximum(-second_derivative, 0.0)
@@ -288,7 +291,7 @@ def _whim_response(bound, galactic, theta, derivatives, channel_information):
 
     def by_temperature(T):
         def counts(log10_n0):
-            return _expected(bound, theta, galactic, log10_n0, T)
+            return expected_counts(bound, theta, galactic, None, log10_n0, T)
 
         change = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
         score_change = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, change)

@@ -202,15 +202,16 @@ class SpectralFit(PopulationModel):
             If ``data`` is not a `SpectrumStack`.
         """
         self.check_container(data, SpectrumStack, "Build one with SpectrumStack.of.")
-        return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials(), tolerance=tolerance)
+        return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials, tolerance=tolerance)
 
     bind = prepare
 
+    @cached_property
     def _trials(self) -> dict[str, np.ndarray]:
-        """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
+        """Draws from the priors of all parameters, (NUM_TRIALS,) each."""
 
-        def draw(key):
-            keys = jax.random.split(key, len(self.all_priors))
+        def draw():
+            keys = jax.random.split(jax.random.key(0), len(self.all_priors))
             drawn = {
                 name: prior.sample(key, (NUM_TRIALS,))
                 if isinstance(prior, dist.Distribution)
@@ -222,7 +223,7 @@ class SpectralFit(PopulationModel):
 
         # One program: operation by operation it takes four times as long.
         run = jax.jit(draw, compiler_options=QUICK)
-        return precomputed(lambda: {name: np.asarray(value) for name, value in run(jax.random.key(0)).items()})
+        return precomputed(lambda: {name: np.asarray(value) for name, value in run().items()})
 
     def program(self, bound: FoldedSpectra, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` the counts of the source regions are drawn."""

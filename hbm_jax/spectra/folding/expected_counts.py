@@ -64,7 +64,7 @@ class ExpectedCounts:
         spectrum: Component,
         responses: Sequence[tuple[Any, Any]],
         counts: Sequence[Any],
-        trials: Mapping[str, Any],
+        trials: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         *,
         tolerance: float,
         trial_spectrum: Component | None = None,
@@ -85,7 +85,7 @@ class ExpectedCounts:
         counts : sequence of (num_groups,) or (num_spectra, num_groups) arrays
             Observed counts. With two axes, each response folds several spectra, and parameter values are (N, S).
         trials : mapping of str to (num_trials,) array
-            Parameters of the trial spectra, for which the fold must be accurate.
+            Parameters of the trial spectra, for which the fold must be accurate; or one such mapping for each response.
         tolerance : float
             Largest error. If the nodes of a spectrum exceed it, all spectra are folded on all energy bins, unless that
             is less accurate.
@@ -104,14 +104,16 @@ class ExpectedCounts:
         smooth, lines = separated(spectrum)
         smooth_trial, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
         # Instruments of a kind have the same energies: the photons of their trial spectra are computed once.
-        known: dict | None = {} if smooth_trial is not None and smooth_trial.of_source(0) == smooth_trial else None
+        is_same = isinstance(trials, Mapping) and smooth_trial is not None and smooth_trial.of_source(0) == smooth_trial
+        known: dict | None = {} if is_same else None
 
         def folded(row, tolerance=tolerance):
             background = None if backgrounds is None else backgrounds[row]
             # `folded` is called only if the spectrum has a smooth part.
             (energy, matrix), source = responses[row], smooth_trial.of_source(row)  # type: ignore[union-attr]
             options = {"tolerance": tolerance, "background": background, "draws": draws, "known": known}
-            return fold(source, energy, matrix, counts[row], trials, **options)
+            values = trials if isinstance(trials, Mapping) else trials[row]
+            return fold(source, energy, matrix, counts[row], values, **options)
 
         folds = [] if smooth is None else _with_exact_errors(folded, len(responses))
         errors = np.concatenate([f.errors for f in folds] or [np.zeros(len(np.atleast_2d(c))) for c in counts])

@@ -19,6 +19,7 @@ from hbm_jax.spectra.model.composition import Component, Values, components_of, 
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
 from hbm_jax.validation import Floats
+from hbm_jax.xla_options import OLDER_EMITTERS
 
 # From coarse to fine: error and width of a panel (`num_nodes_of`), and allowed error of a discontinuity in slope in it.
 LEVELS = (
@@ -377,4 +378,4 @@ def _values(function: Any, parameters: Values) -> Floats:
 
 
 # Compiled once for all spectra that differ only in their tables.
-_evaluate = jax.jit(lambda density, values: density(values))
+_evaluate = jax.jit(lambda density, values: density(values), compiler_options=OLDER_EMITTERS)

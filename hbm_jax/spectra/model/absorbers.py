@@ -22,6 +22,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import elementwise, precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
 from hbm_jax.validation import Floats, concrete
+from hbm_jax.xla_options import QUICK
 
 _ROUNDING = 1e-6  # relative tolerance of the energy limits
 _CELLS = 16384  # of the grid in ln E of the integrated neutral cross section
@@ -107,7 +108,7 @@ def _at_redshift(energy: np.ndarray, z: Any) -> np.ndarray:
     return energy * (1.0 + np.asarray(z))[:, None]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "abundances", "grains", "molecules"))
+@functools.partial(jax.jit, static_argnames=("model", "abundances", "grains", "molecules"), compiler_options=QUICK)
 def _cross_section(energy, model, abundances, grains, molecules):
     """Compiled `neutral_cross_section`; abundances are hashable."""
     numbers = abundances if isinstance(abundances, str) else np.asarray(abundances)

@@ -22,6 +22,7 @@ from scipy.special import logsumexp as logsumexp_of
 
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.statistics.kernels import floating
+from hbm_jax.xla_options import QUICK
 
 SHAPES = np.geomspace(0.3, 100.0, 30)  # candidates of `prior_shape`
 MIN_DEGREE = 24  # also sufficient for data simulated from spectra with few counts
@@ -214,7 +215,7 @@ def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> Backgr
     return BackgroundSeries(down, up, jnp.exp(log_pivot), counts, counts - D, log_factor, log_below)
 
 
-_compiled_series = jax.jit(background_series, static_argnums=3)
+_compiled_series = jax.jit(background_series, static_argnums=3, compiler_options=QUICK)
 
 
 def _degree(counts, shape, rate) -> int | None:
