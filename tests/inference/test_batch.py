@@ -261,9 +261,11 @@ def test_draws_that_diverge_begin_anew_with_a_shorter_step(monte_carlo):
 def test_draws_that_diverge_are_not_usable_without_a_shorter_step(monkeypatch):
     monkeypatch.setattr(batch, "MAX_HALVINGS", 0)
     without = few(wall, np.array([6.0, 8.0, 10.0]))
-    assert without.verdicts["why"].str.contains("divergences").all(), without.verdicts
+    diverged = without.verdicts["num_divergences"] > 0
+    assert diverged.any()
+    assert (without.verdicts["why"].str.contains("divergences") == diverged).all(), without.verdicts
     # They are not drawn on for: no number of draws mends them.
-    assert without.verdicts["num_draws"].max() < 4 * 2000
+    assert without.verdicts.loc[diverged, "num_draws"].max() < 4 * 2000
 
 
 def test_ctrl_c_returns_what_is_done(monkeypatch):

@@ -153,7 +153,9 @@ class Slots:
         # Every second of the most probable third: dispersed, but not far in a tail.
         spaced = order[: 2 * self.num_chains : 2]
         points = candidates[jnp.where(is_finite[spaced], spaced, order[0])]
-        initial = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense)
+        probable = jnp.where(is_finite[order], order, order[0])[: 2 * self.num_chains]
+        unit = chees.initial_unit(candidates[probable], gradient[probable])
+        initial = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense, unit)
         return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), initial, state)
 
     def _advance_slot(self, state, active, leaves, lengths):
