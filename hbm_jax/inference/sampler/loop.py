@@ -85,6 +85,12 @@ class Loop:
                 self.draws.blocks.append(saved.block)
         if last is None:
             return
+        if self.chains.count <= self.chains.num_warmup and not self.chains.adaptation.has_gradients:
+            raise CheckpointError(
+                f"{store.folder}: expected the gradients of the {self.warmed} warm-up draws, from which the warm-up "
+                "continues; found none. A run that an older version of hbm_jax interrupted in its warm-up cannot be "
+                "resumed: start it again in another folder."
+            )
         self.chains.restore(last.state)
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
