@@ -22,8 +22,9 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     program : callable
         A NumPyro program.
     args, keywords : tuple, mapping of str
-        Its arguments. A program that can use a pandas or xarray object or a list gets it unchanged; otherwise a Series,
-        DataArray or list becomes an array, and a DataFrame or Dataset a dict of arrays.
+        Its arguments. A program that can use a pandas object, a Dataset or a list gets it unchanged; otherwise a Series
+        or list becomes an array, and a DataFrame or Dataset a dict of arrays. A DataArray becomes an array if the
+        program can use that.
 
     Raises
     ------
@@ -43,10 +44,19 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
             )
         args = bound.args[: max(num_given, len(args))]
     names = _argument_names(program, args)
-    args = tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True))
+    args = tuple(_new_view(_require_plain(name, value)) for name, value in zip(names, args, strict=True))
     converted = tuple(map(_as_arrays, args))
     if all(new is old for new, old in zip(converted, args, strict=True)):
         return args
+
+    without_labels = tuple(value.to_numpy() if isinstance(value, xr.DataArray) else value for value in args)
+    candidates = [args] if not any(isinstance(value, xr.DataArray) for value in args) else [without_labels, args]
+    chosen = next((values for values in candidates if _can_use(program, values)), converted)
+    return tuple(map(_new_view, chosen))
+
+
+def _can_use(program: Callable, args: tuple) -> bool:
+    """Return whether the log density of a program can be traced with these arguments."""
 
     def density(key):
         trace = handlers.trace(handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value))
@@ -56,8 +66,8 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     try:
         jax.eval_shape(density, jax.random.key(0))
     except Exception:  # pandas, xarray and JAX each raise different exceptions
-        return converted
-    return args
+        return False
+    return True
 
 
 def _argument_names(program: Callable, args: tuple) -> list[str]:
@@ -88,6 +98,16 @@ def _require_plain(name: str, value: Any) -> Any:
             )
         return np.asarray(value.to_value())
     return value
+
+
+def _new_view(value: Any) -> Any:
+    """Return a new view of an array, or of the arrays of a dict; anything else unchanged.
+
+    JAX 0.10 keeps the precision in which it first read an array object, and would mix it with that of a later run.
+    """
+    if type(value) is dict:
+        return {name: _new_view(entry) for name, entry in value.items()}
+    return value.view() if type(value) is np.ndarray else value
 
 
 def _as_arrays(value: Any) -> Any:

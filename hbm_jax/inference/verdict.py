@@ -16,8 +16,8 @@ from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
 from hbm_jax.inference.sampler.stopping import MAX_R_HAT, MIN_BFMI, MIN_ESS
 
 TAIL = (0.05, 0.95)
-# Width of the bins in which densities are measured, in units of the width of the posterior. It is small because there
-# are a few draws near the bound even if the density vanishes there.
+# Width of the bins in which densities are measured, in units of that of the posterior. It is small because there are a
+# few draws near the bound even if the density vanishes there.
 BIN_WIDTH = 0.04
 PINNED = 0.4  # density at a bound of the prior, relative to the peak, above which a note is written
 MAX_EDGE_SIZE = 10_000_000  # draws of a variable; larger ones (latents of a large population) are not checked at bounds
@@ -371,7 +371,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
         name, value = _extreme(table["r_hat"], "max")
         reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
         vectors = exchanged(posterior, dict.fromkeys(label.split("[")[0] for label in unmixed))
-        modes = "" if vectors else separate_groups(posterior, name, _element(posterior, name))
+        modes = "" if vectors else groups_of_chains(posterior, table)
         if vectors or modes:
             yield reason, ""
             advice = ""
@@ -401,6 +401,12 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
                 f"{_failing(too_small)})",
                 advice,
             )
+
+
+def groups_of_chains(posterior: Mapping[Any, xr.DataArray], table: pd.DataFrame) -> str:
+    """Describe groups of chains in different modes, first of the parameter with the largest R-hat; empty if none."""
+    name = _extreme(table["r_hat"], "max")[0]
+    return separate_groups(posterior, name, _element(posterior, name))
 
 
 def _sampler_failures(
@@ -438,7 +444,7 @@ def _divergent_region(posterior, diverging) -> str:
     return text
 
 
-def _element(posterior: xr.Dataset, label: str) -> np.ndarray | None:
+def _element(posterior: Mapping[Any, xr.DataArray], label: str) -> np.ndarray | None:
     """Return the draws, (chain, draw), of the element with a label; None for a site that is not in the posterior."""
     name = label.split("[")[0]
     if name not in posterior:
@@ -455,13 +461,12 @@ def _beyond_limit(r_hat: float) -> str:
 
 def _failing(names) -> str:
     """Return how many parameters fail, as text."""
-    return "1 parameter fails" if len(names) == 1 else f"{len(names)} parameters fail"
+    return f"{len(names)} parameter{' fails' if len(names) == 1 else 's fail'}"
 
 
 def _listed(names) -> str:
     """Return the first names joined by commas, and the number of the others."""
-    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + rest
+    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
 def _edges(posterior, bounds):
@@ -479,10 +484,9 @@ def edge_notes(labels: Sequence[str], values: np.ndarray, ends: Iterable[float])
         if np.isfinite(bound):
             pinned = [label for label, draws in zip(labels, elements, strict=True) if _is_pinned(draws, bound)]
             if pinned:
-                verb = "leans" if len(pinned) == 1 else "lean"
                 yield (
-                    f"{_listed(pinned)} {verb} on the edge of the prior at {bound:g}: the density there is more "
-                    f"than {100 * PINNED:.0f} % of its peak"
+                    f"{_listed(pinned)} lean{'s' * (len(pinned) == 1)} on the edge of the prior at {bound:g}: the "
+                    f"density there is more than {100 * PINNED:.0f} % of its peak"
                 )
 
 

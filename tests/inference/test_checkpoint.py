@@ -354,6 +354,27 @@ def test_checkpoints_of_older_versions_go_on(whole, copied):
     assert_same_draws(go_on(copied, num_samples=110), whole, 110)
 
 
+@pytest.mark.parametrize("num_blocks", [2, 3, 4])
+def test_a_warm_up_without_gradients_goes_on_only_if_it_is_complete(whole, copied, num_blocks):
+    """Versions before the metric was learnt from gradients did not store them."""
+    blocks = sorted(copied.glob("block-*.npz"))
+    for path in blocks[num_blocks:]:
+        path.unlink()
+    for path in blocks[:num_blocks]:
+        with np.load(path) as arrays:
+            kept = {n: arrays[n] for n in arrays.files if n not in (checkpoint.RUN_ID, "draws/gradient")}
+        np.savez(path, **kept)
+    without_run_id(copied / "run.json")
+    for name in ("start.npz", "data.npz"):
+        if (copied / name).exists():
+            without_run_id(copied / name)
+    if num_blocks == 4:  # three of warm-up, whose end sets the last step size
+        assert_same_draws(go_on(copied), whole, 90)
+    else:
+        with pytest.raises(CheckpointError, match=r"expected the gradients of the [46]0 warm-up draws.*start it again"):
+            go_on(copied)
+
+
 def test_arrays_that_are_compressed_are_refused(copied):
     np.savez_compressed(copied / "start.npz", points=np.zeros(10**6))
     assert (copied / "start.npz").stat().st_size < 10**4

@@ -199,7 +199,7 @@ def test_divergences_that_decide_the_verdict_end_an_adaptive_run(rule, num_draws
     flags = np.zeros((4, num_draws), bool)
     flags.flat[:num_divergent] = True
     loop.draws = SimpleNamespace(num_draws=num_draws, raw={"diverging": flags}.get)
-    loop._check_convergence = lambda: (3.0, "")
+    loop._check_convergence = lambda: (3.0, "", "")
     reason = loop._reason_to_stop()
     if num_draws == rule.max_num_samples:
         assert reason == rule.reason_exhausted
@@ -208,6 +208,35 @@ def test_divergences_that_decide_the_verdict_end_an_adaptive_run(rule, num_draws
         assert f"sampling ended after {num_draws} draws per chain" in loop.notes[0]
     else:
         assert reason is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "distance", "stops"),
+    [
+        (StopRule(), 8.0, True),
+        (StopRule(), 4.0, False),  # chains may still move between them
+        (StopRule(until={"b": 500}), 8.0, False),
+        (StopRule(max_num_samples=1000), 8.0, False),
+    ],
+)
+def test_chains_in_different_modes_end_an_adaptive_run(rule, distance, stops):
+    a, b = np.random.default_rng(3).normal(size=(2, 4, 1000))
+    a[2:] += distance
+    sites = {"a": a, "b": np.cumsum(b, axis=1)}
+    loop = loop_module.Loop.__new__(loop_module.Loop)
+    loop.rule, loop.next_check, loop.notes, loop.lead = rule, 1000, [], lambda work: work()
+    loop.chains = SimpleNamespace(target=SimpleNamespace(labels=("a", "b")))
+    raw = {"position": np.stack(list(sites.values()), axis=-1), "diverging": np.zeros((4, 1000), bool)}
+    loop.draws = SimpleNamespace(num_draws=1000, sites=lambda: sites, raw=raw.get)
+    reason = loop._reason_to_stop()
+    if stops:
+        assert reason == "stopped: chains in different modes decide the verdict"
+        assert loop.notes == [
+            "sampling ended after 1000 draws per chain, because chains in different modes had decided the verdict"
+        ]
+    else:
+        assert reason in (None, rule.spent)
+        assert not loop.notes
 
 
 def test_sites_that_are_not_shown_decide_when_a_run_stops():
@@ -222,7 +251,7 @@ def test_sites_that_are_not_shown_decide_when_a_run_stops():
         loop.draws = SimpleNamespace(sites=lambda: {"a": shown}, raw=lambda name: positions)
         return loop._check_convergence()
 
-    assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "")
+    assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "", "")
     assert look(walk)[0] > 10.0
     assert look(0.0 * walk)[1] == "_slow never moved"
 

@@ -38,6 +38,20 @@ def many_draws(points, key_data, dense):
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), draws)
 
 
+def test_the_first_metric_has_the_widths_of_a_normal_density_to_a_power_of_two():
+    width = np.array([1e-20, 0.3, 1.0, 5e12])
+    points = width * np.random.default_rng(1).normal(size=(8, 4)) * [1.0, 0.1, 3.0, 1.0] + 2.0 * width
+    unit = np.asarray(jax.jit(chees.initial_unit)(points, points / width**2))
+    np.testing.assert_array_equal(np.frexp(unit)[0], 0.5)
+    assert (np.abs(np.log2(unit / width)) <= 0.5).all()
+    # Of gradients that do not vary, and of a component that does not vary.
+    points[:, 0], gradients = 2.0, points / width**2
+    gradients[:, 1] = np.nan
+    unit = np.asarray(jax.jit(chees.initial_unit)(points, gradients))
+    assert unit[0] == 1.0
+    assert np.abs(np.log2(unit[1] / np.median(np.abs(points[:, 1] - np.median(points[:, 1]))))) <= 0.5
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_sampler_draws_a_correlated_normal(dense, monte_carlo):
     points = np.random.default_rng(seed(3)).normal(size=(8, 3))
@@ -85,7 +99,8 @@ def test_a_place_without_an_object_takes_no_steps():
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_the_metric_is_that_of_the_draws_of_a_window(dense):
+def test_the_metric_is_that_of_the_draws_of_a_window(dense, monkeypatch):
+    monkeypatch.setattr(chees, "BITS", 50)  # no rounding
     random = np.random.default_rng(4)
     covariance = [[1.0, 0.5, 0.0], [0.5, 4.0, 0.3], [0.0, 0.3, 0.25]]
     draws = random.multivariate_normal([1.0, 2.0, 3.0], covariance, (50, 4))

@@ -385,6 +385,23 @@ def test_columns_and_lists_are_arrays(convert):
     assert density_of(regression, convert(X), convert(Y)) == pytest.approx(PLAIN(), rel=1e-12)
 
 
+@pytest.mark.parametrize("convert", [np.asarray, xr.DataArray])
+def test_arguments_are_read_in_the_precision_of_each_run(convert):
+    """JAX keeps that in which it first read an array."""
+
+    def program(x, y):
+        numpyro.sample("y", dist.Normal(numpyro.sample("b", dist.Normal()) * x, 1.0), obs=y)
+
+    x, y = convert(X.copy()), convert(Y.copy())
+    kept = []
+    for double in (False, True, False):
+        args = plain_arguments(program, (x, y))
+        with jax.enable_x64(double):
+            target = build_target(program, args, jax.random.key(0))
+            kept.append(target)
+            assert target.value_and_grad(np.array([0.5]))[0].dtype == (np.float64 if double else np.float32)
+
+
 def test_tables_are_dicts_of_arrays_unless_the_program_can_use_them():
     table = pd.DataFrame({"x": X, "y": Y})
     assert density_of(lambda t: regression(t["x"], t["y"]), table) == pytest.approx(PLAIN(), rel=1e-12)

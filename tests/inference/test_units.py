@@ -1,8 +1,10 @@
-"""Units: data times a power of two have the same draws, for every model whose default priors follow the data."""
+"""Units: data times a power of two have the same draws, also in batches, for all models that follow the data."""
 
 import numpy as np
+import numpyro
 import pytest
 from monte_carlo import seed
+from numpyro import distributions as dist
 
 import hbm_jax as hbm
 from hbm_jax.data import PointsInGroups, RegressionData, ValuesInGroups
@@ -73,3 +75,44 @@ def test_powers_of_two_do_not_change_the_draws_of_a_model(name):
     assert powers == {0, -60} or powers == {-60}, found
     if scaled_sites is not None:
         assert {site for site, power in found.items() if power == {-60}} >= scaled_sites & set(found), found
+
+
+def line(unit):
+    def program(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0.0, 10.0 * unit))
+        level = numpyro.sample("level", dist.Uniform(-9.0 * unit, 9.0 * unit))
+        scatter = numpyro.sample("scatter", dist.HalfNormal(3.0 * unit))
+        with numpyro.plate("point", len(x)):
+            numpyro.sample("y", dist.Normal(level + slope * x, scatter), obs=y)
+
+    return program
+
+
+def fits_of_lines(unit, **options):
+    parts = [slice(0, 10), slice(10, 24)]
+    objects = [(X[part], unit * (1.0 + 2.0 * X[part] + NOISE[0, part])) for part in parts]
+    brief = {"seed": seed(5), "num_chains": 4, "keep_draws": True, "progress": False}
+    fits = hbm.fit_each(line(unit), objects, **(brief | options))
+    return [{name: fits.draws(i)["posterior"][name].to_numpy() / unit for name in SITES} for i in range(2)]
+
+
+SITES = ("slope", "level", "scatter")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("power", [-100, 100])
+def test_powers_of_two_do_not_change_the_draws_of_a_batch(power):
+    """Not by rounding errors either, which the adaptation does not amplify."""
+    brief = {"num_warmup": 50, "num_samples": 50}
+    for plain, scaled in zip(fits_of_lines(1.0, **brief), fits_of_lines(2.0**power, **brief), strict=True):
+        for site, expected in plain.items():
+            np.testing.assert_allclose(scaled[site], expected, rtol=1e-8, atol=1e-8 * expected.std(), err_msg=site)
+
+
+@pytest.mark.long
+def test_small_units_do_not_change_the_posteriors_of_a_batch(monte_carlo):
+    options = {"num_samples": 500}
+    for plain, scaled in zip(fits_of_lines(1.0, **options), fits_of_lines(1e-13, seed=seed(6), **options), strict=True):
+        for site, expected in plain.items():
+            monte_carlo.same_mean(scaled[site], expected, name=site)
+            monte_carlo.same_std(scaled[site], expected, name=site)

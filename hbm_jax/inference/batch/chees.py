@@ -29,6 +29,10 @@ EARLY_STEPS = 40  # limit on leapfrog steps in the first segment, while the chai
 CORRELATED = 0.2  # strength of the shrinkage of correlations towards zero, in pseudo-draws per parameter
 SHORTEST = 1.0  # smallest full trajectory length, in standard deviations: below it HMC is a random walk
 DUAL_AVERAGING = (0.05, 10.0, 0.75)  # gamma, t0, kappa: Hoffman & Gelman 2014, JMLR 15, 1593
+# Bits after the point to which logarithms of step size and length, and elements of the metric, are rounded. Otherwise
+# the adaptation amplifies rounding errors of the density: by 10^8 in 50 draws, so that draws would depend on the units
+# of the data and on the division of the batch.
+BITS = 10
 
 
 class Options(NamedTuple):
@@ -82,7 +86,29 @@ def operations(value_and_grad: Callable, size: int, num_chains: int) -> float:
     return max(float(cost.get("flops", 0.0)), 1.0)
 
 
-def initial_state(value_and_grad: Callable, points: jax.Array, key: jax.Array, dense: bool) -> State:
+def initial_unit(points: jax.Array, gradients: jax.Array) -> jax.Array:
+    """Return powers of two near the width of the posterior of each parameter, (d,), from points around it.
+
+    The width of a normal density is the square root of the ratio of the spreads of positions and gradients, at any
+    points. If the gradients do not vary or are not finite, the spread of the positions is used, and 1 if that is 0 too.
+
+    Parameters
+    ----------
+    points, gradients : (n, d)
+        Points, and the gradients of the log density there.
+    """
+    spread, gradient_spread = (jnp.median(jnp.abs(x - jnp.median(x, axis=0)), axis=0) for x in (points, gradients))
+    width = jnp.sqrt(spread / gradient_spread)
+    width = jnp.where(jnp.isfinite(width) & (width > 0), width, spread)
+    width = jnp.where(jnp.isfinite(width) & (width > 0), width, 1.0)
+    # `jnp.exp2` and `jnp.log2` are not exact.
+    mantissa, exponent = jnp.frexp(width)
+    return jnp.ldexp(jnp.ones_like(width), jnp.where(mantissa > 0.5**0.5, exponent, exponent - 1))
+
+
+def initial_state(
+    value_and_grad: Callable, points: jax.Array, key: jax.Array, dense: bool, unit: jax.Array | float = 1.0
+) -> State:
     """Return the state before the first draw.
 
     Parameters
@@ -95,11 +121,13 @@ def initial_state(value_and_grad: Callable, points: jax.Array, key: jax.Array, d
         Key data of a random key: plain numbers, so that states can be combined with ``where``.
     dense : bool
         Whether the metric is dense; otherwise it is diagonal.
+    unit : (d,)
+        Standard deviations of the first metric.
     """
     potential, gradient = value_and_grad(points)
     size = points.shape[-1]
     zero, zeros = jnp.zeros((), points.dtype), jnp.zeros(size, points.dtype)
-    unit = jnp.eye(size, dtype=points.dtype) if dense else zeros + 1.0
+    identity = jnp.eye(size, dtype=points.dtype) if dense else zeros + 1.0
     log_length = jnp.full(2, jnp.log(2.0), points.dtype)
     log_step = jnp.log(jnp.asarray(0.5 * size**-0.25, points.dtype))
     return State(
@@ -108,15 +136,15 @@ def initial_state(value_and_grad: Callable, points: jax.Array, key: jax.Array, d
         position=points,
         potential=potential,
         gradient=gradient,
-        factor=unit,
-        inverse=unit,
+        factor=identity * unit,
+        inverse=identity / unit,
         log_length=log_length,
         adam=jnp.zeros(2, points.dtype),
         log_step=log_step,
         averaged=jnp.stack([log_step, zero, jnp.log(10.0) + log_step, zero]).astype(points.dtype),
         num_seen=zero,
         mean=zeros,
-        squares=jnp.zeros_like(unit),
+        squares=jnp.zeros_like(identity),
         gradient_mean=zeros,
         gradient_squares=zeros,
     )
@@ -146,8 +174,8 @@ def advance(
     """
     key, key_momentum, key_accept = jax.random.split(jax.random.wrap_key_data(state.key), 3)
     warming = state.age < options.num_warmup
-    step = jnp.exp(jnp.where(warming, state.log_step, state.averaged[0]))
-    length = jitter * jnp.exp(jnp.where(warming, state.log_length[0], state.log_length[1]))
+    step = jnp.exp(_fixed_point(jnp.where(warming, state.log_step, state.averaged[0])))
+    length = jitter * jnp.exp(_fixed_point(jnp.where(warming, state.log_length[0], state.log_length[1])))
     ideal_steps = jnp.ceil(length / step)
     step_limit = jnp.where(state.age < SEGMENT, min(EARLY_STEPS, options.max_steps), options.max_steps)
     num_steps = jnp.clip(jnp.where(jnp.isfinite(ideal_steps), ideal_steps, 1.0), 1, step_limit).astype(jnp.int32)
@@ -306,10 +334,10 @@ def end_segment(state: State, options: Options) -> State:
         identity = jnp.eye(size, dtype=variance.dtype)
         covariance = covariance * jnp.where(identity == 1.0, 1.0, num_seen / (num_seen + CORRELATED * size))
         factor = _cholesky(covariance + floor * identity)
-        factor = jnp.where(is_first, early_scale * identity, factor)
+        factor = _few_bits(jnp.where(is_first, early_scale * identity, factor))
         inverse = _invert(factor)
     else:
-        factor = jnp.where(is_first, early_scale, jnp.sqrt(variance + floor))
+        factor = _few_bits(jnp.where(is_first, early_scale, jnp.sqrt(variance + floor)))
         inverse = 1.0 / factor
     replace = closing & jnp.isfinite(factor).all() & jnp.isfinite(inverse).all()
     # Step size and length are in units of the metric; they are kept, because the metric usually changes little.
@@ -325,6 +353,17 @@ def end_segment(state: State, options: Options) -> State:
         gradient_mean=jnp.where(closing, 0.0, state.gradient_mean),
         gradient_squares=jnp.where(closing, 0.0, state.gradient_squares),
     )
+
+
+def _fixed_point(x):
+    """Round to `BITS` bits after the point."""
+    return jnp.round(x * 2.0**BITS) / 2.0**BITS
+
+
+def _few_bits(x):
+    """Round the mantissas of numbers to `BITS` bits."""
+    mantissa, exponent = jnp.frexp(x)
+    return jnp.ldexp(_fixed_point(mantissa), exponent)
 
 
 def _multiply(rows, matrix):

@@ -338,6 +338,9 @@ class _Queue:
         joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[slot]) for slot in group]
         draws, sites = jax.tree.map(lambda *arrays: np.stack(arrays), *joined)
         site_statistics = {name: _statistics(values) for name, values in sites.items()}
+        for name in sites:  # as in `verdict.diagnose_sampled`
+            if name.endswith(verdict.UNWRAPPED) and name.removesuffix(verdict.UNWRAPPED) in sites:
+                site_statistics[name][..., 5:] = np.nan
         labels = np.array([label.split("[")[0] for label in self.slots.target.labels])
         hidden_statistics = {
             name: _statistics(draws.position[..., labels == name])

@@ -17,7 +17,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 from hbm_jax.inference.batch import chees
 from hbm_jax.inference.batch.padding import ragged_axes
 from hbm_jax.inference.batch.stacking import Stack, masked
-from hbm_jax.inference.sampler.target import build_target
+from hbm_jax.inference.sampler.target import ProperAuxiliaries, build_target
 
 CPU_SLOTS, ACCELERATOR_SLOTS = 64, 4096  # largest number for each device
 # On a CPU: smallest number, and operations of one gradient of all slots; more slots would wait for each other longer.
@@ -60,6 +60,7 @@ class Slots:
     num_slots: int = field(init=False)
 
     def __post_init__(self):
+        self.program = ProperAuxiliaries(self.program)
         self.target = build_target(
             masked(self.program, self.stack.padded, self.stack.lengths[0]), self.stack.first, jax.random.key(0)
         )
@@ -153,7 +154,9 @@ class Slots:
         # Every second of the most probable third: dispersed, but not far in a tail.
         spaced = order[: 2 * self.num_chains : 2]
         points = candidates[jnp.where(is_finite[spaced], spaced, order[0])]
-        initial = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense)
+        probable = jnp.where(is_finite[order], order, order[0])[: 2 * self.num_chains]
+        unit = chees.initial_unit(candidates[probable], gradient[probable])
+        initial = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense, unit)
         return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), initial, state)
 
     def _advance_slot(self, state, active, leaves, lengths):

@@ -1,6 +1,7 @@
 """Chains in different modes, and components of a mixture that are exchanged between or within chains."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,7 +13,7 @@ EXCHANGED, SORTED = 1.1, 1.05
 MAX_COMPONENTS = 50  # longer vectors are not those of a mixture
 
 
-def scalars(posterior: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
+def scalars(posterior: Mapping[Any, xr.DataArray]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and draws, (chain, draw), of every scalar parameter that varies."""
     for name, variable in posterior.items():
         if variable.ndim == 2:
@@ -21,12 +22,12 @@ def scalars(posterior: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
                 yield str(name), values
 
 
-def separate_groups(posterior: xr.Dataset, label: str, values: np.ndarray | None) -> str:
+def separate_groups(posterior: Mapping[Any, xr.DataArray], label: str, values: np.ndarray | None) -> str:
     """Describe two groups of chains in different modes of a parameter; empty if the chains are not separate.
 
     Parameters
     ----------
-    posterior : xarray.Dataset
+    posterior : xarray.Dataset or mapping of str to DataArray
         Draws, dimensions ``chain, draw, ...``; its scalars are tried after the parameter.
     label : str
         Name of the parameter.
@@ -50,14 +51,14 @@ def separate_groups(posterior: xr.Dataset, label: str, values: np.ndarray | None
     return ""
 
 
-def exchanged(posterior: xr.Dataset, unmixed: Collection[str]) -> dict[str, float]:
+def exchanged(posterior: Mapping[Any, xr.DataArray], unmixed: Collection[str]) -> dict[str, float]:
     """Return the vectors whose chains agree if the components of each draw are sorted, with the R-hat of these.
 
     The labels of the components of a mixture are arbitrary: its posterior has a mode for each of their permutations.
 
     Parameters
     ----------
-    posterior : xarray.Dataset
+    posterior : xarray.Dataset or mapping of str to DataArray
         Draws, dimensions ``chain, draw, ...``.
     unmixed : collection of str
         Names of variables with an R-hat that fails.

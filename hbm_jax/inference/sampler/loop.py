@@ -1,7 +1,7 @@
 """Sampling loop: warm-up, draws in blocks, checkpoint after each block, progress line and stopping rule."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,7 @@ from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
 from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, begun_again
-from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled
+from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled, groups_of_chains
 
 SECONDS_PER_BLOCK = 1.0
 # Largest length of a block, in SECONDS_PER_BLOCK. Blocks grow with the age of a run, so that a long run does not write
@@ -85,6 +85,12 @@ class Loop:
                 self.draws.blocks.append(saved.block)
         if last is None:
             return
+        if self.chains.count <= self.chains.num_warmup and not self.chains.adaptation.has_gradients:
+            raise CheckpointError(
+                f"{store.folder}: expected the gradients of the {self.warmed} warm-up draws, from which the warm-up "
+                "continues; found none. A run that an older version of hbm_jax interrupted in its warm-up cannot be "
+                "resumed: start it again in another folder."
+            )
         self.chains.restore(last.state)
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
@@ -219,31 +225,44 @@ class Loop:
         ):
             return self._stopped_by_divergences()
         if self.rule.adaptive and num_draws >= max(FEWEST_DRAWS, min(self.next_check, self.rule.largest_num_samples)):
-            shortfall, unresolved = self.lead(self._check_convergence)
+            shortfall, unresolved, modes = self.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
             if shortfall <= 1.0:
                 return self.rule.reason_converged
             if num_draws < self.rule.largest_num_samples and self.draws.raw("diverging").any():
                 return self._stopped_by_divergences()
+            if num_draws < self.rule.largest_num_samples and modes:
+                self._note_decided(modes)
+                return f"stopped: {modes} decide the verdict"
             self.next_check = self.rule.next_check(num_draws, shortfall)
         return self.rule.reason_exhausted if num_draws >= self.rule.largest_num_samples else None
 
     def _stopped_by_divergences(self) -> str:
         """Return the reason to stop because of divergences, which more draws cannot remove, and add a note."""
-        self.notes.append(
-            f"sampling ended after {self.draws.num_draws} draws per chain, because divergent transitions had decided "
-            "the verdict"
-        )
+        self._note_decided("divergent transitions")
         return f"stopped: {int(self.draws.raw('diverging').sum())} divergent transitions decide the verdict"
 
-    def _check_convergence(self) -> tuple[float, str]:
-        """Return the required number of draws relative to the current one, and the parameters that never moved."""
-        sampled = _diagnosed(self.draws, self.chains.target.labels)
+    def _note_decided(self, cause: str) -> None:
+        """Add a note that something decided the verdict before the end of the run."""
+        self.notes.append(
+            f"sampling ended after {self.draws.num_draws} draws per chain, because {cause} had decided the verdict"
+        )
+
+    def _check_convergence(self) -> tuple[float, str, str]:
+        """Return the required number of draws relative to the current one, and clauses on what more would not mend.
+
+        The clauses name parameters that never moved or moved in coarse steps, and modes between which chains do not
+        move; they are empty if there are none.
+        """
+        posterior = _posterior(self.draws)
+        sampled = _diagnosed(self.draws, posterior, self.chains.target.labels)
         unresolved = ""
         for labels, problem in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
             unresolved = f"{', '.join(labels[:5])} {problem}" if labels else unresolved
-        return self.rule.shortfall(sampled.table), unresolved
+        # Modes of other parameters than those that ``until`` names do not end the run.
+        apart = not isinstance(self.rule.until, Mapping) and groups_of_chains(posterior, sampled.table)
+        return self.rule.shortfall(sampled.table), unresolved, "chains in different modes" if apart else ""
 
     def _report(self, block: Block):
         """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""
@@ -271,12 +290,16 @@ class Loop:
         self.progress_cost = self.progress_shown - now
 
 
-def _diagnosed(draws: Draws, labels: Sequence[str]) -> Sampled:
-    """Return the diagnostics of the draws so far."""
-    posterior = {
+def _posterior(draws: Draws) -> dict[str, xr.DataArray]:
+    """Return the draws so far of every site."""
+    return {
         name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
         for name, value in draws.sites().items()
     }
+
+
+def _diagnosed(draws: Draws, posterior: dict[str, xr.DataArray], labels: Sequence[str]) -> Sampled:
+    """Return the diagnostics of the draws so far."""
     dims = ["chain", "draw", "parameter"]
     return diagnose_sampled(posterior, xr.DataArray(draws.raw("position"), {"parameter": list(labels)}, dims))
 

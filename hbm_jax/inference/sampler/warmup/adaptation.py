@@ -65,6 +65,11 @@ class Adaptation:
         self.blocks: list[Block] = []
         self.left_out: dict[int, int] = {}  # number of first draws of a chain that are not used
 
+    @property
+    def has_gradients(self) -> bool:
+        """True if all draws have gradients, which older versions of hbm_jax did not store."""
+        return all(block.gradient.shape == block.position.shape for block in self.blocks)
+
     def add(self, block: Block) -> None:
         """Add the next draws."""
         self.blocks.append(block)
