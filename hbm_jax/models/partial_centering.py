@@ -81,8 +81,8 @@ class Coordinate(NamedTuple):
 
     Attributes
     ----------
-    prior : Distribution
-        Prior of V, (n,).
+    prior : Distribution or callable
+        Prior of V, (n,), or a function that returns it from the latents before this one, by name.
     latent : callable
         The latent as a function of V.
     """
@@ -126,13 +126,14 @@ def sample_together(coordinates: Mapping[str, Coordinate], precision, slope) -> 
             for j in range(k):
                 P[i][j] = P[i][j] - R[k][i] * R[k][j]
     V: list[Any] = []
-    values = []
+    values: dict[str, Any] = {}
     for k, (name, (prior, latent)) in enumerate(coordinates.items()):
         shift = sum((R[k][i] * V[i] for i in range(k)), -expected[k])
+        prior = prior if isinstance(prior, dist.Distribution) else prior(values)
         whitened_prior = dist.TransformedDistribution(prior, AffineTransform(shift, R[k][k]))
         V.append((numpyro.sample(f"_{name}", whitened_prior, infer={"start": 0.0}) - shift) / R[k][k])
-        values.append(numpyro.deterministic(name, latent(V[k])))
-    return values
+        values[name] = numpyro.deterministic(name, latent(V[k]))
+    return list(values.values())
 
 
 class Slopes(NamedTuple):
