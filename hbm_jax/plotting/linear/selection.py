@@ -67,9 +67,7 @@ def selected_points(fit: Fit) -> Figure:
         figure = Figure(figsize=(4.6 + 2.7 * num, 3.6), layout="constrained")
         axes = figure.subplots(1, 1 + num, width_ratios=[1.5] + [1.0] * num)
         shown = slice(MAX_DOTS)
-        for mask, colour, alpha, label in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
-            x, y = points[shown][mask[shown]].T
-            axes[0].plot(x, y, ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {label}")
+        draw_simulated(axes[0], *points[shown].T, detected[shown])
         axes[0].plot(*measured.T, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         axes[0].set(xlabel=data.predictors[0], ylabel="y")
         axes[0].legend(loc="best", markerscale=2.0)
@@ -77,7 +75,7 @@ def selected_points(fit: Fit) -> Figure:
             column = (*data.predictors, "y").index(part.quantity)
             limit = float(np.median(_limits(part, data, means)))
             (axes[0].axvline if column == 0 else axes[0].axhline)(limit, color=BLACK, lw=0.8, ls="--")
-            _distribution(axis, measured[:, column], points[:, column], detected, limit)
+            draw_distribution(axis, measured[:, column], points[:, column], detected, limit)
             axis.set(xlabel=data.predictors[0] if column == 0 else "y", ylabel="points")
         axes[1].set_ylim(top=1.25 * axes[1].get_ylim()[1])  # room for the legend
         axes[1].legend(loc="upper right")
@@ -116,15 +114,23 @@ def _limits(part: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.
     return np.broadcast_to(limits[:, None], np.shape(data.used))
 
 
-def _distribution(axis, measured, simulated, detected, limit) -> None:
-    """Draw the distributions of measured values, of simulated detected ones, and of all."""
+def draw_simulated(axis, x, y, detected) -> None:
+    """Draw simulated objects, detected and missing ones."""
+    for mask, colour, alpha, label in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
+        axis.plot(x[mask], y[mask], ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {label}")
+
+
+def draw_distribution(axis, measured, simulated, detected, limit: float | None) -> None:
+    """Draw the distributions of measured values, of simulated detected ones, and of all, and a limit."""
     low, high = np.quantile(simulated, [0.001, 0.999])
     low, high = min(low, measured.min()), max(high, measured.max())
     width = (high - low) / BINS
-    edges = limit + width * np.arange(np.floor((low - limit) / width), np.ceil((high - limit) / width) + 1)
+    edge = low if limit is None else limit
+    edges = edge + width * np.arange(np.floor((low - edge) / width), np.ceil((high - edge) / width) + 1)
     weights = np.full(len(simulated), len(measured) / max(detected.sum(), 1))
     style: Any = {"bins": edges, "histtype": "stepfilled"}
     axis.hist(simulated, weights=weights, color=GREY, alpha=0.35, label="all", **style)
     axis.hist(simulated[detected], weights=weights[detected], color=SKY, alpha=0.8, label="detected", **style)
     axis.hist(measured, bins=edges, histtype="step", color=BLACK, lw=1.0, label="measured")
-    axis.axvline(limit, color=BLACK, lw=0.8, ls="--")
+    if limit is not None:
+        axis.axvline(limit, color=BLACK, lw=0.8, ls="--")
