@@ -178,6 +178,30 @@ def test_simulated_sources_are_the_detected_ones(data, text, monte_carlo):
         monte_carlo.p_value(stats.ks_2samp(ours, everything[name][kept]).pvalue, name=name)
 
 
+@pytest.mark.long
+def test_a_population_with_and_without_its_selection(tmp_path, monte_carlo):
+    """Sixteen sources in wide groups above a limit: without the selection the population is too bright."""
+    design = AfterglowPopulation(redshift=(0.5, 3.0), log10_flux=(-11.4, 0.1), exposure=2500.0, min_counts=0)
+    catalog = write_afterglows(tmp_path, design.draw(16, seed=seed(5)))
+    options = {"grouping": "channels_per_group", "group_by": 100}
+    data = read_afterglows(catalog, spectra=tmp_path / "spectra", **options)
+    truth = HYPER | {"log10_flux_mean": -11.9}
+    selected = Afterglow(selection="log10_flux > -11.7 +- 0.1")
+    sample, _ = selected.simulate(jax.random.key(seed(6)), data, truth)
+    means = {}
+    for name, model in {"with": selected, "without": Afterglow()}.items():
+        fit = hbm.sample(model, sample, seed=seed(7), num_chains=2, progress=False)
+        draws = fit.posterior["log10_flux_mean"].to_numpy()
+        means[name] = draws.mean(), draws.std()
+    monte_carlo.within(means["with"][0], -11.9, means["with"][1], name="with the selection")
+    # Without it, the mean is that of the detected sources, in closed form.
+    spread = np.hypot(0.4, 0.1)
+    margin = (-11.9 + 11.7) / spread
+    brighter = 0.4**2 / spread * np.exp(stats.norm.logpdf(margin) - stats.norm.logcdf(margin))
+    monte_carlo.within(means["without"][0], -11.9 + brighter, means["without"][1], name="without it")
+    assert brighter > 3.0 * means["without"][1]
+
+
 def test_populations_are_drawn_with_a_limit_of_the_flux(monte_carlo):
     options = {"redshift": (1.0, 2.0, 3.0), "log10_flux": (-11.5, 0.4), "min_counts": 0, "exposure": 100.0}
     sample = AfterglowPopulation(log10_flux_limit=(-11.4, 0.1), **options).draw(60, seed=seed(5))

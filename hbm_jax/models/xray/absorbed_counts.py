@@ -172,7 +172,7 @@ class AbsorbedCounts:
             known_rows=known_rows,
             uncertain_rows=uncertain_rows,
             order=np.argsort(np.concatenate([known_rows, uncertain_rows])),
-            **{key: np.asarray(getattr(data, key)) for key in CATALOGUE},
+            **{key: np.asarray(getattr(data, key)) for key in CATALOGUE},  # type: ignore[arg-type]
             redshift_range=np.stack(redshift_range(data, uncertain_rows)),
             errors=errors,
             depth=medium.depth_table(np.asarray(data.z)),

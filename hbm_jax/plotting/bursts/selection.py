@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.ticker import NullFormatter
 from scipy.special import log_ndtr
 
 from hbm_jax.cosmology import Cosmology
@@ -17,6 +18,7 @@ from hbm_jax.plotting.linear.selection import MAX_DOTS, MIN_POINTS, SEED, draw_d
 from hbm_jax.plotting.style import BLACK, Figure, house_style
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
+SHOWN_Z = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 TEXT = {
     "flux": (r"flux $\log_{10}\,F$ [erg cm$^{-2}$ s$^{-1}$]", r"luminosity $\log_{10}\,L$ [erg s$^{-1}$]"),
     "fluence": (r"fluence $\log_{10}\,S$ [erg cm$^{-2}$]", r"energy $\log_{10}\,E_\mathrm{iso}$ [erg]"),
@@ -82,9 +84,12 @@ def selected_bursts(fit: Fit) -> Figure:
         grid = np.geomspace(z.min(), z.max(), 200)
         left.plot(grid, limit + _away(model, data, grid), color=BLACK, lw=0.8, ls="--")
         left.set(xscale="log", xlabel="redshift", ylabel=text)
+        shown = [value for value in SHOWN_Z if z.min() <= value <= z.max()]
+        left.set_xticks(shown, [f"{value:g}" for value in shown])
+        left.xaxis.set_minor_formatter(NullFormatter())
         left.legend(loc="lower right", markerscale=2.0)
         draw_distribution(right, measured, flux, detected, limit)
-        right.set(xlabel=flux_text, ylabel="bursts" if whole else "intervals")
+        right.set(xlabel=flux_text, ylabel="intervals" if data.num_intervals > len(data) and not whole else "bursts")
         right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
         right.legend(loc="upper right")
     return figure

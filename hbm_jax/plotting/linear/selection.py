@@ -67,7 +67,7 @@ def selected_points(fit: Fit) -> Figure:
         figure = Figure(figsize=(4.6 + 2.7 * num, 3.6), layout="constrained")
         axes = figure.subplots(1, 1 + num, width_ratios=[1.5] + [1.0] * num)
         shown = slice(MAX_DOTS)
-        draw_simulated(axes[0], *points[shown].T, detected[shown])
+        draw_simulated(axes[0], points[shown, 0], points[shown, 1], detected[shown])
         axes[0].plot(*measured.T, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         axes[0].set(xlabel=data.predictors[0], ylabel="y")
         axes[0].legend(loc="best", markerscale=2.0)
