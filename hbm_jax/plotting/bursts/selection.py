@@ -14,10 +14,18 @@ from hbm_jax.inference import Fit
 from hbm_jax.models import Golenetskii
 from hbm_jax.models.bursts.detection import WHOLE
 from hbm_jax.plotting.draws import model_and_data, parameter
-from hbm_jax.plotting.linear.selection import MAX_DOTS, MIN_POINTS, SEED, draw_distribution, draw_simulated
-from hbm_jax.plotting.style import BLACK, Figure, house_style
+from hbm_jax.plotting.style import (
+    BLACK,
+    MAX_DOTS,
+    MIN_SIMULATED,
+    Figure,
+    draw_distribution,
+    draw_simulated,
+    house_style,
+)
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
+SEED = 0
 SHOWN_Z = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 TEXT = {
     "flux": (r"flux $\log_{10}\,F$ [erg cm$^{-2}$ s$^{-1}$]", r"luminosity $\log_{10}\,L$ [erg s$^{-1}$]"),
@@ -65,7 +73,7 @@ def selected_bursts(fit: Fit) -> Figure:
     )
     names = [name for name in (*unselected.all_priors, *part.priors) if name != "z"]
     means = {name: float(parameter(fit, name).mean()) for name in names}
-    repeats = -(-MIN_POINTS // data.num_intervals)
+    repeats = -(-MIN_SIMULATED // data.num_intervals)
     design = data.subset(np.tile(np.arange(len(data)), repeats))
     parameters = {name: means[name] for name in unselected.all_priors if name != "z"}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)

@@ -13,11 +13,16 @@ from hbm_jax.inference import Fit
 from hbm_jax.models import Relation
 from hbm_jax.models.selection import Selection
 from hbm_jax.plotting.draws import model_and_data, parameter
-from hbm_jax.plotting.style import BLACK, GREY, SKY, Figure, house_style
+from hbm_jax.plotting.style import (
+    BLACK,
+    MAX_DOTS,
+    MIN_SIMULATED,
+    Figure,
+    draw_distribution,
+    draw_simulated,
+    house_style,
+)
 
-MIN_POINTS = 3000  # smallest number of simulated points
-MAX_DOTS = 1500  # largest number of simulated points that are drawn
-BINS = 30  # of the histograms; one edge is the limit
 SEED = 0
 
 
@@ -93,7 +98,7 @@ def _population(
     unselected: Relation, selections: Sequence[Selection], data: PointsInGroups, means: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return measured points simulated without selection, (N, 2), and the probability that each is detected."""
-    repeats = -(-MIN_POINTS // data.num_points)
+    repeats = -(-MIN_SIMULATED // data.num_points)
     design = data.subset(np.tile(np.arange(len(data)), repeats))
     parameters = {name: means[name] for name in unselected.all_priors}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
@@ -112,25 +117,3 @@ def _limits(part: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.
         return np.asarray(data.cut)[..., (*data.predictors, "y").index(part.quantity)]
     limits = np.resize(np.atleast_1d(means[part.names[0]]), len(data))  # one for all, or those of repeated groups
     return np.broadcast_to(limits[:, None], np.shape(data.used))
-
-
-def draw_simulated(axis, x, y, detected) -> None:
-    """Draw simulated objects, detected and missing ones."""
-    for mask, colour, alpha, label in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
-        axis.plot(x[mask], y[mask], ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {label}")
-
-
-def draw_distribution(axis, measured, simulated, detected, limit: float | None) -> None:
-    """Draw the distributions of measured values, of simulated detected ones, and of all, and a limit."""
-    low, high = np.quantile(simulated, [0.001, 0.999])
-    low, high = min(low, measured.min()), max(high, measured.max())
-    width = (high - low) / BINS
-    edge = low if limit is None else limit
-    edges = edge + width * np.arange(np.floor((low - edge) / width), np.ceil((high - edge) / width) + 1)
-    weights = np.full(len(simulated), len(measured) / max(detected.sum(), 1))
-    style: Any = {"bins": edges, "histtype": "stepfilled"}
-    axis.hist(simulated, weights=weights, color=GREY, alpha=0.35, label="all", **style)
-    axis.hist(simulated[detected], weights=weights[detected], color=SKY, alpha=0.8, label="detected", **style)
-    axis.hist(measured, bins=edges, histtype="step", color=BLACK, lw=1.0, label="measured")
-    if limit is not None:
-        axis.axvline(limit, color=BLACK, lw=0.8, ls="--")

@@ -12,9 +12,16 @@ from hbm_jax.inference import Fit
 from hbm_jax.models import Afterglow
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.linear.selection import MAX_DOTS, SEED, draw_distribution, draw_simulated
-from hbm_jax.plotting.style import BLACK, Figure, house_style
+from hbm_jax.plotting.style import (
+    BLACK,
+    MAX_DOTS,
+    Figure,
+    draw_distribution,
+    draw_simulated,
+    house_style,
+)
 
+SEED = 0
 NUM = 6000  # simulated sources
 OTHER = ("log10_nh", "photon_index")  # parameter beside the flux
 
