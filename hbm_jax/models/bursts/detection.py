@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax import lax
 from jax.scipy.special import log_ndtr, logsumexp
 
 from hbm_jax.data.bursts.bursts import Bursts
@@ -104,7 +105,10 @@ class BurstDetection(NamedTuple):
         variance = (slope * lines.x_scale)[..., None] ** 2 + lines.scatter**2 + lines.variance + smooth
         margin = self.limit - lines.intercept
         z = (margin[:, None, :] - u) / jnp.sqrt(variance)[..., None, :]
-        below = jnp.sum(jnp.where(self.used[:, None, :], log_ndtr(z), 0.0), axis=-1)
+        # Relative accuracy matters where few are detected, with all z large: erfc is then accurate, and cheaper than the
+        # logarithm of the normal distribution function.
+        above = jnp.minimum(0.5 * lax.erfc(z / np.sqrt(2.0)), 1.0 - jnp.finfo(z.dtype).eps)
+        below = jnp.sum(jnp.where(self.used[:, None, :], jnp.log1p(-above), 0.0), axis=-1)
         return logsumexp(log_weights + _log_any(below), axis=-1)
 
     def log_share(self, lines: LinesOfBursts):
