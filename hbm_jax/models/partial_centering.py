@@ -11,7 +11,7 @@ x ~ N(c m, t0^2 (t / t0)^(2c)) with u = m + (t / t0)^(1 - c) (x - c m). The dist
 t0; for data of information I, c = t^2 I / (1 + t^2 I). `hbm_jax.inference.centre` instead estimates c from a pilot run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,7 +38,14 @@ class GaussianLikelihood(NamedTuple):
     information: Any
 
 
-def sample_whitened(name: str, location, scale, likelihood: GaussianLikelihood, record: bool = True):
+def sample_whitened(
+    name: str,
+    location,
+    scale,
+    likelihood: GaussianLikelihood,
+    record: bool = True,
+    detected: Callable | None = None,
+):
     """Sample a normal latent in units of its conditional posterior, as site ``_name``, and return its value.
 
     Parameters
@@ -51,6 +58,8 @@ def sample_whitened(name: str, location, scale, likelihood: GaussianLikelihood, 
         Gaussian approximation of each element's likelihood, (...).
     record : bool
         Whether the value is recorded as a deterministic site ``name``.
+    detected : callable, optional
+        From the distribution of the site, and the latent as a function of it, to the distribution for detected objects.
 
     Returns
     -------
@@ -59,7 +68,10 @@ def sample_whitened(name: str, location, scale, likelihood: GaussianLikelihood, 
     x_scale = jnp.sqrt(1.0 + likelihood.information * scale**2)
     error = scale / x_scale
     x_shift = error * likelihood.information * (likelihood.estimate - location)
-    x = numpyro.sample(f"_{name}", dist.Normal(-x_shift, x_scale))
+    prior: Any = dist.Normal(-x_shift, x_scale)
+    if detected is not None:
+        prior = detected(prior, lambda x: location + error * (x + x_shift))
+    x = numpyro.sample(f"_{name}", prior)
     value = location + error * (x + x_shift)
     return numpyro.deterministic(name, value) if record else value
 
@@ -69,8 +81,8 @@ class Coordinate(NamedTuple):
 
     Attributes
     ----------
-    prior : Distribution
-        Prior of V, (n,).
+    prior : Distribution or callable
+        Prior of V, (n,), or a function that returns it from the latents before this one, by name.
     latent : callable
         The latent as a function of V.
     """
@@ -114,13 +126,14 @@ def sample_together(coordinates: Mapping[str, Coordinate], precision, slope) -> 
             for j in range(k):
                 P[i][j] = P[i][j] - R[k][i] * R[k][j]
     V: list[Any] = []
-    values = []
+    values: dict[str, Any] = {}
     for k, (name, (prior, latent)) in enumerate(coordinates.items()):
         shift = sum((R[k][i] * V[i] for i in range(k)), -expected[k])
+        prior = prior if isinstance(prior, dist.Distribution) else prior(values)
         whitened_prior = dist.TransformedDistribution(prior, AffineTransform(shift, R[k][k]))
         V.append((numpyro.sample(f"_{name}", whitened_prior, infer={"start": 0.0}) - shift) / R[k][k])
-        values.append(numpyro.deterministic(name, latent(V[k])))
-    return values
+        values[name] = numpyro.deterministic(name, latent(V[k]))
+    return list(values.values())
 
 
 class Slopes(NamedTuple):

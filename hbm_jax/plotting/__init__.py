@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from hbm_jax.plotting.batch import population, replicates
 from hbm_jax.plotting.bursts.figures import golenetskii_planes, redshift_predictions
+from hbm_jax.plotting.bursts.selection import selected_bursts
 from hbm_jax.plotting.calibration import calibration
 from hbm_jax.plotting.corner_plot import corner
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
@@ -32,6 +33,7 @@ from hbm_jax.plotting.supernovae.populations import populations
 from hbm_jax.plotting.supernovae.residuals import hubble_residuals, influence
 from hbm_jax.plotting.xray.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
 from hbm_jax.plotting.xray.populations import afterglow_populations, host_columns, whim_contour
+from hbm_jax.plotting.xray.selection import selected_afterglows
 
 __all__ = [
     "LABELS",
@@ -63,6 +65,8 @@ __all__ = [
     "predictive_check",
     "redshift_predictions",
     "replicates",
+    "selected_afterglows",
+    "selected_bursts",
     "selected_points",
     "sensitivity",
     "shrinkage",

@@ -25,6 +25,8 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 GREY = "#6b6b6b"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)  # for categories, in this order; yellow is too faint
 BAND_95, BAND_68 = "#c9c9c9", "#9a9a9a"
+MIN_SIMULATED, MAX_DOTS = 3000, 1500  # simulated objects beside measured ones, and how many of them are drawn
+BINS = 30  # of the histograms of detected objects
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)  # ends of the 95 and the 68 % interval, and the median
 
 _STYLE = {
@@ -190,3 +192,25 @@ def _png(image: Image.Image, level: int) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
+
+
+def draw_simulated(axis, x, y, detected) -> None:
+    """Draw simulated objects, detected and missing ones."""
+    for mask, colour, alpha, label in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
+        axis.plot(x[mask], y[mask], ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {label}")
+
+
+def draw_distribution(axis, measured, simulated, detected, limit: float | None) -> None:
+    """Draw the distributions of measured values, of simulated detected ones, and of all, and a limit."""
+    low, high = np.quantile(simulated, [0.001, 0.999])
+    low, high = min(low, measured.min()), max(high, measured.max())
+    width = (high - low) / BINS
+    edge = low if limit is None else limit
+    edges = edge + width * np.arange(np.floor((low - edge) / width), np.ceil((high - edge) / width) + 1)
+    weights = np.full(len(simulated), len(measured) / max(detected.sum(), 1))
+    style: Any = {"bins": edges, "histtype": "stepfilled"}
+    axis.hist(simulated, weights=weights, color=GREY, alpha=0.35, label="all", **style)
+    axis.hist(simulated[detected], weights=weights[detected], color=SKY, alpha=0.8, label="detected", **style)
+    axis.hist(measured, bins=edges, histtype="step", color=BLACK, lw=1.0, label="measured")
+    if limit is not None:
+        axis.axvline(limit, color=BLACK, lw=0.8, ls="--")

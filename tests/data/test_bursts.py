@@ -230,3 +230,47 @@ def test_limits_and_unknown_redshifts():
 def test_a_quantity_is_a_flux_or_a_fluence():
     with pytest.raises(DataError, match="quantity: expected one of flux, fluence; found 'power'"):
         Bursts.from_columns({"name": ["GRB 1"]}, quantity="power")
+
+
+def rest_frame(**changed):
+    given = {
+        "burst": ["a", "b", "c"], "z": [0.4, 1.0, 3.0], "log10_E_peak_rest": [2.5, 2.8, 3.0],
+        "sigma_log10_E_peak_rest": [0.05, 0.1, 0.04], "E_iso": [1e52, 3e53, 2e54], "E_iso_err_lo": [1e51, 2e52, 3e53],
+        "E_iso_err_hi": [2e51, 3e52, 3e53],
+    }  # fmt: skip
+    return {key: value for key, value in (given | changed).items() if value is not None}
+
+
+def test_tables_of_isotropic_energies_and_luminosities():
+    """What the model multiplies by the sphere is the value of the table, in the cosmology of the table."""
+    z, E = np.array([0.4, 1.0, 3.0]), np.array([1e52, 3e53, 2e54])
+    cosmology = Cosmology.flat(H0=67.3, Om0=0.315)
+    data = read_bursts(rest_frame(), H0=67.3, Om0=0.315)
+    assert data.quantity == "fluence"
+    assert data.num_intervals == len(data) == 3
+    away = np.asarray(sphere(z, cosmology))
+    np.testing.assert_allclose(data.log10_flux[:, 0] + away - np.log10(1.0 + z), np.log10(E), rtol=1e-12)
+    np.testing.assert_allclose(data.log10_E_peak[:, 0] + np.log10(1.0 + z), [2.5, 2.8, 3.0], rtol=1e-12)
+    np.testing.assert_allclose(np.sqrt(data.errors[:, 0, 0]), [0.05, 0.1, 0.04])
+    np.testing.assert_allclose(np.sqrt(data.errors[0, 0, 2]), 0.5 * (np.log10(1.2) - np.log10(0.9)))
+    names = {"E_iso": None, "E_iso_err_lo": None, "E_iso_err_hi": None, "E_peak_rest": [300.0, 600.0, 1000.0]}
+    names |= {"E_peak_rest_err_lo": [30.0] * 3, "E_peak_rest_err_hi": [30.0] * 3, "log10_E_peak_rest": None}
+    names |= {"sigma_log10_E_peak_rest": None, "lum": [51.0, 52.0, 53.0], "sigma_log10_L_iso": [0.1] * 3}
+    other = read_bursts(rest_frame(**names), columns={"log10_L_iso": "lum"})
+    assert other.quantity == "flux"
+    np.testing.assert_allclose(other.log10_flux[:, 0] + np.asarray(sphere(z, UNIVERSE)), [51.0, 52.0, 53.0], rtol=1e-12)
+    np.testing.assert_allclose(10.0 ** other.log10_E_peak[:, 0], np.array([300.0, 600.0, 1000.0]) / (1.0 + z))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"z": [0.4, np.nan, 3.0]}, "expected the redshift of every burst.*found none of b"),
+        ({"E_iso": [1e52, -3e53, 2e54]}, "E_iso, row 1.*expected E_iso in erg"),
+        ({"flux": [1e-5, 1e-5, 1e-5]}, "E_iso: expected it or flux; found both"),
+        ({"E_iso": None}, "column 'log10_flux' is missing"),
+    ],
+)
+def test_wrong_values_in_the_rest_frame_are_named(changed, words):
+    with pytest.raises(DataError, match=words):
+        read_bursts(rest_frame(**changed), quantity="fluence")

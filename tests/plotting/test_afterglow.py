@@ -12,7 +12,7 @@ import hbm_jax as hbm
 from hbm_jax import constants, report
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.plotting import contours, count_spectra, folded_draws
+from hbm_jax.plotting import contours, count_spectra, folded_draws, selected_afterglows
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.xray import populations
 from hbm_jax.plotting.xray.figures import figures
@@ -233,3 +233,28 @@ def test_figures_of_another_expression_are_those_of_its_parameters(fit):
     assert set(figures(fit)) - set(figures(without_host)) == {"host_columns"}
     labels = [axes.get_xlabel() for axes in hbm.plotting.afterglow_populations(fit).axes]
     assert labels == [label("photon_index"), label("log10_flux", "erg/cm^2/s"), label("log10_nh", "1e22/cm^2")]
+
+
+@pytest.mark.parametrize("text", ["log10_flux > -11.6 +- 0.1", "counts > 99"])
+def test_a_selection_of_afterglows_shows_what_it_leaves_out(fit, text):
+    """For the flux, all sources far above the limit are detected; for counts, hidden sources are missing."""
+    priors = {"photon_index_mean": 2.0, "photon_index_std": 0.2, "log10_flux_mean": -11.7, "log10_flux_std": 0.4}
+    priors |= {"log10_nh_mean": 0.3, "log10_nh_std": 0.9}
+    names = ("photon_index", "log10_flux", "log10_nh")
+    selected = types.SimpleNamespace(
+        program=hbm.models.Afterglow(selection=text, priors=priors), data=fit.data, args=(fit.data,), blinding=None,
+        posterior={name: fit.posterior[name] for name in names},
+    )  # fmt: skip
+    left, right = selected_afterglows(selected).axes
+    missing, detected, sources = left.lines[:3]
+    assert len(sources.get_xdata()) == len(fit.data)
+    assert len(detected.get_xdata()) + len(missing.get_xdata()) == 1500
+    assert detected.get_xdata().mean() > missing.get_xdata().mean() + 0.3
+    if "flux" in text:
+        assert (missing.get_xdata() < -11.2).all()
+        assert (detected.get_xdata() > -12.0).all()
+    else:
+        assert missing.get_ydata().mean() > detected.get_ydata().mean() + 0.05
+    assert right.get_ylabel() == "sources"
+    with pytest.raises(ValueError, match="selected_afterglows: expected a fit with a selection"):
+        selected_afterglows(fit)

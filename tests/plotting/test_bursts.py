@@ -8,7 +8,9 @@ import xarray as xr
 from astropy.cosmology import FlatwCDM
 from stored_fits import load
 
+from hbm_jax.data import BurstPopulation
 from hbm_jax.models import Golenetskii
+from hbm_jax.plotting import selected_bursts
 from hbm_jax.plotting.bursts.figures import _log10_area, figures, golenetskii_planes, redshift_predictions
 
 
@@ -76,3 +78,25 @@ def test_predicted_redshifts_against_given_ones():
 def test_fits_of_something_else_are_refused():
     with pytest.raises(ValueError, match=r"golenetskii_planes: expected a fit of hbm_jax.models.Golenetskii"):
         golenetskii_planes(load("own"))
+
+
+@pytest.mark.parametrize("text", ["log10_flux > -6.0", "log10_peak_flux > -5.2 +- 0.1"])
+def test_a_selection_of_bursts_shows_what_it_leaves_out(text):
+    whole = "peak" in text
+    data = BurstPopulation(num_intervals=2, log10_flux_limit=-5.6, redshift=(0.5, 3.0)).draw(20, seed=1).data
+    values = {"gamma_mean": 1.5, "gamma_std": 0.2, "log10_N_mean": 52.0, "log10_N_std": 0.3, "intrinsic_scatter": 0.1}
+    values |= {"log10_E_peak_mean": 2.6, "log10_E_peak_std": 0.3, "log10_E_peak_scatter": 0.25}
+    fit = SimpleNamespace(program=Golenetskii(selection=text, priors=values), data=data, args=(data,), posterior={})
+    left, right = selected_bursts(fit).axes
+    missing, detected, measured, limit = left.lines
+    assert len(measured.get_xdata()) == (20 if whole else 40)
+    np.testing.assert_allclose(np.sort(np.unique(measured.get_xdata())), np.sort(np.unique(data.z)))
+    # The limit in luminosity rises with redshift, and separates detected and missing ones.
+    blur = 0.4 if whole else 0.02  # the limit is interpolated
+    edges = [np.interp(line.get_xdata(), *limit.get_data()) for line in (detected, missing)]
+    assert (detected.get_ydata() > edges[0] - blur).all()
+    assert (missing.get_ydata() < edges[1] + blur).all()
+    assert 0.1 < len(detected.get_xdata()) / (len(detected.get_xdata()) + len(missing.get_xdata())) < 0.95
+    assert right.get_ylabel() == ("bursts" if whole else "intervals")
+    with pytest.raises(ValueError, match="selected_bursts: expected a fit with a selection"):
+        selected_bursts(load("golenetskii"))

@@ -41,7 +41,8 @@ MAX_REDSHIFT = BURST_REDSHIFT.allowed[1]
 FLUX_UNITS = {"flux": "erg / (cm2 s)", "fluence": "erg / cm2"}
 BOLOMETRIC = (1.0, 1e4)  # keV, rest frame
 VALUES = {"log10_E_peak": "E_peak", "log10_flux": "flux"}
-OPTIONAL = ("covariance", "correlation", "alpha", "beta", "band_low", "band_high", "log10_flux_limit", "sigma_z")
+LIMITS = ("log10_flux_limit", "log10_peak_flux_limit")
+OPTIONAL = ("covariance", "correlation", "alpha", "beta", "band_low", "band_high", *LIMITS, "sigma_z")
 
 
 def columns_of(quantity: str) -> dict[str, Column]:
@@ -67,6 +68,7 @@ def columns_of(quantity: str) -> dict[str, Column]:
         "log10_flux": log10_flux,
         "sigma_log10_flux": dataclasses.replace(POSITIVE_ERROR, unit="dex"),
         "log10_flux_limit": log10_flux,
+        "log10_peak_flux_limit": log10_flux,
         "flux": Column(unit, f"a {quantity} in {unit}", (1e-25, 1e5), (1e-12, 1.0)),
         "flux_err_lo": flux_error,
         "flux_err_hi": flux_error,
@@ -95,6 +97,8 @@ class Bursts(HasWarnings):
         Redshift, NaN where it is unknown, and its standard deviation, 0 where it is exact.
     log10_flux_limit : (B,)
         Flux limit below which intervals are not in the data [log10, in the units of the fluxes]; -inf for no limit.
+    log10_peak_flux_limit : (B,)
+        Limit of the brightest flux of each burst, below which the burst is not in the data, as ``log10_flux_limit``.
     used : (B, J)
         False for padding.
     log10_E_peak : (B, J)
@@ -118,6 +122,7 @@ class Bursts(HasWarnings):
     z: Any
     sigma_z: Any
     log10_flux_limit: Any
+    log10_peak_flux_limit: Any
     used: Any
     log10_E_peak: Any
     log10_flux: Any
@@ -144,7 +149,7 @@ class Bursts(HasWarnings):
             [erg/cm^2/s] with ``E_peak_err_lo``, ``E_peak_err_hi``, ``flux_err_lo`` and ``flux_err_hi``; the standard
             deviation of the logarithm is then half of log10(value + err_hi) - log10(value - err_lo). Optional:
             ``covariance`` or ``correlation`` of the two logarithms, ``alpha`` and ``beta``, ``band_low`` and
-            ``band_high`` [keV], ``sigma_z``, ``log10_flux_limit``.
+            ``band_high`` [keV], ``sigma_z``, ``log10_flux_limit``, ``log10_peak_flux_limit``.
         quantity : str
             ``"flux"`` or ``"fluence"``.
         column_names : mapping, optional
@@ -177,6 +182,11 @@ class Bursts(HasWarnings):
         limit = per_burst("log10_flux_limit", -np.inf)
         below = rows["log10_flux"] < limit[burst_index]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
+        peak_limit = per_burst("log10_peak_flux_limit", -np.inf)
+        brightest = np.full(len(names), -np.inf)
+        np.maximum.at(brightest, burst_index, rows["log10_flux"])
+        what = "a burst with a flux above its log10_peak_flux_limit"
+        reject_rows((brightest < peak_limit)[burst_index], rows["log10_flux"], "log10_flux", what, burst)
         sigma_x, sigma_y = rows["sigma_log10_E_peak"], rows["sigma_log10_flux"]
         errors = np.stack([sigma_x**2, _covariance(rows, burst, column_names), sigma_y**2], -1)
         band = np.stack([rows.get(key, no_value) for key in ("band_low", "band_high")], -1)
@@ -186,6 +196,7 @@ class Bursts(HasWarnings):
             z=per_burst("z", np.nan),
             sigma_z=per_burst("sigma_z", 0.0),
             log10_flux_limit=limit,
+            log10_peak_flux_limit=peak_limit,
             used=frozen_array(intervals >= 0, None),
             log10_E_peak=padded(rows["log10_E_peak"], intervals, 0.0),
             log10_flux=padded(rows["log10_flux"], intervals, 0.0),
@@ -212,8 +223,8 @@ class Bursts(HasWarnings):
 
     @property
     def has_limit(self) -> bool:
-        """True if any burst has a flux limit."""
-        return bool(np.isfinite(self.log10_flux_limit).any())
+        """True if any burst has a flux limit, of its intervals or of the brightest one."""
+        return bool(np.isfinite(self.log10_flux_limit).any() or np.isfinite(self.log10_peak_flux_limit).any())
 
     @property
     def has_band(self) -> NDArray[np.bool_]:
@@ -289,10 +300,18 @@ class Bursts(HasWarnings):
         """Measured (log10_E_peak, log10_flux), (B, J, 2)."""
         return np.stack([self.log10_E_peak, self.log10_flux], axis=-1)
 
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return plain arrays by field name, for storage and fingerprints; limits of whole bursts if there are any."""
+        stored = super().to_dict()
+        if not np.isfinite(stored["log10_peak_flux_limit"]).any():
+            del stored["log10_peak_flux_limit"]
+        return stored
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Bursts":
         """Build the container from the output of `to_dict`, after checking it; every value is restored exactly."""
-        restored = super().from_dict(stored)
+        without = {"log10_peak_flux_limit": np.full(len(np.atleast_1d(stored["z"])), -np.inf)}
+        restored = super().from_dict(without | dict(stored))
         cls.from_columns(restored._columns(), quantity=restored.quantity)
         return restored
 
@@ -305,7 +324,7 @@ class Bursts(HasWarnings):
     def _columns(self) -> dict[str, Any]:
         """Return columns with one row per interval, without columns that have no values."""
         arrays = {key: np.asarray(value) for key, value in self._fields().items()}
-        used, limit = arrays["used"].astype(bool), arrays["log10_flux_limit"]
+        used = arrays["used"].astype(bool)
         burst_index = np.repeat(np.arange(len(used)), used.sum(axis=1))
         errors, band = arrays["errors"][used], arrays["flux_band"][used]
         columns = {
@@ -321,8 +340,9 @@ class Bursts(HasWarnings):
             "beta": arrays["beta"][used],
             "band_low": band[:, 0],
             "band_high": band[:, 1],
-            "log10_flux_limit": np.where(np.isinf(limit), np.nan, limit)[burst_index],
         }
+        for name in LIMITS:
+            columns[name] = np.where(np.isinf(arrays[name]), np.nan, arrays[name])[burst_index]
         return {key: value for key, value in columns.items() if key in ("burst", "z") or not np.isnan(value).all()}
 
 

@@ -1,7 +1,6 @@
 """Readers of burst tables, and the bundled Konus-Wind bursts of known redshift."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.building import build_from_table, named_errors
 from hbm_jax.data.bursts.bursts import FLUX_UNITS, Bursts, columns_of
+from hbm_jax.data.bursts.luminosities import observed_columns, quantity_of, rest_columns
 from hbm_jax.data.tables import read_bundled, read_table
 from hbm_jax.names import listed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
@@ -29,8 +29,10 @@ def read_bursts(
     missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     quantity: str | None = None,
+    H0: float = 70.0,
+    Om0: float = 0.3,
 ) -> Bursts:
-    """Read bursts from a table with one row per interval.
+    """Read bursts from a table with one row per interval, or of isotropic luminosities or energies, one row a burst.
 
     Parameters
     ----------
@@ -39,7 +41,12 @@ def read_bursts(
         ``name`` and ``redshift`` are recognised too.
     quantity
         ``"flux"`` [erg/cm^2/s] or ``"fluence"`` [erg/cm^2]; by default the quantity that `Bursts.to_table` stored in
-        the metadata of the table, otherwise flux.
+        the metadata of the table, fluence for tables of E_iso, otherwise flux.
+    H0, Om0
+        Flat cosmology of tables with values in the rest frame: ``L_iso`` [erg/s] or ``E_iso`` [erg] in place of flux or
+        fluence, and ``E_peak_rest`` [keV] in place of ``E_peak``, with errors named as theirs, or their logarithms.
+        They are converted to bolometric fluxes or fluences and observed peak energies, so that the cosmology of a model
+        may be another one, and selections are in what was observed.
 
     Returns
     -------
@@ -48,7 +55,7 @@ def read_bursts(
     Raises
     ------
     FileNotFoundError, DataError
-        As for `hbm_jax.data.read_table` and `Bursts.from_columns`.
+        As for `hbm_jax.data.read_table` and `Bursts.from_columns`; for a value in the rest frame without a redshift.
 
     Examples
     --------
@@ -56,15 +63,24 @@ def read_bursts(
     >>> table |= dict(flux=[1e-6, 3e-7], flux_err_lo=[1e-7, 2e-8], flux_err_hi=[1e-7, 2e-8])
     >>> len(read_bursts(table, columns={"E_peak": "Ep"}))
     2
+    >>> table = dict(burst=["a"], z=[1.0], log10_E_peak_rest=[2.8], sigma_log10_E_peak_rest=[0.1])
+    >>> table |= dict(E_iso=[1e53], E_iso_err_lo=[1e52], E_iso_err_hi=[2e52])
+    >>> read_bursts(table).quantity
+    'fluence'
     """
     table = read_table(source, format=format, missing=missing)
     stored = str(table.meta.get("quantity"))
-    kind = quantity or (stored if stored in FLUX_UNITS else "flux")
+    kind = quantity or (stored if stored in FLUX_UNITS else quantity_of([*table.columns, *(columns or {})]))
     with named_errors(table.origin):
-        declared = columns_of(kind)
+        declared = columns_of(kind) | rest_columns(kind)
+
+    def make(values: Mapping[str, Any], called: Mapping[str, str]) -> Bursts:
+        values, called = observed_columns(values, kind, H0, Om0, called)
+        return Bursts.from_columns(values, quantity=kind, called=called)
+
     return build_from_table(
         table,
-        partial(Bursts.from_columns, quantity=kind),
+        make,
         declared,
         columns=columns,
         leave_out=leave_out,

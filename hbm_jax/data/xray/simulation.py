@@ -76,6 +76,9 @@ class AfterglowPopulation:
         Size of the background region relative to the source region.
     min_counts : int
         Minimum number of counts from 0.3 to 10 keV, background included; sources with fewer are drawn again.
+    log10_flux_limit : (float, float), optional
+        Limit of log10 of the unabsorbed flux, and the standard deviation of the normal distribution function about it
+        that is the probability of detection; sources that are not detected are drawn again.
     abundances : str
         Abundance table of all absorbers.
 
@@ -105,6 +108,7 @@ class AfterglowPopulation:
     background: float = 1e-3
     background_ratio: float = 20.0
     min_counts: int = 100
+    log10_flux_limit: tuple[float, float] | None = None
     abundances: str = "wilm"
 
     def __post_init__(self):
@@ -116,7 +120,7 @@ class AfterglowPopulation:
         )
         require_choice(self, "host", ("log-normal", "cloud"))
         require(self, ("exposure", "background_ratio"), "a positive number", lambda value: value > 0)
-        flux = ("log10_flux",) if self.log10_flux is not None else ()
+        flux = tuple(name for name in ("log10_flux", "log10_flux_limit") if getattr(self, name) is not None)
         require_moments(self, "photon_index", *flux, "log10_luminosity", "log10_nh", "log10_nh_mw")
 
     def draw(self, num: int, *, seed: int, response: Response | None = None) -> SimulatedAfterglows:
@@ -151,13 +155,17 @@ class AfterglowPopulation:
 
         def draw_source(num_drawn: int, num_accepted: int) -> tuple[Spectrum, dict[str, float]] | None:
             source = self._source(rng, num_drawn)
+            if self.log10_flux_limit is not None and source["log10_flux"] < rng.normal(*self.log10_flux_limit):
+                return None
             spectrum = self._spectrum(rng, source, response, f"sim{num_accepted + 1:03d}")
             return (spectrum, source) if spectrum.counts[in_band].sum() >= self.min_counts else None
 
+        limit = self.log10_flux_limit
+        sought = f"{self.min_counts} counts" + ("" if limit is None else f" and a log10_flux above {limit[0]:g}")
         accepted, num_drawn = draw_until(
             num,
             draw_source,
-            f"min_counts: expected some sources with {self.min_counts} counts; found {{accepted}} of {{drawn}} drawn. "
+            f"min_counts: expected some sources with {sought}; found {{accepted}} of {{drawn}} drawn. "
             "Make the sources brighter, or the exposure longer.",
         )
         spectra, sources = zip(*accepted, strict=True)

@@ -31,6 +31,18 @@ from hbm_jax.data.bursts.flux_bands import FluxBands
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.bursts.detection import (
+    PIVOT,
+    TRUNCATION,
+    BurstDetection,
+    check_options,
+    check_selected,
+    detection_of,
+    inside,
+    offsets,
+    sample_slopes,
+    whole_bursts,
+)
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
@@ -39,11 +51,7 @@ from hbm_jax.models.selection import NONE, Selection, as_selections, selections_
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
-from hbm_jax.validation import DataError, OptionError, Remedy, energy_band
-
-PIVOT = 2.0  # log10 of 100 keV
-TRUNCATION = "log10_flux > log10_flux_limit"  # with the limits of the bursts in the data
-NO_LIMIT = -1e3  # log10 of a flux
+from hbm_jax.validation import DataError, Remedy, energy_band
 
 COMPLETE: dict[str, Prior] = {"gamma": dist.Normal(1.5, 0.5), "log10_N": dist.Normal(52.0, 1.0)}
 CORRELATED: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
@@ -76,8 +84,8 @@ class BoundBursts:
         Their variances and covariance, as in `Bursts`.
     used : (B, J)
         False for padding.
-    log10_flux_limit : (B,)
-        Flux limits; -inf for no limit.
+    log10_flux_limit, log10_peak_flux_limit : (B,)
+        Limits of every flux, and of the brightest one of each burst; -inf for no limit.
     known_z, uncertain_z : (number known,), (number uncertain, 4)
         Redshifts without error; measured redshifts with their errors and the bounds of their distributions.
     order : (B,)
@@ -102,6 +110,7 @@ class BoundBursts:
     errors: Any
     used: Any
     log10_flux_limit: Any
+    log10_peak_flux_limit: Any
     known_z: Any
     uncertain_z: Any
     order: Any
@@ -129,6 +138,7 @@ class BoundBursts:
             errors=errors,
             used=used,
             log10_flux_limit=np.asarray(data.log10_flux_limit),
+            log10_peak_flux_limit=np.asarray(data.log10_peak_flux_limit),
             known_z=z[known],
             uncertain_z=np.stack([center, error, *bounds], axis=1),
             order=np.argsort(np.concatenate([known, unknown, uncertain])),
@@ -167,7 +177,10 @@ class Golenetskii(PopulationModel):
     selection : str or Selection
         Intervals that are missing because of their measured flux: ``"log10_flux > -6.5"``, or ``"log10_flux >
         Normal(-6.5, 0.2) +- 0.1"`` for a smooth limit with a prior, see `hbm_jax.models.selection`. The density of each
-        interval is then that of detected intervals. Bursts without a detected interval are not modelled.
+        interval is then that of detected intervals. Or bursts that are missing with all of their intervals, because
+        none of them is bright enough: ``"log10_peak_flux > -6"``, or ``"log10_peak_flux > log10_peak_flux_limit"`` for
+        the limits of the bursts in the data. Limits are fluxes in the band of the measured ones, so that the limit in
+        luminosity depends on redshift.
     cosmology : str, optional
         Cosmology with free parameters, one of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``, which makes the relation a
         distance indicator. Fixed and flat by default.
@@ -207,7 +220,7 @@ class Golenetskii(PopulationModel):
     correlated: bool = field(default=False, metadata={"help": "whether gamma and log10_N are correlated"})
     truncated: bool = field(default=False, metadata={"help": "whether intervals below the flux limit are missing"})
     selection: str | Selection = field(
-        default=NONE, metadata={"help": "intervals that are missing, such as 'log10_flux > -6.5'"}
+        default=NONE, metadata={"help": "what is missing, as in 'log10_flux > -6.5' or 'log10_peak_flux > -6'"}
     )
     cosmology: str | None = field(default=None, metadata={"help": ", ".join(expansion.FREE) + "; fixed by default"})
     H0: float = field(default=70.0, metadata={"help": "Hubble constant of the fixed cosmology [km/s/Mpc]"})
@@ -226,14 +239,7 @@ class Golenetskii(PopulationModel):
     def _check_selection(self) -> None:
         """Store the selection as text; raise ValueError for one that cannot be integrated."""
         object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Golenetskii")))
-        option = "truncated=True" if self.truncated else f"selection={self.selection!r}"
-        if self.truncated and self.selection != NONE:
-            raise OptionError(f"Golenetskii: {option} expects no other selection; found {self.selection!r}.")
-        for part in self.selections:
-            if len(self.selections) > 1 or (part.quantity, part.missing) != ("log10_flux", "below") or part.by_group:
-                raise OptionError(f"Golenetskii: {option}: expected one limit such as 'log10_flux > -6.5'.")
-        if self.selections and self.latents == "sampled":
-            raise OptionError(f"Golenetskii: {option} expects latents='marginal'; found 'sampled'.")
+        check_options(self)
 
     @cached_property
     def selections(self) -> tuple[Selection, ...]:
@@ -274,7 +280,7 @@ class Golenetskii(PopulationModel):
         self.check_container(data, Bursts, "Read them with hbm_jax.data.read_bursts, or use Bursts.from_columns.")
         self.cautions(data)
         for part in self.selections:
-            _check_selected(data, part, self.truncated)
+            check_selected(data, part, self)
         bound = BoundBursts.of(data)
         if self.cosmology is not None or not np.all(data.knows_redshift):
             return bound
@@ -315,15 +321,13 @@ class Golenetskii(PopulationModel):
         z, intercept = self._redshifts_and_conversions(bound)
         shift = (PIVOT - jnp.log10(1.0 + z))[:, None]
         values = jnp.asarray(bound.observed) if observed else None
+        limit, width = detection_of(self.selections, bound, p)
         if self.pooling == "partial":
-            with numpyro.plate("burst", len(bound.used)):
-                gamma = sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], bound.slopes)
-            N_loc, N_scale = p["log10_N_mean"], p["log10_N_std"]
-            if self.correlated:
-                N_loc = N_loc + p["correlation"] * N_scale * (gamma - p["gamma_mean"]) / p["gamma_std"]
-                N_scale = N_scale * jnp.sqrt(1.0 - p["correlation"] ** 2)
-            if not self.selections and self.latents == "marginal":
-                self._sample_grouped(p, gamma, N_loc, N_scale, shift, intercept, bound, values, recover)
+            whole = BurstDetection(limit, width, bound.used) if whole_bursts(self.selections) else None
+            gamma = sample_slopes(p, intercept, bound, whole)
+            N_loc, N_scale = offsets(p, gamma)
+            if self.latents == "marginal" and (whole is not None or not self.selections):
+                self._sample_grouped(p, gamma, N_loc, N_scale, shift, intercept, bound, values, recover, whole)
                 return
             x_mean, log10_N = self._sample_lines(p, gamma, N_loc, N_scale, shift, intercept, bound)
         else:
@@ -332,7 +336,6 @@ class Golenetskii(PopulationModel):
         gamma, log10_N, x_mean = (jnp.broadcast_to(a, np.shape(z))[:, None] for a in (gamma, log10_N, x_mean))
         x_scale = p["log10_E_peak_scatter"] if self.pooling == "partial" else p["log10_E_peak_std"]
         intercept, scatter = intercept + log10_N - gamma * shift, p["intrinsic_scatter"]
-        limit, width = self._limit(bound, p)
         num, max_intervals = np.shape(bound.used)
         with numpyro.plate("burst", num, dim=-2), numpyro.plate("interval", max_intervals, dim=-1):
             center = shift + x_mean
@@ -347,16 +350,6 @@ class Golenetskii(PopulationModel):
                 drawn = numpyro.sample("observed", relation, obs=values)
         if recover:
             self._record_intervals(relation.conditional(drawn), shift, center if self.latents == "sampled" else None)
-
-    def _limit(self, bound: BoundBursts, p: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return limit and width of the selection, (B, 1) or numbers; a limit or width that is not used is None."""
-        if not self.selections:
-            return None, None
-        (part,) = self.selections
-        limit, width = part.names
-        # Bursts without a limit have a finite one far below, because the derivatives at minus infinity are undefined.
-        value = jnp.maximum(bound.log10_flux_limit, NO_LIMIT)[:, None] if part.of_objects else p[limit]
-        return value, None if part.is_step else p[width]
 
     def _redshifts_and_conversions(self, bound: BoundBursts):
         """Return the redshifts (B,) and log10 of measured flux over luminosity (B, J)."""
@@ -410,8 +403,11 @@ class Golenetskii(PopulationModel):
             luminosity = sample_whitened("log10_luminosity", N_loc + gamma * x_mean, N_scale, likelihood)
             return x_mean, numpyro.deterministic("log10_N", luminosity - gamma * x_mean)
 
-    def _sample_grouped(self, p, gamma, N_loc, N_scale, shift, intercept, bound: BoundBursts, values, recover):
-        """Sample the measured values with the lines integrated out; with ``recover`` draw the lines and true values."""
+    def _sample_grouped(self, p, gamma, N_loc, N_scale, shift, intercept, bound: BoundBursts, values, recover, whole):
+        """Sample the measured values with the lines integrated out; with ``recover`` draw the lines and true values.
+
+        With a selection of whole bursts, measured values are those of detected ones.
+        """
         relation = GroupedLinearRelation(
             p["log10_E_peak_mean"] - PIVOT,
             p["log10_E_peak_std"],
@@ -425,8 +421,9 @@ class Golenetskii(PopulationModel):
             jnp.asarray(bound.errors),
             bound.used,
         )
+        measured = relation if whole is None else whole.detected(relation)
         with numpyro.plate("burst", len(bound.used)):
-            drawn = numpyro.sample("observed", relation, obs=values)
+            drawn = numpyro.sample("observed", measured, obs=values)
         if recover:
             groups = relation.groups(drawn).sample(numpyro.prng_key())
             with numpyro.plate("burst", len(bound.used)):
@@ -449,7 +446,7 @@ class Golenetskii(PopulationModel):
         The truth contains all latents; with a selection, it lacks true fluxes and peak energies of intervals.
         """
         model = self if self.selections else dataclasses.replace(self, latents="sampled")
-        return PopulationModel.simulate(model, key, data, parameters)
+        return PopulationModel.simulate(model, key, inside(data, self.selections), parameters)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -466,6 +463,13 @@ class Golenetskii(PopulationModel):
         return labels
 
     @property
+    def target_accept_prob(self) -> float:
+        """Default of `hbm_jax.sample`; higher where a limit of the selection is inferred."""
+        priors = [prior for part in self.selections for prior in part.priors.values()]
+        inferred = any(isinstance(prior, dist.Distribution) for prior in priors)
+        return 0.95 if inferred else 0.8
+
+    @property
     def units(self) -> dict[str, str]:
         """Units of the parameters that are not dimensionless."""
         return UNITS
@@ -476,23 +480,3 @@ class Golenetskii(PopulationModel):
         history = "" if self.cosmology is None else f", {expansion.DESCRIPTIONS[self.cosmology]}"
         limit = ", above a flux limit" if self.selections else ""
         return f"Golenetskii relation of bursts, {self.pooling} pooling, {self.latents} latents{limit}{history}"
-
-
-def _check_selected(data: Bursts, selection: Selection, truncated: bool) -> None:
-    """Raise DataError where the data have no limits, or fluxes below the limit of a step."""
-    option = "Golenetskii(truncated=True)" if truncated else f"Golenetskii: selection {selection}"
-    if selection.of_objects:
-        if selection.limit != "log10_flux_limit" or not data.has_limit:
-            remedy = Remedy("truncated", False) if truncated else Remedy("selection", NONE)
-            raise DataError(
-                f"{option}: expected bursts with a log10_flux_limit; found none. Set the limit, or use {remedy}.",
-                [remedy],
-            )
-    elif selection.is_step:
-        below = np.asarray(data.used) & (np.asarray(data.log10_flux) < float(selection.limit))
-        if below.any():
-            row = int(below.any(axis=1).argmax())
-            raise DataError(
-                f"{option}: expected no flux below the limit; found {below.sum()}, the first in {data.name[row]}. "
-                "Leave them out, or give the limit a width, such as +- 0.1."
-            )

@@ -15,6 +15,7 @@ import numpy as np
 
 from hbm_jax.absorption import WhimIons, WhimTable
 from hbm_jax.data import Afterglows
+from hbm_jax.models.xray.detection import CountLimit
 from hbm_jax.models.xray.population import Medium
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.models.xray.trial_spectra import possible_trials, random_draws, trials
@@ -119,6 +120,8 @@ class AbsorbedCounts:
         Gaussian approximation of each source's likelihood, for the same choice.
     medium : Medium
         Options of the absorbers.
+    detection : CountLimit or None
+        Detected share of the sources, with a selection by counts.
     """
 
     statistic: AnyStatistic
@@ -136,6 +139,7 @@ class AbsorbedCounts:
     depth: WhimTable | None
     source_information: SourceInformation
     medium: Medium = field(metadata={"static": True})
+    detection: CountLimit | None = None
 
     @classmethod
     def of(
@@ -178,7 +182,7 @@ class AbsorbedCounts:
             known_rows=known_rows,
             uncertain_rows=uncertain_rows,
             order=np.argsort(np.concatenate([known_rows, uncertain_rows])),
-            **{key: np.asarray(getattr(data, key)) for key in CATALOGUE},
+            **{key: np.asarray(getattr(data, key)) for key in CATALOGUE},  # type: ignore[arg-type]
             redshift_range=np.stack(redshift_range(data, uncertain_rows)),
             errors=errors,
             depth=medium.depth_table(np.asarray(data.z)),
@@ -223,7 +227,7 @@ class AbsorbedCounts:
                     return leaf.only(row)
                 return np.asarray(leaf)[row : row + 1] if np.ndim(leaf) else leaf  # a number holds for every source
 
-            names = ("statistic", "known", "depth", "source_information", "errors", *CATALOGUE)
+            names = ("statistic", "known", "depth", "source_information", "errors", "detection", *CATALOGUE)
             is_table = {"is_leaf": lambda leaf: isinstance(leaf, tables)}
             fields = {name: jax.tree.map(select, getattr(self, name), **is_table) for name in names}
             return dataclasses.replace(self, known_rows=np.zeros(1, int), order=np.zeros(1, int), **fields)

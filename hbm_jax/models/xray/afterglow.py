@@ -31,9 +31,13 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
+from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
+from hbm_jax.models.xray.detection import check_options as check_selection
+from hbm_jax.models.xray.detection import detection_of, with_selection
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
+from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.components import Absorption, Component, Whim
 from hbm_jax.spectra.model.composition import components_of
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
@@ -88,6 +92,12 @@ class Afterglow(PopulationModel):
     statistic : str, optional
         ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. The default depends on
         the backgrounds: ``marginal`` where background counts were measured.
+    selection : str or Selection
+        Sources that are missing because they are faint: ``"log10_flux > -12 +- 0.1"`` for a smooth limit of the
+        unabsorbed flux, whose position and width may have priors, see `hbm_jax.models.selection`; ``"counts > 99"`` for
+        sources with 100 counts or more in the groups of the fit, background included, which depends on exposure,
+        response, redshift and columns of each source. The latter expects absorbed power laws at known redshifts,
+        without a WHIM, and fixed Galactic columns.
     abundances : str
         Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
@@ -129,6 +139,9 @@ class Afterglow(PopulationModel):
     galactic: Literal["fixed", "error", "free"] = field(default="fixed", metadata={"help": "fixed, error, free"})
     host: Literal["normal", "skew-normal"] = field(default="normal", metadata={"help": "normal, skew-normal"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
+    selection: str | Selection = field(
+        default=NONE, metadata={"help": "sources that are missing, as in 'log10_flux > -12 +- 0.1' or 'counts > 99'"}
+    )
     abundances: str = field(default="wilm", metadata={"help": ", ".join(ABUNDANCES)})
     ionization: str = field(default="photo+collisional", metadata={"help": ", ".join(MODES)})
     band: tuple[float, float] = field(default=(0.3, 10.0), metadata={"help": "energy range of the flux [keV]"})
@@ -145,6 +158,8 @@ class Afterglow(PopulationModel):
         if self.sightlines and not self.whim:
             raise ValueError("Afterglow: expected whim=True with sightlines=True; found whim=False.")
         object.__setattr__(self, "band", energy_band(self.band, "Afterglow: band"))
+        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Afterglow")))
+        check_selection(self)
 
     def _read_expression(self) -> None:
         """Check the model expression and store it as text."""
@@ -175,7 +190,19 @@ class Afterglow(PopulationModel):
             defaults |= (SIGHTLINES if self.sightlines else WHIM) | GAS
         if self.galactic == "free":
             defaults |= FREE_GALACTIC
+        for part in self._stated_selections:
+            defaults |= part.priors
         return defaults
+
+    @cached_property
+    def selections(self) -> tuple[Selection, ...]:
+        """The selection of the model, if it has one, with the priors of its parameters."""
+        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Selection, ...]:
+        """The selection with the priors that the option states, which ``priors`` may replace."""
+        return precomputed(lambda: as_selections(self.selection, "Afterglow"))
 
     @cached_property
     def medium(self) -> Medium:
@@ -216,7 +243,8 @@ class Afterglow(PopulationModel):
         """
         self.check_container(data, Afterglows, "Read them with hbm_jax.data.read_afterglows.")
         self._require_columns(data)
-        return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
+        bound = AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
+        return with_selection(self, bound, data)
 
     bind = prepare
 
@@ -257,8 +285,11 @@ class Afterglow(PopulationModel):
         latents["z"] = self._redshifts(bound)
         expected = bound.expected(p | latents)
         counts = bound.statistic.counts if observed else None
+        detection = detection_of(self.selections, p, bound.detection)
+        distribution = Counts(expected, bound.statistic)
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
-            numpyro.sample("counts", Counts(expected, bound.statistic), obs=counts)
+            measured = distribution if detection is None else detection.of_counts(distribution)
+            numpyro.sample("counts", measured, obs=counts)
 
     def _degenerate_parameters(self, priors) -> tuple[str, ...]:
         """Return the names of temperature and density of the WHIM, which are degenerate, if both are free."""
@@ -293,7 +324,10 @@ class Afterglow(PopulationModel):
         population: Any = dist.Normal(means[-1], stds[-1])
         if self.host == "skew-normal":
             population = SkewNormal.standardised(means[-1], stds[-1], p["log10_nh_shape"])
-        values = bound.source_information.sample(depth, p["nh_mw"], varying, means, stds, population)
+        detection = detection_of(self.selections, p, bound.detection)
+        if detection is not None:
+            population = detection.column(population, len(bound.z))
+        values = bound.source_information.sample(depth, p["nh_mw"], varying, means, stds, population, detection)
         parameters = {v.parameter: v.value(values[v.site]) for v in varying}
         return parameters | ({"nh": parameters["host_nh"]} if "host_nh" in parameters else {})
 
@@ -352,4 +386,5 @@ class Afterglow(PopulationModel):
         whim = "WHIM of each line of sight" if self.sightlines else "global WHIM" if self.whim else "no WHIM"
         hosts = f"{self.host} host columns, " if "log10_nh_mean" in self.all_priors else ""
         spectra = self.spectrum or "absorbed power laws"
-        return f"X-ray afterglows, {spectra}, {hosts}{whim}, Galactic columns {self.galactic}"
+        selected = f", selected by {self.selection}" if self.selections else ""
+        return f"X-ray afterglows, {spectra}, {hosts}{whim}, Galactic columns {self.galactic}{selected}"

@@ -100,7 +100,7 @@ class SourceInformation:
             np.maximum(density_information, 1e-6),
         )
 
-    def sample(self, depth, galactic, sites, means, stds, population) -> dict[str, Any]:
+    def sample(self, depth, galactic, sites, means, stds, population, detection=None) -> dict[str, Any]:
         """Sample all varying parameters of every source and return the values of their sites.
 
         The column is sampled first, from the likelihood marginalised over index and flux. Its coordinate
@@ -120,6 +120,8 @@ class SourceInformation:
             Means and standard deviations of their populations.
         population : Distribution
             Population of log10 column.
+        detection : SourceDetection, optional
+            Selection of the sources.
         """
         vector = self.information_vector + self.vector_per_galactic * (galactic - self.galactic)[:, None]
         if depth is not None:
@@ -144,6 +146,11 @@ class SourceInformation:
             v.site: _standardised(mean, std, galactic.shape)
             for v, mean, std in zip(sites[:num], means[:num], stds[:num], strict=True)
         }
+        if detection is not None:
+            coordinates = {
+                site: Coordinate(detection.standardised(site, prior, log10_nh), latent)
+                for site, (prior, latent) in coordinates.items()
+            }
         values = sample_together(coordinates, precision, scaled_score)
         return dict(zip((v.site for v in sites), [*values, log10_nh], strict=False))
 

@@ -13,6 +13,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts, expansion
 from hbm_jax.models.bursts.golenetskii import PIVOT
+from hbm_jax.plotting.bursts.selection import drawable, selected_bursts
 from hbm_jax.plotting.count_spectra import spectra
 from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread, true_values
 from hbm_jax.plotting.style import (
@@ -283,6 +284,13 @@ REDSHIFT_FIGURES = {
 }
 
 
+SELECTION_FIGURES = {
+    "selected_bursts": (
+        "Luminosities and fluxes, measured and simulated at the posterior means: detected ones, and those that are "
+        "missing.",
+        selected_bursts,
+    ),
+}
 COUNTS_FIGURES = {
     "spectra": (
         "Counts of the brightest interval of the brightest bursts in every detector, the folded model (median and 68 % "
@@ -296,4 +304,5 @@ def figures(fit: Fit):
     """Return the figures of a fit of bursts: spectra for counts, predicted redshifts where some are unknown."""
     if isinstance(fit.data, BurstSpectra):
         return FIGURES | COUNTS_FIGURES
-    return FIGURES | (REDSHIFT_FIGURES if np.isnan(np.asarray(cast(Any, fit.data).z)).any() else {})
+    selected = SELECTION_FIGURES if drawable(cast(Any, model_of(fit)), fit.data) else {}
+    return FIGURES | selected | (REDSHIFT_FIGURES if np.isnan(np.asarray(cast(Any, fit.data).z)).any() else {})

@@ -13,11 +13,16 @@ from hbm_jax.inference import Fit
 from hbm_jax.models import Relation
 from hbm_jax.models.selection import Selection
 from hbm_jax.plotting.draws import model_and_data, parameter
-from hbm_jax.plotting.style import BLACK, GREY, SKY, Figure, house_style
+from hbm_jax.plotting.style import (
+    BLACK,
+    MAX_DOTS,
+    MIN_SIMULATED,
+    Figure,
+    draw_distribution,
+    draw_simulated,
+    house_style,
+)
 
-MIN_POINTS = 3000  # smallest number of simulated points
-MAX_DOTS = 1500  # largest number of simulated points that are drawn
-BINS = 30  # of the histograms; one edge is the limit
 SEED = 0
 
 
@@ -67,9 +72,7 @@ def selected_points(fit: Fit) -> Figure:
         figure = Figure(figsize=(4.6 + 2.7 * num, 3.6), layout="constrained")
         axes = figure.subplots(1, 1 + num, width_ratios=[1.5] + [1.0] * num)
         shown = slice(MAX_DOTS)
-        for mask, colour, alpha, label in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
-            x, y = points[shown][mask[shown]].T
-            axes[0].plot(x, y, ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {label}")
+        draw_simulated(axes[0], points[shown, 0], points[shown, 1], detected[shown])
         axes[0].plot(*measured.T, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         axes[0].set(xlabel=data.predictors[0], ylabel="y")
         axes[0].legend(loc="best", markerscale=2.0)
@@ -77,7 +80,7 @@ def selected_points(fit: Fit) -> Figure:
             column = (*data.predictors, "y").index(part.quantity)
             limit = float(np.median(_limits(part, data, means)))
             (axes[0].axvline if column == 0 else axes[0].axhline)(limit, color=BLACK, lw=0.8, ls="--")
-            _distribution(axis, measured[:, column], points[:, column], detected, limit)
+            draw_distribution(axis, measured[:, column], points[:, column], detected, limit)
             axis.set(xlabel=data.predictors[0] if column == 0 else "y", ylabel="points")
         axes[1].set_ylim(top=1.25 * axes[1].get_ylim()[1])  # room for the legend
         axes[1].legend(loc="upper right")
@@ -95,7 +98,7 @@ def _population(
     unselected: Relation, selections: Sequence[Selection], data: PointsInGroups, means: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return measured points simulated without selection, (N, 2), and the probability that each is detected."""
-    repeats = -(-MIN_POINTS // data.num_points)
+    repeats = -(-MIN_SIMULATED // data.num_points)
     design = data.subset(np.tile(np.arange(len(data)), repeats))
     parameters = {name: means[name] for name in unselected.all_priors}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
@@ -114,17 +117,3 @@ def _limits(part: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.
         return np.asarray(data.cut)[..., (*data.predictors, "y").index(part.quantity)]
     limits = np.resize(np.atleast_1d(means[part.names[0]]), len(data))  # one for all, or those of repeated groups
     return np.broadcast_to(limits[:, None], np.shape(data.used))
-
-
-def _distribution(axis, measured, simulated, detected, limit) -> None:
-    """Draw the distributions of measured values, of simulated detected ones, and of all."""
-    low, high = np.quantile(simulated, [0.001, 0.999])
-    low, high = min(low, measured.min()), max(high, measured.max())
-    width = (high - low) / BINS
-    edges = limit + width * np.arange(np.floor((low - limit) / width), np.ceil((high - limit) / width) + 1)
-    weights = np.full(len(simulated), len(measured) / max(detected.sum(), 1))
-    style: Any = {"bins": edges, "histtype": "stepfilled"}
-    axis.hist(simulated, weights=weights, color=GREY, alpha=0.35, label="all", **style)
-    axis.hist(simulated[detected], weights=weights[detected], color=SKY, alpha=0.8, label="detected", **style)
-    axis.hist(measured, bins=edges, histtype="step", color=BLACK, lw=1.0, label="measured")
-    axis.axvline(limit, color=BLACK, lw=0.8, ls="--")

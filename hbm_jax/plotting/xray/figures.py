@@ -8,6 +8,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.folded_draws import folded
 from hbm_jax.plotting.xray.populations import afterglow_populations, host_columns, whim_contour, whim_parameters
+from hbm_jax.plotting.xray.selection import drawable, selected_afterglows
 from hbm_jax.spectra.stack import SpectrumStack
 
 SPECTRA = (
@@ -32,6 +33,10 @@ POPULATIONS = (
     "Populations of the spectral parameters (fluxes unabsorbed): the bands contain 68 and 95 % of the posterior "
     "of the density. Grey: average of the posteriors of the sources; ticks: their medians."
 )
+SELECTED = (
+    "Medians of the sources, and sources simulated at the posterior means of the population: detected ones, and those "
+    "that are missing."
+)
 WHIM = (
     "Density at redshift 0 and temperature of the warm-hot intergalactic medium: contours contain 68 and 95 % of "
     "the posterior, and of the prior (dashed). The vertical line is the density if all cosmic baryons were gas."
@@ -49,6 +54,8 @@ def figures(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
         selected["host_columns"] = (HOST_COLUMNS, host_columns)
     if is_sample:
         selected["afterglow_populations"] = (POPULATIONS, afterglow_populations)
+    if is_sample and drawable(fit.program):
+        selected["selected_afterglows"] = (SELECTED, selected_afterglows)
     text = UNFOLDED_AFTERGLOW if is_sample else UNFOLDED
     selected["unfolded_spectrum"] = (text, lambda fit: unfolded_spectrum(fit, expected=expected()))
     if is_sample and whim_parameters(fit.program):  # type: ignore[arg-type]

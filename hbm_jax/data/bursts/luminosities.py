@@ -1,0 +1,95 @@
+"""Tables of isotropic luminosities or energies and rest-frame peak energies, converted to what was observed."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hbm_jax.data.columns import POSITIVE_ERROR, Column, check_values
+from hbm_jax.data.populations import log10_areas
+from hbm_jax.validation import DataError, float_vector, text_tuple
+
+OBSERVED = {"flux": "L_iso", "fluence": "E_iso"}  # quantity in the rest frame, by the observed one
+UNITS = {"L_iso": "erg / s", "E_iso": "erg"}
+PEAK = "E_peak_rest"
+
+
+def rest_columns(quantity: str) -> dict[str, Column]:
+    """Return the declarations of columns in the rest frame, for ``"flux"`` or ``"fluence"``."""
+    name = OBSERVED[quantity]
+    unit = UNITS[name]
+    logarithm = Column(f"dex({unit})", f"a logarithm of {name} in {unit}", (35.0, 65.0), (44.0, 56.0))
+    value = Column(unit, f"{name} in {unit}", (1e35, 1e65), (1e44, 1e56))
+    peak = Column("keV", "a peak energy in keV", (0.1, 1e7), (1.0, 1e5))
+    log_peak = Column("dex(keV)", "a logarithm of keV", (-1.0, 7.0), (0.0, 5.0))
+    declared = {name: value, f"log10_{name}": logarithm, PEAK: peak, f"log10_{PEAK}": log_peak}
+    for key, unit_of_error in ((name, unit), (PEAK, "keV")):
+        declared |= {
+            f"{key}_err_{side}": dataclasses.replace(POSITIVE_ERROR, unit=unit_of_error) for side in ("lo", "hi")
+        }
+        declared[f"sigma_log10_{key}"] = dataclasses.replace(POSITIVE_ERROR, unit="dex")
+    return declared
+
+
+def quantity_of(names: Iterable[str]) -> str:
+    """Return ``"fluence"`` for columns with isotropic energies, otherwise ``"flux"``."""
+    return "fluence" if {"E_iso", "log10_E_iso"} & set(names) else "flux"
+
+
+def observed_columns(
+    columns: Mapping[str, Any], quantity: str, H0: float, Om0: float, called: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return columns in which luminosities, energies and peak energies in the rest frame are those observed.
+
+    Parameters
+    ----------
+    columns : mapping of str to array
+        Columns of `Bursts.from_columns`, with ``L_iso`` [erg/s] in place of the flux, or ``E_iso`` [erg] in place of
+        the fluence, and ``E_peak_rest`` [keV] in place of ``E_peak``, or their logarithms; errors have the same form.
+    quantity : str
+        ``"flux"`` or ``"fluence"``.
+    H0, Om0 : float
+        Flat cosmology with which the luminosities or energies of the table were computed.
+    called : mapping of str to str
+        Names of the columns in messages.
+
+    Returns
+    -------
+    dict, dict
+        The columns, and their names in messages.
+
+    Raises
+    ------
+    DataError
+        For a value that is missing or out of range, a luminosity of a burst without redshift, and a quantity both in
+        the rest frame and observed.
+    """
+    declared, name = rest_columns(quantity), OBSERVED[quantity]
+    given = [key for key in columns if key in declared]
+    if not given:
+        return dict(columns), dict(called)
+    burst = text_tuple(columns["burst"], called.get("burst", "burst"), "row {row}")
+    rows = {key: float_vector(columns[key], called.get(key, key), burst) for key in given}
+    check_values(rows, declared, called, burst)
+    z = float_vector(columns["z"], called.get("z", "z"), burst, allow_missing=True)
+    if np.isnan(z).any():
+        raise DataError(
+            f"{called.get(given[0], given[0])}: expected the redshift of every burst, without which a value in the "
+            f"rest frame gives no observed one; found none of {burst[int(np.isnan(z).argmax())]}."
+        )
+    factor = -log10_areas(z, H0, Om0) + (np.log10(1.0 + z) if quantity == "fluence" else 0.0)
+    result, names = {key: value for key, value in columns.items() if key not in declared}, dict(called)
+    for rest, observed, log10_factor in ((name, quantity, factor), (PEAK, "E_peak", -np.log10(1.0 + z))):
+        standard = "flux" if observed == "fluence" else observed
+        for key in given:
+            if rest not in key:
+                continue
+            other = key.replace(rest, standard)
+            if other in columns:
+                raise DataError(f"{called.get(key, key)}: expected it or {other}; found both.")
+            is_error = key.startswith("sigma_log10")
+            shifted = rows[key] + log10_factor if key.startswith("log10") else rows[key] * 10.0**log10_factor
+            result[other] = rows[key] if is_error else shifted
+            names[other] = names.pop(key, key)
+    return result, names

@@ -1,0 +1,96 @@
+"""Latents and data of detected objects, as a chain of sites whose draws are those of detected objects."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax, random
+from numpyro import distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.util import validate_sample
+
+from hbm_jax.distributions.selection import MAX_TRIES
+
+
+class Detected(dist.Distribution):
+    """Distribution of one site of detected objects: a latent, or the data.
+
+    Parameters
+    ----------
+    base : Distribution
+        Distribution of all objects, with one batch dimension of n objects.
+    probability : callable
+        From values of the site to the probability (n,) that an object with this value is detected.
+    log_share : array (n,)
+        Log of the detected share of the population of each object, in the first site; 0 in the others.
+    log_efficiency : callable, optional
+        From the data to the log of their detection probability (n,), where it is not 1 for all data that were detected.
+
+    Notes
+    -----
+    Of an object with a latent u and data y that is detected with the probability e(y), the density is
+    p(u) p(y | u) e(y) / P. It is a product of the density of detected latents, p(u) P(u) / P, and that of data given
+    u, p(y | u) e(y) / P(u), with P(u) the mean of e given u, and P that of P(u). Draws of both sites are from these
+    densities, by rejection. In `log_prob` the factors P(u) are left out, which cancel in the sum over the sites, so
+    that of two sites one alone is not normalised. Draws are NaN, or for counts not detected, where no object is found
+    in ``MAX_TRIES`` tries.
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+    pytree_data_fields = ("base", "log_share")
+    pytree_aux_fields = ("accepts", "log_efficiency")
+
+    def __init__(
+        self,
+        base: Any,
+        probability: Callable,
+        log_share: Any = 0.0,
+        log_efficiency: Callable | None = None,
+        *,
+        validate_args=None,
+    ):
+        self.base, self.log_share = base, log_share
+        self.accepts, self.log_efficiency = probability, log_efficiency
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    @constraints.dependent_property
+    def support(self):
+        """Support of the distribution of all objects."""
+        return self.base.support
+
+    @property
+    def mean(self):
+        """Mean of all objects, detected or not."""
+        return self.base.mean
+
+    @validate_sample
+    def log_prob(self, value):
+        """Return the log density of values (n, ...), up to factors that cancel in the sum over all sites."""
+        log_density = self.base.log_prob(value)
+        event = self.base.batch_shape[1:]  # counts have axes that are not events
+        share = jnp.reshape(self.log_share, np.shape(self.log_share) + (1,) * len(event))
+        log_density = log_density - share
+        return log_density if self.log_efficiency is None else log_density + self.log_efficiency(value)
+
+    def sample(self, key, sample_shape=()):
+        """Draw values of detected objects, ``(n, ...)``."""
+        if sample_shape:
+            raise NotImplementedError("Detected draws one sample at a time; use jax.vmap for more.")
+        num = self.base.batch_shape[0]
+
+        def some_undetected(state):
+            _, tries, _, detected = state
+            return (tries < MAX_TRIES) & ~jnp.all(detected)
+
+        def try_again(state):
+            key, tries, value, detected = state
+            key, key_draw, key_uniform = random.split(key, 3)
+            drawn = self.base.sample(key_draw)
+            new = ~detected & (random.uniform(key_uniform, (num,)) < self.accepts(drawn))
+            chosen = jnp.reshape(new, (num,) + (1,) * (jnp.ndim(drawn) - 1))
+            return key, tries + 1, jnp.where(chosen, drawn, value), detected | new
+
+        start = self.base.sample(key)
+        start = jnp.full_like(start, jnp.nan) if jnp.issubdtype(start.dtype, jnp.inexact) else start
+        return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(num, bool)))[2]

@@ -1,0 +1,332 @@
+"""Selection of X-ray sources: a limit of the true flux, or a cut in the observed counts of each source.
+
+Detected sources are a part of the population. With a limit of the flux it is the mean of a normal distribution function
+over normal fluxes, in closed form. With a cut in counts it depends on exposure, response, redshift and Galactic column
+of each source, and on flux, photon index and column of the host.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammainc, log_ndtr, logsumexp
+
+from hbm_jax.distributions.detected import Detected
+from hbm_jax.models.selection import Selection
+from hbm_jax.validation import DataError, OptionError, Remedy
+
+FLUX, COUNTS = "log10_flux", "counts"
+# Table of counts: range and degree of the photon index; grid of log10 of the column of the host [1e22 cm^-2].
+INDICES, DEGREE = (-1.0, 5.0), 17
+LOWEST, STEP, NUM_COLUMNS = -3.0, 0.1, 71
+REFERENCE = -11.0  # log10 flux [erg/cm^2/s] of the table
+# Quadrature over the population: trapezoidal rule over the column, with a step of 0.375 standard deviations, and Gauss
+# rules over the photon index and over the time of the last required count.
+REACH, COLUMN_NODES, INDEX_NODES, TIME_NODES = 6.0, 33, 8, 6
+NO_COUNTS = 1e-300
+ENERGY_NODES = 24
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class CountLimit:
+    """Detected share of sources of which a number of counts was observed at least.
+
+    Attributes
+    ----------
+    least : (N,)
+        Smallest number of counts of a detected source, background included.
+    log10_counts : (N, DEGREE + 1, NUM_COLUMNS + 2)
+        log10 of the expected counts for a photon spectrum of E^-index: coefficients of Chebyshev polynomials of the
+        photon index and of cubic splines of the log10 column. Expected counts differ from those of the fold by less
+        than 1e-5 (``tests/models/test_afterglow_detection.py``).
+    log_band : (N, 2)
+        Logarithms of the ends of the band of the flux [keV].
+    background : (N,)
+        Expected counts of the background.
+    thresholds, weights : (N, TIME_NODES)
+        log10 of expected source counts above which a source is detected, and their weights.
+
+    Notes
+    -----
+    The probability of n counts or more of a Poisson variable of mean m is that of a Gamma variable T of shape n below
+    m. The share of a normal population of log10 flux is therefore the mean over T of a normal distribution function, a
+    Gauss quadrature. Its mean over photon index and column is one too (``tests/models/test_afterglow_detection.py``).
+    The background of a source is taken as known.
+    """
+
+    least: Any
+    log10_counts: Any
+    log_band: Any
+    background: Any
+    thresholds: Any
+    weights: Any
+
+    @classmethod
+    def of(cls, bound: Any, limit: float, band: tuple[float, float]) -> "CountLimit":
+        """Return the limit of bound sources with more than ``limit`` counts; bound are `AbsorbedCounts`."""
+        num, least = len(bound.z), int(np.floor(limit)) + 1
+        background = np.where(bound.statistic.used, np.asarray(bound.statistic.background_moments()[0]), 0.0).sum(
+            axis=1
+        )
+        T, weights = _gamma_nodes(least)
+        thresholds = np.log10(np.maximum(T - background[:, None], NO_COUNTS))
+        return cls(
+            np.full(num, float(least)),
+            _table(bound, band),
+            np.tile(np.log(band), (num, 1)),
+            background,
+            thresholds,
+            np.broadcast_to(weights, thresholds.shape).copy(),
+        )
+
+    def log10_counts_at(self, index: Any, log10_nh: Any) -> Any:
+        """Return log10 of expected counts per unit of flux (N,) at photon indices and log10 columns of the sources."""
+        first = chebyshev(index)
+        second = splines(log10_nh)
+        return jnp.einsum("nk,nkl,nl->n", first, self.log10_counts, second) - log10_energy(index, self.log_band[0])
+
+    def log_detected(self, counts_at_mean: Any, std: Any) -> Any:
+        """Return the log detected share of fluxes of which the mean has given log10 counts (N, ...)."""
+        extra = (1,) * (jnp.ndim(counts_at_mean) - 1)
+        thresholds = jnp.reshape(self.thresholds, (len(self.thresholds), *extra, -1))
+        log_weights = jnp.reshape(jnp.log(self.weights), thresholds.shape)
+        return logsumexp(log_weights + log_ndtr((counts_at_mean[..., None] - thresholds) / std), axis=-1)
+
+    def log_share_given_column(self, log10_nh: Any, p: Any) -> Any:
+        """Return the log detected share of sources of given log10 columns (N,), over photon index and flux."""
+        index, log_weights = _index_nodes(p)
+        second = jnp.einsum("nkl,nl->nk", self.log10_counts, splines(log10_nh))
+        counts = jnp.einsum("ik,nk->ni", chebyshev(index), second) - log10_energy(index, self.log_band[0])
+        return logsumexp(log_weights + self.log_detected(counts + p["log10_flux_mean"], p["log10_flux_std"]), axis=-1)
+
+    def log_share(self, population: Any, p: Any) -> Any:
+        """Return the log detected share of the population, (N,).
+
+        Parameters
+        ----------
+        population : Distribution
+            Population of log10 of the columns.
+        p : mapping of str to scalar
+            Means and standard deviations of the populations.
+        """
+        log10_nh = p["log10_nh_mean"] + p["log10_nh_std"] * np.linspace(-REACH, REACH, COLUMN_NODES)
+        density = population.log_prob(log10_nh)
+        log_column = density - logsumexp(density)
+        index, log_index = _index_nodes(p)
+        first = jnp.einsum("ik,nkl->nil", chebyshev(index), self.log10_counts)
+        counts = jnp.einsum("nil,jl->nij", first, splines(log10_nh))
+        counts = counts - log10_energy(index, self.log_band[0])[:, None]
+        share = self.log_detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
+        return logsumexp(share + log_index[:, None] + log_column, axis=(1, 2))
+
+    def probability(self, expected: Any) -> Any:
+        """Return the probability that sources with expected counts (N,) are detected."""
+        return gammainc(self.least, expected + self.background)
+
+
+@dataclass(frozen=True)
+class SourceDetection:
+    """Distributions of the latents and the counts of detected sources, for given parameters of the population.
+
+    Attributes
+    ----------
+    selection : Selection
+        The selection.
+    p : mapping of str to scalar
+        Means and standard deviations of the populations, and the parameters of the selection.
+    counts : CountLimit or None
+        Limit of counts; None for a limit of the flux.
+    """
+
+    selection: Selection
+    p: Any
+    counts: CountLimit | None = field(default=None)
+
+    def column(self, population: Any, num: int) -> Any:
+        """Return the distribution of log10 of the columns of detected sources, from that of all."""
+        if self.counts is None:
+            return population
+        limit, p = self.counts, self.p
+        share = limit.log_share(population, p)
+        return Detected(
+            population.expand((num,)), lambda column: jnp.exp(limit.log_share_given_column(column, p)), share
+        )
+
+    def standardised(self, site: str, prior: Any, log10_nh: Any) -> Any:
+        """Return the distribution of a standardised latent of detected sources, or a function that returns it.
+
+        Parameters
+        ----------
+        site : str
+            Name of the latent.
+        prior : Distribution
+            Its standardised population, (N,).
+        log10_nh : (N,) or None
+            log10 of the columns.
+
+        Returns
+        -------
+        Distribution or callable
+            As in `hbm_jax.models.partial_centering.Coordinate`.
+        """
+        p, limit = self.p, self.counts
+        if site == FLUX and limit is None:
+            name, name_of_width = self.selection.names
+            margin = (p["log10_flux_mean"] - p[name]) / p["log10_flux_std"]
+            width = p[name_of_width] / p["log10_flux_std"]
+            share = jnp.broadcast_to(log_ndtr(margin / jnp.sqrt(1.0 + width**2)), prior.batch_shape)
+
+            def efficiency(v):
+                return log_ndtr((v + margin) / width)
+
+            return Detected(prior, lambda v: jnp.exp(efficiency(v)), share, efficiency)
+        if limit is None:
+            return prior
+        if site == FLUX:
+
+            def of_flux(values):
+                offset = p["log10_flux_mean"] + limit.log10_counts_at(values["photon_index"], log10_nh)
+                return Detected(prior, lambda v: limit.probability(10.0 ** (offset + p["log10_flux_std"] * v)))
+
+            return of_flux
+
+        def of_index(v):
+            index = p["photon_index_mean"] + p["photon_index_std"] * v
+            counts = limit.log10_counts_at(index, log10_nh)
+            return jnp.exp(limit.log_detected(counts + p["log10_flux_mean"], p["log10_flux_std"]))
+
+        return Detected(prior, of_index)
+
+    def of_counts(self, distribution: Any) -> Any:
+        """Return the distribution of the observed counts of detected sources, from that of all."""
+        limit = self.counts
+        if limit is None:
+            return distribution
+        return Detected(distribution, lambda counts: (jnp.sum(counts, axis=-1) >= limit.least).astype(counts.dtype))
+
+
+def chebyshev(index: Any) -> Any:
+    """Return the Chebyshev polynomials, (..., DEGREE + 1), at photon indices that are clipped to their range."""
+    low, high = INDICES
+    x = jnp.clip((2.0 * jnp.asarray(index) - low - high) / (high - low), -1.0, 1.0)
+    terms = [jnp.ones_like(x), x]
+    for _ in range(DEGREE - 1):
+        terms.append(2.0 * x * terms[-1] - terms[-2])
+    return jnp.stack(terms, axis=-1)
+
+
+def log10_energy(index: Any, log_band: Any) -> Any:
+    """Return log10 of the integral of E^(1 - index) over a band, by a Gauss rule in ln E."""
+    nodes, weights = np.polynomial.legendre.leggauss(ENERGY_NODES)
+    middle, half = 0.5 * (log_band[0] + log_band[1]), 0.5 * (log_band[1] - log_band[0])
+    exponent = (2.0 - jnp.asarray(index))[..., None] * (middle + half * nodes)
+    return logsumexp(exponent + np.log(weights), axis=-1) / np.log(10.0) + jnp.log10(half)
+
+
+def splines(log10_nh: Any) -> Any:
+    """Return uniform cubic B-splines, (..., NUM_COLUMNS + 2), at log10 columns that are clipped to their range."""
+    position = jnp.clip((jnp.asarray(log10_nh) - LOWEST) / STEP, 0.0, NUM_COLUMNS - 1.0)
+    distance = jnp.abs(position[..., None] - np.arange(-1, NUM_COLUMNS + 1))
+    near, far = 4.0 - 6.0 * distance**2 + 3.0 * distance**3, jnp.maximum(2.0 - distance, 0.0) ** 3
+    return jnp.where(distance < 1.0, near, far) / 6.0
+
+
+def _index_nodes(p: Any) -> tuple[Any, np.ndarray]:
+    """Return photon indices of a Gauss rule over the population, and the logarithms of their weights."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(INDEX_NODES)
+    return p["photon_index_mean"] + p["photon_index_std"] * nodes, np.log(weights / weights.sum())
+
+
+def _gamma_nodes(shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return nodes and weights of a Gauss rule over a Gamma distribution, by its three-term recurrence."""
+    k = np.arange(TIME_NODES)
+    matrix = np.diag(2.0 * k + shape) + np.diag(np.sqrt(k[1:] * (k[1:] + shape - 1.0)), -1)
+    nodes, vectors = np.linalg.eigh(matrix)
+    return nodes, vectors[0] ** 2
+
+
+def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
+    """Return the coefficients of `CountLimit.log10_counts`."""
+    x = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
+    indices = 0.5 * (INDICES[0] + INDICES[1] + (INDICES[1] - INDICES[0]) * x)
+    columns = LOWEST + STEP * np.arange(NUM_COLUMNS)
+    used = np.asarray(bound.statistic.used)
+
+    @jax.jit
+    def log10_counts(bound, log10_nh):
+        def of_index(index):
+            p = {"photon_index": index, "log10_flux": REFERENCE, "nh": 10.0**log10_nh, "nh_mw": bound.nh_mw}
+            p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in (p | {"z": bound.z}).items()}
+            return jnp.log10(jnp.sum(jnp.where(used, bound.expected(p), 0.0), axis=1)) - REFERENCE
+
+        return jax.lax.map(of_index, jnp.asarray(indices))
+
+    values = np.array([np.asarray(log10_counts(bound, column)) for column in columns])  # (columns, indices, N)
+    values = values + np.asarray(log10_energy(indices, np.log(band)))[:, None]
+    # Interpolation, with no second derivative at both ends of the columns.
+    at_ends = np.zeros((2, NUM_COLUMNS + 2))
+    at_ends[0, :3] = at_ends[1, -3:] = (1.0, -2.0, 1.0)
+    system = np.concatenate([np.asarray(splines(columns)), at_ends])
+    coefficients = np.linalg.inv(system)[:, :NUM_COLUMNS]
+    from_index = np.linalg.inv(np.polynomial.chebyshev.chebvander(x, DEGREE))
+    return np.einsum("ki,jin,lj->nkl", from_index, values, coefficients)
+
+
+def detection_of(selections: Sequence[Selection], p: Any, counts: CountLimit | None) -> SourceDetection | None:
+    """Return the selection of detected sources at parameters of the population; None without a selection."""
+    return SourceDetection(selections[0], p, counts) if selections else None
+
+
+def with_selection(model: Any, bound: Any, data: Any) -> Any:
+    """Return bound sources with the detected share of each, for a selection by counts.
+
+    Raises
+    ------
+    DataError
+        For a source with fewer counts, or a redshift with an error.
+    """
+    if not model.selections or model.selections[0].quantity != COUNTS:
+        return bound
+    option = f"Afterglow: selection={model.selection!r}"
+    if bound.uncertain is not None:
+        raise DataError(f"{option} expects redshifts without errors; found {len(bound.uncertain_rows)} with one.")
+    detection = CountLimit.of(bound, float(model.selections[0].limit), model.band)
+    counts = np.where(bound.statistic.used, np.asarray(bound.statistic.counts), 0.0).sum(axis=1)
+    if (missing := counts < detection.least).any():
+        row = int(missing.argmax())
+        raise DataError(
+            f"{option}: expected {detection.least[row]:.0f} counts or more of every source; found {int(missing.sum())} "
+            f"with fewer, the first {data.name[row]} with {counts[row]:.0f}."
+        )
+    return dataclasses.replace(bound, detection=detection)
+
+
+def check_options(model: Any) -> None:
+    """Raise OptionError for a selection of a `hbm_jax.models.Afterglow` that it does not have."""
+    if not model.selections:
+        return
+    option = f"Afterglow: selection={model.selection!r}"
+    part, sites = model.selections[0], [varying.site for varying in model.medium.sites]
+    known = part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.of_objects and not part.by_group
+    if len(model.selections) > 1 or not known:
+        raise OptionError(f"{option}: expected one limit such as '{FLUX} > -12 +- 0.1' or '{COUNTS} > 99'.")
+    if part.quantity == FLUX:
+        if part.is_step:
+            raise OptionError(
+                f"{option} expects a width, such as '+- 0.05', because the true flux of a source is a parameter, and a "
+                "step of its density cannot be sampled; found a width of 0."
+            )
+        if FLUX not in sites:
+            raise OptionError(f"{option} expects a spectrum with {FLUX} and its population; found {', '.join(sites)}.")
+        return
+    if not part.is_step or not isinstance(part.limit, float | int) or part.limit < 0:
+        raise OptionError(f"{option} expects a number of counts, such as '{COUNTS} > 99'.")
+    expected = {"spectrum": None, "whim": False, "galactic": "fixed", "common": ()}
+    for name, value in expected.items():
+        if (found := getattr(model, name)) != value:
+            raise OptionError(f"{option} expects {name}={value!r}; found {found!r}.", [Remedy(name, value)])

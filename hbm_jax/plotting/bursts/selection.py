@@ -1,0 +1,134 @@
+"""Figure of the selection of bursts: measured fluxes and luminosities, and a simulated population."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.ticker import NullFormatter
+from scipy.special import log_ndtr
+
+from hbm_jax.cosmology import Cosmology
+from hbm_jax.data import Bursts
+from hbm_jax.inference import Fit
+from hbm_jax.models import Golenetskii
+from hbm_jax.models.bursts.detection import WHOLE
+from hbm_jax.plotting.draws import model_and_data, parameter
+from hbm_jax.plotting.style import (
+    BLACK,
+    MAX_DOTS,
+    MIN_SIMULATED,
+    Figure,
+    draw_distribution,
+    draw_simulated,
+    house_style,
+)
+from hbm_jax.spectra.model.energetics import log10_sphere_area
+
+SEED = 0
+SHOWN_Z = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+TEXT = {
+    "flux": (r"flux $\log_{10}\,F$ [erg cm$^{-2}$ s$^{-1}$]", r"luminosity $\log_{10}\,L$ [erg s$^{-1}$]"),
+    "fluence": (r"fluence $\log_{10}\,S$ [erg cm$^{-2}$]", r"energy $\log_{10}\,E_\mathrm{iso}$ [erg]"),
+}
+
+
+def selected_bursts(fit: Fit) -> Figure:
+    """Plot luminosities against redshift with a simulated population, of which the selection detects a part.
+
+    Parameters
+    ----------
+    fit : Fit
+        Fit of `hbm_jax.models.Golenetskii` with a selection, a fixed cosmology and known redshifts, with its program
+        and data.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Left: luminosities of all intervals, or of the brightest one of each burst where the selection is one of whole
+        bursts, at the redshifts of the sample: measured in black; simulated at the posterior means of the parameters,
+        detected ones in blue and missing ones in grey; dashed: the limit of a bolometric flux. Right: distribution of
+        the fluxes, measured, simulated detected ones, and all, scaled to the number of detected ones.
+
+    Raises
+    ------
+    ValueError
+        If the fit is of another model, has no selection, a free cosmology or unknown or uncertain redshifts.
+
+    Examples
+    --------
+    >>> selected_bursts(fit).savefig("selection.pdf")  # doctest: +SKIP
+    """
+    model, data = model_and_data(fit, Golenetskii, Bursts, "selected_bursts")
+    if not drawable(model, data):
+        raise ValueError(
+            "selected_bursts: expected a fit with a selection, a fixed cosmology and known redshifts; found "
+            f"{model.description}."
+        )
+    model = model.pooled_for(data)
+    (part,) = model.selections
+    whole = part.quantity == WHOLE
+    unselected = dataclasses.replace(
+        model, selection="none", truncated=False, priors={k: v for k, v in model.priors.items() if k not in part.priors}
+    )
+    names = [name for name in (*unselected.all_priors, *part.priors) if name != "z"]
+    means = {name: float(parameter(fit, name).mean()) for name in names}
+    repeats = -(-MIN_SIMULATED // data.num_intervals)
+    design = data.subset(np.tile(np.arange(len(data)), repeats))
+    parameters = {name: means[name] for name in unselected.all_priors if name != "z"}
+    drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
+    z, flux, probability = _detected(drawn, part, means, whole)
+    detected = np.random.default_rng(SEED).random(len(z)) < probability
+    measured_z, measured, _ = _detected(data, part, means, whole)
+    limit = float(np.median(_limits(part, data, means)))
+    flux_text, text = TEXT[data.quantity]
+    with house_style():
+        figure = Figure(figsize=(7.3, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
+        order = np.random.default_rng(SEED).permutation(len(z))[:MAX_DOTS]
+        draw_simulated(left, z[order], flux[order] + _away(model, data, z[order]), detected[order])
+        luminosity = measured + _away(model, data, measured_z)
+        left.plot(measured_z, luminosity, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
+        grid = np.geomspace(z.min(), z.max(), 200)
+        left.plot(grid, limit + _away(model, data, grid), color=BLACK, lw=0.8, ls="--")
+        left.set(xscale="log", xlabel="redshift", ylabel=text)
+        shown = [value for value in SHOWN_Z if z.min() <= value <= z.max()]
+        left.set_xticks(shown, [f"{value:g}" for value in shown])
+        left.xaxis.set_minor_formatter(NullFormatter())
+        left.legend(loc="lower right", markerscale=2.0)
+        draw_distribution(right, measured, flux, detected, limit)
+        right.set(xlabel=flux_text, ylabel="intervals" if data.num_intervals > len(data) and not whole else "bursts")
+        right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
+        right.legend(loc="upper right")
+    return figure
+
+
+def drawable(model: Golenetskii, data: Any) -> bool:
+    """Return whether `selected_bursts` can draw a fit of this model and these data."""
+    return bool(model.selections) and model.cosmology is None and bool(np.all(data.knows_redshift))
+
+
+def _away(model: Golenetskii, data: Bursts, z: np.ndarray) -> np.ndarray:
+    """Return log10 of luminosity over bolometric flux, or of energy over fluence."""
+    with jax.enable_x64(True):
+        area = np.asarray(log10_sphere_area(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
+    return area - (np.log10(1.0 + z) if data.quantity == "fluence" else 0.0)
+
+
+def _limits(part: Any, data: Bursts, means: dict[str, float]) -> np.ndarray:
+    """Return the limit of each burst, (B,)."""
+    if not part.of_objects:
+        return np.full(len(data), means[part.names[0]])
+    return np.asarray(data.log10_peak_flux_limit if part.quantity == WHOLE else data.log10_flux_limit)
+
+
+def _detected(data: Bursts, part: Any, means: dict[str, float], whole: bool) -> tuple[np.ndarray, ...]:
+    """Return redshifts, fluxes and detection probabilities of intervals, or of the brightest ones of whole bursts."""
+    used, flux = np.asarray(data.used), np.asarray(data.log10_flux)
+    margin = flux - _limits(part, data, means)[:, None]
+    log_missed = np.where(margin >= 0.0, -np.inf, 0.0) if part.is_step else log_ndtr(-margin / means[part.names[1]])
+    z = np.broadcast_to(np.asarray(data.z)[:, None], used.shape)
+    if whole:
+        missed = np.where(used, log_missed, 0.0).sum(axis=1)
+        return np.asarray(data.z), np.where(used, flux, -np.inf).max(axis=1), -np.expm1(missed)
+    return z[used], flux[used], -np.expm1(log_missed[used])

@@ -1,0 +1,243 @@
+"""Selected afterglows: densities against direct integrals, draws against rejection, a population with and without."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from monte_carlo import seed
+from numpyro import handlers
+from numpyro.infer.util import log_density
+from scipy import special, stats
+
+import hbm_jax as hbm
+from hbm_jax.data import AfterglowPopulation, DataError, read_afterglows, write_afterglows
+from hbm_jax.models import Afterglow
+from hbm_jax.models.xray.detection import CountLimit
+from hbm_jax.validation import OptionError
+
+HYPER = {
+    "photon_index_mean": 1.9, "photon_index_std": 0.25, "log10_flux_mean": -12.1, "log10_flux_std": 0.4,
+    "log10_nh_mean": -0.4, "log10_nh_std": 0.5,
+}  # fmt: skip
+HIDDEN = {"_photon_index": [0.3, -0.5, 0.1], "_log10_flux": [-0.4, 0.2, 0.6], "_log10_nh": [0.5, -0.3, -0.7]}
+LEAST = 60
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("afterglows")
+    population = AfterglowPopulation(
+        redshift=(0.4, 1.5, 4.0), log10_flux=(-11.2, 0.1), exposure=3000.0, min_counts=100, background=3e-3
+    )
+    return read_afterglows(write_afterglows(folder, population.draw(3, seed=4)), spectra=folder / "spectra")
+
+
+def compiled(model, bound):
+    """Log density, its gradient in the population, and the latents, at fixed coordinates of the latents."""
+    hidden = {name: np.array(values) for name, values in HIDDEN.items()}
+
+    def density(p):
+        return log_density(model, (bound,), {}, p | hidden)[0]
+
+    def latents(p):
+        trace = handlers.trace(handlers.seed(handlers.substitute(model, p | hidden), 0)).get_trace(bound)
+        return {name.removeprefix("_"): trace[name.removeprefix("_")]["value"] for name in HIDDEN}
+
+    return jax.jit(jax.value_and_grad(density)), jax.jit(latents)
+
+
+def as_arrays(p):
+    return {name: np.asarray(value, float) for name, value in p.items()}
+
+
+def richardson(function, p, name):
+    def slope(step):
+        return (function(p | {name: p[name] + step}) - function(p | {name: p[name] - step})) / (2.0 * step)
+
+    return (4.0 * slope(1e-3) - slope(2e-3)) / 3.0
+
+
+def test_the_density_with_a_limit_of_the_flux(data):
+    """Efficiency at the flux over the mean efficiency, a plain integral."""
+    p, limit, width = (
+        HYPER | {"log10_flux_lim": -11.7, "log10_flux_lim_width": 0.2},
+        "log10_flux_lim",
+        "log10_flux_lim_width",
+    )
+    model = Afterglow(selection="log10_flux > Normal(-11.5, 0.5) +- HalfNormal(0.3)")
+    bound = Afterglow().prepare(data)
+    nodes = np.linspace(-12.0, 12.0, 4001)
+    weights = stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
+
+    with jax.enable_x64(True):
+        selected, latents = compiled(model, bound)
+        whole, _ = compiled(Afterglow(), bound)
+        found, gradient = selected(as_arrays(p))
+        reference, reference_gradient = whole(as_arrays(HYPER))
+
+        def expected(p):
+            flux = np.asarray(latents(as_arrays(p))["log10_flux"])
+            fluxes = p["log10_flux_mean"] + p["log10_flux_std"] * nodes
+            share = np.sum(weights * stats.norm.cdf((fluxes - p[limit]) / p[width]))
+            return stats.norm.logcdf((flux - p[limit]) / p[width]).sum() - 3.0 * np.log(share)
+
+        prior = stats.norm.logpdf(p[limit], -11.5, 0.5) + stats.halfnorm.logpdf(p[width], scale=0.3)
+        assert float(found - reference) == pytest.approx(expected(p) + prior, abs=1e-8)
+        for name in ("log10_flux_mean", "log10_flux_std", "log10_nh_mean"):
+            difference = float(gradient[name] - reference_gradient[name])
+            assert difference == pytest.approx(richardson(expected, p, name), abs=1e-6), name
+
+
+def folded(bound, index, log10_nh):
+    """log10 of the expected counts of each source at a flux of 1."""
+    num = len(bound.z)
+    values = {"photon_index": index, "log10_flux": -11.0, "nh": 10.0**log10_nh, "nh_mw": bound.nh_mw, "z": bound.z}
+    values = {name: jnp.broadcast_to(jnp.asarray(value, float), (num,)) for name, value in values.items()}
+    return 11.0 + jnp.log10(jnp.sum(jnp.where(bound.statistic.used, bound.expected(values), 0.0), axis=1))
+
+
+def tabulated(bound, index, log10_nh):
+    num = len(bound.z)
+    return bound.detection.log10_counts_at(jnp.full(num, index), jnp.full(num, log10_nh))
+
+
+@functools.partial(jax.jit, static_argnames="log10_counts")
+def on_grid(bound, index, log10_nh, log10_counts):
+    return jax.lax.map(lambda i: jax.lax.map(lambda c: log10_counts(bound, i, c), log10_nh), index)
+
+
+def log_shares(bound, p, log10_counts=tabulated):
+    """Log of the detected share of each source: sums over fine grids of index, column and flux."""
+    u, v, w = (np.linspace(-end, end, num) for end, num in ((6.0, 25), (6.5, 53), (6.5, 105)))
+    index, log10_nh = p["photon_index_mean"] + p["photon_index_std"] * u, p["log10_nh_mean"] + p["log10_nh_std"] * v
+    grid = 10.0 ** np.asarray(on_grid(bound, index, log10_nh, log10_counts))
+    background = np.where(bound.statistic.used, bound.statistic.background_moments()[0], 0.0).sum(axis=1)
+    flux = 10.0 ** (p["log10_flux_mean"] + p["log10_flux_std"] * w)
+    probability = special.gammainc(LEAST, grid[..., None] * flux + background[:, None])
+    weights = [stats.norm.pdf(x) / stats.norm.pdf(x).sum() for x in (u, v, w)]
+    return np.log(np.einsum("i,j,k,ijnk->n", *weights, probability))
+
+
+def test_the_density_with_a_cut_in_counts(data):
+    """Against sums with the table of counts to 1e-7, gradient to 1e-6, and with folds to the error of the table."""
+    model = Afterglow(selection=f"counts > {LEAST - 1}")
+    bound = model.prepare(data)
+    with jax.enable_x64(True):
+        selected, _ = compiled(model, bound)
+        whole, _ = compiled(Afterglow(), bound)
+        found, gradient = selected(as_arrays(HYPER))
+        reference, reference_gradient = whole(as_arrays(HYPER))
+
+        def expected(p):
+            return -log_shares(bound, p).sum()
+
+        assert 0.5 < expected(HYPER) < 9.0  # neither all sources are detected, nor hardly any
+        assert float(found - reference) == pytest.approx(expected(HYPER), abs=1e-7)
+        assert float(found - reference) == pytest.approx(-log_shares(bound, HYPER, folded).sum(), abs=1e-6)
+        for name in HYPER:
+            difference = float(gradient[name] - reference_gradient[name])
+            assert difference == pytest.approx(richardson(expected, HYPER, name), abs=1e-6), name
+
+
+def test_the_table_of_counts_is_that_of_the_folds(data):
+    bound = Afterglow(selection=f"counts > {LEAST - 1}").prepare(data)
+    with jax.enable_x64(True):
+        index, log10_nh = np.linspace(0.0, 4.0, 9) + 0.03, np.linspace(-2.9, 2.9, 20)
+        pair = [np.asarray(on_grid(bound, index, log10_nh, function)) for function in (tabulated, folded)]
+    assert np.abs(10.0 ** (pair[0] - pair[1]) - 1.0).max() < 1e-5
+
+
+def draws(model, bound, num, key):
+    """Latents of the second source, and the counts of its spectrum, in many samples."""
+
+    def draw(key):
+        program = handlers.seed(handlers.substitute(model, as_arrays(HYPER)), key)
+        trace = handlers.trace(program).get_trace(bound, observed=False)
+        names = ("photon_index", "log10_flux", "log10_nh")
+        return {name: trace[name]["value"][1] for name in names} | {"counts": jnp.sum(trace["counts"]["value"][1])}
+
+    with jax.enable_x64(True):
+        return jax.device_get(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(key), num)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("text", ["log10_flux > -12.2 +- 0.1", f"counts > {LEAST - 1}"])
+def test_simulated_sources_are_the_detected_ones(data, text, monte_carlo):
+    model, num = Afterglow(selection=text), 200
+    drawn = draws(model, model.prepare(data), num, seed(1))
+    everything = draws(Afterglow(), Afterglow().prepare(data), 3 * num, seed(2))
+    kept = everything["counts"] >= LEAST
+    if "flux" in text:
+        kept = np.random.default_rng(seed(3)).normal(size=3 * num) < (everything["log10_flux"] + 12.2) / 0.1
+    else:
+        assert drawn["counts"].min() >= LEAST
+    assert 0.1 < kept.mean() < 0.9
+    for name, ours in drawn.items():
+        monte_carlo.p_value(stats.ks_2samp(ours, everything[name][kept]).pvalue, name=name)
+
+
+@pytest.mark.long
+def test_a_population_with_and_without_its_selection(tmp_path, monte_carlo):
+    """Sixteen sources in wide groups above a limit: without the selection the population is too bright."""
+    design = AfterglowPopulation(redshift=(0.5, 3.0), log10_flux=(-11.4, 0.1), exposure=2500.0, min_counts=0)
+    catalog = write_afterglows(tmp_path, design.draw(16, seed=seed(5)))
+    options = {"grouping": "channels_per_group", "group_by": 100}
+    data = read_afterglows(catalog, spectra=tmp_path / "spectra", **options)
+    truth = HYPER | {"log10_flux_mean": -11.9}
+    selected = Afterglow(selection="log10_flux > -11.7 +- 0.1")
+    sample, _ = selected.simulate(jax.random.key(seed(6)), data, truth)
+    means = {}
+    for name, model in {"with": selected, "without": Afterglow()}.items():
+        fit = hbm.sample(model, sample, seed=seed(7), num_chains=2, progress=False)
+        draws = fit.posterior["log10_flux_mean"].to_numpy()
+        means[name] = draws.mean(), draws.std()
+    monte_carlo.within(means["with"][0], -11.9, means["with"][1], name="with the selection")
+    # Without it, the mean is that of the detected sources, in closed form.
+    spread = np.hypot(0.4, 0.1)
+    margin = (-11.9 + 11.7) / spread
+    brighter = 0.4**2 / spread * np.exp(stats.norm.logpdf(margin) - stats.norm.logcdf(margin))
+    monte_carlo.within(means["without"][0], -11.9 + brighter, means["without"][1], name="without it")
+    assert brighter > 3.0 * means["without"][1]
+
+
+def test_populations_are_drawn_with_a_limit_of_the_flux(monte_carlo):
+    options = {"redshift": (1.0, 2.0, 3.0), "log10_flux": (-11.5, 0.4), "min_counts": 0, "exposure": 100.0}
+    sample = AfterglowPopulation(log10_flux_limit=(-11.4, 0.1), **options).draw(60, seed=seed(5))
+    flux = np.random.default_rng(seed(6)).normal(-11.5, 0.4, 20_000)
+    flux = flux[np.random.default_rng(seed(7)).normal(-11.4, 0.1, 20_000) < flux]
+    monte_carlo.p_value(stats.ks_2samp(sample.truth["log10_flux"], flux).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"selection": "log10_flux > -12"}, "expects a width.*a step of its density cannot be sampled"),
+        ({"selection": "log10_flux < -12 +- 0.1"}, "expected one limit such as"),
+        ({"selection": "flux > -12 +- 0.1"}, "expected one limit such as"),
+        ({"selection": "counts > 99 +- 2"}, "expects a number of counts"),
+        ({"selection": "counts > 99", "whim": True}, "expects whim=False; found True"),
+        ({"selection": "counts > 99", "galactic": "free"}, "expects galactic='fixed'; found 'free'"),
+        ({"selection": "log10_flux > -12 +- 0.1", "common": "log10_flux"}, "expects a spectrum with log10_flux"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(OptionError, match=words):
+        Afterglow(**options)
+
+
+def test_sources_with_fewer_counts_are_refused(data):
+    with pytest.raises(DataError, match=r"expected 100000 counts or more of every source; found 3 with fewer"):
+        Afterglow(selection="counts > 99999").prepare(data)
+
+
+def test_options_are_stored_and_described(data):
+    model = Afterglow(selection="log10_flux > Normal(-11.5, 0.5) +- 0.1")
+    assert Afterglow(**model.to_config()).to_config() == model.to_config()
+    assert {"log10_flux_lim", "log10_flux_lim_width"} <= model.all_priors.keys()
+    assert "selected by log10_flux > Normal" in model.description
+    single = Afterglow(selection=f"counts > {LEAST - 1}").prepare(data).each()
+    assert isinstance(single[1].detection, CountLimit)
+    assert single[1].detection.thresholds.shape[0] == 1
+    assert hbm.models.Afterglow().selections == ()
