@@ -20,7 +20,14 @@ from hbm_jax.spectra.model.components import (
     photons,
 )
 from hbm_jax.spectra.model.composition import Component, Parameter
-from hbm_jax.spectra.model.energetics import energy_flux, isotropic_energy, k_correction, luminosity, photon_flux
+from hbm_jax.spectra.model.energetics import (
+    energy_flux,
+    equivalent_width,
+    isotropic_energy,
+    k_correction,
+    luminosity,
+    photon_flux,
+)
 from hbm_jax.spectra.model.factors import (
     Edge,
     FluxScale,
@@ -82,6 +89,7 @@ __all__ = [
     "Whim",
     "component",
     "energy_flux",
+    "equivalent_width",
     "fold",
     "gbm_like_arf",
     "gbm_like_rmf",

@@ -260,8 +260,8 @@ def _search(likelihood: Likelihood, progress_line: ProgressLine) -> tuple[_Point
     return best, [f"{num_same} of {len(likelihood.starts)} searches ended at this maximum"]
 
 
-def _newton(likelihood: Likelihood, x: np.ndarray, fixed: int | None = None) -> _Point:
-    """Minimise by Newton steps within the bounds, with parameter ``fixed`` held constant if it is not None."""
+def _newton(likelihood: Likelihood, x: np.ndarray, fixed: int | list[int] | None = None) -> _Point:
+    """Minimise by Newton steps within the bounds, with the parameters of index ``fixed`` held constant."""
     x = np.clip(x, likelihood.lower, likelihood.upper)
     value, gradient = likelihood.value_and_grad(x)
     if not (np.isfinite(value) and np.isfinite(gradient).all()):

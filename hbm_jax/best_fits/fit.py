@@ -1,4 +1,4 @@
-"""Best fits of spectra without sampling: parameters, fluxes and luminosities with errors, goodness, tables, figures."""
+"""Best fit of spectra: parameters, fluxes and luminosities with errors, goodness, profiles, tables, figures."""
 
 import functools
 import json
@@ -14,8 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from hbm_jax.best_fits.lines import line_table
+from hbm_jax.best_fits.profiles import Profile
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.inference import maximum_likelihood
+from hbm_jax.inference.likelihood.grid import profile_grid
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.models.xray.spectral_fit import Deviance
@@ -23,7 +26,7 @@ from hbm_jax.notation import quote, quoted_math
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.fold import photons_in_bins
 from hbm_jax.spectra.model.composition import Component, separated
-from hbm_jax.spectra.model.energetics import energy_flux, log10_sphere_area
+from hbm_jax.spectra.model.energetics import energy_flux, gaussian_lines, log10_sphere_area
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness
 from hbm_jax.validation import energy_band
@@ -85,6 +88,70 @@ class BestFit:
         terms = terms_of(self.model.spectrum)
         return terms if len(terms) > 1 else {}
 
+    @functools.cached_property
+    def bound(self) -> Any:
+        """The spectra with responses and tables precomputed for the model."""
+        return self.model.bound(self.data)
+
+    def profile(self, parameter: str, values: Any = 31, *, progress: bool = False) -> Profile:
+        """Return the rise of the statistic with one parameter, minimised over all others (XSPEC's steppar).
+
+        Parameters
+        ----------
+        parameter : str
+            A free parameter, by its name in ``likelihood.table``.
+        values : array or int
+            Its values, increasing; or their number, in a range that covers a rise of more than 9.21.
+        progress : bool
+            Whether to show the progress line.
+
+        Raises
+        ------
+        ValueError
+            As `hbm_jax.inference.profile_grid`.
+        """
+        return self._on_grid({parameter: values}, progress)
+
+    def contour(self, x: str, y: str, values: Any = (25, 25), *, progress: bool = False) -> Profile:
+        """Return the rise of the statistic with two parameters, minimised over all others, for contours.
+
+        Parameters
+        ----------
+        x, y : str
+            Two free parameters, by their names in ``likelihood.table``.
+        values : pair of arrays or ints
+            As ``values`` of `profile`, for each of the two.
+        progress : bool
+            Whether to show the progress line.
+
+        Raises
+        ------
+        ValueError
+            As `hbm_jax.inference.profile_grid`; for twice the same parameter.
+        """
+        if x == y or len(values) != 2:
+            raise ValueError(f"contour: expected two parameters, and values of each; found {x!r}, {y!r} and {values}.")
+        return self._on_grid({x: values[0], y: values[1]}, progress)
+
+    def lines(self, level: float | None = None, *, progress: bool = False) -> pd.DataFrame:
+        """Return photon fluxes and equivalent widths of the emission lines, with intervals or upper limits.
+
+        Parameters
+        ----------
+        level, progress
+            As in `hbm_jax.best_fits.line_table`, which describes the table.
+        """
+        level = self.likelihood.level if level is None else level
+        tables = self.__dict__.setdefault("_lines", {})
+        if level not in tables:
+            tables[level] = line_table(self, level, progress=progress)
+        return tables[level].copy()
+
+    def _on_grid(self, grid: dict[str, Any], progress: bool) -> Profile:
+        """Return the profile likelihood on a grid, with the units of the parameters."""
+        computed = profile_grid(self.model, self.bound, best=self.likelihood, grid=grid, progress=progress)
+        return Profile(computed, self.model.units)
+
     def to_latex(self) -> str:
         """Return a row of a LaTeX table: every free parameter with its errors."""
         rows = self.likelihood.table[["value", "lower", "upper"]].to_numpy()
@@ -108,7 +175,10 @@ class BestFit:
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv")
             written.append(folder / f"{name}.csv")
-        for name, table in {"fluxes": self.fluxes, "spectra": self.spectra}.items():
+        tables = {"fluxes": self.fluxes, "spectra": self.spectra}
+        if gaussian_lines(self.model.spectrum):
+            tables["lines"] = self.lines()
+        for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
             written.append(folder / f"{name}.csv")
         texts = {"best_fit.txt": f"{self}\n", "parameters.tex": f"{self.to_latex()}\n"}
@@ -196,7 +266,9 @@ def best_fit(
     fluxes = flux_table(model, data, likelihood, bands, distance)
     deviance = model.deviance(bound, likelihood.parameters)
     spectra = spectrum_table(model, data, bound, likelihood.parameters)
-    return BestFit(model, data, likelihood, deviance, goodness, fluxes, spectra)
+    best = BestFit(model, data, likelihood, deviance, goodness, fluxes, spectra)
+    best.__dict__["bound"] = bound
+    return best
 
 
 def terms_of(spectrum: Component) -> dict[str, Component]:
