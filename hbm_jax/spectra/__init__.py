@@ -3,6 +3,7 @@
 Energies are in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV and column densities in 1e22 cm^-2.
 """
 
+from hbm_jax.spectra.folding.area_errors import AreaComponents, AreaErrors, read_area_components
 from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import gbm_like_arf, gbm_like_rmf, xrt_like_arf, xrt_like_rmf
@@ -55,6 +56,8 @@ __all__ = [
     "STATISTICS",
     "Absorption",
     "AdditiveTable",
+    "AreaComponents",
+    "AreaErrors",
     "Arf",
     "Band",
     "BlackBody",
@@ -102,6 +105,7 @@ __all__ = [
     "photon_flux",
     "photons",
     "prepare",
+    "read_area_components",
     "read_arf",
     "read_pha",
     "read_rmf",

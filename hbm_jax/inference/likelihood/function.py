@@ -133,9 +133,17 @@ class Likelihood:
 
 
 def _minus_log_likelihood(program: Callable, seed: int, args: tuple, values: dict[str, Any]) -> jax.Array:
-    """Return minus the log likelihood of a program with values of its latent sites."""
+    """Return minus the log likelihood of a program with values of its latent sites.
+
+    The prior of a latent site with ``infer={"auxiliary": True}`` is a measurement of its own, and is included.
+    """
     log_probs, trace = compute_log_probs(handlers.seed(program, seed), args, {}, values)
-    return -sum(log_probs[name] for name, site in trace.items() if name in log_probs and site["is_observed"])
+    counted = [
+        name
+        for name, site in trace.items()
+        if name in log_probs and (site["is_observed"] or site["infer"].get("auxiliary"))
+    ]
+    return -sum(log_probs[name] for name in counted)
 
 
 def _can_be_shared(program: Callable) -> bool:

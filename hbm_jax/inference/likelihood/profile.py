@@ -108,7 +108,8 @@ def maximum_likelihood(
     Parameters
     ----------
     program : callable
-        A NumPyro program. The likelihood is that of all observed sites and factors, without priors.
+        A NumPyro program. The likelihood is that of all observed sites and factors, without priors but those of latent
+        sites with ``infer={"auxiliary": True}``, which are results of other measurements, such as calibrations.
     *args
         Arguments of the program.
     seed : int

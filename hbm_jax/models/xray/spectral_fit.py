@@ -25,7 +25,9 @@ from hbm_jax.models.ties import Tie, ordered_ties, prior_from_text
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
 from hbm_jax.names import choose, listed
 from hbm_jax.precomputation import precomputed
+from hbm_jax.spectra.folding.area_errors import AreaErrors
 from hbm_jax.spectra.model.components import Component
+from hbm_jax.spectra.model.composition import components_of
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness, goodness_of_fit
@@ -89,12 +91,12 @@ class SpectralFit(PopulationModel):
     Notes
     -----
     Sample the model with `hbm_jax.sample`, or maximise its likelihood with `hbm_jax.maximum_likelihood`, which ignores
-    all priors, also that of the calibration. Lines are folded on all bins of the response, without further error. The
-    continuum is evaluated on a few quadrature nodes; the largest change of the log likelihood by this is measured for
-    each spectrum at 32 draws from the prior (``prepare(data).errors``) and is below 1e-3 if no feature has a free
-    energy. A free break energy takes up to 5000 nodes, and so does a free redshift of an absorber, which moves its
-    edges within the panels; with 10^4 counts the remaining errors were 5e-4 and 0.1, respectively. Errors above 1e-3
-    are reported in the notes of verdicts and of maximum-likelihood fits (`cautions`).
+    all priors, also that of the calibration, but for those of `AreaErrors`. Lines are folded on all bins of the
+    response, without further error. The continuum is evaluated on a few quadrature nodes; the largest change of the log
+    likelihood by this is measured for each spectrum at 32 draws from the prior (``prepare(data).errors``) and is below
+    1e-3 if no feature has a free energy. A free break energy takes up to 5000 nodes, and so does a free redshift of an
+    absorber, which moves its edges within the panels; with 10^4 counts the remaining errors were 5e-4 and 0.1,
+    respectively. Errors above 1e-3 are reported in the notes of verdicts and of maximum-likelihood fits (`cautions`).
 
     Examples
     --------
@@ -158,6 +160,12 @@ class SpectralFit(PopulationModel):
     def ties(self) -> dict[str, Tie]:
         """Tied parameters with their formulas, in an order in which they can be computed."""
         return ordered_ties(self.all_priors, self.spectrum.parameters)
+
+    @cached_property
+    def auxiliary(self) -> frozenset[str]:
+        """Parameters whose priors are results of other measurements, and are kept in best fits."""
+        parts = components_of(self.spectrum)
+        return frozenset(name for part in parts if isinstance(part, AreaErrors) for name in part.parameters)
 
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return parameter values with those of fixed and of tied parameters added.
@@ -232,6 +240,8 @@ class SpectralFit(PopulationModel):
             if name in self.own:
                 with numpyro.plate("spectrum", num, dim=-1):
                     values[name] = sample_prior(name, prior)
+            elif name in self.auxiliary and isinstance(prior, dist.Distribution):
+                values[name] = numpyro.sample(name, prior, infer={"auxiliary": True})
             elif name != "calibration" and name not in self.ties:
                 values[name] = sample_prior(name, prior)
         for name, tie in self.ties.items():
@@ -297,7 +307,7 @@ class SpectralFit(PopulationModel):
             groups = np.asarray(_deviance(bound.statistic, self._expected(bound, parameters)))
         num, num_free = len(groups), 0
         for name, prior in self.all_priors.items():
-            if isinstance(prior, dist.Distribution):
+            if isinstance(prior, dist.Distribution) and name not in self.auxiliary:
                 num_free += num if name in self.own else num - 1 if name == "calibration" else 1
         spectra = groups.sum(axis=1)
         return Deviance(groups, spectra, float(spectra.sum()), self.num_data(bound) - num_free)

@@ -18,6 +18,7 @@ from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.distances import luminosity_distance
 from hbm_jax.names import choose
+from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.components import GaussianLine
 from hbm_jax.spectra.model.composition import Component, Line, Values, separated
 from hbm_jax.spectra.model.quadrature import check_band
@@ -310,6 +311,7 @@ def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Arra
 
 def equivalent_width_function(spectrum: Component, line: str, low: float, high: float) -> Callable[[Values], jax.Array]:
     """Return `equivalent_width` as a differentiable function of values for which the line is from low to high [keV]."""
+    spectrum = without_instrument(spectrum)
     component, factor = gaussian_lines(spectrum)[line]
     continuum, _ = separated(spectrum, lambda part: isinstance(part, GaussianLine))
     if continuum is None:
@@ -347,9 +349,10 @@ def _chunked(function: Callable[[Values], jax.Array], values: Values, size: int 
 
 
 def _additive(spectrum: Component, unabsorbed: bool) -> Component:
-    """Return an additive spectrum, without its absorbers if `unabsorbed`."""
+    """Return an additive spectrum without factors of the instrument, and without its absorbers if `unabsorbed`."""
     if spectrum.kind != "additive":
         raise ValueError(f"spectrum: expected a model with an additive component; found {spectrum}.")
+    spectrum = without_instrument(spectrum)
     return spectrum.unabsorbed if unabsorbed else spectrum
 
 
