@@ -1,5 +1,6 @@
 """The everyday fit on the command line: counts of a composed spectrum drawn, written, fitted; what is refused."""
 
+import dataclasses
 import json
 import os
 
@@ -13,6 +14,7 @@ from hbm_jax.data import DataWarning, read_grouped_spectra
 from hbm_jax.models import SpectralFit
 from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
 from hbm_jax.runs import load
+from hbm_jax.spectra import read_pha, write_pha
 
 MODEL = "powerlaw * tbabs(mw)"
 TRUTH = ["--set", "truth.photon_index=2", "--set", "truth.log10_amplitude=-3", "--set", "prior.mw_nh=0.1"]
@@ -164,3 +166,26 @@ def test_bad_options_of_a_simulation(options, words, tmp_path, capsys):
     for word in words:
         assert word in text
     assert not (tmp_path / "drawn").exists()
+
+
+def test_a_model_of_the_background_on_the_command_line(folder, tmp_path, capsys, monkeypatch):
+    (source,) = read_pha(folder / "source.pha")
+    background = dataclasses.replace(source, counts=np.full(len(source), 2.0), exposure=3 * source.exposure, files={})
+    pha = write_pha(tmp_path / "back.pha", background)
+    options = ["--data", folder / "source.pha", "--background", pha, "--spectrum", MODEL, "--energies", "[0.5, 8]"]
+    fit = ["fit", "spectrum", *options, "--out", tmp_path / "run"]
+    model_of_background = ["--background-response", "rmf", "--background-spectrum", "powerlaw(bkg)"]
+    model, spectra, _ = handed_to_the_sampler(capsys, monkeypatch, *fit, *model_of_background)
+    assert spectra.name == ("source.pha", "source.pha, background")
+    np.testing.assert_allclose(np.asarray(spectra.region_ratio)[0], 3.0)
+    assert spectra.exposure[1] == 3 * spectra.exposure[0]
+    assert {"bkg_photon_index", "bkg_log10_amplitude"} <= set(model.all_priors)
+    assert "with the background PowerLaw(label='bkg', norm='amplitude')" in model.description
+    (tmp_path / "fit.toml").write_text(
+        f'[model]\nname = "spectrum"\nspectrum = "{MODEL}"\nbackground_spectrum = "powerlaw(bkg)"\n'
+        f'[data]\nsource = "{folder / "source.pha"}"\nbackground = "{pha}"\nbackground_response = "rmf"\n'
+    )
+    toml = ["fit", "--config", tmp_path / "fit.toml", "--energies", "[0.5, 8]", "--out", tmp_path / "run"]
+    again, same, _ = handed_to_the_sampler(capsys, monkeypatch, *toml)
+    assert again == model
+    np.testing.assert_array_equal(same.counts, spectra.counts)

@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
-from hbm_jax.best_fits.lines import line_table
+from hbm_jax.best_fits.lines import line_table, names_of_spectra
 from hbm_jax.best_fits.profiles import Profile
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.inference.likelihood.grid import profile_grid
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood
 from hbm_jax.models import SpectralFit
+from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.models.xray.spectral_fit import Deviance
 from hbm_jax.notation import quote, quoted_math
 from hbm_jax.precomputation import precomputed
@@ -271,6 +272,16 @@ def best_fit(
     return best
 
 
+def expected_parts(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> tuple[Any, Any]:
+    """Return the expected counts of the source and of the background, (N, G) each."""
+    if isinstance(bound, FoldedRegions):
+        with jax.enable_x64(True):
+            source, background = (np.asarray(part) for part in model._parts(bound, parameters))
+        return source, np.where(data.used, background, 0.0)
+    source = model.expected(bound, parameters)
+    return source, np.where(data.used, data.expected_background(source, bound.statistic), 0.0)
+
+
 def terms_of(spectrum: Component) -> dict[str, Component]:
     """Return each additive component of an expression, with the factors that multiply it, by label or name."""
     _, lines = separated(spectrum, lambda part: part.kind == "additive")
@@ -302,7 +313,8 @@ def flux_table(
         for low, high in bands
         for quantity in ("flux", "unabsorbed flux", *(("luminosity",) if distance else ()))
     ]
-    num_spectra = len(data) if model.own else 1
+    names = names_of_spectra(model, data)
+    num_spectra = len(names)
     shapes = tuple((name, np.shape(value)) for name, value in likelihood.parameters.items())
     log10_area, one_plus_z = 0.0, 1.0
     if distance:
@@ -315,7 +327,6 @@ def flux_table(
     with np.errstate(invalid="ignore"):
         std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
     error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
-    names = data.name if model.own else ("all",)
     return pd.DataFrame(
         {
             "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
@@ -339,7 +350,7 @@ def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
         sizes = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)])
         pairs = zip(shapes, sizes[:-1], sizes[1:], strict=True)
         values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
-        values.pop("calibration", None)
+        values = {name: value for name, value in values.items() if name in model.spectrum.parameters}
         log10_fluxes = []
         for _, term, quantity, (low, high) in rows:
             scale = one_plus_z if quantity == "luminosity" else 1.0
@@ -354,28 +365,33 @@ def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
 
 def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> pd.DataFrame:
     """Return `BestFit.spectra`."""
-    expected = model.expected(bound, parameters)
-    background = np.where(data.used, data.expected_background(expected, bound.statistic), 0.0)
+    source, background = expected_parts(model, data, bound, parameters)
     with jax.enable_x64(True):
         values = {name: np.asarray(value, float) for name, value in model.complete(parameters).items()}
-    factors = np.append(1.0, np.broadcast_to(values.pop("calibration", 1.0), max(len(data) - 1, 0)))
-    terms, tables = terms_of(model.spectrum), []
+    num = bound.num_sources
+    factors = np.append(1.0, np.broadcast_to(values.pop("calibration", 1.0), max(num - 1, 0)))
+    tables = []
     for row, name in enumerate(data.name):
+        spectrum, index = (model.spectrum, row) if row < num else (model.background_spectrum, row - num)
+        terms = terms_of(spectrum)
         used = np.asarray(data.used[row])
         counts, error = (np.asarray(getattr(data, key)[row])[used] for key in ("counts", "error"))
         if not data.has_gaussian_counts[row]:
             error = 1.0 + np.sqrt(counts + 0.75)
         columns: dict[str, Any] = {
             "spectrum": name, "e_min": np.asarray(data.e_min[row])[used], "e_max": np.asarray(data.e_max[row])[used],
-            "counts": counts, "error": error, "source": expected[row, used], "background": background[row, used],
+            "counts": counts, "error": error, "source": source[row, used], "background": background[row, used],
         }  # fmt: skip
         if len(terms) > 1:
             energy, matrix = data.sparse_response(row)
             row_values = {
-                key: np.ravel(value)[row : row + 1] if value.ndim else value[None] for key, value in values.items()
+                key: np.ravel(value)[index : index + 1] if value.ndim else value[None]
+                for key, value in values.items()
+                if key in spectrum.parameters
             }
+            factor = factors[row] if row < num else 1.0
             for label, term in terms.items():
-                tabulated = tabulated_for(term.of_source(row), row_values)
-                columns[label] = factors[row] * np.asarray(photons_in_bins(tabulated, energy, row_values) @ matrix)[0]
+                tabulated = tabulated_for(term.of_source(index), row_values)
+                columns[label] = factor * np.asarray(photons_in_bins(tabulated, energy, row_values) @ matrix)[0]
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)

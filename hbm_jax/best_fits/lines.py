@@ -15,6 +15,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.profile import _Point, _Profile
 from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.model.energetics import equivalent_width, equivalent_width_function, gaussian_lines
 
 COLUMNS = ("value", "lower", "upper", "lower_open", "upper_open")
@@ -53,7 +54,7 @@ def line_table(best: Any, level: float | None = None, *, progress: bool = False)
     if not 0 < level < 1:
         raise ValueError(f"line_table: level: expected a number between 0 and 1; found {level}.")
     rise = 0.5 * float(chi2.ppf(level, 1))
-    names = tuple(best.data.name) if best.model.own else ("all",)
+    names = names_of_spectra(best.model, best.data)
     rows = []
     with jax.enable_x64(True), ProgressLine(progress) as progress_line:
         likelihood = Likelihood(best.model, (best.bound,), 0, 1)
@@ -88,19 +89,26 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
         draws = {name: fit.posterior[name].to_numpy() for name in fit.posterior.data_vars}
         values = {n: np.asarray(v, float) for n, v in model.complete(draws).items() if n in model.spectrum.parameters}
     size = max(value.ndim for value in values.values())
-    names = tuple(fit.data.name) if model.own else ("all",)
+    names = names_of_spectra(model, fit.data)
     values = {n: v[..., None] if v.ndim and v.ndim < size else v for n, v in values.items()}
     shares, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
     for name, line in gaussian_lines(model.spectrum).items():
         flux = np.asarray(line.component.integral(values, *_LINE_BAND))
         widths = np.asarray(equivalent_width(model.spectrum, values, name))
         for quantity, unit, draw in (("photon flux", "photons/cm^2/s", flux), ("equivalent width", "keV", widths)):
-            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == size and model.own else 1)
+            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == size and names != ("all",) else 1)
             for index, spectrum in enumerate(names):
                 lower, value, upper, limit = np.quantile(by_spectrum[:, min(index, by_spectrum.shape[1] - 1)], shares)
                 row = {"line": name, "spectrum": spectrum, "quantity": quantity, "value": value, "lower": lower}
                 rows.append(row | {"upper": upper, "limit": limit, "unit": unit})
     return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", "value", "lower", "upper", "limit", "unit"])
+
+
+def names_of_spectra(model: Any, data: Any) -> tuple[str, ...]:
+    """Return the names of the spectra of sources that have parameters of their own, or ``("all",)``."""
+    if not any(name in model.spectrum.parameters for name in model.own):
+        return ("all",)
+    return data.name[: data.num_sources] if isinstance(data, RegionStack) else data.name
 
 
 def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray, index: int):
@@ -109,8 +117,10 @@ def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray
 
     def values_at(x):
         values = best.model.complete(likelihood.unravel(x))
-        values.pop("calibration", None)
-        return {key: jnp.ravel(v)[index] if jnp.ndim(v) else jnp.asarray(v, float) for key, v in values.items()}
+        used = best.model.spectrum.parameters
+        return {
+            k: jnp.ravel(v)[index] if jnp.ndim(v) else jnp.asarray(v, float) for k, v in values.items() if k in used
+        }
 
     at_best = values_at(jnp.asarray(center))
     energy, sigma = (float(at_best[component._prefixed(key)]) for key in ("energy", "sigma"))

@@ -3,6 +3,7 @@
 Energies are in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV and column densities in 1e22 cm^-2.
 """
 
+from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.folding.area_errors import AreaComponents, AreaErrors, read_area_components
 from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.folding.grouping import group, noticed
@@ -83,6 +84,7 @@ __all__ = [
     "Parameter",
     "PartialAbsorption",
     "PowerLaw",
+    "RegionStack",
     "Response",
     "Rmf",
     "Spectrum",

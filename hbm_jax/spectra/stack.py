@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -94,6 +94,7 @@ class SpectrumStack:
     error: Any
     systematic: Any
     warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
+    array_of_its_own: ClassVar[str] = ""  # stored array by which `from_dict` recognises a subclass
 
     @classmethod
     def of(
@@ -414,6 +415,14 @@ class SpectrumStack:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
         """Build a stack from the arrays of `to_dict`; every value is restored exactly."""
+        for subclass in cls.__subclasses__():
+            if subclass.array_of_its_own in stored:
+                return subclass.from_dict(stored)
+        return SpectrumStack.of_arrays(stored)
+
+    @staticmethod
+    def of_arrays(stored: Mapping[str, Any]) -> "SpectrumStack":
+        """Build a stack from arrays, without background regions as spectra of their own."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
             parts = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS}
@@ -427,7 +436,7 @@ class SpectrumStack:
         absent_in_older_files = {"ratio_spread": np.zeros(shape), "systematic": np.zeros(shape)}
         stored = absent_in_older_files | {"error": np.full(shape, np.nan)} | dict(stored)
         arrays = {key: frozen_array(stored[key], None) for key in ARRAYS}
-        return cls(
+        return SpectrumStack(
             tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays,
             warnings=tuple(str(text) for text in stored.get("warnings", ())),
         )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hbm_jax.names import listed
+from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.ogip.pha import read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
@@ -25,6 +26,7 @@ def read_grouped_spectra(
     grouping: str = "optimal",
     group_by: float | None = None,
     bad_channels: bool = False,
+    background_response: str | None = None,
 ) -> SpectrumStack:
     """Read spectra with backgrounds and responses, select and group their channels, and stack them for a joint fit.
 
@@ -44,10 +46,14 @@ def read_grouped_spectra(
         Energy range to use [keV]; only channels entirely within it are used. None for all good channels.
     grouping, group_by, bad_channels
         As in `hbm_jax.data.read_afterglows`.
+    background_response : {"rmf", "source"}, optional
+        Make the background regions spectra of their own, for ``SpectralFit(..., background_spectrum=)``: their response
+        is the redistribution matrix of the source without its effective area, or the response of the source.
 
     Returns
     -------
     SpectrumStack
+        A `hbm_jax.spectra.RegionStack` with ``background_response``.
 
     Raises
     ------
@@ -74,7 +80,10 @@ def read_grouped_spectra(
         for spectrum in read_spectra(path, **names):
             masks.append(noticed(spectrum, file_options["energies"], keep_bad=file_options["bad_channels"]))
             grouped.append(group(spectrum, file_options["grouping"], file_options["group_by"], noticed=masks[-1]))
-    stack = SpectrumStack.of(grouped, masks)
+    if background_response is None:
+        stack = SpectrumStack.of(grouped, masks)
+    else:
+        stack = RegionStack.separated(grouped, masks, background_response)  # type: ignore[arg-type]
     repeated = [str(path) for path, num in Counter(str(path) for path in files).items() if num > 1]
     texts = warn_unusual(
         [f"{listed(repeated, 5)}: read more than once, so their counts enter the likelihood more than once"]

@@ -65,7 +65,7 @@ def best_fit_spectra(best: Any) -> Figure:
 def _draw(upper, lower, best: Any, row: int) -> None:
     """Draw one spectrum and its residuals."""
     data, table = best.data, best.spectra[best.spectra["spectrum"] == best.data.name[row]]
-    table = table.iloc[: int(np.asarray(data.used[row]).sum())]
+    table = table.iloc[: int(np.asarray(data.used[row]).sum())].dropna(axis="columns", how="all")
     binned = points(data, row)
     low, high = table["e_min"].to_numpy(), table["e_max"].to_numpy()
     exposure = float(data.exposure[row])
@@ -123,8 +123,8 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
     energy = np.geomspace(binned.bins.low.min(), binned.bins.high.max(), NUM_ENERGIES)
     with jax.enable_x64(True):
         values = {name: np.asarray(value, float) for name, value in model.complete(best.likelihood.parameters).items()}
-        values.pop("calibration", None)
-        values = {name: np.ravel(value)[row] if value.ndim else value for name, value in values.items()}
+        used = model.spectrum.parameters
+        values = {name: np.ravel(v)[row] if v.ndim else v for name, v in values.items() if name in used}
         curves = {
             name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(values))
             for name, term in {"model": model.spectrum, **best.terms}.items()
