@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from hbm_jax.best_fits import storage
 from hbm_jax.best_fits.lines import line_table, names_of_spectra
 from hbm_jax.best_fits.profiles import Profile
 from hbm_jax.cosmology import Cosmology
@@ -159,8 +160,16 @@ class BestFit:
         cells = [quoted_math(quote(*row)) if np.isfinite(row).all() else f"${row[0]:.6g}$" for row in rows]
         return f"{' & '.join(cells)} & {self.deviance.total:.1f}/{self.deviance.degrees_of_freedom} \\\\"
 
+    def plot(self, kind: Literal["spectra", "unfolded"] = "spectra", row: int = 0) -> Any:
+        """Return a figure: counts, model and residuals, or the unfolded spectrum number ``row``; needs matplotlib."""
+        from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
+
+        if kind not in ("spectra", "unfolded"):
+            raise ValueError(f"plot: expected 'spectra' or 'unfolded'; found {kind!r}.")
+        return best_fit_spectra(self) if kind == "spectra" else best_fit_unfolded(self, row)
+
     def save(self, folder: str | Path, *, figures: bool = True) -> list[Path]:
-        """Write tables, figures and a description; return the files.
+        """Write tables, figures, a description and ``best_fit.npz``, for `hbm_jax.load`; return the files.
 
         Parameters
         ----------
@@ -198,12 +207,12 @@ class BestFit:
         for name, text in texts.items():
             (folder / name).write_text(text)
             written.append(folder / name)
+        written.append(storage.write(self, folder / storage.FILE))
         if figures:
-            from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
-
-            for name, figure in (("spectra", best_fit_spectra), ("unfolded", best_fit_unfolded)):
-                figure(self).savefig(folder / f"{name}.pdf")
-                written.append(folder / f"{name}.pdf")
+            kinds: tuple[Literal["spectra", "unfolded"], ...] = ("spectra", "unfolded")
+            for kind in kinds:
+                self.plot(kind).savefig(folder / f"{kind}.pdf")
+                written.append(folder / f"{kind}.pdf")
         return written
 
 

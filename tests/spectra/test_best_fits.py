@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy import optimize
@@ -11,8 +12,10 @@ from scipy.special import gammaln
 from scipy.stats import chi2, norm
 from small_ogip import small_arf, small_rmf, small_spectrum
 
+import hbm_jax as hbm
 from hbm_jax import best_fit
 from hbm_jax.best_fits import posterior_lines
+from hbm_jax.inference import ResultFileError
 from hbm_jax.models import SpectralFit
 from hbm_jax.plotting.xray.profiles import TWO
 from hbm_jax.spectra import Response, SpectrumStack
@@ -147,3 +150,36 @@ def test_lines_of_draws(stack):
     shown = table.loc["equivalent width", ["lower", "value", "upper", "limit"]].to_numpy(float)
     np.testing.assert_allclose(shown, np.quantile(width, [0.05, 0.5, 0.95, 0.9]), rtol=1e-6)
     assert table.loc["photon flux", "value"] == pytest.approx(10 ** np.median(line), rel=0.02)
+
+
+def test_a_stored_best_fit_is_the_same(stack, tmp_path):
+    model = SpectralFit("powerlaw", background_spectrum=None, priors={"photon_index": "Uniform(-1, 4)"})
+    best = best_fit(model, stack, num_simulations=20, num_starts=1, level=0.9)
+    names = {path.name for path in best.save(tmp_path / "best")}
+    assert {"best_fit.npz", "parameters.csv", "spectra.pdf"} <= names
+    again = hbm.load(tmp_path / "best")
+    assert repr(again) == repr(best)
+    for name in ("fluxes", "spectra"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(best, name), check_exact=True)
+    pd.testing.assert_frame_equal(again.likelihood.table, best.likelihood.table, check_exact=True)
+    pd.testing.assert_frame_equal(again.likelihood.correlation, best.likelihood.correlation, check_exact=True)
+    np.testing.assert_array_equal(again.goodness.simulated, best.goodness.simulated)
+    assert again.likelihood.parameters == best.likelihood.parameters
+    grid = ("photon_index", [1.2, 1.6])
+    np.testing.assert_allclose(again.profile(*grid).grid.rise, best.profile(*grid).grid.rise, rtol=1e-9)
+    assert again.deviance.total == best.deviance.total
+    (tmp_path / "best" / "best_fit.npz").write_bytes(b"PK broken")
+    with pytest.raises(ResultFileError, match=r"best_fit.npz: expected a best fit"):
+        hbm.best_fits.load(tmp_path / "best")
+    with pytest.raises(ResultFileError, match="no such file"):
+        hbm.best_fits.load(tmp_path / "nowhere")
+
+
+def test_one_function_plots_posteriors_and_best_fits(best):
+    for figure in (best.plot(), hbm.plotting.spectra(best)):
+        assert figure.axes[1].get_ylabel() == "residual"
+    for figure in (best.plot("unfolded"), hbm.plotting.unfolded_spectrum(best)):
+        assert figure.axes[0].get_title() == "small"
+        assert figure._repr_png_()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="expected 'spectra' or 'unfolded'"):
+        best.plot("folded")
