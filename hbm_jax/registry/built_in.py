@@ -99,7 +99,7 @@ BUILT_IN = {
             "also": "another spectrum to fit jointly with that of --data, or a table of the file and its own options, "
             "such as '{file = \"nustar.pha\", energies = [3, 79]}'; may be repeated",
             "background_response": "rmf or source: make the background regions spectra of their own with this "
-            "response, for --background-spectrum",
+            "response, for a model of the background",
         },
     ),
     "golenetskii": Entry(

@@ -44,6 +44,7 @@ from hbm_jax.spectra.model.photons import GaussianSmoothing
 from hbm_jax.spectra.model.registration import component
 from hbm_jax.spectra.model.tables import AdditiveTable, ExponentialTable, MultiplicativeTable
 from hbm_jax.spectra.model.thermal import BlackBodyLuminosity, Bremsstrahlung, DiskBlackBody
+from hbm_jax.spectra.ogip.instruments import default_energies
 from hbm_jax.spectra.ogip.pha import read_pha, read_spectra, read_spectrum
 from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
 from hbm_jax.spectra.ogip.table_models import read_table_model, write_table_model
@@ -93,6 +94,7 @@ __all__ = [
     "Wabs",
     "Whim",
     "component",
+    "default_energies",
     "energy_flux",
     "equivalent_width",
     "fold",

@@ -121,7 +121,7 @@ class SpectralFit(PopulationModel):
     calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
     own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
     background_spectrum: Any = field(
-        default=None, metadata={"help": "model of the background, with --background-response"}
+        default=None, metadata={"help": "model of the background regions, if these are spectra of their own"}
     )
 
     def check_options(self) -> None:
