@@ -32,6 +32,7 @@ from hbm_jax.spectra.model.energetics import energy_flux, gaussian_lines, log10_
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness
 from hbm_jax.validation import energy_band
+from hbm_jax.xla_options import QUICK
 
 BANDS = ((0.5, 2.0), (2.0, 10.0))  # keV
 NUM_SIMULATIONS = 1000
@@ -348,7 +349,7 @@ def flux_table(
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=range(6))  # compiled once for all fits of one model
+@functools.partial(jax.jit, static_argnums=range(6), compiler_options=QUICK)  # once for all fits of one model
 def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
     """Return the gradients (row, spectrum, size) of log10 fluxes or luminosities by parameters x (size,), and values.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from hbm_jax.inference import Fit
-from hbm_jax.inference.likelihood.function import Likelihood
+from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
 from hbm_jax.inference.likelihood.profile import _Point, _Profile
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.spectra.background_regions import RegionStack
@@ -56,7 +56,7 @@ def line_table(best: Any, level: float | None = None, *, progress: bool = False)
     rise = 0.5 * float(chi2.ppf(level, 1))
     names = names_of_spectra(best.model, best.data)
     rows = []
-    with jax.enable_x64(True), ProgressLine(progress) as progress_line:
+    with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
         likelihood = Likelihood(best.model, (best.bound,), 0, 1)
         center = best.likelihood.table["value"].to_numpy(float)
         for name in gaussian_lines(best.model.spectrum):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from jax import monitoring
 from scipy import optimize
 from scipy.integrate import quad
 from scipy.special import gammaln
@@ -183,3 +184,19 @@ def test_one_function_plots_posteriors_and_best_fits(best):
         assert figure._repr_png_()[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="expected 'spectra' or 'unfolded'"):
         best.plot("folded")
+
+
+def test_a_fit_of_other_data_of_the_same_shape_compiles_nothing(stack, best):
+    other = stack.replace_observations(stack.counts + 1.0)
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(duration)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        best_fit(best.model, other, num_simulations=0, num_starts=3, seed=1)
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []

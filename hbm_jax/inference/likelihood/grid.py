@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.likelihood.function import Likelihood
+from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
 from hbm_jax.inference.likelihood.profile import SAME, MaximumLikelihood, _newton, _Point
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.names import choose
@@ -110,7 +110,7 @@ def profile_grid(
     for name in grid:
         choose("parameter", name, tuple(best.table.index))
     args = plain_arguments(program, args)
-    with jax.enable_x64(True), ProgressLine(progress) as progress_line:
+    with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
         surface = _Surface(Likelihood(program, args, 0, NUM_STARTS), best, tuple(grid), progress_line)
         axes = surface.axes([grid[name] for name in grid])
         for _ in range(WIDENINGS):

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.likelihood.function import Likelihood
+from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
 from hbm_jax.inference.program import cautions_of
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import StartError
@@ -167,7 +167,7 @@ def maximum_likelihood(
         raise ValueError(f"maximum_likelihood: num_starts: expected at least 1; found {num_starts}.")
     rise = 0.5 * float(chi2.ppf(level, 1))
     args = plain_arguments(program, args)
-    with jax.enable_x64(True), ProgressLine(progress) as progress_line:
+    with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
         likelihood = Likelihood(program, args, seed, num_starts)
         best, notes = _search(likelihood, progress_line)
         best, covariance, undetermined, table, failures = _with_errors(

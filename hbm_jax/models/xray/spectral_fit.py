@@ -5,6 +5,7 @@ first may have a calibration factor relative to the first.
 """
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,15 +23,15 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.ties import Tie, ordered_ties, prior_from_text
+from hbm_jax.models.xray.expressions import additive, joined_parameters, text_of
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
 from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.names import choose, listed
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.folding.area_errors import AreaErrors
-from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.composition import Parameter, components_of
-from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
+from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.statistics.statistic import STATISTICS
@@ -126,9 +127,9 @@ class SpectralFit(PopulationModel):
 
     def check_options(self) -> None:
         """Raise ValueError for an invalid expression, or an unknown statistic or untied parameter."""
-        spectrum = _additive(self.spectrum)
-        background = None if self.background_spectrum is None else _additive(self.background_spectrum)
-        parameters = _joined_parameters(spectrum, background)
+        spectrum = additive(self.spectrum)
+        background = None if self.background_spectrum is None else additive(self.background_spectrum)
+        parameters = joined_parameters(spectrum, background)
         if self.statistic is not None and not isinstance(self.statistic, str):
             object.__setattr__(self, "statistic", tuple(self.statistic))
         for name in self._statistics:
@@ -151,7 +152,7 @@ class SpectralFit(PopulationModel):
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Parameters of the model expressions of source and background by name."""
-        return _joined_parameters(self.spectrum, self.background_spectrum)
+        return joined_parameters(self.spectrum, self.background_spectrum)
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -239,20 +240,11 @@ class SpectralFit(PopulationModel):
 
     def _trials(self) -> dict[str, np.ndarray]:
         """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
-
-        def draw(key):
-            keys = jax.random.split(key, len(self.all_priors))
-            drawn = {
-                name: prior.sample(key, (NUM_TRIALS,))
-                if isinstance(prior, dist.Distribution)
-                else np.full(NUM_TRIALS, float(prior))
-                for key, (name, prior) in zip(keys, self.all_priors.items(), strict=True)
-                if name not in self.ties
-            }
-            return drawn | {name: self.complete(drawn)[name] for name in self.ties}
-
-        # One program: operation by operation it takes four times as long.
-        run = jax.jit(draw, compiler_options=QUICK)
+        try:
+            hash(self)
+            run = functools.partial(_drawn_trials, self)
+        except TypeError:  # a prior of a user's own may have no hash
+            run = jax.jit(functools.partial(_draw_trials, self), compiler_options=QUICK)
         return precomputed(lambda: {name: np.asarray(value) for name, value in run(jax.random.key(0)).items()})
 
     def program(self, bound: FoldedSpectra, observed: bool, recover: bool) -> None:
@@ -439,9 +431,9 @@ class SpectralFit(PopulationModel):
     @property
     def description(self) -> str:
         """One line for reports."""
-        text = _text(self.spectrum)
+        text = text_of(self.spectrum)
         if self.background_spectrum is not None:
-            text += f" with the background {_text(self.background_spectrum)}"
+            text += f" with the background {text_of(self.background_spectrum)}"
         untied = f", {', '.join(self.own)} of each spectrum" if self.own else ""
         return f"Spectral fit of {text}{untied}{', with calibration factors' if self.calibration else ''}"
 
@@ -460,34 +452,21 @@ class SpectralFit(PopulationModel):
         return super().to_config() | texts
 
 
-def _additive(spectrum: Any) -> Component:
-    """Return an additive expression, given itself or as text."""
-    component = spectrum_from_text(spectrum) if isinstance(spectrum, str) else spectrum
-    if not isinstance(component, Component):
-        raise ValueError(f"SpectralFit: expected a spectrum of hbm_jax.spectra, or its text; found {component!r}.")
-    if component.kind != "additive":
-        raise ValueError(f"SpectralFit: expected a spectrum with an additive component; found {component}.")
-    return component
+def _draw_trials(model: SpectralFit, key: jax.Array) -> dict[str, Any]:
+    """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
+    keys = jax.random.split(key, len(model.all_priors))
+    drawn = {
+        name: prior.sample(key, (NUM_TRIALS,))
+        if isinstance(prior, dist.Distribution)
+        else np.full(NUM_TRIALS, float(prior))
+        for key, (name, prior) in zip(keys, model.all_priors.items(), strict=True)
+        if name not in model.ties
+    }
+    return drawn | {name: model.complete(drawn)[name] for name in model.ties}
 
 
-def _joined_parameters(spectrum: Component, background: Component | None) -> dict[str, Parameter]:
-    """Return the parameters of both expressions; raise ValueError if they share a name."""
-    parameters = {} if background is None else background.parameters
-    shared = [name for name in parameters if name in spectrum.parameters]
-    if shared:
-        raise ValueError(
-            f"SpectralFit: expected other names of parameters in the background's spectrum than in the source's; found "
-            f"{shared[0]!r} in both. Give its component a label, as in powerlaw(bkg)."
-        )
-    return spectrum.parameters | parameters
-
-
-def _text(spectrum: Component) -> str:
-    """Return a model expression as text, also if it cannot be read again."""
-    try:
-        return spectrum_to_text(spectrum)
-    except ValueError:
-        return str(spectrum)
+# One program for all equal models: operation by operation it takes four times as long.
+_drawn_trials = jax.jit(_draw_trials, static_argnums=0, compiler_options=QUICK)
 
 
 # Compiled once for all spectra of one shape.
