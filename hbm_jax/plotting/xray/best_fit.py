@@ -48,7 +48,7 @@ def best_fit_spectra(best: Any) -> Figure:
     with house_style():
         figure, axes = panels(
             2 * height, columns, (max(4.6, 3.4 * columns), 3.6 * height), margins=(0.75, 0.12, 0.48, 0.45),
-            gaps=(0.45, 0.25), height_ratios=[2.2, 1.0] * height,
+            gaps=(0.72, 0.25), height_ratios=[2.2, 1.0] * height,
         )  # fmt: skip
         for row in rows:
             line, column = divmod(row, columns)
