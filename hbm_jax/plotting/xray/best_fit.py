@@ -21,6 +21,7 @@ from hbm_jax.plotting.count_spectra import (
 )
 from hbm_jax.plotting.folded_draws import points
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, Figure, house_style, panels
+from hbm_jax.spectra.folding.area_errors import without_instrument
 
 COLOURS = (BLUE, GREEN, ORANGE, PURPLE)
 SHARED = ("spectrum", "e_min", "e_max", "counts", "error", "source", "background")
@@ -126,7 +127,9 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
         used = model.spectrum.parameters
         values = {name: np.ravel(v)[row] if v.ndim else v for name, v in values.items() if name in used}
         curves = {
-            name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(values))
+            name: constants.kev_in_erg
+            * energy**2
+            * np.asarray(without_instrument(term.of_source(row)).on(energy)(values))
             for name, term in {"model": model.spectrum, **best.terms}.items()
         }
     source, background = (binned.bins.total(table[name].to_numpy()) for name in ("source", "background"))
