@@ -71,8 +71,16 @@ def test_a_best_fit_without_sampling(folder, tmp_path, capsys):
     options = ["--data", pha, "--spectrum", "(po + bbodyrad(bb)) * tbabs(mw)", "--energies", "[0.5, 8]"]
     held = ["--prior", "mw_nh=0.1", "--prior", "bb_kT=0.5", "--prior", "bb_log10_amplitude=-1"]
     best = ["--best-fit", "--level", "0.9", "--band", "[0.5, 2]", "--redshift", "0.5"]
+    best += ["--profile", "photon_index", "--contour", "photon_index, log10_amplitude"]
     status, printed, err = run(capsys, "fit", "spectrum", *options, *held, *best, "--out", out)
     assert status == 0, err
+    profile = pd.read_csv(out / "profile_photon_index.csv")
+    at_ends = np.interp(pd.read_csv(out / "parameters.csv").loc[0, ["lower", "upper"]], *profile.to_numpy().T[:2])
+    np.testing.assert_allclose(at_ends, 2.706, atol=0.1)  # linear between 31 points
+    assert len(pd.read_csv(out / "contour_photon_index_log10_amplitude.csv")) == 625
+    assert (out / "contour_photon_index_log10_amplitude.pdf").stat().st_size > 1000
+    again = load(out)
+    assert str(again) in printed
     table = pd.read_csv(out / "parameters.csv", index_col=0)
     std, value = table["std"], table["value"]
     assert (np.abs(value - [2.0, -3.0]) < 5 * std).all()
@@ -120,6 +128,13 @@ def test_figures_of_a_best_fit_name_their_axes(folder):
     (unfolded,) = best_fit_unfolded(best).axes
     assert unfolded.get_xlabel() == "observed energy [keV]"
     assert "erg cm$^{-2}$ s$^{-1}$" in unfolded.get_ylabel()
+
+
+def test_a_contour_on_the_command_line_needs_two_parameters(folder, tmp_path, capsys):
+    options = ["--data", folder / "source.pha", "--spectrum", MODEL, "--best-fit", "--contour", "photon_index"]
+    assert "--contour: expected two parameters" in refused(
+        capsys, "fit", "spectrum", *options, "--out", tmp_path / "run"
+    )
 
 
 @pytest.mark.parametrize("bands", [[], [(2.0, 0.5)], (0.5, 2.0)])
