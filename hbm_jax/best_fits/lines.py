@@ -13,6 +13,7 @@ from scipy.stats import chi2
 
 from hbm_jax.inference import Fit
 from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
+from hbm_jax.inference.likelihood.grid import NUM_STARTS
 from hbm_jax.inference.likelihood.profile import _Point, _Profile
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.spectra.background_regions import RegionStack
@@ -57,7 +58,7 @@ def line_table(best: Any, level: float | None = None, *, progress: bool = False)
     names = names_of_spectra(best.model, best.data)
     rows = []
     with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
-        likelihood = Likelihood(best.model, (best.bound,), 0, 1)
+        likelihood = Likelihood(best.model, (best.bound,), 0, NUM_STARTS)
         center = best.likelihood.table["value"].to_numpy(float)
         for name in gaussian_lines(best.model.spectrum):
             for index, spectrum in enumerate(names):

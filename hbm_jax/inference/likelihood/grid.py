@@ -20,7 +20,7 @@ from hbm_jax.names import choose
 REACH = 13.0  # rise of -2 log likelihood at the ends of the default range, if the likelihood were normal
 COVERED = 9.21  # rise that the default range must reach, 99 % of two parameters
 MAX_SWEEPS = 6  # comparisons of all points with their neighbours
-NUM_STARTS = 4  # draws of the prior from which corners of the grid are searched too
+NUM_STARTS = 8  # draws of the prior from which corners of the grid are searched too; as many as by default in a fit
 WIDENINGS = 4  # times the default range is widened
 MAX_POINTS = 40_000
 
@@ -90,7 +90,7 @@ def profile_grid(
     Notes
     -----
     The search starts at the grid point next to the best fit and continues from solved points to their neighbours.
-    Corners of the grid are also searched from four draws of the prior. In the end each point is compared with its
+    Corners of the grid are also searched from eight draws of the prior. In the end each point is compared with its
     neighbours' values of the other parameters, and searched again from those with a higher likelihood.
 
     Examples
