@@ -13,7 +13,17 @@ Submodules are imported on first use. Importing the package computes nothing and
 
 import importlib
 
-_MODULES = ("absorption", "cosmology", "data", "distributions", "inference", "models", "plotting", "spectra")
+_MODULES = (
+    "absorption",
+    "best_fits",
+    "cosmology",
+    "data",
+    "distributions",
+    "inference",
+    "models",
+    "plotting",
+    "spectra",
+)
 _NAMES = {
     "Fit": "hbm_jax.inference",
     "HMC": "hbm_jax.inference",
@@ -35,6 +45,7 @@ _NAMES = {
     "posterior_predictive": "hbm_jax.inference",
     "prior_predictive": "hbm_jax.inference",
     "prior_sensitivity": "hbm_jax.inference",
+    "profile_grid": "hbm_jax.inference",
     "sample": "hbm_jax.inference",
     "use_every_core": "hbm_jax.inference",
     "load": "hbm_jax.runs",

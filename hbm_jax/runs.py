@@ -20,6 +20,7 @@ from hbm_jax.inference.results import Fit, ResultFileError
 from hbm_jax.inference.sampler.checkpoint import RUN, RUN_ID, START, Checkpoint, CheckpointError, read_run
 from hbm_jax.registry import entry_of_stored
 
+BEST_FIT = "best_fit.npz"
 POSTERIOR = "posterior.nc"
 CONFIG = "config.toml"
 SUMMARY = "summary.csv"
@@ -30,19 +31,19 @@ CHECKSUM_PREFIX = "# sha256 "  # start of a configuration file, before the check
 REPLACED = ".checkpoint-replaced"  # checkpoint of the previous run, until the new run has starting points
 
 
-def load(path: str | os.PathLike, program: Callable | None = None, args: tuple = ()) -> Fit:
+def load(path: str | os.PathLike, program: Callable | None = None, args: tuple = ()) -> Any:
     """Read a fit from a file written by `Fit.save`, or from a run folder of the command line.
 
     Parameters
     ----------
     path : path
-        netCDF file (the suffix ``.nc`` may be omitted) or run folder.
+        netCDF file (the suffix ``.nc`` may be omitted) or run folder; or the folder of a best fit of spectra.
     program, args
         User-defined program and its arguments, which are not stored; needed only for predictions.
 
     Returns
     -------
-    Fit
+    Fit, or BestFit for the folder of a best fit
         The fit, with model and data if the model is part of hbm_jax or `program` is given; else ``fit.program`` is
         None.
 
@@ -61,6 +62,10 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     >>> load("runs/jla").verdict  # doctest: +SKIP
     """
     path = Path(path)
+    if (path / BEST_FIT).exists() and not (path / POSTERIOR).exists():
+        from hbm_jax.best_fits import loading
+
+        return loading.load(path)
     if path.is_dir():
         if not (path / POSTERIOR).exists():
             checkpoint = checkpoint_of(path)

@@ -72,6 +72,9 @@ def test_without_a_model_the_help_lists_the_models(command, capsys):
     assert f"'hbm-jax {command} MODEL --help' shows the options of a model" in text
 
 
+BEST_FIT = ("--best-fit", "--level", "--band", "--redshift", "--profile", "--contour")
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_help_of_a_model_shows_its_options_and_no_others(name, capsys):
     entry, text = MODELS[name], page(capsys, "fit", name)
@@ -81,7 +84,7 @@ def test_the_help_of_a_model_shows_its_options_and_no_others(name, capsys):
     assert common <= flags_of(text)
     common |= {"--help", "--data", "--catalog", "--column", "--prior", "--set", "--config"}
     common |= {"--out", "--overwrite", "--quiet", "--no-report"}
-    common |= {"--best-fit", "--level", "--band", "--redshift"} if entry.best_fit is not None else set()
+    common |= set(BEST_FIT) if entry.best_fit is not None else set()
     negated = {flag for flag in flags_of(text) if flag.startswith("--no-") and f"--{flag[5:]}" in own | common}
     assert flags_of(text) <= own | common | negated
     for title in ("model:", "data:", "priors:", "sampling:", "output:", "examples:"):

@@ -1,5 +1,6 @@
 """The everyday fit on the command line: counts of a composed spectrum drawn, written, fitted; what is refused."""
 
+import dataclasses
 import json
 import os
 
@@ -13,6 +14,7 @@ from hbm_jax.data import DataWarning, read_grouped_spectra
 from hbm_jax.models import SpectralFit
 from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
 from hbm_jax.runs import load
+from hbm_jax.spectra import read_pha, write_pha
 
 MODEL = "powerlaw * tbabs(mw)"
 TRUTH = ["--set", "truth.photon_index=2", "--set", "truth.log10_amplitude=-3", "--set", "prior.mw_nh=0.1"]
@@ -69,8 +71,16 @@ def test_a_best_fit_without_sampling(folder, tmp_path, capsys):
     options = ["--data", pha, "--spectrum", "(po + bbodyrad(bb)) * tbabs(mw)", "--energies", "[0.5, 8]"]
     held = ["--prior", "mw_nh=0.1", "--prior", "bb_kT=0.5", "--prior", "bb_log10_amplitude=-1"]
     best = ["--best-fit", "--level", "0.9", "--band", "[0.5, 2]", "--redshift", "0.5"]
+    best += ["--profile", "photon_index", "--contour", "photon_index, log10_amplitude"]
     status, printed, err = run(capsys, "fit", "spectrum", *options, *held, *best, "--out", out)
     assert status == 0, err
+    profile = pd.read_csv(out / "profile_photon_index.csv")
+    at_ends = np.interp(pd.read_csv(out / "parameters.csv").loc[0, ["lower", "upper"]], *profile.to_numpy().T[:2])
+    np.testing.assert_allclose(at_ends, 2.706, atol=0.1)  # linear between 31 points
+    assert len(pd.read_csv(out / "contour_photon_index_log10_amplitude.csv")) == 625
+    assert (out / "contour_photon_index_log10_amplitude.pdf").stat().st_size > 1000
+    again = load(out)
+    assert str(again) in printed
     table = pd.read_csv(out / "parameters.csv", index_col=0)
     std, value = table["std"], table["value"]
     assert (np.abs(value - [2.0, -3.0]) < 5 * std).all()
@@ -120,6 +130,13 @@ def test_figures_of_a_best_fit_name_their_axes(folder):
     assert "erg cm$^{-2}$ s$^{-1}$" in unfolded.get_ylabel()
 
 
+def test_a_contour_on_the_command_line_needs_two_parameters(folder, tmp_path, capsys):
+    options = ["--data", folder / "source.pha", "--spectrum", MODEL, "--best-fit", "--contour", "photon_index"]
+    assert "--contour: expected two parameters" in refused(
+        capsys, "fit", "spectrum", *options, "--out", tmp_path / "run"
+    )
+
+
 @pytest.mark.parametrize("bands", [[], [(2.0, 0.5)], (0.5, 2.0)])
 def test_bands_of_fluxes_are_checked_before_the_fit(bands, folder):
     data = read_grouped_spectra(folder / "source.pha", energies=(0.5, 8.0))
@@ -164,3 +181,26 @@ def test_bad_options_of_a_simulation(options, words, tmp_path, capsys):
     for word in words:
         assert word in text
     assert not (tmp_path / "drawn").exists()
+
+
+def test_a_model_of_the_background_on_the_command_line(folder, tmp_path, capsys, monkeypatch):
+    (source,) = read_pha(folder / "source.pha")
+    background = dataclasses.replace(source, counts=np.full(len(source), 2.0), exposure=3 * source.exposure, files={})
+    pha = write_pha(tmp_path / "back.pha", background)
+    options = ["--data", folder / "source.pha", "--background", pha, "--spectrum", MODEL, "--energies", "[0.5, 8]"]
+    fit = ["fit", "spectrum", *options, "--out", tmp_path / "run"]
+    model_of_background = ["--background-response", "rmf", "--background-spectrum", "powerlaw(bkg)"]
+    model, spectra, _ = handed_to_the_sampler(capsys, monkeypatch, *fit, *model_of_background)
+    assert spectra.name == ("source.pha", "source.pha, background")
+    np.testing.assert_allclose(np.asarray(spectra.region_ratio)[0], 3.0)
+    assert spectra.exposure[1] == 3 * spectra.exposure[0]
+    assert {"bkg_photon_index", "bkg_log10_amplitude"} <= set(model.all_priors)
+    assert "with the background PowerLaw(label='bkg', norm='amplitude')" in model.description
+    (tmp_path / "fit.toml").write_text(
+        f'[model]\nname = "spectrum"\nspectrum = "{MODEL}"\nbackground_spectrum = "powerlaw(bkg)"\n'
+        f'[data]\nsource = "{folder / "source.pha"}"\nbackground = "{pha}"\nbackground_response = "rmf"\n'
+    )
+    toml = ["fit", "--config", tmp_path / "fit.toml", "--energies", "[0.5, 8]", "--out", tmp_path / "run"]
+    again, same, _ = handed_to_the_sampler(capsys, monkeypatch, *toml)
+    assert again == model
+    np.testing.assert_array_equal(same.counts, spectra.counts)

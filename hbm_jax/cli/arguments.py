@@ -312,6 +312,10 @@ def _add_best_fit(parser: Parser) -> None:
     text = "band of fluxes [keV], such as '[0.5, 2]'; may be repeated (default: 0.5 to 2 and 2 to 10 keV)"
     parser.add(group, "band", metavar="LIST", action="append", help=text)
     parser.add(group, "redshift", type=float, metavar="NUMBER", help="redshift of the source, for luminosities")
+    text = "free parameter whose profile likelihood is written and plotted; may be repeated"
+    parser.add(group, "profile", metavar="NAME", action="append", help=text)
+    text = "two free parameters whose contours are written and plotted, such as 'photon_index, nh'; may be repeated"
+    parser.add(group, "contour", metavar="NAMES", action="append", help=text)
 
 
 def _add_population(parser: Parser, group, entry) -> None:

@@ -56,10 +56,20 @@ def _best_fit(arguments, model, sample, folder: Path, config: dict) -> int:
     options: dict = {"bands": bands} if bands else {}
     seed = config["sample"].get("seed") or 0
     options |= {"level": arguments.level, "z": arguments.redshift, "seed": seed, "progress": not arguments.quiet}
+    pairs = [[name.strip() for name in text.split(",")] for text in arguments.contour or ()]
+    for names in pairs:
+        if len(names) != 2:
+            raise ConfigError(f"--contour: expected two parameters, as in 'photon_index, nh'; found {names}.")
     result = registry.named(config["model"]["name"]).best_fit(model, sample, **options)
+    profiles = [result.profile(name, progress=not arguments.quiet) for name in arguments.profile or ()]
+    profiles += [result.contour(*names, progress=not arguments.quiet) for names in pairs]
     files = result.save(folder, figures=not arguments.no_report)
+    files += [path for each in profiles for path in each.save(folder, figures=not arguments.no_report)]
     runs.write_config(folder, config)
     print(f"{result}\n")
+    lines = result.lines()
+    if len(lines):
+        print(f"{lines.to_string(index=False, float_format='{:.4g}'.format)}\n")
     print("\n".join(f"{path.stem:<12} {path}" for path in files), flush=True)
     return 0 if result.likelihood.converged else NOT_USABLE
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hbm_jax.inference.criticism.predictive import latents, posterior_predictive, prior_predictive
     from hbm_jax.inference.criticism.refitting import refit
     from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivity
+    from hbm_jax.inference.likelihood.grid import ProfileGrid, profile_grid
     from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
     from hbm_jax.inference.model_check.check import check_model
     from hbm_jax.inference.model_check.result import ModelCheck
@@ -59,6 +60,7 @@ _MODULES = {
     "ModelCheck": "model_check.result",
     "Modes": "modes.look",
     "Nutpie": "sampler.kernels.nutpie",
+    "ProfileGrid": "likelihood.grid",
     "ResultFileError": "results",
     "ResultsError": "results",
     "Sampler": "sampler.kernels.protocol",
@@ -83,6 +85,7 @@ _MODULES = {
     "posterior_predictive": "criticism.predictive",
     "prior_predictive": "criticism.predictive",
     "prior_sensitivity": "criticism.sensitivity",
+    "profile_grid": "likelihood.grid",
     "refit": "criticism.refitting",
     "resume": "sampling",
     "sample": "sampling",

@@ -17,7 +17,6 @@ from hbm_jax.plotting.bursts.figures import golenetskii_planes, redshift_predict
 from hbm_jax.plotting.bursts.selection import selected_bursts
 from hbm_jax.plotting.calibration import calibration
 from hbm_jax.plotting.corner_plot import corner
-from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.linear.normal import forest, funnel
@@ -32,6 +31,7 @@ from hbm_jax.plotting.supernovae.hubble import hubble_diagram
 from hbm_jax.plotting.supernovae.populations import populations
 from hbm_jax.plotting.supernovae.residuals import hubble_residuals, influence
 from hbm_jax.plotting.xray.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
+from hbm_jax.plotting.xray.any_fit import spectra, unfolded_spectrum
 from hbm_jax.plotting.xray.populations import afterglow_populations, host_columns, whim_contour
 from hbm_jax.plotting.xray.selection import selected_afterglows
 

@@ -29,6 +29,7 @@ from hbm_jax.plotting.folded_draws import (
 )
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style, panels
 from hbm_jax.plotting.xray.absorption import ALL_ABSORBERS, energy_axis
+from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.composition import Component, Product
 from hbm_jax.spectra.statistics.kernels import cash
 
@@ -351,7 +352,8 @@ def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
     """Return the spectrum of a source in a fit of `Afterglow` or `SpectralFit` at observed energies (E,) [keV]."""
     program: Any = model_of(fit)
     if isinstance(program, SpectralFit):
-        values = values_of(fit, program.all_priors, num_draws, row)
+        of_source_alone = {n: p for n, p in program.all_priors.items() if n in program.spectrum.parameters}
+        values = values_of(fit, of_source_alone, num_draws, row)
         return _expression_spectrum(program.spectrum.of_source(row), values, energy)
     p = of_source(fit, row, num_draws)
     spectrum = program.medium.spectrum(float(np.median(p["z"])), program.band)
@@ -362,7 +364,8 @@ def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
 
 
 def _expression_spectrum(spectrum: Component, values: Mapping[str, Floats], energy: Floats) -> Unfolded:
-    """Return the photon spectrum of a model expression at posterior draws of its parameters."""
+    """Return the photon spectrum of a model expression at posterior draws of its parameters, before the instrument."""
+    spectrum = without_instrument(spectrum)
     parts = spectrum.parts if isinstance(spectrum, Product) else (spectrum,)
     absorbers = {part.label or type(part).__name__: part for part in parts if part.absorbs}
     with jax.enable_x64(True):

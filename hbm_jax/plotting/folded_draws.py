@@ -11,7 +11,9 @@ from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
+from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.stack import SpectrumStack
 
 Floats = NDArray[np.float64]
@@ -64,6 +66,9 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
         def expected(draw):
             return program._expected(prepared, draw)
 
+        if isinstance(prepared, FoldedRegions):
+            return _of_regions(program, prepared, draws)
+
     elif isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
         names = (*program.peaked.names, "effective_area")
         draws, prepared = _draws(fit, names, chosen), fit.bound_args[0].folded
@@ -84,6 +89,14 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
     statistic = prepared.statistic
     background = stack_of(fit.data).expected_background(source, statistic)
     return ExpectedCounts(source, np.where(statistic.used, background, 0.0))
+
+
+def _of_regions(program: SpectralFit, prepared: FoldedRegions, draws: dict[str, Floats]) -> ExpectedCounts:
+    """Return the expected counts of a fit with a model of the background."""
+    with jax.enable_x64(True):
+        run = jax.jit(lambda draws: jax.lax.map(lambda d: program._parts(prepared, d), draws, batch_size=CHUNK))
+        source, background = (np.asarray(part) for part in run(draws))
+    return ExpectedCounts(source, np.where(prepared.statistic.used, background, 0.0))
 
 
 def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
@@ -247,6 +260,8 @@ def rows_of(data: Any, names, max_num: int, caller: str) -> list[int]:
         return _brightest(data, max_num)
     if names is None:
         total = np.asarray(stack_of(data).counts).sum(axis=1)
+        if max_num == 1 and isinstance(data, RegionStack):
+            total = total[: data.num_sources]
         return sorted(int(row) for row in np.argsort(-total, kind="stable")[:max_num])
     selected = [names] if isinstance(names, str) else list(names)
     for name in selected:

@@ -97,7 +97,9 @@ BUILT_IN = {
         ),
         help={
             "also": "another spectrum to fit jointly with that of --data, or a table of the file and its own options, "
-            "such as '{file = \"nustar.pha\", energies = [3, 79]}'; may be repeated"
+            "such as '{file = \"nustar.pha\", energies = [3, 79]}'; may be repeated",
+            "background_response": "rmf or source: make the background regions spectra of their own with this "
+            "response, for a model of the background",
         },
     ),
     "golenetskii": Entry(

@@ -3,6 +3,8 @@
 Energies are in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV and column densities in 1e22 cm^-2.
 """
 
+from hbm_jax.spectra.background_regions import RegionStack
+from hbm_jax.spectra.folding.area_errors import AreaComponents, AreaErrors, read_area_components
 from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import gbm_like_arf, gbm_like_rmf, xrt_like_arf, xrt_like_rmf
@@ -20,7 +22,14 @@ from hbm_jax.spectra.model.components import (
     photons,
 )
 from hbm_jax.spectra.model.composition import Component, Parameter
-from hbm_jax.spectra.model.energetics import energy_flux, isotropic_energy, k_correction, luminosity, photon_flux
+from hbm_jax.spectra.model.energetics import (
+    energy_flux,
+    equivalent_width,
+    isotropic_energy,
+    k_correction,
+    luminosity,
+    photon_flux,
+)
 from hbm_jax.spectra.model.factors import (
     Edge,
     FluxScale,
@@ -35,6 +44,7 @@ from hbm_jax.spectra.model.photons import GaussianSmoothing
 from hbm_jax.spectra.model.registration import component
 from hbm_jax.spectra.model.tables import AdditiveTable, ExponentialTable, MultiplicativeTable
 from hbm_jax.spectra.model.thermal import BlackBodyLuminosity, Bremsstrahlung, DiskBlackBody
+from hbm_jax.spectra.ogip.instruments import default_energies
 from hbm_jax.spectra.ogip.pha import read_pha, read_spectra, read_spectrum
 from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
 from hbm_jax.spectra.ogip.table_models import read_table_model, write_table_model
@@ -48,6 +58,8 @@ __all__ = [
     "STATISTICS",
     "Absorption",
     "AdditiveTable",
+    "AreaComponents",
+    "AreaErrors",
     "Arf",
     "Band",
     "BlackBody",
@@ -73,6 +85,7 @@ __all__ = [
     "Parameter",
     "PartialAbsorption",
     "PowerLaw",
+    "RegionStack",
     "Response",
     "Rmf",
     "Spectrum",
@@ -81,7 +94,9 @@ __all__ = [
     "Wabs",
     "Whim",
     "component",
+    "default_energies",
     "energy_flux",
+    "equivalent_width",
     "fold",
     "gbm_like_arf",
     "gbm_like_rmf",
@@ -94,6 +109,7 @@ __all__ = [
     "photon_flux",
     "photons",
     "prepare",
+    "read_area_components",
     "read_arf",
     "read_pha",
     "read_rmf",

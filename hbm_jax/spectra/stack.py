@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -75,6 +75,8 @@ class SpectrumStack:
         Systematic error of Poisson counts, used by chi-square statistics.
     warnings : tuple of str
         Anomalies of the files, one sentence each.
+    notes : tuple of str
+        Choices made by a reader, one sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -94,6 +96,8 @@ class SpectrumStack:
     error: Any
     systematic: Any
     warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
+    notes: tuple[str, ...] = field(default=(), metadata={"static": True})
+    array_of_its_own: ClassVar[str] = ""  # stored array by which `from_dict` recognises a subclass
 
     @classmethod
     def of(
@@ -353,7 +357,7 @@ class SpectrumStack:
         )
 
     def describe(self) -> str:
-        """Return a sentence on each spectrum (counts, exposure, groups and energy range), and the warnings."""
+        """Return a sentence on each spectrum (counts, exposure, groups and energy range), the notes and warnings."""
         counts, groups = np.asarray(self.counts).sum(axis=1), np.asarray(self.used).sum(axis=1)
         parts = [
             f"{name}: {total:.0f} counts in {exposure:.6g} s, {num} groups of channels from {low:.3g} to {high:.3g} keV"
@@ -363,7 +367,7 @@ class SpectrumStack:
                 self.has_background, self.has_gaussian_counts, strict=True,
             )
         ]  # fmt: skip
-        return " ".join(["; ".join(parts) + ".", *(f"Warning: {text}." for text in self.warnings)])
+        return " ".join(["; ".join(parts) + ".", *self.notes, *(f"Warning: {text}." for text in self.warnings)])
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per spectrum."""
@@ -405,8 +409,7 @@ class SpectrumStack:
         )
         stored = {"spectrum_name": np.array(self.name), "rmf_number": rmf_number}
         stored |= {key: np.array(getattr(self, key)) for key in ARRAYS}
-        if self.warnings:
-            stored["warnings"] = np.array(self.warnings)
+        stored |= {key: np.array(getattr(self, key)) for key in ("warnings", "notes") if getattr(self, key)}
         stored["area"] = np.stack([_padded(r.area, num_bins, 0.0) for r in self.responses])
         stored["grouping"] = np.stack([_padded(g, num_channels, -1) for g in self.grouping])
         for number, rmf in enumerate(rmfs):
@@ -416,6 +419,14 @@ class SpectrumStack:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
         """Build a stack from the arrays of `to_dict`; every value is restored exactly."""
+        for subclass in cls.__subclasses__():
+            if subclass.array_of_its_own in stored:
+                return subclass.from_dict(stored)
+        return SpectrumStack.of_arrays(stored)
+
+    @staticmethod
+    def of_arrays(stored: Mapping[str, Any]) -> "SpectrumStack":
+        """Build a stack from arrays, without background regions as spectra of their own."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
             parts = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS}
@@ -429,9 +440,9 @@ class SpectrumStack:
         absent_in_older_files = {"ratio_spread": np.zeros(shape), "systematic": np.zeros(shape)}
         stored = absent_in_older_files | {"error": np.full(shape, np.nan)} | dict(stored)
         arrays = {key: frozen_array(stored[key], None) for key in ARRAYS}
-        return cls(
+        return SpectrumStack(
             tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays,
-            warnings=tuple(str(text) for text in stored.get("warnings", ())),
+            **{key: tuple(str(text) for text in stored.get(key, ())) for key in ("warnings", "notes")},
         )  # fmt: skip
 
 

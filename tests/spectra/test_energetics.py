@@ -17,10 +17,12 @@ from hbm_jax.spectra.model.components import (
     BrokenPowerLaw,
     Constant,
     CutoffPowerLaw,
+    GaussianLine,
     PowerLaw,
 )
 from hbm_jax.spectra.model.energetics import (
     energy_flux,
+    equivalent_width,
     isotropic_energy,
     k_correction,
     log10_luminosity,
@@ -260,3 +262,41 @@ def test_bolometric_k_correction_of_bursts():
 def test_errors_say_what_was_expected_and_found(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong({"photon_index": 2.0, "log10_flux": -11.0})
+
+
+def test_equivalent_widths_are_integrals_of_line_over_continuum():
+    continuum = PowerLaw(norm="amplitude") + BlackBody("hot", norm="amplitude")
+    spectrum = (continuum + GaussianLine("fe", z=0.1)) * Absorption() + GaussianLine("o")
+    values = {"photon_index": 1.7, "log10_amplitude": -3.0, "hot_kT": 0.3, "hot_log10_amplitude": -0.5, "nh": 0.3}
+    values |= {"fe_energy": 6.4, "fe_sigma": np.array([0.0, 0.05, 0.6]), "fe_log10_amplitude": -5.0}
+    values |= {"o_energy": 1.1, "o_sigma": 0.02, "o_log10_amplitude": -4.0}
+    width = equivalent_width(spectrum, values, "fe")
+    density = continuum.on(np.array([6.4 / 1.1]))({n: v for n, v in values.items() if n in continuum.parameters})
+    assert float(width[0]) == pytest.approx(1e-5 / 1.1 / float(density[0]), rel=1e-5)
+    for sigma, found in zip(values["fe_sigma"][1:], width[1:], strict=True):
+
+        def ratio(energy, sigma=sigma):
+            line = 1e-5 / 1.1 * np.exp(-0.5 * ((energy * 1.1 - 6.4) / sigma) ** 2) / (sigma / 1.1 * np.sqrt(2 * np.pi))
+            kev = 1.0344e-3 * 10**-0.5 * energy**2 / np.expm1(energy / 0.3)
+            return line / (1e-3 * energy**-1.7 + kev)
+
+        exact = integrate.quad(ratio, 6.4 / 1.1 - 8 * sigma, 6.4 / 1.1 + 8 * sigma, epsabs=0, points=[6.4 / 1.1])[0]
+        assert float(found) == pytest.approx(exact, rel=2e-6)
+    # Absorbed continuum, unabsorbed line.
+    at = np.linspace(0.95, 1.25, 20001)
+    line = 1e-4 * np.exp(-0.5 * ((at - 1.1) / 0.02) ** 2) / (0.02 * np.sqrt(2 * np.pi))
+    with jax.enable_x64(True):
+        absorbed = np.asarray((continuum * Absorption()).on(at)(values))
+    assert float(equivalent_width(spectrum, values, "o")[1]) == pytest.approx(
+        np.trapezoid(line / absorbed, at), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "line", "words"),
+    [(GaussianLine("fe"), "fe", "expected a continuum"), (PowerLaw() + GaussianLine("fe"), "fee", "'fee'.*fe")],
+)
+def test_equivalent_widths_need_a_line_and_a_continuum(spectrum, line, words):
+    values = {"photon_index": 2.0, "log10_flux": -11.0, "fe_energy": 6.4, "fe_sigma": 0.0, "fe_log10_amplitude": -5.0}
+    with pytest.raises(ValueError, match=words):
+        equivalent_width(spectrum, values, line)

@@ -6,7 +6,7 @@ import pytest
 from monte_carlo import seed
 from scipy import stats
 
-from hbm_jax.spectra.statistics.goodness import Goodness, goodness_of_fit
+from hbm_jax.spectra.statistics.goodness import Goodness, drawn_data, goodness_of_fit
 from hbm_jax.spectra.statistics.statistic import prepare
 
 
@@ -83,3 +83,33 @@ def test_the_data_count_as_a_simulation():
 def test_errors(expected, num, message):
     with pytest.raises(ValueError, match=message):
         goodness_of_fit(prepare("cstat", [1, 2]), expected, seed=1, num_simulations=num)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "best", "variance"),
+    [
+        ("cstat", {}, 0.0, 4.0),
+        ("wstat", {"background": 9.0, "ratio": 3.0}, None, None),
+        ("pgstat", {"background": 2.0, "background_error": 1e-6}, 2.0, 6.0),
+        ("chi2", {"error": 1.5}, 0.0, 2.25),
+    ],
+)
+def test_simulated_data_have_the_moments_of_their_model(name, options, best, variance, monte_carlo):
+    arrays = {key: [value] for key, value in options.items()}
+    statistic, rng = prepare(name, [6.0], **arrays), np.random.default_rng(seed(3))
+    counts, background = drawn_data(statistic, np.full((4000, 1), 4.0), rng)
+    if name == "wstat":
+        # d ln L / d b = S / (mu + b) + B / b - (1 + ratio) = 0
+        best = np.roots([4.0, 4.0 * 4.0 - 6.0 - 9.0, -9.0 * 4.0]).max()
+        monte_carlo.mean(background[:, 0], 3.0 * best, name="background", independent=True)
+    monte_carlo.mean(counts[:, 0], 4.0 + best, name="mean", independent=True)
+    monte_carlo.std(counts[:, 0], np.sqrt(variance or 4.0 + best), name="spread", independent=True)
+
+
+def test_a_marginal_background_is_drawn_from_its_posterior(monte_carlo):
+    statistic = prepare("marginal", [6.0], [9.0], 3.0, prior_mean=[2.0])
+    counts, _ = drawn_data(statistic, np.full((4000, 1), 4.0), np.random.default_rng(seed(4)))
+    shape, rate = statistic.shape[0], statistic.rate[0]
+    monte_carlo.mean(counts[:, 0], 4.0 + shape / rate, name="mean", independent=True)
+    variance = 4.0 + shape / rate + shape / rate**2
+    monte_carlo.std(counts[:, 0], np.sqrt(variance), name="spread", independent=True)

@@ -76,7 +76,7 @@ def read_bursts(
 
     def make(values: Mapping[str, Any], called: Mapping[str, str]) -> Bursts:
         values, called = observed_columns(values, kind, H0, Om0, called)
-        return Bursts.from_columns(values, quantity=kind, called=called)
+        return Bursts.from_columns(values, quantity=kind, column_names=called)
 
     return build_from_table(
         table,

@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from hbm_jax.names import listed
+from hbm_jax.names import choose, listed
+from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.folding.grouping import group, noticed
+from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.ogip.instruments import default_energies
 from hbm_jax.spectra.ogip.pha import read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, reject_unknown, warn_unusual
@@ -21,10 +24,11 @@ def read_grouped_spectra(
     background: str | None = None,
     rmf: str | None = None,
     arf: str | None = None,
-    energies: tuple[float, float] | None = (0.3, 10.0),
+    energies: tuple[float, float] | Literal["instrument"] | None = "instrument",
     grouping: str = "optimal",
     group_by: float | None = None,
     bad_channels: bool = False,
+    background_response: str | None = None,
 ) -> SpectrumStack:
     """Read spectra with backgrounds and responses, select and group their channels, and stack them for a joint fit.
 
@@ -41,13 +45,19 @@ def read_grouped_spectra(
         Files that replace those named in the headers, for all spectra without an option of their own; ``"none"`` for
         no file.
     energies
-        Energy range to use [keV]; only channels entirely within it are used. None for all good channels.
+        Energy range to use [keV]; only channels entirely within it are used. ``"instrument"``: the range in which
+        spectra of the instrument are usually fitted (`hbm_jax.spectra.default_energies`, by TELESCOP and INSTRUME),
+        which `SpectrumStack.describe` states. None for all good channels.
     grouping, group_by, bad_channels
         As in `hbm_jax.data.read_afterglows`.
+    background_response : {"rmf", "source"}, optional
+        Make the background regions spectra of their own, for ``SpectralFit(..., background_spectrum=)``: their response
+        is the redistribution matrix of the source without its effective area, or the response of the source.
 
     Returns
     -------
     SpectrumStack
+        A `hbm_jax.spectra.RegionStack` with ``background_response``.
 
     Raises
     ------
@@ -68,20 +78,40 @@ def read_grouped_spectra(
     entries = [*_entries(source), *_entries(also)]
     options = [shared | _options(entry, shared) for entry in entries]
     files = [file_options.pop("file") for file_options in options]
-    grouped, masks = [], []
+    grouped, masks, notes = [], [], []
     for path, file_options in zip(files, options, strict=True):
         names = {key: file_options[key] for key in ("background", "rmf", "arf")}
         for spectrum in read_spectra(path, **names):
-            masks.append(noticed(spectrum, file_options["energies"], keep_bad=file_options["bad_channels"]))
+            energies = file_options["energies"]
+            if isinstance(energies, str):
+                energies, note = _of_instrument(spectrum, energies)
+                notes.append(note)
+            masks.append(noticed(spectrum, energies, keep_bad=file_options["bad_channels"]))
             grouped.append(group(spectrum, file_options["grouping"], file_options["group_by"], noticed=masks[-1]))
-    stack = SpectrumStack.of(grouped, masks)
+    if background_response is None:
+        stack = SpectrumStack.of(grouped, masks)
+    else:
+        stack = RegionStack.separated(grouped, masks, background_response)  # type: ignore[arg-type]
     repeated = [str(path) for path, num in Counter(str(path) for path in files).items() if num > 1]
     texts = warn_unusual(
         [f"{listed(repeated, 5)}: read more than once, so their counts enter the likelihood more than once"]
         if repeated
         else []
     )
-    return replace(stack, warnings=(*stack.warnings, *texts))
+    return replace(stack, warnings=(*stack.warnings, *texts), notes=tuple(dict.fromkeys(notes)))
+
+
+def _of_instrument(spectrum: Spectrum, name: str) -> tuple[tuple[float, float], str]:
+    """Return the energy range of the instrument of a spectrum, and a sentence about it."""
+    choose("energies", name, ("instrument",))
+    chosen = default_energies(spectrum.instrument)
+    band = f"{chosen.low:g} to {chosen.high:g} keV"
+    if chosen.known:
+        return (chosen.low, chosen.high), f"Energies: {band}, the default of {chosen.instrument}."
+    return (
+        (chosen.low, chosen.high),
+        f"Energies: {band}, because {chosen.instrument} has no default (set energies).",
+    )
 
 
 def _entries(files: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -16,10 +17,24 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
+from threadpoolctl import ThreadpoolController
 
 from hbm_jax.inference.arguments import prior_value
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args, num_data_of
+from hbm_jax.xla_options import QUICK, sampling_options
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """Return the control of the threads of BLAS, cached because finding its libraries takes some 5 ms."""
+    importlib.import_module("scipy.linalg")  # SciPy has a separate BLAS library
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> Any:
+    """Return a context in which BLAS uses one thread: for matrices of a few rows, several only wait for each other."""
+    return _blas().limit(limits=1, user_api="blas")
 
 
 class StatedParameters(numpyro.primitives.Messenger):
@@ -63,7 +78,8 @@ class Likelihood:
         program_num_data, model = num_data_of(program, args), program
         program, self.args = StatedParameters(program), bound_args(program, args)
         args = self.args
-        names, values, bounds, elements, num_data = inspect_program(program, args, jax.random.key(seed), num_starts)
+        inspected = inspect_shared if _can_be_shared(model) else inspect_program
+        names, values, bounds, elements, num_data = inspected(program, args, jax.random.key(seed), num_starts)
         self.num_data = num_data if program_num_data is None else program_num_data
         template = [np.asarray(values[name][0]) for name in names]
         shapes = {name: value.shape for name, value in zip(names, template, strict=True)}
@@ -82,7 +98,7 @@ class Likelihood:
         if _can_be_shared(model):
             sites = tuple((name, shapes[name]) for name in names)
             self._value_and_grad, self._hessian = (
-                functools.partial(function, model, sites, args) for function in (_value_and_grad, _hessian)
+                functools.partial(function, model, sites, args) for function in _compiled()
             )
             return
 
@@ -133,9 +149,17 @@ class Likelihood:
 
 
 def _minus_log_likelihood(program: Callable, seed: int, args: tuple, values: dict[str, Any]) -> jax.Array:
-    """Return minus the log likelihood of a program with values of its latent sites."""
+    """Return minus the log likelihood of a program with values of its latent sites.
+
+    The prior of a latent site with ``infer={"auxiliary": True}`` is a measurement of its own, and is included.
+    """
     log_probs, trace = compute_log_probs(handlers.seed(program, seed), args, {}, values)
-    return -sum(log_probs[name] for name, site in trace.items() if name in log_probs and site["is_observed"])
+    counted = [
+        name
+        for name, site in trace.items()
+        if name in log_probs and (site["is_observed"] or site["infer"].get("auxiliary"))
+    ]
+    return -sum(log_probs[name] for name in counted)
 
 
 def _can_be_shared(program: Callable) -> bool:
@@ -162,9 +186,15 @@ def _minus_log_likelihood_at(program, sites, args, x):
     return _minus_log_likelihood(StatedParameters(program), 0, args, values)
 
 
-# Compiled once for all data of one shape; models draw no random numbers if all their sites have values.
-_value_and_grad = jax.jit(jax.value_and_grad(_minus_log_likelihood_at, argnums=3), static_argnums=(0, 1))
-_hessian = jax.jit(jax.hessian(_minus_log_likelihood_at, argnums=3), static_argnums=(0, 1))
+@functools.cache
+def _compiled() -> tuple[Callable, Callable]:
+    """Return value and gradient, and the Hessian, compiled once for all data of one shape.
+
+    Models draw no random numbers if all their sites have values.
+    """
+    options = {"static_argnums": (0, 1), "compiler_options": sampling_options(jax.default_backend())}
+    value_and_grad = jax.value_and_grad(_minus_log_likelihood_at, argnums=3)
+    return jax.jit(value_and_grad, **options), jax.jit(jax.hessian(_minus_log_likelihood_at, argnums=3), **options)
 
 
 def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
@@ -176,6 +206,39 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
         For a program whose likelihood has no useful maximum, and for latents whose name begins with ``_``.
     """
     structure: dict[str, Any] = {}
+    keys = jax.random.split(key, (num, 2))
+    return _inspected(structure, jax.jit(jax.vmap(lambda key: _draw(program, structure, args, key)))(keys))
+
+
+def inspect_shared(program: "StatedParameters", args: tuple, key: jax.Array, num: int):
+    """Return the same as `inspect_program`, compiled once for all data of one shape."""
+    leaves, tree = jax.tree.flatten(args)
+    shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+    structure = _structure_of(program.fn, tree, shapes)
+    return _inspected(structure, _drawn(program.fn, structure, args, jax.random.split(key, (num, 2))))
+
+
+class _Structure(dict):
+    """What tracing a program finds out, as a static argument that is equal to itself alone."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+@functools.lru_cache(maxsize=64)
+def _structure_of(program, tree, shapes) -> _Structure:
+    """Return the structure of a program with data of one shape; it is filled when the program is first traced."""
+    return _Structure()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def _drawn(program, structure, args, keys):
+    """Return prior draws, bounds and log probabilities of the latents for each key."""
+    return jax.vmap(lambda key: _draw(StatedParameters(program), structure, args, key))(keys)
+
+
+def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.Array):
+    """Return a draw of the latents, their bounds, and log probabilities with two draws; note the structure."""
 
     def latents(key):
         seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
@@ -184,24 +247,26 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
         structure["observed"], structure["num_data"] = bool(observed), sum(int(np.size(s["value"])) for s in observed)
         return {n: s for n, s in sites if not s["is_observed"]}
 
-    def draw(keys):
-        first, second = map(latents, keys)
-        structure["names"] = list(first)  # program order; the output of a compiled function is sorted
-        structure["elements"] = {name: s["infer"]["labels"] for name, s in first.items() if "labels" in s["infer"]}
-        for name, site in first.items():
-            _require_number(name, site["fn"].support)
-        # The log density of a prior that depends on other latents differs between two draws of these.
-        log_probs = {n: (s["fn"].log_prob(s["value"]), second[n]["fn"].log_prob(s["value"])) for n, s in first.items()}
-        bounds = {
-            name: [
-                jnp.broadcast_to(getattr(_plain(site["fn"].support), end, infinite), jnp.shape(site["value"]))
-                for end, infinite in (("lower_bound", -jnp.inf), ("upper_bound", jnp.inf))
-            ]
-            for name, site in first.items()
-        }
-        return {name: site["value"] for name, site in first.items()}, bounds, log_probs
+    first, second = map(latents, keys)
+    structure["names"] = list(first)  # program order; the output of a compiled function is sorted
+    structure["elements"] = {name: s["infer"]["labels"] for name, s in first.items() if "labels" in s["infer"]}
+    for name, site in first.items():
+        _require_number(name, site["fn"].support)
+    # The log density of a prior that depends on other latents differs between two draws of these.
+    log_probs = {n: (s["fn"].log_prob(s["value"]), second[n]["fn"].log_prob(s["value"])) for n, s in first.items()}
+    bounds = {
+        name: [
+            jnp.broadcast_to(getattr(_plain(site["fn"].support), end, infinite), jnp.shape(site["value"]))
+            for end, infinite in (("lower_bound", -jnp.inf), ("upper_bound", jnp.inf))
+        ]
+        for name, site in first.items()
+    }
+    return {name: site["value"] for name, site in first.items()}, bounds, log_probs
 
-    values, bounds, log_probs = jax.jit(jax.vmap(draw))(jax.random.split(key, (num, 2)))
+
+def _inspected(structure: dict[str, Any], drawn: Any):
+    """Return the results of `inspect_program`, after checks."""
+    values, bounds, log_probs = drawn
     if not values:
         raise ValueError("The program has nothing to fit: expected at least one latent site, found none.")
     if not structure["observed"]:

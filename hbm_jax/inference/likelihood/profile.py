@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.likelihood.function import Likelihood
+from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
 from hbm_jax.inference.program import cautions_of
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import StartError
@@ -108,7 +108,8 @@ def maximum_likelihood(
     Parameters
     ----------
     program : callable
-        A NumPyro program. The likelihood is that of all observed sites and factors, without priors.
+        A NumPyro program. The likelihood is that of all observed sites and factors, without priors but those of latent
+        sites with ``infer={"auxiliary": True}``, which are results of other measurements, such as calibrations.
     *args
         Arguments of the program.
     seed : int
@@ -166,7 +167,7 @@ def maximum_likelihood(
         raise ValueError(f"maximum_likelihood: num_starts: expected at least 1; found {num_starts}.")
     rise = 0.5 * float(chi2.ppf(level, 1))
     args = plain_arguments(program, args)
-    with jax.enable_x64(True), ProgressLine(progress) as progress_line:
+    with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
         likelihood = Likelihood(program, args, seed, num_starts)
         best, notes = _search(likelihood, progress_line)
         best, covariance, undetermined, table, failures = _with_errors(
@@ -260,8 +261,8 @@ def _search(likelihood: Likelihood, progress_line: ProgressLine) -> tuple[_Point
     return best, [f"{num_same} of {len(likelihood.starts)} searches ended at this maximum"]
 
 
-def _newton(likelihood: Likelihood, x: np.ndarray, fixed: int | None = None) -> _Point:
-    """Minimise by Newton steps within the bounds, with parameter ``fixed`` held constant if it is not None."""
+def _newton(likelihood: Likelihood, x: np.ndarray, fixed: int | list[int] | None = None) -> _Point:
+    """Minimise by Newton steps within the bounds, with the parameters of index ``fixed`` held constant."""
     x = np.clip(x, likelihood.lower, likelihood.upper)
     value, gradient = likelihood.value_and_grad(x)
     if not (np.isfinite(value) and np.isfinite(gradient).all()):

@@ -38,6 +38,7 @@ from hbm_jax.models.xray.detection import detection_of, with_selection
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
+from hbm_jax.spectra.folding.area_errors import AreaErrors
 from hbm_jax.spectra.model.components import Absorption, Component, Whim
 from hbm_jax.spectra.model.composition import components_of
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
@@ -173,6 +174,9 @@ class Afterglow(PopulationModel):
         labels = [part.label for part in parts if isinstance(part, Absorption)]
         if not set(labels) <= {"mw", "host"}:
             raise ValueError(f"Afterglow: expected absorbers labelled mw or host; found {', '.join(labels)}.")
+        instrument = [name for part in parts if isinstance(part, AreaErrors) for name in part.parameters]
+        common = (*self.common, *(name for name in instrument if name not in self.common))
+        object.__setattr__(self, "common", common)
         object.__setattr__(self, "spectrum", spectrum_to_text(spectrum))
         object.__setattr__(self, "whim", any(isinstance(part, Whim) for part in parts))
 

@@ -66,6 +66,11 @@ class FoldedSpectra:
         source = ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance)
         return cls(data.statistic(statistic), source, source.errors)
 
+    @property
+    def num_sources(self) -> int:
+        """Number of spectra of sources, N."""
+        return len(self.errors)
+
     def expected(self, values: Mapping[str, Any], factor: Any = None) -> jax.Array:
         """Return the expected counts of the source without background.
 

@@ -5,6 +5,7 @@ first may have a calibration factor relative to the first.
 """
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,14 +23,19 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.ties import Tie, ordered_ties, prior_from_text
+from hbm_jax.models.xray.expressions import additive, joined_parameters, text_of
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
+from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.names import choose, listed
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.model.components import Component
-from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
+from hbm_jax.spectra.background_regions import RegionStack
+from hbm_jax.spectra.folding.area_errors import AreaErrors
+from hbm_jax.spectra.model.composition import Parameter, components_of
+from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.statistics.statistic import STATISTICS
+from hbm_jax.validation import DataError
 from hbm_jax.xla_options import QUICK
 
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
@@ -73,7 +79,10 @@ class SpectralFit(PopulationModel):
     calibration : bool
         Whether each spectrum after the first has a calibration factor, ``calibration``.
     own : sequence of str, or str
-        Untied parameters, with one value for each spectrum.
+        Untied parameters, with one value for each spectrum (for those of the background, for each background region).
+    background_spectrum : Component or str, optional
+        Model expression of the background, which is fitted together with the source, with Poisson statistics for both
+        regions. Needs a `hbm_jax.spectra.RegionStack`. Its rates are those in the background region.
     priors : mapping of str to Distribution, float or str
         Priors that replace those of the components, by parameter name. A number fixes the parameter; the limits of a
         distribution such as ``"Uniform(0, 10)"`` are hard limits. A formula of other parameters, such as
@@ -89,12 +98,12 @@ class SpectralFit(PopulationModel):
     Notes
     -----
     Sample the model with `hbm_jax.sample`, or maximise its likelihood with `hbm_jax.maximum_likelihood`, which ignores
-    all priors, also that of the calibration. Lines are folded on all bins of the response, without further error. The
-    continuum is evaluated on a few quadrature nodes; the largest change of the log likelihood by this is measured for
-    each spectrum at 32 draws from the prior (``prepare(data).errors``) and is below 1e-3 if no feature has a free
-    energy. A free break energy takes up to 5000 nodes, and so does a free redshift of an absorber, which moves its
-    edges within the panels; with 10^4 counts the remaining errors were 5e-4 and 0.1, respectively. Errors above 1e-3
-    are reported in the notes of verdicts and of maximum-likelihood fits (`cautions`).
+    all priors, also that of the calibration, but for those of `AreaErrors`. Lines are folded on all bins of the
+    response, without further error. The continuum is evaluated on a few quadrature nodes; the largest change of the log
+    likelihood by this is measured for each spectrum at 32 draws from the prior (``prepare(data).errors``) and is below
+    1e-3 if no feature has a free energy. A free break energy takes up to 5000 nodes, and so does a free redshift of an
+    absorber, which moves its edges within the panels; with 10^4 counts the remaining errors were 5e-4 and 0.1,
+    respectively. Errors above 1e-3 are reported in the notes of verdicts and of maximum-likelihood fits (`cautions`).
 
     Examples
     --------
@@ -112,25 +121,27 @@ class SpectralFit(PopulationModel):
     )
     calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
     own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
+    background_spectrum: Any = field(
+        default=None, metadata={"help": "model of the background regions, if these are spectra of their own"}
+    )
 
     def check_options(self) -> None:
         """Raise ValueError for an invalid expression, or an unknown statistic or untied parameter."""
-        spectrum = spectrum_from_text(self.spectrum) if isinstance(self.spectrum, str) else self.spectrum
-        if not isinstance(spectrum, Component):
-            raise ValueError(f"SpectralFit: expected a spectrum of hbm_jax.spectra, or its text; found {spectrum!r}.")
-        if spectrum.kind != "additive":
-            raise ValueError(f"SpectralFit: expected a spectrum with an additive component; found {spectrum}.")
+        spectrum = additive(self.spectrum)
+        background = None if self.background_spectrum is None else additive(self.background_spectrum)
+        parameters = joined_parameters(spectrum, background)
         if self.statistic is not None and not isinstance(self.statistic, str):
             object.__setattr__(self, "statistic", tuple(self.statistic))
         for name in self._statistics:
             choose("statistic", name, STATISTICS)
-        reserved = [name for name in spectrum.parameters if name in RESERVED]
+        reserved = [name for name in parameters if name in RESERVED]
         if reserved:
             raise ValueError(f"SpectralFit: expected no parameter named {reserved[0]!r}; give its component a label.")
         untied = (self.own,) if isinstance(self.own, str) else tuple(self.own)
         for name in untied:
-            choose("parameter of the spectrum", name, tuple(spectrum.parameters))
+            choose("parameter of the spectrum", name, tuple(parameters))
         object.__setattr__(self, "spectrum", spectrum)
+        object.__setattr__(self, "background_spectrum", background)
         object.__setattr__(self, "own", untied)
 
     @property
@@ -138,10 +149,15 @@ class SpectralFit(PopulationModel):
         """Statistics set by the user, of any spectrum."""
         return (self.statistic,) if isinstance(self.statistic, str) else (self.statistic or ())
 
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """Parameters of the model expressions of source and background by name."""
+        return joined_parameters(self.spectrum, self.background_spectrum)
+
     @property
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter by name."""
-        table = self.spectrum.parameters.items()
+        table = self.parameters.items()
         defaults: dict[str, Prior] = {name: distribution_from_text(p.prior, f"prior.{name}") for name, p in table}
         return defaults | (CALIBRATION if self.calibration else {})
 
@@ -149,7 +165,7 @@ class SpectralFit(PopulationModel):
     def all_priors(self) -> dict[str, Prior]:
         """Every parameter with its prior; a number fixes a parameter, a formula ties it to others."""
         priors = super().all_priors
-        for name in ordered_ties(priors, self.spectrum.parameters):
+        for name in ordered_ties(priors, self.parameters):
             if name in self.own:
                 raise ValueError(f"own: expected parameters with priors of their own; found {name!r}, which is tied.")
         return priors
@@ -157,7 +173,14 @@ class SpectralFit(PopulationModel):
     @cached_property
     def ties(self) -> dict[str, Tie]:
         """Tied parameters with their formulas, in an order in which they can be computed."""
-        return ordered_ties(self.all_priors, self.spectrum.parameters)
+        return ordered_ties(self.all_priors, self.parameters)
+
+    @cached_property
+    def auxiliary(self) -> frozenset[str]:
+        """Parameters whose priors are results of other measurements, and are kept in best fits."""
+        spectra = (self.spectrum,) if self.background_spectrum is None else (self.spectrum, self.background_spectrum)
+        parts = [part for spectrum in spectra for part in components_of(spectrum)]
+        return frozenset(name for part in parts if isinstance(part, AreaErrors) for name in part.parameters)
 
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return parameter values with those of fixed and of tied parameters added.
@@ -202,6 +225,15 @@ class SpectralFit(PopulationModel):
             If ``data`` is not a `SpectrumStack`.
         """
         self.check_container(data, SpectrumStack, "Build one with SpectrumStack.of.")
+        if self.background_spectrum is not None or isinstance(data, RegionStack):
+            if self.background_spectrum is None or not isinstance(data, RegionStack):
+                expected = "a model of the background" if self.background_spectrum is None else "background regions"
+                raise DataError(
+                    f"SpectralFit: expected {expected}; found none. Fit background_spectrum= to spectra that were read "
+                    "with background_response=, or neither."
+                )
+            expressions = self.spectrum, self.background_spectrum
+            return FoldedRegions.of_regions(*expressions, data, self.statistic, self._trials, tolerance=tolerance)
         return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials, tolerance=tolerance)
 
     bind = prepare
@@ -209,21 +241,12 @@ class SpectralFit(PopulationModel):
     @cached_property
     def _trials(self) -> dict[str, np.ndarray]:
         """Draws from the priors of all parameters, (NUM_TRIALS,) each."""
-
-        def draw():
-            keys = jax.random.split(jax.random.key(0), len(self.all_priors))
-            drawn = {
-                name: prior.sample(key, (NUM_TRIALS,))
-                if isinstance(prior, dist.Distribution)
-                else np.full(NUM_TRIALS, float(prior))
-                for key, (name, prior) in zip(keys, self.all_priors.items(), strict=True)
-                if name not in self.ties
-            }
-            return drawn | {name: self.complete(drawn)[name] for name in self.ties}
-
-        # One program: operation by operation it takes four times as long.
-        run = jax.jit(draw, compiler_options=QUICK)
-        return precomputed(lambda: {name: np.asarray(value) for name, value in run().items()})
+        try:
+            hash(self)
+            run = functools.partial(_drawn_trials, self)
+        except TypeError:  # a prior of a user's own may have no hash
+            run = jax.jit(functools.partial(_draw_trials, self), compiler_options=QUICK)
+        return precomputed(lambda: {name: np.asarray(value) for name, value in run(jax.random.key(0)).items()})
 
     def program(self, bound: FoldedSpectra, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` the counts of the source regions are drawn."""
@@ -231,18 +254,28 @@ class SpectralFit(PopulationModel):
         values: dict[str, Any] = {}
         for name, prior in self.all_priors.items():
             if name in self.own:
-                with numpyro.plate("spectrum", num, dim=-1):
+                with self._plate(name, bound):
                     values[name] = sample_prior(name, prior)
+            elif name in self.auxiliary and isinstance(prior, dist.Distribution):
+                values[name] = numpyro.sample(name, prior, infer={"auxiliary": True})
             elif name != "calibration" and name not in self.ties:
                 values[name] = sample_prior(name, prior)
         for name, tie in self.ties.items():
-            plates = numpyro.plate("spectrum", num, dim=-1) if jnp.ndim(tie(values)) else contextlib.nullcontext()
-            with plates:
+            plate = self._plate(name, bound) if jnp.ndim(tie(values)) else contextlib.nullcontext()
+            with plate:
                 values[name] = numpyro.deterministic(name, tie(values))
-        expected = bound.expected(values, self._factors(num))
+        expected = bound.expected(values, self._factors(bound.num_sources))
         counts = bound.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, bound.statistic), obs=counts)
+
+    def _plate(self, name: str, bound: FoldedSpectra):
+        """Return the plate of an untied parameter: all spectra, or source or background regions."""
+        if self.background_spectrum is None:
+            return numpyro.plate("spectrum", len(bound.errors), dim=-1)
+        if name in self.spectrum.parameters:
+            return numpyro.plate("source_region", bound.num_sources, dim=-1)
+        return numpyro.plate("background_region", len(bound.errors) - bound.num_sources, dim=-1)
 
     def _factors(self, num: int):
         """Return the calibration factors of the spectra, 1 for the first; None without calibration."""
@@ -253,7 +286,7 @@ class SpectralFit(PopulationModel):
         return jnp.append(1.0, jnp.broadcast_to(factors, num - 1))
 
     def expected(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> np.ndarray:
-        """Return the expected counts of the source without background, (N, G).
+        """Return the expected counts of the source without background, (N, G); of both with a model of the background.
 
         Parameters
         ----------
@@ -273,13 +306,21 @@ class SpectralFit(PopulationModel):
 
     def _expected(self, bound: FoldedSpectra, parameters: Mapping[str, Any]):
         """Return the expected counts at given values, with fixed and tied parameters added."""
+        return _fold(bound, *self._values_and_factors(bound, parameters))
+
+    def _parts(self, bound: FoldedRegions, parameters: Mapping[str, Any]):
+        """Return the expected counts of the source and of the background in all regions, as `FoldedRegions.parts`."""
+        return _fold_parts(bound, *self._values_and_factors(bound, parameters))
+
+    def _values_and_factors(self, bound: FoldedSpectra, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Return values with fixed and tied parameters added, and calibration factors or None."""
         values = self.complete(parameters)
-        factors, num = None, len(bound.errors)
+        factors, num = None, bound.num_sources
         if self.calibration and num > 1:
             if "calibration" not in values:
                 raise ValueError("SpectralFit: expected a value of 'calibration' for each spectrum after the first.")
             factors = jnp.append(1.0, jnp.broadcast_to(jnp.asarray(values["calibration"]), num - 1))
-        return _fold(bound, values, factors)
+        return values, factors
 
     def deviance(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> Deviance:
         """Return the deviance of the data from the model.
@@ -296,10 +337,12 @@ class SpectralFit(PopulationModel):
         bound = self.bound(data)
         with jax.enable_x64(True):
             groups = np.asarray(_deviance(bound.statistic, self._expected(bound, parameters)))
-        num, num_free = len(groups), 0
+        num, num_free = bound.num_sources, 0
         for name, prior in self.all_priors.items():
-            if isinstance(prior, dist.Distribution):
-                num_free += num if name in self.own else num - 1 if name == "calibration" else 1
+            if isinstance(prior, dist.Distribution) and name not in self.auxiliary:
+                in_source = name in self.spectrum.parameters
+                num_own = num if in_source else len(groups) - num
+                num_free += num_own if name in self.own else num - 1 if name == "calibration" else 1
         spectra = groups.sum(axis=1)
         return Deviance(groups, spectra, float(spectra.sum()), self.num_data(bound) - num_free)
 
@@ -375,20 +418,23 @@ class SpectralFit(PopulationModel):
     def coords(self, data: SpectrumStack) -> dict[str, list]:
         """Return the labels of the dimensions."""
         names = list(getattr(data, "name", ()))
+        if isinstance(data, RegionStack):
+            sources, backgrounds = names[: data.num_sources], names[data.num_sources :]
+            regions = {"source_region": sources, "background_region": backgrounds}
+            return {"spectrum": names, "calibrated_spectrum": sources[1:]} | regions
         return {"spectrum": names, "calibrated_spectrum": names[1:]} if names else {}
 
     @property
     def units(self) -> dict[str, str]:
         """Units of the parameters; dimensionless ones are absent."""
-        return {name: p.unit for name, p in self.spectrum.parameters.items() if p.unit}
+        return {name: p.unit for name, p in self.parameters.items() if p.unit}
 
     @property
     def description(self) -> str:
         """One line for reports."""
-        try:
-            text = spectrum_to_text(self.spectrum)
-        except ValueError:
-            text = str(self.spectrum)
+        text = text_of(self.spectrum)
+        if self.background_spectrum is not None:
+            text += f" with the background {text_of(self.background_spectrum)}"
         untied = f", {', '.join(self.own)} of each spectrum" if self.own else ""
         return f"Spectral fit of {text}{untied}{', with calibration factors' if self.calibration else ''}"
 
@@ -402,9 +448,29 @@ class SpectralFit(PopulationModel):
         """
         statistic = list(self.statistic) if isinstance(self.statistic, tuple) else self.statistic
         texts = {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own), "statistic": statistic}
+        if self.background_spectrum is not None:
+            texts["background_spectrum"] = spectrum_to_text(self.background_spectrum)
         return super().to_config() | texts
 
 
+def _draw_trials(model: SpectralFit, key: jax.Array) -> dict[str, Any]:
+    """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
+    keys = jax.random.split(key, len(model.all_priors))
+    drawn = {
+        name: prior.sample(key, (NUM_TRIALS,))
+        if isinstance(prior, dist.Distribution)
+        else np.full(NUM_TRIALS, float(prior))
+        for key, (name, prior) in zip(keys, model.all_priors.items(), strict=True)
+        if name not in model.ties
+    }
+    return drawn | {name: model.complete(drawn)[name] for name in model.ties}
+
+
+# One program for all equal models: operation by operation it takes four times as long.
+_drawn_trials = jax.jit(_draw_trials, static_argnums=0, compiler_options=QUICK)
+
+
 # Compiled once for all spectra of one shape.
-_fold = jax.jit(FoldedSpectra.expected)
+_fold = jax.jit(lambda bound, values, factors: bound.expected(values, factors))
+_fold_parts = jax.jit(lambda bound, values, factors: bound.parts(values, factors))
 _deviance = jax.jit(lambda statistic, expected: statistic.deviance(expected))

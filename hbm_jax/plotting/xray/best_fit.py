@@ -21,6 +21,7 @@ from hbm_jax.plotting.count_spectra import (
 )
 from hbm_jax.plotting.folded_draws import points
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, Figure, house_style, panels
+from hbm_jax.spectra.folding.area_errors import without_instrument
 
 COLOURS = (BLUE, GREEN, ORANGE, PURPLE)
 SHARED = ("spectrum", "e_min", "e_max", "counts", "error", "source", "background")
@@ -48,7 +49,7 @@ def best_fit_spectra(best: Any) -> Figure:
     with house_style():
         figure, axes = panels(
             2 * height, columns, (max(4.6, 3.4 * columns), 3.6 * height), margins=(0.75, 0.12, 0.48, 0.45),
-            gaps=(0.45, 0.25), height_ratios=[2.2, 1.0] * height,
+            gaps=(0.72, 0.25), height_ratios=[2.2, 1.0] * height,
         )  # fmt: skip
         for row in rows:
             line, column = divmod(row, columns)
@@ -65,7 +66,7 @@ def best_fit_spectra(best: Any) -> Figure:
 def _draw(upper, lower, best: Any, row: int) -> None:
     """Draw one spectrum and its residuals."""
     data, table = best.data, best.spectra[best.spectra["spectrum"] == best.data.name[row]]
-    table = table.iloc[: int(np.asarray(data.used[row]).sum())]
+    table = table.iloc[: int(np.asarray(data.used[row]).sum())].dropna(axis="columns", how="all")
     binned = points(data, row)
     low, high = table["e_min"].to_numpy(), table["e_max"].to_numpy()
     exposure = float(data.exposure[row])
@@ -123,10 +124,12 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
     energy = np.geomspace(binned.bins.low.min(), binned.bins.high.max(), NUM_ENERGIES)
     with jax.enable_x64(True):
         values = {name: np.asarray(value, float) for name, value in model.complete(best.likelihood.parameters).items()}
-        values.pop("calibration", None)
-        values = {name: np.ravel(value)[row] if value.ndim else value for name, value in values.items()}
+        used = model.spectrum.parameters
+        values = {name: np.ravel(v)[row] if v.ndim else v for name, v in values.items() if name in used}
         curves = {
-            name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(values))
+            name: constants.kev_in_erg
+            * energy**2
+            * np.asarray(without_instrument(term.of_source(row)).on(energy)(values))
             for name, term in {"model": model.spectrum, **best.terms}.items()
         }
     source, background = (binned.bins.total(table[name].to_numpy()) for name in ("source", "background"))

@@ -43,6 +43,8 @@ class Spectrum:
         File names from the header, by keyword (BACKFILE, RESPFILE, ANCRFILE).
     warnings : tuple of str
         Anomalies of the files, one sentence each.
+    instrument : str
+        Values of TELESCOP, INSTRUME and DETNAM, with a space between them.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Spectrum:
     response: Response | None = None
     files: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    instrument: str = ""
 
     def __len__(self) -> int:
         return len(self.counts)

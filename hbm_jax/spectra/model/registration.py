@@ -9,12 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from hbm_jax.names import listed
+from hbm_jax.spectra.folding import area_errors
 from hbm_jax.spectra.model import components, factors, photons, tables, thermal
 from hbm_jax.spectra.model.composition import Component, Parameter
 
 CLASSES: dict[str, type[Component]] = {
     name: value
-    for module in (components, factors, photons, tables, thermal)
+    for module in (components, factors, photons, tables, thermal, area_errors)
     for name in module.__all__
     if inspect.isclass(value := getattr(module, name)) and issubclass(value, Component)
 }

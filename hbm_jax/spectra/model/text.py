@@ -6,6 +6,7 @@ import dataclasses
 from hbm_jax.absorption.neutral import Grains
 from hbm_jax.cosmology import Cosmology, FlatCosmology, Radiation
 from hbm_jax.names import did_you_mean, listed
+from hbm_jax.spectra.folding.area_errors import AreaErrors
 from hbm_jax.spectra.model.components import Component, Product, Sum
 from hbm_jax.spectra.model.factors import FluxScale
 from hbm_jax.spectra.model.photons import GaussianSmoothing
@@ -74,7 +75,8 @@ def spectrum_from_text(text: str) -> Component:
         abbreviated, are the same components with the normalisation of XSPEC; the default abundances are ``"wilm"``.
         Empty parentheses, and quotation marks around a label, may be omitted. ``cflux(a)`` and ``clumin(a, z=0.5)`` are
         the expression ``a`` scaled to a flux or luminosity, ``gsmooth(a)`` is the expression smoothed by a Gaussian,
-        and ``atable("a.mod")`` is a table model; a label is their second argument.
+        ``atable("a.mod")`` is a table model, and ``AreaErrors("a.fits")`` the errors of an effective area; a label is
+        their second argument.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def _parsed(node: ast.expr, expected: str) -> Component:
     positional, options = node.args, {}
     if positional and issubclass(classes.get(name, Component), FluxScale | GaussianSmoothing):
         options["of"], positional = _parsed(positional[0], expected), positional[1:]
-    elif positional and issubclass(classes.get(name, Component), AdditiveTable | MultiplicativeTable):
+    elif positional and issubclass(classes.get(name, Component), AdditiveTable | MultiplicativeTable | AreaErrors):
         options["file"], positional = _value(positional[0], expected), positional[1:]
     arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in positional]
     keywords = {argument.arg for argument in node.keywords}

@@ -189,6 +189,7 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
         error=error,
         systematic=systematic if systematic.any() else None,
         files={key: name for key, name in files.items() if name.lower() not in NONE},
+        instrument=" ".join(table.name(key, row) for key in ("TELESCOP", "INSTRUME", "DETNAM")),
     )
 
 

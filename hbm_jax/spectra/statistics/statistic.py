@@ -144,6 +144,15 @@ class Statistic:
         statistic = dataclasses.replace(self, counts=jnp.where(self.used, floating(counts), 0.0))
         return statistic if self.name.startswith("chi2") else statistic._recomputed()
 
+    def most_likely_background(self, expected: ArrayLike) -> jax.Array:
+        """Return the most likely background in the source region for wstat and pgstat, for source counts (..., G)."""
+        return self._deviance(self._without_padding(expected))[1]
+
+    def with_data(self, counts: ArrayLike, background: ArrayLike | None = None) -> "Statistic":
+        """Return the statistic of other counts, and of other background data if given, which may be traced."""
+        statistic = self if background is None else dataclasses.replace(self, background=background)
+        return statistic.with_counts(counts)
+
     def _recomputed(self) -> "Statistic":
         """Recompute everything that depends on the counts, which may be traced."""
         integral, counts = self.integral, self.counts

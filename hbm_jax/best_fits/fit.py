@@ -1,4 +1,4 @@
-"""Best fits of spectra without sampling: parameters, fluxes and luminosities with errors, goodness, tables, figures."""
+"""Best fit of spectra: parameters, fluxes and luminosities with errors, goodness, profiles, tables, figures."""
 
 import functools
 import json
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,25 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from hbm_jax.best_fits import storage
+from hbm_jax.best_fits.lines import line_table, names_of_spectra
+from hbm_jax.best_fits.profiles import Profile
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.inference import maximum_likelihood
+from hbm_jax.inference.likelihood.grid import profile_grid
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood
 from hbm_jax.models import SpectralFit
+from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.models.xray.spectral_fit import Deviance
 from hbm_jax.notation import quote, quoted_math
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.fold import photons_in_bins
 from hbm_jax.spectra.model.composition import Component, separated
-from hbm_jax.spectra.model.energetics import energy_flux, log10_sphere_area
+from hbm_jax.spectra.model.energetics import energy_flux, gaussian_lines, log10_sphere_area
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness
 from hbm_jax.validation import energy_band
+from hbm_jax.xla_options import QUICK
 
 BANDS = ((0.5, 2.0), (2.0, 10.0))  # keV
 NUM_SIMULATIONS = 1000
@@ -85,14 +91,86 @@ class BestFit:
         terms = terms_of(self.model.spectrum)
         return terms if len(terms) > 1 else {}
 
+    @functools.cached_property
+    def bound(self) -> Any:
+        """The spectra with responses and tables precomputed for the model."""
+        return self.model.bound(self.data)
+
+    def profile(self, parameter: str, values: Any = 31, *, progress: bool = False) -> Profile:
+        """Return the rise of the statistic with one parameter, minimised over all others (XSPEC's steppar).
+
+        Parameters
+        ----------
+        parameter : str
+            A free parameter, by its name in ``likelihood.table``.
+        values : array or int
+            Its values, increasing; or their number, in a range that covers a rise of more than 9.21.
+        progress : bool
+            Whether to show the progress line.
+
+        Raises
+        ------
+        ValueError
+            As `hbm_jax.inference.profile_grid`.
+        """
+        return self._on_grid({parameter: values}, progress)
+
+    def contour(self, x: str, y: str, values: Any = (25, 25), *, progress: bool = False) -> Profile:
+        """Return the rise of the statistic with two parameters, minimised over all others, for contours.
+
+        Parameters
+        ----------
+        x, y : str
+            Two free parameters, by their names in ``likelihood.table``.
+        values : pair of arrays or ints
+            As ``values`` of `profile`, for each of the two.
+        progress : bool
+            Whether to show the progress line.
+
+        Raises
+        ------
+        ValueError
+            As `hbm_jax.inference.profile_grid`; for twice the same parameter.
+        """
+        if x == y or len(values) != 2:
+            raise ValueError(f"contour: expected two parameters, and values of each; found {x!r}, {y!r} and {values}.")
+        return self._on_grid({x: values[0], y: values[1]}, progress)
+
+    def lines(self, level: float | None = None, *, progress: bool = False) -> pd.DataFrame:
+        """Return photon fluxes and equivalent widths of the emission lines, with intervals or upper limits.
+
+        Parameters
+        ----------
+        level, progress
+            As in `hbm_jax.best_fits.line_table`, which describes the table.
+        """
+        level = self.likelihood.level if level is None else level
+        tables = self.__dict__.setdefault("_lines", {})
+        if level not in tables:
+            tables[level] = line_table(self, level, progress=progress)
+        return tables[level].copy()
+
+    def _on_grid(self, grid: dict[str, Any], progress: bool) -> Profile:
+        """Return the profile likelihood on a grid, with the units of the parameters."""
+        computed = profile_grid(self.model, self.bound, best=self.likelihood, grid=grid, progress=progress)
+        return Profile(computed, self.model.units)
+
     def to_latex(self) -> str:
         """Return a row of a LaTeX table: every free parameter with its errors."""
         rows = self.likelihood.table[["value", "lower", "upper"]].to_numpy()
         cells = [quoted_math(quote(*row)) if np.isfinite(row).all() else f"${row[0]:.6g}$" for row in rows]
         return f"{' & '.join(cells)} & {self.deviance.total:.1f}/{self.deviance.degrees_of_freedom} \\\\"
 
+    def plot(self, kind: Literal["spectra", "unfolded"] = "spectra", row: int = 0) -> Any:
+        """Return a figure: counts, model and residuals, or the unfolded spectrum number ``row``; needs matplotlib."""
+        from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
+
+        if kind not in ("spectra", "unfolded"):
+            raise ValueError(f"plot: expected 'spectra' or 'unfolded'; found {kind!r}.")
+        return best_fit_spectra(self) if kind == "spectra" else best_fit_unfolded(self, row)
+
     def save(self, folder: str | Path, *, figures: bool = True) -> list[Path]:
-        """Write tables, figures and a description; return the files.
+        """Write tables, figures, a description and ``best_fit.npz``, for `hbm_jax.load`; return the files.
 
         Parameters
         ----------
@@ -108,7 +186,10 @@ class BestFit:
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv")
             written.append(folder / f"{name}.csv")
-        for name, table in {"fluxes": self.fluxes, "spectra": self.spectra}.items():
+        tables = {"fluxes": self.fluxes, "spectra": self.spectra}
+        if gaussian_lines(self.model.spectrum):
+            tables["lines"] = self.lines()
+        for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
             written.append(folder / f"{name}.csv")
         texts = {"best_fit.txt": f"{self}\n", "parameters.tex": f"{self.to_latex()}\n"}
@@ -127,12 +208,12 @@ class BestFit:
         for name, text in texts.items():
             (folder / name).write_text(text)
             written.append(folder / name)
+        written.append(storage.write(self, folder / storage.FILE))
         if figures:
-            from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
-
-            for name, figure in (("spectra", best_fit_spectra), ("unfolded", best_fit_unfolded)):
-                figure(self).savefig(folder / f"{name}.pdf")
-                written.append(folder / f"{name}.pdf")
+            kinds: tuple[Literal["spectra", "unfolded"], ...] = ("spectra", "unfolded")
+            for kind in kinds:
+                self.plot(kind).savefig(folder / f"{kind}.pdf")
+                written.append(folder / f"{kind}.pdf")
         return written
 
 
@@ -196,7 +277,19 @@ def best_fit(
     fluxes = flux_table(model, data, likelihood, bands, distance)
     deviance = model.deviance(bound, likelihood.parameters)
     spectra = spectrum_table(model, data, bound, likelihood.parameters)
-    return BestFit(model, data, likelihood, deviance, goodness, fluxes, spectra)
+    best = BestFit(model, data, likelihood, deviance, goodness, fluxes, spectra)
+    best.__dict__["bound"] = bound
+    return best
+
+
+def expected_parts(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> tuple[Any, Any]:
+    """Return the expected counts of the source and of the background, (N, G) each."""
+    if isinstance(bound, FoldedRegions):
+        with jax.enable_x64(True):
+            source, background = (np.asarray(part) for part in model._parts(bound, parameters))
+        return source, np.where(data.used, background, 0.0)
+    source = model.expected(bound, parameters)
+    return source, np.where(data.used, data.expected_background(source, bound.statistic), 0.0)
 
 
 def terms_of(spectrum: Component) -> dict[str, Component]:
@@ -230,7 +323,8 @@ def flux_table(
         for low, high in bands
         for quantity in ("flux", "unabsorbed flux", *(("luminosity",) if distance else ()))
     ]
-    num_spectra = len(data) if model.own else 1
+    names = names_of_spectra(model, data)
+    num_spectra = len(names)
     shapes = tuple((name, np.shape(value)) for name, value in likelihood.parameters.items())
     log10_area, one_plus_z = 0.0, 1.0
     if distance:
@@ -243,7 +337,6 @@ def flux_table(
     with np.errstate(invalid="ignore"):
         std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
     error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
-    names = data.name if model.own else ("all",)
     return pd.DataFrame(
         {
             "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
@@ -256,7 +349,7 @@ def flux_table(
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=range(6))  # compiled once for all fits of one model
+@functools.partial(jax.jit, static_argnums=range(6), compiler_options=QUICK)  # once for all fits of one model
 def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
     """Return the gradients (row, spectrum, size) of log10 fluxes or luminosities by parameters x (size,), and values.
 
@@ -267,7 +360,7 @@ def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
         sizes = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)])
         pairs = zip(shapes, sizes[:-1], sizes[1:], strict=True)
         values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
-        values.pop("calibration", None)
+        values = {name: value for name, value in values.items() if name in model.spectrum.parameters}
         log10_fluxes = []
         for _, term, quantity, (low, high) in rows:
             scale = one_plus_z if quantity == "luminosity" else 1.0
@@ -282,28 +375,33 @@ def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
 
 def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> pd.DataFrame:
     """Return `BestFit.spectra`."""
-    expected = model.expected(bound, parameters)
-    background = np.where(data.used, data.expected_background(expected, bound.statistic), 0.0)
+    source, background = expected_parts(model, data, bound, parameters)
     with jax.enable_x64(True):
         values = {name: np.asarray(value, float) for name, value in model.complete(parameters).items()}
-    factors = np.append(1.0, np.broadcast_to(values.pop("calibration", 1.0), max(len(data) - 1, 0)))
-    terms, tables = terms_of(model.spectrum), []
+    num = bound.num_sources
+    factors = np.append(1.0, np.broadcast_to(values.pop("calibration", 1.0), max(num - 1, 0)))
+    tables = []
     for row, name in enumerate(data.name):
+        spectrum, index = (model.spectrum, row) if row < num else (model.background_spectrum, row - num)
+        terms = terms_of(spectrum)
         used = np.asarray(data.used[row])
         counts, error = (np.asarray(getattr(data, key)[row])[used] for key in ("counts", "error"))
         if not data.has_gaussian_counts[row]:
             error = 1.0 + np.sqrt(counts + 0.75)
         columns: dict[str, Any] = {
             "spectrum": name, "e_min": np.asarray(data.e_min[row])[used], "e_max": np.asarray(data.e_max[row])[used],
-            "counts": counts, "error": error, "source": expected[row, used], "background": background[row, used],
+            "counts": counts, "error": error, "source": source[row, used], "background": background[row, used],
         }  # fmt: skip
         if len(terms) > 1:
             energy, matrix = data.sparse_response(row)
             row_values = {
-                key: np.ravel(value)[row : row + 1] if value.ndim else value[None] for key, value in values.items()
+                key: np.ravel(value)[index : index + 1] if value.ndim else value[None]
+                for key, value in values.items()
+                if key in spectrum.parameters
             }
+            factor = factors[row] if row < num else 1.0
             for label, term in terms.items():
-                tabulated = tabulated_for(term.of_source(row), row_values)
-                columns[label] = factors[row] * np.asarray(photons_in_bins(tabulated, energy, row_values) @ matrix)[0]
+                tabulated = tabulated_for(term.of_source(index), row_values)
+                columns[label] = factor * np.asarray(photons_in_bins(tabulated, energy, row_values) @ matrix)[0]
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)

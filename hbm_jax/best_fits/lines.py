@@ -1,0 +1,226 @@
+"""Emission lines of a fit: photon fluxes and equivalent widths with intervals or upper limits."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2
+
+from hbm_jax.inference import Fit
+from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
+from hbm_jax.inference.likelihood.grid import NUM_STARTS
+from hbm_jax.inference.likelihood.profile import _Point, _Profile
+from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.spectra.background_regions import RegionStack
+from hbm_jax.spectra.model.energetics import equivalent_width, equivalent_width_function, gaussian_lines
+
+COLUMNS = ("value", "lower", "upper", "lower_open", "upper_open")
+_LN10 = math.log(10.0)
+_LINE_BAND = (1e-3, 1e4)  # keV
+
+
+def line_table(best: Any, level: float | None = None, *, progress: bool = False) -> pd.DataFrame:
+    """Return photon fluxes and equivalent widths of the Gaussian emission lines of a best fit.
+
+    Parameters
+    ----------
+    best : hbm_jax.best_fits.BestFit
+        The best fit.
+    level : float, optional
+        Confidence level of the intervals; by default that of the best fit.
+    progress : bool
+        Whether to show the progress line.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per line, spectrum and quantity: ``photon flux``, without absorption [photons/cm^2/s], and ``equivalent
+        width`` [keV] in the frame of the observer; ``value, lower, upper`` with their ``unit``. With ``lower_open`` the
+        data do not require the line: ``lower`` is 0, and ``upper`` is the upper limit, at which the statistic has risen
+        by 2.706 for a level of 0.9. ``method`` is ``profile``, or ``curvature`` where the normalisation of the line is
+        fixed or tied, or the continuum depends on it.
+
+    Notes
+    -----
+    The ends are those of the profile likelihood of the quantity itself: the likelihood is written in the equivalent
+    width in place of the normalisation of the line, and maximised over everything else. Bounds of the prior of the
+    normalisation do not apply.
+    """
+    level = best.likelihood.level if level is None else level
+    if not 0 < level < 1:
+        raise ValueError(f"line_table: level: expected a number between 0 and 1; found {level}.")
+    rise = 0.5 * float(chi2.ppf(level, 1))
+    names = names_of_spectra(best.model, best.data)
+    rows = []
+    with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
+        likelihood = Likelihood(best.model, (best.bound,), 0, NUM_STARTS)
+        center = best.likelihood.table["value"].to_numpy(float)
+        for name in gaussian_lines(best.model.spectrum):
+            for index, spectrum in enumerate(names):
+                for quantity, unit, function in _quantities(best, likelihood, name, center, index):
+                    progress_line.show(f"{quantity} of {name}")
+                    row = _interval(best, likelihood, center, function, _normalisation(best, name, index), rise)
+                    rows.append({"line": name, "spectrum": spectrum, "quantity": quantity, **row, "unit": unit})
+    return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", *COLUMNS, "unit", "method"])
+
+
+def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
+    """Return photon fluxes and equivalent widths of the Gaussian emission lines of a sampled spectral fit.
+
+    Parameters
+    ----------
+    fit : Fit
+        Result of `hbm_jax.sample` with a `SpectralFit`.
+    level : float
+        Probability in the intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `line_table`, without open ends: ``value`` is the median, ``lower`` and ``upper`` leave equal probabilities
+        outside, and ``limit`` is the upper limit, below which the quantity is with the probability ``level``.
+    """
+    model: Any = fit.program
+    with jax.enable_x64(True):
+        draws = {name: fit.posterior[name].to_numpy() for name in fit.posterior.data_vars}
+        values = {n: np.asarray(v, float) for n, v in model.complete(draws).items() if n in model.spectrum.parameters}
+    size = max(value.ndim for value in values.values())
+    names = names_of_spectra(model, fit.data)
+    values = {n: v[..., None] if v.ndim and v.ndim < size else v for n, v in values.items()}
+    shares, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
+    for name, line in gaussian_lines(model.spectrum).items():
+        flux = np.asarray(line.component.integral(values, *_LINE_BAND))
+        widths = np.asarray(equivalent_width(model.spectrum, values, name))
+        for quantity, unit, draw in (("photon flux", "photons/cm^2/s", flux), ("equivalent width", "keV", widths)):
+            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == size and names != ("all",) else 1)
+            for index, spectrum in enumerate(names):
+                lower, value, upper, limit = np.quantile(by_spectrum[:, min(index, by_spectrum.shape[1] - 1)], shares)
+                row = {"line": name, "spectrum": spectrum, "quantity": quantity, "value": value, "lower": lower}
+                rows.append(row | {"upper": upper, "limit": limit, "unit": unit})
+    return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", "value", "lower", "upper", "limit", "unit"])
+
+
+def names_of_spectra(model: Any, data: Any) -> tuple[str, ...]:
+    """Return the names of the spectra of sources that have parameters of their own, or ``("all",)``."""
+    if not any(name in model.spectrum.parameters for name in model.own):
+        return ("all",)
+    return data.name[: data.num_sources] if isinstance(data, RegionStack) else data.name
+
+
+def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray, index: int):
+    """Return name, unit and decimal logarithm as a function of the flat parameters, of the quantities of a line."""
+    component = gaussian_lines(best.model.spectrum)[name].component
+
+    def values_at(x):
+        values = best.model.complete(likelihood.unravel(x))
+        used = best.model.spectrum.parameters
+        return {
+            k: jnp.ravel(v)[index] if jnp.ndim(v) else jnp.asarray(v, float) for k, v in values.items() if k in used
+        }
+
+    at_best = values_at(jnp.asarray(center))
+    energy, sigma = (float(at_best[component._prefixed(key)]) for key in ("energy", "sigma"))
+    # Wide enough for all values of the profile's search; beyond, the ratio to the continuum is that at the end.
+    reach = 20.0 * sigma + 0.2 * energy
+    low, high = max(0.02 * energy, energy - reach) / (1.0 + component.z), (energy + reach) / (1.0 + component.z)
+    width = equivalent_width_function(best.model.spectrum, name, low, high)
+    return (
+        ("photon flux", "photons/cm^2/s", lambda x: jnp.log10(component.integral(values_at(x), *_LINE_BAND))),
+        ("equivalent width", "keV", lambda x: jnp.log10(width(values_at(x)))),
+    )
+
+
+def _normalisation(best: Any, name: str, index: int) -> str:
+    """Return the label of the normalisation of a line among the free parameters."""
+    component = gaussian_lines(best.model.spectrum)[name].component
+    parameter = component._prefixed("log10_amplitude" if component.norm == "amplitude" else "log10_flux")
+    return f"{parameter}[{index}]" if parameter in best.model.own else parameter
+
+
+def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callable, parameter: str, rise: float):
+    """Return the value of a quantity, given as its logarithm, with the ends of its interval."""
+    quantity = jax.jit(jax.value_and_grad(function))
+    value, gradient = (np.asarray(part, float) for part in quantity(center))
+    label = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
+    covariance = best.likelihood.covariance.to_numpy(float)
+    if label is None or abs(gradient[label] - 1.0) > 1e-6 or not np.isfinite(value):
+        with np.errstate(invalid="ignore"):
+            std = math.sqrt(2.0 * rise) * np.sqrt(gradient @ covariance @ gradient)
+        ends, is_open, method = (value - std, value + std), (False, False), "curvature"
+    else:
+        written = Rewritten(likelihood, quantity, jax.jit(jax.hessian(function)), label)
+        y = written.to_new(center)
+        new_covariance = written.covariance(covariance, gradient)
+        point = _Point(y, written.value_and_grad(y)[0], True)
+        found = [_Profile(written, point, label, sign, new_covariance, rise).end() for sign in (-1.0, 1.0)]
+        ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in found)
+        is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in found), "profile"
+    lower, upper = (10.0**end for end in ends)
+    row = {"value": 10.0**value, "lower": 0.0 if is_open[0] else lower, "upper": math.inf if is_open[1] else upper}
+    return row | {"lower_open": is_open[0], "upper_open": is_open[1], "method": method}
+
+
+class Rewritten(Likelihood):
+    """Likelihood with the logarithm of a derived quantity in place of the parameter to which it is proportional.
+
+    With parameters x, the logarithm is g(x) = x[index] + h(x), where h does not depend on x[index]. The new parameters
+    y are x with y[index] = g(x), without bounds. Gradient and Hessian follow from those in x by the chain rule.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        The likelihood in x.
+    quantity, curvature : callable
+        g and its gradient, and the Hessian of g, at x.
+    index : int
+        Index of the parameter.
+    """
+
+    def __init__(self, likelihood: Likelihood, quantity: Callable, curvature: Callable, index: int):
+        self.__dict__.update(copy.copy(likelihood.__dict__))
+        self.index, self.likelihood = index, likelihood
+        self.lower, self.upper = likelihood.lower.copy(), likelihood.upper.copy()
+        self.lower[index], self.upper[index] = -np.inf, np.inf
+        self._quantity, self._curvature = quantity, curvature
+
+    def to_new(self, x: np.ndarray) -> np.ndarray:
+        """Return the new parameters of old ones."""
+        y = x.copy()
+        y[self.index] = float(self._quantity(x)[0])
+        return y
+
+    def _to_old(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the old parameters, and the gradient of h."""
+        x = y.copy()
+        x[self.index] = 0.0
+        h, slope = (np.asarray(part, float) for part in self._quantity(x))
+        x[self.index] = y[self.index] - h
+        slope = slope.copy()
+        slope[self.index] = 0.0
+        return x, slope
+
+    def value_and_grad(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return minus the log likelihood and its gradient in the new parameters."""
+        old, slope = self._to_old(x)
+        value, gradient = self.likelihood.value_and_grad(old)
+        return value, gradient - gradient[self.index] * slope
+
+    def hessian(self, x: np.ndarray) -> np.ndarray:
+        """Return the Hessian of minus the log likelihood in the new parameters."""
+        old, slope = self._to_old(x)
+        jacobian = np.eye(self.size)
+        jacobian[self.index] -= slope
+        gradient, curvature = self.likelihood.value_and_grad(old)[1], np.array(self._curvature(old))
+        curvature[self.index], curvature[:, self.index] = 0.0, 0.0
+        return jacobian.T @ self.likelihood.hessian(old) @ jacobian - gradient[self.index] * curvature
+
+    def covariance(self, covariance: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Return the covariance of the new parameters, given that of the old ones and the gradient of the quantity."""
+        jacobian = np.eye(self.size)
+        jacobian[self.index] = gradient
+        return jacobian @ covariance @ jacobian.T

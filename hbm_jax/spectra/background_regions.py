@@ -1,0 +1,132 @@
+"""Background regions as spectra of their own, for fits with a model of the background."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jax.tree_util import register_dataclass
+from numpy.typing import ArrayLike
+
+from hbm_jax.spectra.folding.response import Response
+from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.stack import SAME_RATIO, SpectrumStack
+from hbm_jax.validation import DataError, frozen_array
+
+BackgroundResponse = Literal["rmf", "source"]
+SUFFIX = ", background"
+
+
+@register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class RegionStack(SpectrumStack):
+    """Spectra of N source regions, followed by those of the background regions of some of them.
+
+    A `SpectrumStack` in which no spectrum has a background: the model predicts the counts of both regions. Build with
+    `RegionStack.separated`, or with ``background_response=`` of `hbm_jax.data.read_grouped_spectra`.
+
+    Attributes
+    ----------
+    source_row : tuple of int
+        Index of the source region of each background region.
+    region_ratio : (num_background_regions, G)
+        Ratio of the background counts expected in the background region to those in the source region.
+    """
+
+    source_row: tuple[int, ...] = field(default=(), metadata={"static": True})
+    region_ratio: Any = None
+    array_of_its_own: ClassVar[str] = "region_ratio"
+
+    @property
+    def num_sources(self) -> int:
+        """Number of source regions."""
+        return len(self) - len(self.source_row)
+
+    @classmethod
+    def separated(
+        cls,
+        spectra: Sequence[Spectrum],
+        noticed: Sequence[ArrayLike] | None = None,
+        response: BackgroundResponse = "rmf",
+    ) -> "RegionStack":
+        """Stack source regions and background regions.
+
+        Parameters
+        ----------
+        spectra, noticed
+            As for `SpectrumStack.of`. Background regions have the groups and channels of their sources.
+        response : {"rmf", "source"}
+            Response to the background: the redistribution matrix of the source without its effective area, so that
+            amplitudes of the model are counts/s/keV; or the response of the source.
+
+        Raises
+        ------
+        DataError
+            As `SpectrumStack.of`; if no spectrum has a background, one has Gaussian errors, or the ratio of the regions
+            varies by more than 1 % within a group.
+        """
+        masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
+        rows = tuple(row for row, spectrum in enumerate(spectra) if spectrum.background is not None)
+        if not rows:
+            raise DataError("background regions: expected a spectrum with a background; found none.")
+        plain = SpectrumStack.of(spectra, masks)
+        backgrounds = []
+        for row in rows:
+            spectrum, background = spectra[row], spectra[row].background
+            assert background is not None
+            if background.error is not None or spectrum.error is not None:
+                raise DataError(f"{spectrum.name}: expected Poisson counts in both regions; found Gaussian errors.")
+            used = np.asarray(plain.used[row])
+            if (np.asarray(plain.ratio_spread[row])[used] > SAME_RATIO).any():
+                raise DataError(
+                    f"{spectrum.name}: expected one ratio of background to source region in each group; found ratios "
+                    "that differ. Group fewer channels."
+                )
+            backgrounds.append(
+                dataclasses.replace(
+                    background, name=spectrum.name + SUFFIX, quality=spectrum.quality, grouping=spectrum.grouping,
+                    response=_response(spectrum, response), background=None,
+                )
+            )  # fmt: skip
+        sources = [dataclasses.replace(spectrum, background=None) for spectrum in spectra]
+        stack = SpectrumStack.of([*sources, *backgrounds], [*masks, *(masks[row] for row in rows)])
+        ratio = np.ones((len(rows), np.shape(stack.counts)[1]))
+        ratio[:, : np.shape(plain.ratio)[1]] = np.asarray(plain.ratio)[list(rows)]
+        parts = {item.name: getattr(stack, item.name) for item in dataclasses.fields(stack)}
+        return cls(**parts, source_row=rows, region_ratio=frozen_array(ratio))
+
+    def subset(self, rows: ArrayLike) -> "RegionStack":
+        """Return the stack of these source regions, by their indices, with their background regions."""
+        index = [int(i) for i in np.asarray(rows)]
+        if any(i >= self.num_sources for i in index):
+            raise DataError(f"subset: expected indices below {self.num_sources}, of source regions; found {index}.")
+        regions = [k for i in index for k, row in enumerate(self.source_row) if row == i]
+        kept = SpectrumStack.subset(self, [*index, *(self.num_sources + k for k in regions)])
+        rows_of = tuple(index.index(self.source_row[k]) for k in regions)
+        ratio = np.asarray(self.region_ratio)[regions][:, : np.shape(kept.counts)[1]]
+        return dataclasses.replace(kept, source_row=rows_of, region_ratio=frozen_array(ratio))  # type: ignore[return-value]
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return the contents as NumPy arrays for storage; see `SpectrumStack.to_dict`."""
+        return super().to_dict() | {
+            "source_row": np.array(self.source_row), "region_ratio": np.array(self.region_ratio)
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "RegionStack":
+        """Build a stack from the arrays of `to_dict`; every value is restored exactly."""
+        stack = SpectrumStack.of_arrays(stored)
+        parts = {item.name: getattr(stack, item.name) for item in dataclasses.fields(stack)}
+        rows = tuple(int(row) for row in stored["source_row"])
+        return cls(**parts, source_row=rows, region_ratio=frozen_array(stored["region_ratio"]))
+
+
+def _response(spectrum: Spectrum, kind: BackgroundResponse) -> Response:
+    """Return the response to the background of a spectrum."""
+    response = spectrum.response
+    if response is None:
+        raise DataError(f"{spectrum.name}: expected a response; found none.")
+    if kind not in ("rmf", "source"):
+        raise DataError(f"background_response: expected 'rmf' or 'source'; found {kind!r}.")
+    return response if kind == "source" else Response.from_area(response.rmf, np.ones(len(response.area)))

@@ -1,0 +1,202 @@
+"""Best fits of spectra: contours against a plain Poisson likelihood, tables and figures."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from jax import monitoring
+from scipy import optimize
+from scipy.integrate import quad
+from scipy.special import gammaln
+from scipy.stats import chi2, norm
+from small_ogip import small_arf, small_rmf, small_spectrum
+
+import hbm_jax as hbm
+from hbm_jax import best_fit
+from hbm_jax.best_fits import posterior_lines
+from hbm_jax.inference import ResultFileError
+from hbm_jax.models import SpectralFit
+from hbm_jax.plotting.xray.profiles import TWO
+from hbm_jax.spectra import Response, SpectrumStack
+
+RESPONSE = Response.of(small_rmf(), small_arf())
+
+
+def photons(index, amplitude, edges):
+    return amplitude * np.diff(edges ** (1 - index)) / (1 - index)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    rate = RESPONSE.fold(photons(1.5, 3e-3, RESPONSE.energy))
+    counts = np.random.default_rng(4).poisson(1234.5678901234 * rate).astype(float)
+    return SpectrumStack.of([small_spectrum(counts=counts, response=RESPONSE)])
+
+
+@pytest.fixture(scope="module")
+def best(stack):
+    line = "powerlaw + gauss(fe)"
+    priors = {"fe_energy": 3.0, "fe_sigma": 0.2, "fe_log10_amplitude": "Uniform(-8, -1)"}
+    return best_fit(SpectralFit(line, priors=priors), stack, num_simulations=0, num_starts=3)
+
+
+def plain(stack, index, log10_amplitude, log10_line):
+    """-2 log likelihood written out."""
+    line = 10**log10_line * np.diff(norm(3.0, 0.2).cdf(RESPONSE.energy))
+    mean = 1234.5678901234 * RESPONSE.fold(photons(index, 10**log10_amplitude, RESPONSE.energy) + line)
+    counts = stack.counts[0]
+    return -2 * (counts * np.log(mean) - mean - gammaln(counts + 1)).sum()
+
+
+def test_contours_are_those_of_a_plain_likelihood(stack, best, tmp_path):
+    lowest = -2 * best.likelihood.log_likelihood
+    grid = best.contour("photon_index", "fe_log10_amplitude", ([1.4, 1.5, 1.7], [-5.0, -3.5, -3.0]))
+    start = best.likelihood.table.loc["log10_amplitude", "value"]
+    for i, j in [(0, 0), (1, 2), (2, 1)]:
+        index, line = grid.grid.axes[0][i], grid.grid.axes[1][j]
+        found = optimize.minimize_scalar(
+            lambda amplitude, index=index, line=line: plain(stack, index, amplitude, line),
+            bracket=(start - 0.1, start + 0.1), tol=1e-10,
+        )  # fmt: skip
+        assert grid.grid.rise[i, j] == pytest.approx(found.fun - lowest, abs=2e-4)
+        assert grid.grid.values["log10_amplitude"][i, j] == pytest.approx(found.x, abs=1e-4)
+    assert list(grid.table.columns) == ["photon_index", "fe_log10_amplitude", "rise", "log10_amplitude"]
+    assert len(grid.table) == 9
+    files = grid.save(tmp_path)
+    assert [path.name for path in files] == [
+        "contour_photon_index_fe_log10_amplitude.csv",
+        "contour_photon_index_fe_log10_amplitude.pdf",
+    ]
+
+
+def test_the_figures_show_levels_and_best_fit(stack, best):
+    contour = best.contour("photon_index", "log10_amplitude", (13, 13))
+    (axis,) = contour.plot().axes
+    shown = axis.figure.legends[0].get_texts()
+    assert [text.get_text() for text in shown] == ["68.3 % (2.30)", "90 % (4.61)", "99 % (9.21)", "best fit"]
+    assert axis.get_xlabel() == r"$\Gamma$"
+    assert axis.get_ylabel().endswith("[photons cm$^{-2}$ s$^{-1}$ keV$^{-1}$]")
+    # The drawn contour of 2.30 is where the plain likelihood has risen by so much.
+    lines = next(c for c in axis.collections if getattr(c, "levels", None) is not None and len(c.levels) == 3)
+    vertices = lines.get_paths()[0].vertices
+    for index, amplitude in vertices[:: len(vertices) // 4]:
+        found = optimize.minimize_scalar(
+            lambda line, index=index, amplitude=amplitude: plain(stack, index, amplitude, line),
+            bounds=(-8, -1), method="bounded", options={"xatol": 1e-8},
+        )  # fmt: skip
+        assert found.fun + 2 * best.likelihood.log_likelihood == pytest.approx(
+            TWO[0], abs=0.15
+        )  # cubic splines of 13 points
+    assert contour._repr_png_()[:4] == b"\x89PNG"
+    profile = best.profile("photon_index", 5)
+    (axis,) = profile.plot().axes
+    assert axis.get_ylabel() == "rise of the statistic"
+    np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), profile.grid.rise)
+
+
+def test_a_contour_needs_two_parameters(best):
+    with pytest.raises(ValueError, match="expected two parameters"):
+        best.contour("photon_index", "photon_index")
+
+
+def mean_inverse(index, energy=3.0, sigma=0.2):
+    """Mean over the line of one over a power law of amplitude 1."""
+    return quad(lambda e: norm.pdf(e, energy, sigma) * e**index, 1.0, 5.0, epsabs=0)[0]
+
+
+@pytest.mark.parametrize("level", [0.683, 0.9])
+def test_an_equivalent_width_has_the_interval_of_its_profile(stack, best, level):
+    table = best.lines(level).set_index("quantity")
+    row = table.loc["equivalent width"]
+    value = best.likelihood.table["value"]
+    width = 10 ** (value["fe_log10_amplitude"] - value["log10_amplitude"]) * mean_inverse(value["photon_index"])
+    assert row["value"] == pytest.approx(width, rel=1e-6)
+    assert table.loc["photon flux", "value"] == pytest.approx(10 ** value["fe_log10_amplitude"], rel=1e-9)
+
+    def at_width(x, width):
+        return plain(stack, x[0], x[1], np.log10(width / mean_inverse(x[0])) + x[1])
+
+    lowest = -2 * best.likelihood.log_likelihood
+    ends = [row["upper"]] if row["lower_open"] else [row["lower"], row["upper"]]
+    assert (row["lower"] == 0.0) == row["lower_open"]
+    for end in ends:
+        found = optimize.minimize(at_width, value[["photon_index", "log10_amplitude"]], (end,), method="Nelder-Mead",
+                                  options={"xatol": 1e-7, "fatol": 1e-7})  # fmt: skip
+        assert found.fun - lowest == pytest.approx(chi2.ppf(level, 1), abs=1e-3)
+    assert set(table["method"]) == {"profile"}
+
+
+def test_an_amplitude_that_is_tied_has_the_error_of_the_curvature(stack):
+    priors = {"fe_energy": 3.0, "fe_sigma": 0.2, "fe_log10_amplitude": "log10_amplitude - 1"}
+    tied = best_fit(SpectralFit("powerlaw + gauss(fe)", priors=priors), stack, num_simulations=0, num_starts=1)
+    row = tied.lines().set_index("quantity").loc["equivalent width"]
+    index, std = tied.likelihood.table.loc["photon_index", ["value", "std"]]
+    assert row["value"] == pytest.approx(0.1 * mean_inverse(index), rel=1e-6)
+    slope = np.log(mean_inverse(index + 1e-4) / mean_inverse(index - 1e-4)) / 2e-4
+    assert np.log(row["upper"] / row["value"]) == pytest.approx(abs(slope) * std, rel=1e-3)
+    assert row["method"] == "curvature"
+
+
+def test_lines_of_draws(stack):
+    rng = np.random.default_rng(1)
+    names = {"photon_index": 1.7, "log10_amplitude": -2.5, "fe_log10_amplitude": -3.0}
+    draws = {name: (["chain", "draw"], rng.normal(mean, 0.1, (2, 40))) for name, mean in names.items()}
+    model = SpectralFit("powerlaw + gauss(fe)", priors={"fe_energy": 3.0, "fe_sigma": 0.2})
+    fit = SimpleNamespace(program=model, posterior=xr.Dataset(draws), data=stack)
+    table = posterior_lines(fit, 0.9).set_index("quantity")
+    index, amplitude, line = (draws[name][1].ravel() for name in names)
+    width = 10 ** (line - amplitude) * np.array([mean_inverse(i) for i in index])
+    shown = table.loc["equivalent width", ["lower", "value", "upper", "limit"]].to_numpy(float)
+    np.testing.assert_allclose(shown, np.quantile(width, [0.05, 0.5, 0.95, 0.9]), rtol=1e-6)
+    assert table.loc["photon flux", "value"] == pytest.approx(10 ** np.median(line), rel=0.02)
+
+
+def test_a_stored_best_fit_is_the_same(stack, tmp_path):
+    model = SpectralFit("powerlaw", background_spectrum=None, priors={"photon_index": "Uniform(-1, 4)"})
+    best = best_fit(model, stack, num_simulations=20, num_starts=1, level=0.9)
+    names = {path.name for path in best.save(tmp_path / "best")}
+    assert {"best_fit.npz", "parameters.csv", "spectra.pdf"} <= names
+    again = hbm.load(tmp_path / "best")
+    assert repr(again) == repr(best)
+    for name in ("fluxes", "spectra"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(best, name), check_exact=True)
+    pd.testing.assert_frame_equal(again.likelihood.table, best.likelihood.table, check_exact=True)
+    pd.testing.assert_frame_equal(again.likelihood.correlation, best.likelihood.correlation, check_exact=True)
+    np.testing.assert_array_equal(again.goodness.simulated, best.goodness.simulated)
+    assert again.likelihood.parameters == best.likelihood.parameters
+    grid = ("photon_index", [1.2, 1.6])
+    np.testing.assert_allclose(again.profile(*grid).grid.rise, best.profile(*grid).grid.rise, rtol=1e-9)
+    assert again.deviance.total == best.deviance.total
+    (tmp_path / "best" / "best_fit.npz").write_bytes(b"PK broken")
+    with pytest.raises(ResultFileError, match=r"best_fit.npz: expected a best fit"):
+        hbm.best_fits.load(tmp_path / "best")
+    with pytest.raises(ResultFileError, match="no such file"):
+        hbm.best_fits.load(tmp_path / "nowhere")
+
+
+def test_one_function_plots_posteriors_and_best_fits(best):
+    for figure in (best.plot(), hbm.plotting.spectra(best)):
+        assert figure.axes[1].get_ylabel() == "residual"
+    for figure in (best.plot("unfolded"), hbm.plotting.unfolded_spectrum(best)):
+        assert figure.axes[0].get_title() == "small"
+        assert figure._repr_png_()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="expected 'spectra' or 'unfolded'"):
+        best.plot("folded")
+
+
+def test_a_fit_of_other_data_of_the_same_shape_compiles_nothing(stack, best):
+    other = stack.replace_observations(stack.counts + 1.0)
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(duration)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        best_fit(best.model, other, num_simulations=0, num_starts=3, seed=1)
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
