@@ -235,7 +235,7 @@ def test_chains_in_different_modes_end_an_adaptive_run(rule, distance, stops):
             "sampling ended after 1000 draws per chain, because chains in different modes had decided the verdict"
         ]
     else:
-        assert reason in (None, rule.spent)
+        assert reason in (None, rule.reason_exhausted)
         assert not loop.notes
 
 
