@@ -65,16 +65,10 @@ def union(folder: Path):
 
 def cases(folder: Path) -> dict:
     """Return functions that give model and data by name."""
-    konus = {
-        f"Konus, {note}": lambda truncated=truncated: (
-            hbm.models.Golenetskii(truncated=truncated), hbm.data.load_konus("yonetoku"),
-        )
-        for note, truncated in (("no flux limit", False), ("with the flux limit", True))
-    }  # fmt: skip
     return {
         "relation, x cut": cut_relation,
         "JLA": lambda: (hbm.models.Supernova(cosmology="wcdm"), hbm.data.load_jla()),
-        **konus,
+        "Konus, no flux limit": lambda: (hbm.models.Golenetskii(), hbm.data.load_konus("yonetoku")),
         **{name: GALLERY[name] for name in CLASSICS},
         "Union3.1": lambda: union(folder),
         "DES-Dovekie": lambda: dovekie(folder),
