@@ -240,6 +240,7 @@ class SpectralFit(PopulationModel):
 
     def _trials(self) -> dict[str, np.ndarray]:
         """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
+        run: Any
         try:
             hash(self)
             run = functools.partial(_drawn_trials, self)
