@@ -148,6 +148,8 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
     value, gradient = (np.asarray(part, float) for part in quantity(center))
     label = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
     covariance = best.likelihood.covariance.to_numpy(float)
+    ends: tuple[float, ...]
+    is_open: tuple[bool, ...]
     if label is None or abs(gradient[label] - 1.0) > 1e-6 or not np.isfinite(value):
         with np.errstate(invalid="ignore"):
             std = math.sqrt(2.0 * rise) * np.sqrt(gradient @ covariance @ gradient)

@@ -102,10 +102,10 @@ class RegionStack(SpectrumStack):
         if any(i >= self.num_sources for i in index):
             raise DataError(f"subset: expected indices below {self.num_sources}, of source regions; found {index}.")
         regions = [k for i in index for k, row in enumerate(self.source_row) if row == i]
-        kept = SpectrumStack.subset(self, [*index, *(self.num_sources + k for k in regions)])
+        kept: Any = SpectrumStack.subset(self, [*index, *(self.num_sources + k for k in regions)])
         rows_of = tuple(index.index(self.source_row[k]) for k in regions)
         ratio = np.asarray(self.region_ratio)[regions][:, : np.shape(kept.counts)[1]]
-        return dataclasses.replace(kept, source_row=rows_of, region_ratio=frozen_array(ratio))  # type: ignore[return-value]
+        return dataclasses.replace(kept, source_row=rows_of, region_ratio=frozen_array(ratio))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return the contents as NumPy arrays for storage; see `SpectrumStack.to_dict`."""

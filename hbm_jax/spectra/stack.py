@@ -140,7 +140,7 @@ class SpectrumStack:
             grouping=tuple(row["grouping"] for row in rows),
             exposure=frozen_array([s.exposure for s in spectra]),
             warnings=tuple(dict.fromkeys([text for s in spectra for text in s.warnings] + list(group_warnings))),
-            **{key: frozen_array(value, None) for key, value in arrays.items()},
+            **{key: frozen_array(value, None) for key, value in arrays.items()},  # type: ignore[arg-type]
         )
 
     def __len__(self) -> int:
@@ -439,7 +439,7 @@ class SpectrumStack:
         shape = np.shape(stored["ratio"])
         absent_in_older_files = {"ratio_spread": np.zeros(shape), "systematic": np.zeros(shape)}
         stored = absent_in_older_files | {"error": np.full(shape, np.nan)} | dict(stored)
-        arrays = {key: frozen_array(stored[key], None) for key in ARRAYS}
+        arrays: dict[str, Any] = {key: frozen_array(stored[key], None) for key in ARRAYS}
         return SpectrumStack(
             tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays,
             **{key: tuple(str(text) for text in stored.get(key, ())) for key in ("warnings", "notes")},

@@ -192,7 +192,7 @@ def _compiled() -> tuple[Callable, Callable]:
 
     Models draw no random numbers if all their sites have values.
     """
-    options = {"static_argnums": (0, 1), "compiler_options": sampling_options(jax.default_backend())}
+    options: dict[str, Any] = {"static_argnums": (0, 1), "compiler_options": sampling_options(jax.default_backend())}
     value_and_grad = jax.value_and_grad(_minus_log_likelihood_at, argnums=3)
     return jax.jit(value_and_grad, **options), jax.jit(jax.hessian(_minus_log_likelihood_at, argnums=3), **options)
 
@@ -215,14 +215,15 @@ def inspect_shared(program: "StatedParameters", args: tuple, key: jax.Array, num
     leaves, tree = jax.tree.flatten(args)
     shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
     structure = _structure_of(program.fn, tree, shapes)
-    return _inspected(structure, _drawn(program.fn, structure, args, jax.random.split(key, (num, 2))))
+    drawn = _drawn(program.fn, structure, args, jax.random.split(key, (num, 2)))
+    return _inspected(structure.found, drawn)
 
 
-class _Structure(dict):
+class _Structure:
     """What tracing a program finds out, as a static argument that is equal to itself alone."""
 
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
 
 
 @functools.lru_cache(maxsize=64)
@@ -234,7 +235,7 @@ def _structure_of(program, tree, shapes) -> _Structure:
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def _drawn(program, structure, args, keys):
     """Return prior draws, bounds and log probabilities of the latents for each key."""
-    return jax.vmap(lambda key: _draw(StatedParameters(program), structure, args, key))(keys)
+    return jax.vmap(lambda key: _draw(StatedParameters(program), structure.found, args, key))(keys)
 
 
 def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.Array):

@@ -241,6 +241,7 @@ class SpectralFit(PopulationModel):
     @cached_property
     def _trials(self) -> dict[str, np.ndarray]:
         """Draws from the priors of all parameters, (NUM_TRIALS,) each."""
+        run: Any
         try:
             hash(self)
             run = functools.partial(_drawn_trials, self)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hbm_jax.spectra.folding.response import Arf
-from hbm_jax.spectra.model.composition import Component, Parameter
+from hbm_jax.spectra.model.composition import Component, Parameter, Product, Sum
 from hbm_jax.spectra.ogip.tables import opened
 from hbm_jax.spectra.ogip.writing import table_of, write_file
 from hbm_jax.validation import DataError, Floats, concrete, frozen_array
@@ -224,7 +224,8 @@ class AreaErrors(Component):
     def __post_init__(self):
         object.__setattr__(self, "file", str(self.file))
         if self.spectra is not None:
-            indices = (self.spectra,) if np.ndim(self.spectra) == 0 else tuple(self.spectra)
+            given: Any = self.spectra
+            indices: tuple[Any, ...] = (given,) if np.ndim(given) == 0 else tuple(given)
             if not all(isinstance(index, int | np.integer) and index >= 0 for index in indices):
                 raise ValueError(f"AreaErrors: spectra: expected indices of spectra, from 0; found {self.spectra!r}.")
             object.__setattr__(self, "spectra", tuple(int(index) for index in indices))
@@ -279,8 +280,7 @@ class AreaErrors(Component):
 
 def without_instrument(spectrum: Component) -> Component:
     """Return a model expression without the factors of the instrument, `AreaErrors`."""
-    parts = getattr(spectrum, "parts", None)
-    if parts is None:
+    if not isinstance(spectrum, Sum | Product):
         return spectrum
-    kept = tuple(without_instrument(part) for part in parts if not isinstance(part, AreaErrors))
+    kept = tuple(without_instrument(part) for part in spectrum.parts if not isinstance(part, AreaErrors))
     return kept[0] if len(kept) == 1 else type(spectrum)(kept)
