@@ -58,7 +58,6 @@ def cached_once(maxsize: int | None = None) -> Callable[[Callable], Callable]:
             with lock:
                 return cached(*args)
 
-        locked.cache_clear = cached.cache_clear
         return locked
 
     return decorate
