@@ -57,7 +57,7 @@ def cases(word: str) -> Iterator[tuple[str, object, object, dict]]:
 
     several = BurstPopulation(num_intervals=[2, 3, 4], sigma_log10_flux=(0.05, 0.1))
     single = BurstPopulation(num_intervals=1, sigma_log10_flux=(0.05, 0.1))
-    whole = Golenetskii(selection="log10_peak_flux > -5.6", priors=BURSTS)
+    whole = Golenetskii(selection="log10_peak_flux > -6.3", priors=BURSTS)
     above = "log10_flux > Normal(-5.8, 0.2) +- 0.3"
     inferred = Golenetskii(pooling="complete", selection=above, priors=LINE)
     bursts = [

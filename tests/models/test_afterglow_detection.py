@@ -34,6 +34,16 @@ def data(tmp_path_factory):
     return read_afterglows(write_afterglows(folder, population.draw(3, seed=4)), spectra=folder / "spectra")
 
 
+@pytest.fixture(scope="module")
+def plain(data):
+    return Afterglow().prepare(data)
+
+
+@pytest.fixture(scope="module")
+def limited(data):
+    return Afterglow(selection=f"counts > {LEAST - 1}").prepare(data)
+
+
 def compiled(model, bound):
     """Log density, its gradient in the population, and the latents, at fixed coordinates of the latents."""
     hidden = {name: np.array(values) for name, values in HIDDEN.items()}
@@ -59,7 +69,7 @@ def richardson(function, p, name):
     return (4.0 * slope(1e-3) - slope(2e-3)) / 3.0
 
 
-def test_the_density_with_a_limit_of_the_flux(data):
+def test_the_density_with_a_limit_of_the_flux(plain):
     """Efficiency at the flux over the mean efficiency, a plain integral."""
     p, limit, width = (
         HYPER | {"log10_flux_lim": -11.7, "log10_flux_lim_width": 0.2},
@@ -67,13 +77,12 @@ def test_the_density_with_a_limit_of_the_flux(data):
         "log10_flux_lim_width",
     )
     model = Afterglow(selection="log10_flux > Normal(-11.5, 0.5) +- HalfNormal(0.3)")
-    bound = Afterglow().prepare(data)
     nodes = np.linspace(-12.0, 12.0, 4001)
     weights = stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
 
     with jax.enable_x64(True):
-        selected, latents = compiled(model, bound)
-        whole, _ = compiled(Afterglow(), bound)
+        selected, latents = compiled(model, plain)
+        whole, _ = compiled(Afterglow(), plain)
         found, gradient = selected(as_arrays(p))
         reference, reference_gradient = whole(as_arrays(HYPER))
 
@@ -120,10 +129,9 @@ def log_shares(bound, p, log10_counts=tabulated):
     return np.log(np.einsum("i,j,k,ijnk->n", *weights, probability))
 
 
-def test_the_density_with_a_cut_in_counts(data):
+def test_the_density_with_a_cut_in_counts(limited):
     """Against sums with the table of counts to 1e-7, gradient to 1e-6, and with folds to the error of the table."""
-    model = Afterglow(selection=f"counts > {LEAST - 1}")
-    bound = model.prepare(data)
+    model, bound = Afterglow(selection=f"counts > {LEAST - 1}"), limited
     with jax.enable_x64(True):
         selected, _ = compiled(model, bound)
         whole, _ = compiled(Afterglow(), bound)
@@ -141,8 +149,8 @@ def test_the_density_with_a_cut_in_counts(data):
             assert difference == pytest.approx(richardson(expected, HYPER, name), abs=1e-6), name
 
 
-def test_the_table_of_counts_is_that_of_the_folds(data):
-    bound = Afterglow(selection=f"counts > {LEAST - 1}").prepare(data)
+def test_the_table_of_counts_is_that_of_the_folds(limited):
+    bound = limited
     with jax.enable_x64(True):
         index, log10_nh = np.linspace(0.0, 4.0, 9) + 0.03, np.linspace(-2.9, 2.9, 20)
         pair = [np.asarray(on_grid(bound, index, log10_nh, function)) for function in (tabulated, folded)]
@@ -164,10 +172,10 @@ def draws(model, bound, num, key):
 
 @pytest.mark.long
 @pytest.mark.parametrize("text", ["log10_flux > -12.2 +- 0.1", f"counts > {LEAST - 1}"])
-def test_simulated_sources_are_the_detected_ones(data, text, monte_carlo):
-    model, num = Afterglow(selection=text), 200
-    drawn = draws(model, model.prepare(data), num, seed(1))
-    everything = draws(Afterglow(), Afterglow().prepare(data), 3 * num, seed(2))
+def test_simulated_sources_are_the_detected_ones(plain, limited, text, monte_carlo):
+    num = 200
+    drawn = draws(Afterglow(selection=text), plain if "flux" in text else limited, num, seed(1))
+    everything = draws(Afterglow(), plain, 3 * num, seed(2))
     kept = everything["counts"] >= LEAST
     if "flux" in text:
         kept = np.random.default_rng(seed(3)).normal(size=3 * num) < (everything["log10_flux"] + 12.2) / 0.1
@@ -232,12 +240,12 @@ def test_sources_with_fewer_counts_are_refused(data):
         Afterglow(selection="counts > 99999").prepare(data)
 
 
-def test_options_are_stored_and_described(data):
+def test_options_are_stored_and_described(limited):
     model = Afterglow(selection="log10_flux > Normal(-11.5, 0.5) +- 0.1")
     assert Afterglow(**model.to_config()).to_config() == model.to_config()
     assert {"log10_flux_lim", "log10_flux_lim_width"} <= model.all_priors.keys()
     assert "selected by log10_flux > Normal" in model.description
-    single = Afterglow(selection=f"counts > {LEAST - 1}").prepare(data).each()
+    single = limited.each()
     assert isinstance(single[1].detection, CountLimit)
     assert single[1].detection.thresholds.shape[0] == 1
     assert hbm.models.Afterglow().selections == ()

