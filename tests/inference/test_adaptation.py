@@ -7,6 +7,7 @@ from numpyro.infer.hmc import HMCState
 from numpyro.infer.hmc_util import HMCAdaptState
 
 from hbm_jax.inference.sampler.kernels.protocol import Block
+from hbm_jax.inference.sampler.metric import Metric
 from hbm_jax.inference.sampler.warmup import adaptation
 from hbm_jax.inference.sampler.warmup.adaptation import (
     Adaptation,
@@ -170,6 +171,15 @@ def test_the_division_into_blocks_changes_nothing():
             adapted.add(block_of(draws[:, first:last], gradients[:, first:last]))
         metrics.append(adapted.update(state_of(np.eye(5)), 40, same).adapt_state.inverse_mass_matrix)
     np.testing.assert_array_equal(*metrics)
+
+
+@pytest.mark.parametrize(
+    ("size", "rank", "dense"), [(100, 0, True), (101, 19, False), (300, 20, True), (301, 20, False)]
+)
+def test_beyond_a_hundred_parameters_the_metric_is_dense_if_many_directions_stand_out(size, rank, dense):
+    directions, stretch = np.eye(size)[:, :rank], np.full(rank, 2.0)
+    metric = Metric("low-rank", np.ones(size), "", np.ones(size), directions, stretch)
+    assert metric.learnt_dense is dense
 
 
 def test_draws_without_gradients_are_refused():

@@ -122,6 +122,18 @@ def test_a_low_rank_metric_draws_the_same_posterior_in_fewer_steps(monkeypatch, 
     assert np.median(fit.tree["sample_stats"]["n_steps"]) <= 7  # 60 with a diagonal one
 
 
+@pytest.mark.long
+def test_beyond_a_hundred_parameters_many_directions_are_learnt():
+    """A metric of 20 directions took 103 steps a draw."""
+    size = 120
+    covariance = 0.95 ** np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    program = functools.partial(correlated, np.zeros(size), covariance)
+    fit = hbm.sample(program, seed=seed(4), num_samples=200, progress=False)
+    assert "20 directions stand out" in fit.run["start"]
+    assert fit.tree["sample_stats"]["n_steps"].mean() < 20
+    assert fit.posterior["x"].std(["chain", "draw"]).to_numpy() == pytest.approx(np.ones(size), rel=0.25)
+
+
 # Independent proposals between trajectories
 
 

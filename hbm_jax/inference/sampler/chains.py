@@ -18,7 +18,6 @@ from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.kernels.protocol import Block, Chain, Sampler
-from hbm_jax.inference.sampler.metric import MAX_DENSE
 from hbm_jax.inference.sampler.target import Target
 from hbm_jax.inference.sampler.warmup.adaptation import Adaptation, without_windows
 from hbm_jax.xla_options import QUICK
@@ -81,7 +80,7 @@ class Chains:
 
     def _initial_state(self) -> tuple[Any, jax.Array]:
         """Create the kernel, and return the initial sampler state of all chains, and their random keys."""
-        metric, dense = self.start.metric, self.target.size <= MAX_DENSE
+        metric, dense = self.start.metric, self.start.metric.learnt_dense
 
         # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
         # Potential and gradient come from the program of the searches, so that they are not compiled a second time.
@@ -154,9 +153,13 @@ class Chains:
         self.fitted = self.sampler.fit(variables, round_draws, self._round_ends.index(self.count))
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Return the complete state of every chain, adaptation included, as arrays by name."""
+        """Return the complete state of every chain, adaptation included, as arrays by name.
+
+        Matrices that are equal in all chains, those of the metric, are stored once.
+        """
         leaves = jax.tree_util.tree_flatten_with_path(self.state)[0]
-        return {jax.tree_util.keystr(path): np.asarray(plain_leaf(leaf)) for path, leaf in leaves}
+        arrays = {jax.tree_util.keystr(path): np.asarray(plain_leaf(leaf)) for path, leaf in leaves}
+        return {name: a[:1] if a.ndim == 3 and (a == a[:1]).all() else a for name, a in arrays.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray]):
         """Restore a state that `state_arrays` returned.
@@ -171,6 +174,8 @@ class Chains:
         for path, leaf in paths:
             name, expected = jax.tree_util.keystr(path), plain_leaf(leaf)
             saved = arrays.get(name)
+            if saved is not None and saved.ndim == 3 and len(saved) == 1:
+                saved = np.broadcast_to(saved, (len(expected), *saved.shape[1:]))
             if saved is None or saved.shape != expected.shape or saved.dtype != expected.dtype:
                 raise ValueError(
                     f"The saved sampler state does not fit: expected {name} of "

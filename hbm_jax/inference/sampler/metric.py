@@ -10,6 +10,11 @@ MAX_DENSE = 100  # parameters beyond which a dense metric costs more per step th
 # those in which the initial metric is a unit matrix, towards which a metric learnt from few draws is shrunk.
 MAX_ADAPTED = 20
 MAX_RANK = 20
+# Parameters up to which the metric learnt in the warm-up is dense if `MAX_RANK` directions stand out from the diagonal.
+# A logistic regression with 151 correlated parameters then has 2.2 times the effective draws per gradient, and a normal
+# distribution of 120 with correlations of 0.95 between neighbours 60 times; 203 parameters of groups, of which 2
+# directions stand out, would have 1.1 times, at twice the time.
+MAX_LEARNT = 300
 LANCZOS_STEPS = 40
 # Ratio of curvatures above which a low-rank metric pays. Steps per draw scale with its square root, so it saves half.
 MIN_RATIO = 4.0
@@ -47,6 +52,12 @@ class Metric:
     def dense(self) -> bool:
         """True if the inverse mass matrix is dense, False if it is diagonal."""
         return self.kind == "dense"
+
+    @property
+    def learnt_dense(self) -> bool:
+        """True if the metric that the warm-up learns from here on is dense, False if it is diagonal."""
+        size = max(len(self.scale), len(self.inverse_mass))
+        return size <= MAX_DENSE or (size <= MAX_LEARNT and len(self.stretch) >= MAX_RANK)
 
     def to_position(self, u):
         """Return the unconstrained position of the sampler's variables, (..., size)."""
@@ -109,7 +120,7 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     gradient : callable
         (size,) -> (size,), gradient of minus the log density.
     points : (num, size)
-        Typical points; the curvature is averaged over them.
+        Typical points; the curvature is averaged over them, beyond `MAX_DENSE` parameters over the first two.
     scale : (size,)
         Standard deviation of each component in a diagonal approximation.
     rng : numpy.random.Generator
@@ -118,8 +129,8 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     Returns
     -------
     Metric
-        Low-rank if the curvatures of the scaled density differ by more than `MIN_RATIO`; beyond `MAX_DENSE` parameters
-        they are found by Lanczos iteration.
+        Low-rank if the curvatures of the scaled density differ by more than `MIN_RATIO`; beyond `MAX_LEARNT` parameters
+        they are found by Lanczos iteration, which may miss small ones.
     """
 
     def curvature(v):
@@ -132,7 +143,9 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
         return Metric("diagonal", (scale / unit) ** 2, why, unit)
 
     size = len(scale)
-    values, vectors = _eigen(curvature, size) if size <= MAX_DENSE else _lanczos(curvature, size, rng)
+    if MAX_DENSE < size <= MAX_LEARNT:
+        points = points[:2]
+    values, vectors = _eigen(curvature, size) if size <= MAX_LEARNT else _lanczos(curvature, size, rng)
     if not np.isfinite(values).all():
         return diagonal("its curvature could not be measured")
     # Directions of negative curvature contain no information on the width.
