@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from monte_carlo import seed
+from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import special, stats
@@ -155,6 +156,26 @@ def test_the_table_of_counts_is_that_of_the_folds(limited):
         index, log10_nh = np.linspace(0.0, 4.0, 9) + 0.03, np.linspace(-2.9, 2.9, 20)
         pair = [np.asarray(on_grid(bound, index, log10_nh, function)) for function in (tabulated, folded)]
     assert np.abs(10.0 ** (pair[0] - pair[1]) - 1.0).max() < 1e-5
+
+
+def test_shares_given_latents_average_to_the_share_of_the_population(limited):
+    """Those that draws are accepted with: of flux over the flux, of index and flux, of all three."""
+    limit, p = limited.detection, as_arrays(HYPER)
+    u = np.linspace(-6.5, 6.5, 131)
+    weights = stats.norm.pdf(u) / stats.norm.pdf(u).sum()
+    flux, index, column = (
+        p[f"{name}_mean"] + p[f"{name}_std"] * u for name in ("log10_flux", "photon_index", "log10_nh")
+    )
+    three = np.ones(3)
+    with jax.enable_x64(True):
+        of_column = jax.jit(jax.vmap(lambda c: limit.share_given_column(c * three, p)))(column)
+        share = jax.jit(lambda: limit.log_share(dist.Normal(p["log10_nh_mean"], p["log10_nh_std"]), p))()
+        counts = jax.jit(jax.vmap(lambda i: limit.log10_counts_at(i * three, -0.4 * three)))(index)
+        of_index = limit.detected(counts.T + p["log10_flux_mean"], p["log10_flux_std"])
+        of_flux = jax.vmap(lambda f: limit.probability(10.0 ** (counts[65] + f)))(flux)
+    np.testing.assert_allclose(np.log(weights @ of_column), share, atol=1e-6)
+    np.testing.assert_allclose(of_index @ weights, limit.share_given_column(-0.4 * three, p), rtol=1e-6)
+    np.testing.assert_allclose(weights @ of_flux, of_index[:, 65], rtol=1e-6)
 
 
 def draws(model, bound, num, key):
