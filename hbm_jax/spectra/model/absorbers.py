@@ -108,11 +108,15 @@ def _at_redshift(energy: np.ndarray, z: Any) -> np.ndarray:
     return energy * (1.0 + np.asarray(z))[:, None]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "abundances", "grains", "molecules"), compiler_options=QUICK)
 def _cross_section(energy, model, abundances, grains, molecules):
-    """Compiled `neutral_cross_section`; abundances are hashable."""
+    """Return `neutral_cross_section`; abundances are hashable."""
     numbers = abundances if isinstance(abundances, str) else np.asarray(abundances)
     return neutral_cross_section(energy, model=model, abundances=numbers, grains=grains, molecules=molecules)
+
+
+_compiled_cross_section = jax.jit(
+    _cross_section, static_argnames=("model", "abundances", "grains", "molecules"), compiler_options=QUICK
+)
 
 
 def precise_cross_section(
@@ -124,7 +128,7 @@ def precise_cross_section(
 ) -> Floats:
     """Return `neutral_cross_section` [1e-22 cm^2 per H] in double precision, for energies [keV] of any shape."""
     options = {"model": model, "abundances": abundances, "grains": grains, "molecules": molecules}
-    return elementwise(functools.partial(_cross_section, **options), energy)
+    return elementwise(functools.partial(_compiled_cross_section, **options), energy)
 
 
 @functools.cache
