@@ -73,7 +73,7 @@ class BurstDetection(NamedTuple):
     u, so that the detected share is the mean over u of 1 - prod_j Phi((limit - mean_j - u) / sd_j): a fixed quadrature
     over u, and over g for the share of the population (``tests/models/test_burst_detection.py``).
     The step in u is not fine enough where fluxes scatter much less about u than u does: the log share of bursts of 20
-    intervals has an error of 3e-3 for scatters of 0.2 and 0.02 for 0.1 of the spread of u.
+    intervals has an error of 3e-3 for scatters of 0.28 and 0.02 for 0.15 of the spread of u.
     """
 
     limit: Any

@@ -58,7 +58,7 @@ class CountLimit:
     m. The share of a normal population of log10 flux is therefore the mean over T of a normal distribution function, a
     Gauss quadrature. Its mean over photon index and column is one too (``tests/models/test_afterglow_detection.py``).
     The background of a source is taken as known. The log share is not accurate for few required counts: of sources of
-    one flux distribution, errors are below 1e-2 for 60 counts or more and a width of 0.05 dex or more, but up to 0.4
+    one flux distribution, errors are at most 0.011 for 60 counts or more and a width of 0.05 dex or more, but up to 0.4
     for 10 counts, and above 1 for one.
     """
 
