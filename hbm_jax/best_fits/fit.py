@@ -337,11 +337,12 @@ def flux_table(
     with np.errstate(invalid="ignore"):
         std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
     error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
+    with np.errstate(over="ignore"):  # infinite for a component that the data do not require
+        lower, value, upper = (10.0 ** (log10_fluxes + sign * error) for sign in (-1, 0, 1))
     return pd.DataFrame(
         {
             "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
-            "value": 10.0 ** log10_fluxes[row, index], "lower": 10.0 ** (log10_fluxes - error)[row, index],
-            "upper": 10.0 ** (log10_fluxes + error)[row, index],
+            "value": value[row, index], "lower": lower[row, index], "upper": upper[row, index],
             "unit": LUMINOSITY if quantity == "luminosity" else FLUX,
         }
         for row, (row_name, _, quantity, band) in enumerate(rows)

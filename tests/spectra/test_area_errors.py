@@ -148,6 +148,10 @@ def test_the_sources_of_a_population_have_the_instrument_in_common(tmp_path):
         (lambda path: AreaComponents.of([ARF, ARF]), "areas that differ"),
         (lambda path: AreaComponents.of([ARF, Arf(2 * BINS, ARF.area)]), "expected the energy bins"),
         (lambda path: AreaComponents(BINS, np.ones((2, 3)), np.zeros(8)), r"\(num_components, 8\)"),
+        (lambda path: AreaComponents.of(areas(), fraction=99), "fraction: expected a number above 0"),
+        (lambda path: AreaComponents.of(areas(), num=0), "num: expected 1 or more"),
+        (lambda path: AreaComponents.of_bands([1.0, 2.0, 3.0], [0.1] * 3), "each of 2 bands"),
+        (lambda path: AreaComponents.of_bands([1.0, 2.0], np.nan), "0 or more"),
         (lambda path: AreaErrors(file=path / "none.fits"), "the file does not exist"),
     ],
 )

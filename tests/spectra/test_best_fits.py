@@ -169,7 +169,16 @@ def test_a_stored_best_fit_is_the_same(stack, tmp_path):
     grid = ("photon_index", [1.2, 1.6])
     np.testing.assert_allclose(again.profile(*grid).grid.rise, best.profile(*grid).grid.rise, rtol=1e-9)
     assert again.deviance.total == best.deviance.total
-    (tmp_path / "best" / "best_fit.npz").write_bytes(b"PK broken")
+    path = tmp_path / "best" / "best_fit.npz"
+    assert repr(hbm.load(path)) == repr(best)
+    whole = path.read_bytes()
+    for position in np.linspace(0, len(whole) - 1, 30, dtype=int):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 85]) + whole[position + 1 :])
+        try:
+            hbm.best_fits.load(path)
+        except ResultFileError:
+            continue
+    path.write_bytes(b"PK broken")
     with pytest.raises(ResultFileError, match=r"best_fit.npz: expected a best fit"):
         hbm.best_fits.load(tmp_path / "best")
     with pytest.raises(ResultFileError, match="no such file"):
