@@ -87,6 +87,8 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
         outside, and ``limit`` is the upper limit, below which the quantity is with the probability ``level``.
     """
     model: Any = fit.program
+    if not 0 < level < 1:
+        raise ValueError(f"posterior_lines: level: expected a number between 0 and 1; found {level}.")
     with jax.enable_x64(True):
         draws = {name: fit.posterior[name].to_numpy() for name in fit.posterior.data_vars}
         values = {n: np.asarray(v, float) for n, v in model.complete(draws).items() if n in model.spectrum.parameters}

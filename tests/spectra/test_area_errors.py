@@ -163,5 +163,8 @@ def test_what_is_refused(build, words, tmp_path):
 def test_spectra_must_exist(stack, bands):
     with pytest.raises(ValueError, match=r"indices of 2 spectra; found \(2,\)"):
         SpectralFit(f"powerlaw * AreaErrors('{bands}', spectra=(2,))").prepare(stack)
+    for name in ("cflux", "gsmooth"):
+        with pytest.raises(ValueError, match="errors of the instrument outside"):
+            spectrum_from_text(f"{name}(powerlaw * AreaErrors('{bands}'), c)")
     with pytest.raises(ValueError, match="indices of spectra, from 0"):
         AreaErrors(file=bands, spectra=(-1,))

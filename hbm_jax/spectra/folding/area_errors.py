@@ -212,7 +212,8 @@ class AreaErrors(Component):
         File written by `AreaComponents.write`. In text: ``AreaErrors("acis.fits")``, or with a label
         ``AreaErrors("acis.fits", acis)``.
     spectra : tuple of int, optional
-        Indices of the spectra of a joint fit that this instrument observed; None for all.
+        Indices of the spectra of a joint fit that this instrument observed; None for all. In a model of the
+        background they count background regions.
 
     Notes
     -----
@@ -229,6 +230,7 @@ class AreaErrors(Component):
     file: str = ""
     spectra: tuple[int, ...] | None = None
     kind: ClassVar[str] = "multiplicative"
+    of_instrument: ClassVar[bool] = True
 
     def __post_init__(self):
         object.__setattr__(self, "file", str(self.file))
