@@ -120,6 +120,13 @@ def test_errors_of_a_best_fit_include_those_of_the_area(stack, tmp_path):
     assert np.log(flux["upper"] / flux["value"]) > 0.1
 
 
+def test_untied_amplitudes_keep_their_priors(stack, bands):
+    model = SpectralFit(f"powerlaw * AreaErrors('{bands}')", own=["area_1"])
+    trace = handlers.trace(handlers.seed(model, 0)).get_trace(model.prepare(stack))
+    assert trace["area_1"]["value"].shape == (2,)
+    assert all(trace[name]["infer"].get("auxiliary") for name in ("area_1", "area_2"))
+
+
 @pytest.mark.long
 def test_the_sources_of_a_population_have_the_instrument_in_common(tmp_path):
     population = AfterglowPopulation(redshift=(0.4, 1.5), log10_flux=(-11.2, 0.1), exposure=3000.0, min_counts=0)

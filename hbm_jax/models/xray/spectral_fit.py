@@ -204,7 +204,8 @@ class SpectralFit(PopulationModel):
                     f"SpectralFit: expected a value of {missing[0]!r}, to which {name!r} is tied; found values of "
                     f"{listed(values) or 'none'}."
                 )
-            values.setdefault(name, None if missing else tie(values))
+            if name not in values:
+                values[name] = tie(values)
         return values
 
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
