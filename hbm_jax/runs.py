@@ -37,13 +37,13 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     Parameters
     ----------
     path : path
-        netCDF file (the suffix ``.nc`` may be omitted) or run folder; or the folder of a best fit of spectra.
+        netCDF file (the suffix ``.nc`` may be omitted) or run folder; or the folder or file of a best fit of spectra.
     program, args
         User-defined program and its arguments, which are not stored; needed only for predictions.
 
     Returns
     -------
-    Fit, or BestFit for the folder of a best fit
+    Fit, or BestFit for a best fit
         The fit, with model and data if the model is part of hbm_jax or `program` is given; else ``fit.program`` is
         None.
 
@@ -62,7 +62,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     >>> load("runs/jla").verdict  # doctest: +SKIP
     """
     path = Path(path)
-    if (path / BEST_FIT).exists() and not (path / POSTERIOR).exists():
+    if path.name == BEST_FIT or ((path / BEST_FIT).exists() and not (path / POSTERIOR).exists()):
         from hbm_jax.best_fits import loading
 
         return loading.load(path)

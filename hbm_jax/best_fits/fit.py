@@ -37,6 +37,8 @@ from hbm_jax.xla_options import QUICK
 BANDS = ((0.5, 2.0), (2.0, 10.0))  # keV
 NUM_SIMULATIONS = 1000
 FLUX, LUMINOSITY = "erg/cm^2/s", "erg/s"
+# Columns of the tables, which cannot be names of components.
+RESERVED = ("spectrum", "e_min", "e_max", "counts", "error", "source", "background", "total")
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,8 +79,8 @@ class BestFit:
         lines.append(f"{statistic} {self.deviance.total:.2f} for {self.deviance.degrees_of_freedom} degrees of freedom")
         if self.goodness is not None:
             lines[-1] += (
-                f"; {100 * self.goodness.total_p_value:.3g} % of {len(self.goodness.simulated)} spectra simulated from "
-                "the best fit fit worse"
+                f"; {100 * self.goodness.total_p_value:.3g} % of {len(self.goodness.simulated)} simulated data sets "
+                "have a larger statistic"
             )
         rows = self.fluxes.assign(
             **{name: [f"{value:.4g}" for value in self.fluxes[name]] for name in ("value", "lower", "upper")}
@@ -297,7 +299,9 @@ def terms_of(spectrum: Component) -> dict[str, Component]:
     _, lines = separated(spectrum, lambda part: part.kind == "additive")
     terms: dict[str, Component] = {}
     for line in lines:
-        name = line.component.label or type(line.component).__name__
+        kind = type(line.component).__name__
+        name = line.component.label or kind
+        name = f"{name} ({kind})" if name in RESERVED or name in terms else name
         terms[name] = line.component if line.factor is None else line.factor * line.component
     return terms
 
@@ -337,11 +341,12 @@ def flux_table(
     with np.errstate(invalid="ignore"):
         std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
     error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
+    with np.errstate(over="ignore"):  # infinite for a component that the data do not require
+        lower, value, upper = (10.0 ** (log10_fluxes + sign * error) for sign in (-1, 0, 1))
     return pd.DataFrame(
         {
             "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
-            "value": 10.0 ** log10_fluxes[row, index], "lower": 10.0 ** (log10_fluxes - error)[row, index],
-            "upper": 10.0 ** (log10_fluxes + error)[row, index],
+            "value": value[row, index], "lower": lower[row, index], "upper": upper[row, index],
             "unit": LUMINOSITY if quantity == "luminosity" else FLUX,
         }
         for row, (row_name, _, quantity, band) in enumerate(rows)

@@ -17,6 +17,7 @@ from hbm_jax.inference.likelihood.grid import NUM_STARTS
 from hbm_jax.inference.likelihood.profile import _Point, _Profile
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.spectra.background_regions import RegionStack
+from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.energetics import equivalent_width, equivalent_width_function, gaussian_lines
 
 COLUMNS = ("value", "lower", "upper", "lower_open", "upper_open")
@@ -86,6 +87,8 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
         outside, and ``limit`` is the upper limit, below which the quantity is with the probability ``level``.
     """
     model: Any = fit.program
+    if not 0 < level < 1:
+        raise ValueError(f"posterior_lines: level: expected a number between 0 and 1; found {level}.")
     with jax.enable_x64(True):
         draws = {name: fit.posterior[name].to_numpy() for name in fit.posterior.data_vars}
         values = {n: np.asarray(v, float) for n, v in model.complete(draws).items() if n in model.spectrum.parameters}
@@ -94,7 +97,8 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
     values = {n: v[..., None] if v.ndim and v.ndim < size else v for n, v in values.items()}
     shares, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
     for name, line in gaussian_lines(model.spectrum).items():
-        flux = np.asarray(line.component.integral(values, *_LINE_BAND))
+        emitted = line.component if line.factor is None else line.factor * line.component
+        flux = np.asarray(without_instrument(emitted).unabsorbed.integral(values, *_LINE_BAND))
         widths = np.asarray(equivalent_width(model.spectrum, values, name))
         for quantity, unit, draw in (("photon flux", "photons/cm^2/s", flux), ("equivalent width", "keV", widths)):
             by_spectrum = draw.reshape(-1, len(names) if draw.ndim == size and names != ("all",) else 1)
@@ -114,7 +118,9 @@ def names_of_spectra(model: Any, data: Any) -> tuple[str, ...]:
 
 def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray, index: int):
     """Return name, unit and decimal logarithm as a function of the flat parameters, of the quantities of a line."""
-    component = gaussian_lines(best.model.spectrum)[name].component
+    component, factor = gaussian_lines(best.model.spectrum)[name]
+    # Constant factors, such as that of cflux, scale the photons; absorbers and instruments do not.
+    emitted = without_instrument(component if factor is None else factor * component).unabsorbed
 
     def values_at(x):
         values = best.model.complete(likelihood.unravel(x))
@@ -130,7 +136,7 @@ def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray
     low, high = max(0.02 * energy, energy - reach) / (1.0 + component.z), (energy + reach) / (1.0 + component.z)
     width = equivalent_width_function(best.model.spectrum, name, low, high)
     return (
-        ("photon flux", "photons/cm^2/s", lambda x: jnp.log10(component.integral(values_at(x), *_LINE_BAND))),
+        ("photon flux", "photons/cm^2/s", lambda x: jnp.log10(emitted.integral(values_at(x), *_LINE_BAND))),
         ("equivalent width", "keV", lambda x: jnp.log10(width(values_at(x)))),
     )
 
@@ -162,6 +168,11 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
         found = [_Profile(written, point, label, sign, new_covariance, rise).end() for sign in (-1.0, 1.0)]
         ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in found)
         is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in found), "profile"
+        # At the lower bound of its prior the line is not required, though the likelihood may still rise below.
+        is_open = (
+            is_open[0] or (isinstance(found[0], _Point) and center[label] <= likelihood.lower[label]),
+            is_open[1],
+        )
     lower, upper = (10.0**end for end in ends)
     row = {"value": 10.0**value, "lower": 0.0 if is_open[0] else lower, "upper": math.inf if is_open[1] else upper}
     return row | {"lower_open": is_open[0], "upper_open": is_open[1], "method": method}

@@ -12,6 +12,7 @@ from hbm_jax.cli.exit_status import INTERRUPTED, NOT_USABLE, in_flags, status_of
 from hbm_jax.cli.inputs import configuration_of, model_and_data
 from hbm_jax.cli.interruption import Terminated, exit_message
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, read_value, sample_keywords, set_key
+from hbm_jax.names import choose
 
 
 def resume_parser() -> Parser:
@@ -60,6 +61,8 @@ def _best_fit(arguments, model, sample, folder: Path, config: dict) -> int:
     for names in pairs:
         if len(names) != 2:
             raise ConfigError(f"--contour: expected two parameters, as in 'photon_index, nh'; found {names}.")
+    for name in [*(arguments.profile or ()), *(name for names in pairs for name in names)]:
+        choose("parameter", name.partition("[")[0], tuple(model.all_priors))
     result = registry.named(config["model"]["name"]).best_fit(model, sample, **options)
     profiles = [result.profile(name, progress=not arguments.quiet) for name in arguments.profile or ()]
     profiles += [result.contour(*names, progress=not arguments.quiet) for names in pairs]

@@ -62,9 +62,14 @@ def complete_priors(
     return {name: parsed.get(name, default) for name, default in defaults.items()}
 
 
-def sample_prior(name: str, prior: Prior):
-    """Sample a parameter from its prior, or return its value, without a site, where it is fixed."""
-    return numpyro.sample(name, prior) if isinstance(prior, dist.Distribution) else prior
+def sample_prior(name: str, prior: Prior, *, auxiliary: bool = False):
+    """Sample a parameter from its prior, or return its value, without a site, where it is fixed.
+
+    With ``auxiliary=True`` the prior is a measurement of its own, which best fits keep.
+    """
+    if not isinstance(prior, dist.Distribution):
+        return prior
+    return numpyro.sample(name, prior, infer={"auxiliary": True} if auxiliary else None)
 
 
 def sample_shaped(name: str, prior: Prior, shape: tuple[int, ...] = ()):

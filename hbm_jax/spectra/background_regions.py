@@ -99,11 +99,12 @@ class RegionStack(SpectrumStack):
     def subset(self, rows: ArrayLike) -> "RegionStack":
         """Return the stack of these source regions, by their indices, with their background regions."""
         index = [int(i) for i in np.asarray(rows)]
-        if any(i >= self.num_sources for i in index):
+        if not all(0 <= i < self.num_sources for i in index):
             raise DataError(f"subset: expected indices below {self.num_sources}, of source regions; found {index}.")
-        regions = [k for i in index for k, row in enumerate(self.source_row) if row == i]
+        pairs = [(place, k) for place, i in enumerate(index) for k, row in enumerate(self.source_row) if row == i]
+        regions = [k for _, k in pairs]
         kept: Any = SpectrumStack.subset(self, [*index, *(self.num_sources + k for k in regions)])
-        rows_of = tuple(index.index(self.source_row[k]) for k in regions)
+        rows_of = tuple(place for place, _ in pairs)
         ratio = np.asarray(self.region_ratio)[regions][:, : np.shape(kept.counts)[1]]
         return dataclasses.replace(kept, source_row=rows_of, region_ratio=frozen_array(ratio))
 

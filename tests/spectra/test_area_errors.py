@@ -120,6 +120,13 @@ def test_errors_of_a_best_fit_include_those_of_the_area(stack, tmp_path):
     assert np.log(flux["upper"] / flux["value"]) > 0.1
 
 
+def test_untied_amplitudes_keep_their_priors(stack, bands):
+    model = SpectralFit(f"powerlaw * AreaErrors('{bands}')", own=["area_1"])
+    trace = handlers.trace(handlers.seed(model, 0)).get_trace(model.prepare(stack))
+    assert trace["area_1"]["value"].shape == (2,)
+    assert all(trace[name]["infer"].get("auxiliary") for name in ("area_1", "area_2"))
+
+
 @pytest.mark.long
 def test_the_sources_of_a_population_have_the_instrument_in_common(tmp_path):
     population = AfterglowPopulation(redshift=(0.4, 1.5), log10_flux=(-11.2, 0.1), exposure=3000.0, min_counts=0)
@@ -148,6 +155,10 @@ def test_the_sources_of_a_population_have_the_instrument_in_common(tmp_path):
         (lambda path: AreaComponents.of([ARF, ARF]), "areas that differ"),
         (lambda path: AreaComponents.of([ARF, Arf(2 * BINS, ARF.area)]), "expected the energy bins"),
         (lambda path: AreaComponents(BINS, np.ones((2, 3)), np.zeros(8)), r"\(num_components, 8\)"),
+        (lambda path: AreaComponents.of(areas(), fraction=99), "fraction: expected a number above 0"),
+        (lambda path: AreaComponents.of(areas(), num=0), "num: expected 1 or more"),
+        (lambda path: AreaComponents.of_bands([1.0, 2.0, 3.0], [0.1] * 3), "each of 2 bands"),
+        (lambda path: AreaComponents.of_bands([1.0, 2.0], np.nan), "0 or more"),
         (lambda path: AreaErrors(file=path / "none.fits"), "the file does not exist"),
     ],
 )
@@ -159,5 +170,8 @@ def test_what_is_refused(build, words, tmp_path):
 def test_spectra_must_exist(stack, bands):
     with pytest.raises(ValueError, match=r"indices of 2 spectra; found \(2,\)"):
         SpectralFit(f"powerlaw * AreaErrors('{bands}', spectra=(2,))").prepare(stack)
+    for name in ("cflux", "gsmooth"):
+        with pytest.raises(ValueError, match="errors of the instrument outside"):
+            spectrum_from_text(f"{name}(powerlaw * AreaErrors('{bands}'), c)")
     with pytest.raises(ValueError, match="indices of spectra, from 0"):
         AreaErrors(file=bands, spectra=(-1,))

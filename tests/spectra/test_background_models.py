@@ -112,6 +112,9 @@ def test_untied_parameters_of_each_region(observation):
     assert model.deviance(bound, values).degrees_of_freedom == 5 * 12 - (2 + 3 + 2 + 2)
     kept = stack.subset([2])
     assert (kept.name, kept.source_row) == (("small", "small, background"), (0,))
+    assert stack.subset([0, 0]).source_row == (0, 1)
+    with pytest.raises(DataError, match="expected indices below 3"):
+        stack.subset([-1])
 
 
 def test_simulated_spectra_have_both_regions(stack):

@@ -16,6 +16,7 @@ from small_ogip import small_arf, small_rmf, small_spectrum
 import hbm_jax as hbm
 from hbm_jax import best_fit
 from hbm_jax.best_fits import posterior_lines
+from hbm_jax.best_fits.fit import terms_of
 from hbm_jax.inference import ResultFileError
 from hbm_jax.models import SpectralFit
 from hbm_jax.plotting.xray.profiles import TWO
@@ -153,6 +154,17 @@ def test_lines_of_draws(stack):
     assert table.loc["photon flux", "value"] == pytest.approx(10 ** np.median(line), rel=0.02)
 
 
+def test_the_photon_flux_of_a_line_includes_constant_factors(stack):
+    priors = {"photon_index": 1.7, "fe_energy": 3.0, "fe_sigma": 0.2, "log10_amplitude": 0.0}
+    model = SpectralFit("cflux(powerlaw + gauss(fe), c) * tbabs", priors=priors | {"nh": 1.0})
+    draws = {"c_log10_flux": -11.0, "fe_log10_amplitude": -1.0}
+    posterior = xr.Dataset({name: (["chain", "draw"], np.full((1, 2), value)) for name, value in draws.items()})
+    table = posterior_lines(SimpleNamespace(program=model, posterior=posterior, data=stack), 0.9).set_index("quantity")
+    energy_flux = (10.0**0.3 - 0.5**0.3) / 0.3 + 0.1 * 3.0  # keV/cm^2/s of power law and line, 0.5 to 10 keV
+    flux = 0.1 * 1e-11 / 1.602176634e-9 / energy_flux
+    assert table.loc["photon flux", "value"] == pytest.approx(flux, rel=1e-6)
+
+
 def test_a_stored_best_fit_is_the_same(stack, tmp_path):
     model = SpectralFit("powerlaw", background_spectrum=None, priors={"photon_index": "Uniform(-1, 4)"})
     best = best_fit(model, stack, num_simulations=20, num_starts=1, level=0.9)
@@ -169,7 +181,16 @@ def test_a_stored_best_fit_is_the_same(stack, tmp_path):
     grid = ("photon_index", [1.2, 1.6])
     np.testing.assert_allclose(again.profile(*grid).grid.rise, best.profile(*grid).grid.rise, rtol=1e-9)
     assert again.deviance.total == best.deviance.total
-    (tmp_path / "best" / "best_fit.npz").write_bytes(b"PK broken")
+    path = tmp_path / "best" / "best_fit.npz"
+    assert repr(hbm.load(path)) == repr(best)
+    whole = path.read_bytes()
+    for position in np.linspace(0, len(whole) - 1, 30, dtype=int):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 85]) + whole[position + 1 :])
+        try:
+            hbm.best_fits.load(path)
+        except ResultFileError:
+            continue
+    path.write_bytes(b"PK broken")
     with pytest.raises(ResultFileError, match=r"best_fit.npz: expected a best fit"):
         hbm.best_fits.load(tmp_path / "best")
     with pytest.raises(ResultFileError, match="no such file"):
@@ -200,3 +221,8 @@ def test_a_fit_of_other_data_of_the_same_shape_compiles_nothing(stack, best):
     finally:
         monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
+
+
+def test_names_of_components_are_not_columns():
+    model = SpectralFit("powerlaw(source) + gauss(background)")
+    assert list(terms_of(model.spectrum)) == ["source (PowerLaw)", "background (GaussianLine)"]

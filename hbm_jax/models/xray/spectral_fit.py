@@ -204,7 +204,8 @@ class SpectralFit(PopulationModel):
                     f"SpectralFit: expected a value of {missing[0]!r}, to which {name!r} is tied; found values of "
                     f"{listed(values) or 'none'}."
                 )
-            values.setdefault(name, None if missing else tie(values))
+            if name not in values:
+                values[name] = tie(values)
         return values
 
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
@@ -256,11 +257,9 @@ class SpectralFit(PopulationModel):
         for name, prior in self.all_priors.items():
             if name in self.own:
                 with self._plate(name, bound):
-                    values[name] = sample_prior(name, prior)
-            elif name in self.auxiliary and isinstance(prior, dist.Distribution):
-                values[name] = numpyro.sample(name, prior, infer={"auxiliary": True})
+                    values[name] = sample_prior(name, prior, auxiliary=name in self.auxiliary)
             elif name != "calibration" and name not in self.ties:
-                values[name] = sample_prior(name, prior)
+                values[name] = sample_prior(name, prior, auxiliary=name in self.auxiliary)
         for name, tie in self.ties.items():
             plate = self._plate(name, bound) if jnp.ndim(tie(values)) else contextlib.nullcontext()
             with plate:

@@ -87,7 +87,7 @@ class AreaComponents:
         Raises
         ------
         DataError
-            For fewer than two areas, different energies, or equal areas.
+            For fewer than two areas, different energies, equal areas, or an invalid ``num`` or ``fraction``.
 
         Notes
         -----
@@ -96,6 +96,10 @@ class AreaComponents:
         """
         if len(arfs) < 2:
             raise DataError(f"AreaComponents: expected at least two effective areas; found {len(arfs)}.")
+        if not 0 < fraction <= 1:
+            raise DataError(f"AreaComponents: fraction: expected a number above 0, at most 1; found {fraction}.")
+        if num is not None and num < 1:
+            raise DataError(f"AreaComponents: num: expected 1 or more; found {num}.")
         edges = np.asarray(arfs[0].energy, float)
         for arf in (*arfs, *([] if default is None else [default])):
             if np.shape(arf.energy) != edges.shape or not np.allclose(arf.energy, edges, rtol=1e-5):
@@ -127,7 +131,12 @@ class AreaComponents:
             Relative standard deviation of the area in each band.
         """
         edges = np.asarray(edges, float)
-        scatter = np.broadcast_to(np.asarray(sigma, float), (len(edges) - 1,))
+        scatter, num = np.asarray(sigma, float), max(edges.size - 1, 0)
+        if edges.ndim != 1 or scatter.shape not in ((), (num,)) or not (np.isfinite(scatter) & (scatter >= 0)).all():
+            raise DataError(
+                f"AreaComponents: sigma: expected one number, 0 or more, or one for each of {num} bands; found {sigma}."
+            )
+        scatter = np.broadcast_to(scatter, (num,))
         return cls(edges, np.diag(scatter), np.zeros(len(edges) - 1), True)
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -203,7 +212,8 @@ class AreaErrors(Component):
         File written by `AreaComponents.write`. In text: ``AreaErrors("acis.fits")``, or with a label
         ``AreaErrors("acis.fits", acis)``.
     spectra : tuple of int, optional
-        Indices of the spectra of a joint fit that this instrument observed; None for all.
+        Indices of the spectra of a joint fit that this instrument observed; None for all. In a model of the
+        background they count background regions.
 
     Notes
     -----
@@ -220,6 +230,7 @@ class AreaErrors(Component):
     file: str = ""
     spectra: tuple[int, ...] | None = None
     kind: ClassVar[str] = "multiplicative"
+    of_instrument: ClassVar[bool] = True
 
     def __post_init__(self):
         object.__setattr__(self, "file", str(self.file))

@@ -56,6 +56,7 @@ class Component:
     label: str = ""
     kind: ClassVar[str] = "additive"
     absorbs: ClassVar[bool] = False
+    of_instrument: ClassVar[bool] = False  # an error of the instrument, not a property of the source
     flat: ClassVar[bool] = False  # a factor without energy dependence
     narrow: ClassVar[bool] = False  # may be narrower than the bins; its photons in bins have a closed form
     smooth: ClassVar[bool] = False  # between the energies of `discontinuities` and `slope_discontinuities`

@@ -12,7 +12,7 @@ from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.absorbers import Absorption, _at_redshift, _Multiplicative, _redshift
-from hbm_jax.spectra.model.composition import Component, Parameter, floating, separated
+from hbm_jax.spectra.model.composition import Component, Parameter, components_of, floating, separated
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, WIDTH, check_band, integrals, pieces_of_bands
 
@@ -335,6 +335,11 @@ class FluxScale(_Multiplicative):
             raise ValueError(
                 f"{type(self).__name__}: expected an additive expression in parentheses, as in cflux(powerlaw); found "
                 f"{self.of!r}."
+            )
+        if any(part.of_instrument for part in components_of(self.of)):
+            raise ValueError(
+                f"{type(self).__name__}: expected errors of the instrument outside its parentheses, as in "
+                f"cflux(powerlaw) * AreaErrors('a.fits'); found {self.of}."
             )
         if np.shape(self.band) != (2,):
             raise ValueError(f"band: expected two energies (low, high) [keV]; found {self.band!r}.")

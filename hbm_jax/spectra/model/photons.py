@@ -12,7 +12,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jax.typing import ArrayLike
 
-from hbm_jax.spectra.model.composition import Component, Line, Parameter, Values, floating, separated
+from hbm_jax.spectra.model.composition import Component, Line, Parameter, Values, components_of, floating, separated
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, NUM_NODES, WIDTH, density_weights, in_bins, integrals, pieces
 
 __all__ = ["GaussianSmoothing", "exact_terms", "photons"]
@@ -129,6 +129,11 @@ class GaussianSmoothing(Component):
         if not isinstance(self.of, Component) or self.of.kind != "additive":
             raise ValueError(
                 f"GaussianSmoothing: expected an additive expression, as in gsmooth(gauss); found {self.of!r}."
+            )
+        if any(part.of_instrument for part in components_of(self.of)):
+            raise ValueError(
+                "gsmooth: expected errors of the instrument outside its parentheses, as in "
+                f"gsmooth(gauss) * AreaErrors('a.fits'); found {self.of}."
             )
         if set(self.of.parameters) & {self._prefixed(name) for name in self.own_parameters}:
             raise ValueError(
