@@ -40,6 +40,7 @@ class Detected(dist.Distribution):
     arg_constraints: ClassVar[dict] = {}
     pytree_data_fields = ("base", "log_share")
     pytree_aux_fields = ("accepts", "log_efficiency")
+    normalised_with_latents = True  # see the notes
 
     def __init__(
         self,

@@ -274,3 +274,10 @@ def test_tables_of_isotropic_energies_and_luminosities():
 def test_wrong_values_in_the_rest_frame_are_named(changed, words):
     with pytest.raises(DataError, match=words):
         read_bursts(rest_frame(**changed), quantity="fluence")
+
+
+def test_energies_and_luminosities_in_one_table_are_a_choice():
+    both = rest_frame(L_iso=[1e51, 1e52, 1e53])
+    with pytest.raises(DataError, match="isotropic energies or luminosities; found columns with both"):
+        read_bursts(both)
+    assert read_bursts(both, quantity="fluence").quantity == "fluence"

@@ -1,6 +1,7 @@
 """Selected afterglows: densities against direct integrals, draws against rejection, a population with and without."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from scipy import special, stats
 import hbm_jax as hbm
 from hbm_jax.data import AfterglowPopulation, DataError, read_afterglows, write_afterglows
 from hbm_jax.models import Afterglow
-from hbm_jax.models.xray.detection import CountLimit
+from hbm_jax.models.xray.detection import CountLimit, _gamma_nodes
 from hbm_jax.validation import OptionError
 
 HYPER = {
@@ -246,6 +247,7 @@ def test_populations_are_drawn_with_a_limit_of_the_flux(monte_carlo):
         ({"selection": "log10_flux < -12 +- 0.1"}, "expected one limit such as"),
         ({"selection": "flux > -12 +- 0.1"}, "expected one limit such as"),
         ({"selection": "counts > 99 +- 2"}, "expects a number of counts"),
+        ({"selection": "counts > 9"}, "expects 50 required counts or more.*found 10"),
         ({"selection": "counts > 99", "whim": True}, "expects whim=False; found True"),
         ({"selection": "counts > 99", "galactic": "free"}, "expects galactic='fixed'; found 'free'"),
         ({"selection": "log10_flux > -12 +- 0.1", "common": "log10_flux"}, "expects a spectrum with log10_flux"),
@@ -254,6 +256,27 @@ def test_populations_are_drawn_with_a_limit_of_the_flux(monte_carlo):
 def test_options_that_do_not_fit_are_refused(options, words):
     with pytest.raises(OptionError, match=words):
         Afterglow(**options)
+
+
+@pytest.mark.parametrize(("least", "tolerance"), [(50, 1e-4), (200, 1e-8)])
+def test_shares_of_few_detected_sources_are_accurate(least, tolerance):
+    """The rule over the time of the last required count, against fine sums over fluxes and the Poisson distribution."""
+    times, weights = _gamma_nodes(least)
+    for background in (0.0, 0.2 * least):
+        for width in (0.05, 0.4):
+            mean = np.log10(least - background) - 4.0 * np.hypot(width, 0.43 / np.sqrt(least))
+            flux = mean + width * np.linspace(-12.0, 12.0, 20_001)
+            density = stats.norm.pdf(flux, mean, width)
+            exact = (density * special.gammainc(least, 10.0**flux + background)).sum() / density.sum()
+            found = weights @ special.ndtr((mean - np.log10(times - background)) / width)
+            assert np.log(found) == pytest.approx(np.log(exact), abs=tolerance)
+
+
+def test_a_background_of_many_counts_is_refused():
+    background = np.array([[6.0, 3.0], [6.0, 9.0]])
+    statistic = SimpleNamespace(used=np.ones((2, 2), bool), background_moments=lambda: (background, None))
+    with pytest.raises(DataError, match=r"at most 0.2 times the 50 counts.*found 15 counts in source 2"):
+        CountLimit.of(SimpleNamespace(z=np.zeros(2), statistic=statistic), 49.0, (0.3, 10.0))
 
 
 def test_sources_with_fewer_counts_are_refused(data):

@@ -3,13 +3,17 @@
 import jax
 import numpy as np
 import pytest
+from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import BurstPopulation, Bursts, DataError
+from hbm_jax.distributions.detected import Detected
+from hbm_jax.inference.criticism.pointwise import log_prob_of_each
 from hbm_jax.models import Golenetskii
+from hbm_jax.models.bursts.detection import BurstDetection, LinesOfBursts
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 TRUE = {
@@ -93,6 +97,26 @@ def test_the_density_is_that_of_detected_bursts(bursts, text):
 
         expected = -(4.0 * slope(5e-4) - slope(1e-3)) / 3.0
         assert float(gradient[name] - whole_gradient[name]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("scatter", "tolerance"), [(0.28, 1e-7), (0.15, 1e-3)])
+def test_shares_of_bursts_of_many_intervals_with_little_scatter(scatter, tolerance):
+    """In units of the spread of the luminosities, against fine sums."""
+    zeros, u = np.zeros((1, 20)), np.linspace(-9.0, 9.0, 20_001)
+    lines = LinesOfBursts(0.0, 1.0, lambda slope: (0.0, 1.0 + 0.0 * slope), 0.0, 0.0, 0.0, scatter, zeros, zeros)
+    weights = stats.norm.pdf(u) / stats.norm.pdf(u).sum()
+    for limit in (-1.0, 0.5, 2.5):
+        detection = BurstDetection(np.array([[limit]]), None, zeros == 0.0)
+        with jax.enable_x64(True):
+            found = float(jax.jit(lambda slope, d=detection: d.log_detected(slope, lines))(np.ones(1))[0])
+        exact = np.log(np.sum(weights * -np.expm1(20 * stats.norm.logcdf((limit - u) / scatter))))
+        assert found == pytest.approx(exact, abs=tolerance)
+
+
+def test_pointwise_likelihoods_are_refused_where_they_need_the_latents():
+    detected = Detected(dist.Normal(np.zeros(2), 1.0), lambda x: x > 0.0)
+    with pytest.raises(ValueError, match="observed: expected a likelihood that is normalised for given latents"):
+        log_prob_of_each({"fn": detected, "name": "observed", "value": np.ones(2), "scale": None})
 
 
 def test_far_limits_have_finite_densities_and_gradients(bursts):

@@ -33,8 +33,20 @@ def rest_columns(quantity: str) -> dict[str, Column]:
 
 
 def quantity_of(names: Iterable[str]) -> str:
-    """Return ``"fluence"`` for columns with isotropic energies, otherwise ``"flux"``."""
-    return "fluence" if {"E_iso", "log10_E_iso"} & set(names) else "flux"
+    """Return ``"fluence"`` for columns with isotropic energies, otherwise ``"flux"``.
+
+    Raises
+    ------
+    DataError
+        For columns with isotropic energies and with luminosities.
+    """
+    energies, luminosities = ({name, f"log10_{name}"} & set(names) for name in ("E_iso", "L_iso"))
+    if energies and luminosities:
+        raise DataError(
+            "expected isotropic energies or luminosities; found columns with both. Choose by quantity='fluence' or "
+            "'flux'."
+        )
+    return "fluence" if energies else "flux"
 
 
 def observed_columns(
@@ -87,7 +99,7 @@ def observed_columns(
                 continue
             other = key.replace(rest, standard)
             if other in columns:
-                raise DataError(f"{column_names.get(key, key)}: expected it or {other}; found both.")
+                raise DataError(f"{column_names.get(key, key)}: expected it or {other}; found both. Leave one out.")
             is_error = key.startswith("sigma_log10")
             shifted = rows[key] + log10_factor if key.startswith("log10") else rows[key] * 10.0**log10_factor
             result[other] = rows[key] if is_error else shifted

@@ -70,8 +70,8 @@ def read_bursts(
     """
     table = read_table(source, format=format, missing=missing)
     stored = str(table.meta.get("quantity"))
-    kind = quantity or (stored if stored in FLUX_UNITS else quantity_of([*table.columns, *(columns or {})]))
     with named_errors(table.origin):
+        kind = quantity or (stored if stored in FLUX_UNITS else quantity_of([*table.columns, *(columns or {})]))
         declared = columns_of(kind) | rest_columns(kind)
 
     def make(values: Mapping[str, Any], column_names: Mapping[str, str]) -> Bursts:

@@ -163,7 +163,19 @@ def correlated(site) -> bool:
 
 
 def log_prob_of_each(site):
-    """Return the log density of a site over its batch shape; for correlated elements, of each given all others."""
+    """Return the log density of a site over its batch shape; for correlated elements, of each given all others.
+
+    Raises
+    ------
+    ValueError
+        For data of detected objects, whose density is normalised together with that of their latents only.
+    """
+    if getattr(site["fn"], "normalised_with_latents", False):
+        raise ValueError(
+            f"{site['name']}: expected a likelihood that is normalised for given latents; found that of detected "
+            "objects, which is so only together with their latents. Predictions of objects left out are not available "
+            "for this selection."
+        )
     if not correlated(site):
         return log_prob(site)
     value = site["fn"].log_prob_given_others(site["value"])

@@ -265,7 +265,8 @@ def _scores_of_components(values: np.ndarray) -> np.ndarray:
     spread = deviation.std(axis=0)
     deviation = deviation / np.where(spread > 0, spread, 1.0)
     correlation = np.einsum("p...i,p...j->...ij", deviation, deviation) / len(values)
-    return np.einsum("...ij,p...j->p...i", np.linalg.pinv(correlation, hermitian=True), deviation)
+    inverse = np.linalg.pinv(np.nan_to_num(correlation), hermitian=True)
+    return np.einsum("...ij,p...j->p...i", inverse, deviation)
 
 
 def _valid(valid: np.ndarray, site: Site) -> np.ndarray:

@@ -47,8 +47,8 @@ def scores_of(values: np.ndarray, two_sided: np.ndarray) -> np.ndarray:
 def p_value_of(scores: np.ndarray) -> float:
     """Return the p-value of the measured data by all scores (statistic, pool) together.
 
-    The harmonic mean of the tail probabilities of all statistics (Wilson 2019, PNAS 116, 1195) is ranked among those of
-    the pool. One very small probability makes it small, and so do several that are moderately small.
+    The harmonic mean of the tail probabilities of all scores (Wilson 2019, PNAS 116, 1195) is ranked among those of the
+    pool. One very small probability makes it small, and so do several that are moderately small.
     """
     log_inverse = logsumexp(-log_ndtr(-scores), axis=0)
     return float((log_inverse >= log_inverse[0]).mean())

@@ -134,7 +134,8 @@ class AreaComponents:
         scatter, num = np.asarray(sigma, float), max(edges.size - 1, 0)
         if edges.ndim != 1 or scatter.shape not in ((), (num,)) or not (np.isfinite(scatter) & (scatter >= 0)).all():
             raise DataError(
-                f"AreaComponents: sigma: expected one number, 0 or more, or one for each of {num} bands; found {sigma}."
+                f"AreaComponents: sigma: expected one number, 0 or more, or one for each of {num} bands; found "
+                f"{scatter}."
             )
         scatter = np.broadcast_to(scatter, (num,))
         return cls(edges, np.diag(scatter), np.zeros(len(edges) - 1), True)
