@@ -87,6 +87,8 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
         outside, and ``limit`` is the upper limit, below which the quantity is with the probability ``level``.
     """
     model: Any = fit.program
+    if not hasattr(model, "spectrum") or not hasattr(model, "complete"):
+        raise TypeError(f"posterior_lines: expected a fit of a SpectralFit with its program; found {model!r}.")
     if not 0 < level < 1:
         raise ValueError(f"posterior_lines: level: expected a number between 0 and 1; found {level}.")
     with jax.enable_x64(True):

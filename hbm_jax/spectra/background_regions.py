@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.spectra.stack import SAME_RATIO, SpectrumStack
+from hbm_jax.spectra.stack import SAME_RATIO, SpectrumStack, indices_of
 from hbm_jax.validation import DataError, frozen_array
 
 BackgroundResponse = Literal["rmf", "source"]
@@ -97,8 +97,8 @@ class RegionStack(SpectrumStack):
         return cls(**parts, source_row=rows, region_ratio=frozen_array(ratio))
 
     def subset(self, rows: ArrayLike) -> "RegionStack":
-        """Return the stack of these source regions, by their indices, with their background regions."""
-        index = [int(i) for i in np.asarray(rows)]
+        """Return the stack of these source regions, by their indices or a mask, with their background regions."""
+        index = indices_of(rows, self.num_sources)
         if not all(0 <= i < self.num_sources for i in index):
             raise DataError(f"subset: expected indices below {self.num_sources}, of source regions; found {index}.")
         pairs = [(place, k) for place, i in enumerate(index) for k, row in enumerate(self.source_row) if row == i]

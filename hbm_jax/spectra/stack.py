@@ -344,8 +344,8 @@ class SpectrumStack:
         return response.energy, sparse.csr_matrix(response.in_groups(self.grouping[row]) @ sparse.diags(scale))
 
     def subset(self, rows: ArrayLike) -> "SpectrumStack":
-        """Return the stack of the spectra with these integer indices."""
-        index = [int(i) for i in np.asarray(rows)]
+        """Return the stack of the spectra with these integer indices, or where a mask is True."""
+        index = indices_of(rows, len(self.name))
         num_groups = int(np.asarray(self.used)[index].sum(axis=1).max())
         return dataclasses.replace(
             self,
@@ -484,3 +484,13 @@ def _rmf_of(parts: Mapping[str, Any]) -> Rmf:
     energy, channels, e_min, e_max, name, *arrays = (parts[key] for key in RMF_PARTS)
     matrix = sparse.csr_matrix(tuple(arrays), shape=(len(energy) - 1, len(channels)))
     return Rmf(energy, matrix, channels, e_min, e_max, str(name))
+
+
+def indices_of(rows: ArrayLike, num: int) -> list[int]:
+    """Return the indices of rows, which are given by their indices or by a mask of all ``num`` rows."""
+    array = np.asarray(rows)
+    if array.dtype != bool:
+        return [int(i) for i in array]
+    if array.shape != (num,):
+        raise DataError(f"subset: expected indices or a mask of {num} rows; found a mask of shape {array.shape}.")
+    return np.flatnonzero(array).tolist()

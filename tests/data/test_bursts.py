@@ -276,6 +276,13 @@ def test_wrong_values_in_the_rest_frame_are_named(changed, words):
         read_bursts(rest_frame(**changed), quantity="fluence")
 
 
+def test_a_cosmology_that_is_none_is_named():
+    with pytest.raises(DataError, match=r"expected H0 > 0.*found H0=-3"):
+        read_bursts(rest_frame(), H0=-3.0)
+    with pytest.raises(DataError, match=r"a smallest redshift of 0"):
+        read_bursts(rest_frame(z=[0.0, 1.0, 3.0]))
+
+
 def test_energies_and_luminosities_in_one_table_are_a_choice():
     both = rest_frame(L_iso=[1e51, 1e52, 1e53])
     with pytest.raises(DataError, match="isotropic energies or luminosities; found columns with both"):

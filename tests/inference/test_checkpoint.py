@@ -354,7 +354,9 @@ def test_checkpoints_of_older_versions_go_on(whole, copied):
     assert_same_draws(go_on(copied, num_samples=110), whole, 110)
 
 
-@pytest.mark.parametrize("num_blocks", [2, 3, 4])
+@pytest.mark.parametrize(
+    "num_blocks", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(4, marks=pytest.mark.long)]
+)
 def test_a_warm_up_without_gradients_goes_on_only_if_it_is_complete(whole, copied, num_blocks):
     """Versions before the metric was learnt from gradients did not store them."""
     blocks = sorted(copied.glob("block-*.npz"))

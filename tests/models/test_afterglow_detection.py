@@ -159,6 +159,7 @@ def test_the_table_of_counts_is_that_of_the_folds(limited):
     assert np.abs(10.0 ** (pair[0] - pair[1]) - 1.0).max() < 1e-5
 
 
+@pytest.mark.long
 def test_shares_given_latents_average_to_the_share_of_the_population(limited):
     """Those that draws are accepted with: of flux over the flux, of index and flux, of all three."""
     limit, p = limited.detection, as_arrays(HYPER)
@@ -232,6 +233,7 @@ def test_a_population_with_and_without_its_selection(tmp_path, monte_carlo):
     assert brighter > 3.0 * means["without"][1]
 
 
+@pytest.mark.long
 def test_populations_are_drawn_with_a_limit_of_the_flux(monte_carlo):
     options = {"redshift": (1.0, 2.0, 3.0), "log10_flux": (-11.5, 0.4), "min_counts": 0, "exposure": 100.0}
     sample = AfterglowPopulation(log10_flux_limit=(-11.4, 0.1), **options).draw(60, seed=seed(5))

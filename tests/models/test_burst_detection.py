@@ -61,7 +61,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("text", CASES)
+@pytest.mark.parametrize("text", [pytest.param(text, marks=pytest.mark.long if "+-" in text else ()) for text in CASES])
 def test_the_density_is_that_of_detected_bursts(bursts, text):
     """To 1e-8, and its gradient to 1e-6, for slopes and normalisations that are correlated."""
     limits, width = CASES[text]
@@ -131,6 +131,7 @@ def test_far_limits_have_finite_densities_and_gradients(bursts):
             assert all(np.isfinite(value).all() for value in jax.tree.leaves(found)), limit
 
 
+@pytest.mark.long
 def test_simulated_bursts_are_the_detected_ones(monte_carlo):
     num, limit = 1500, -5.1
     population = BurstPopulation(redshift=[1.0, 2.0, 2.0], num_intervals=3, sigma_log10_flux=(0.1, 0.1))

@@ -80,7 +80,9 @@ def test_fits_of_something_else_are_refused():
         golenetskii_planes(load("own"))
 
 
-@pytest.mark.parametrize("text", ["log10_flux > -6.0", "log10_peak_flux > -5.2 +- 0.1"])
+@pytest.mark.parametrize(
+    "text", [pytest.param("log10_flux > -6.0", marks=pytest.mark.long), "log10_peak_flux > -5.2 +- 0.1"]
+)
 def test_a_selection_of_bursts_shows_what_it_leaves_out(text):
     whole = "peak" in text
     data = BurstPopulation(num_intervals=2, log10_flux_limit=-5.6, redshift=(0.5, 3.0)).draw(20, seed=1).data

@@ -102,6 +102,7 @@ def test_components_that_are_linear_between_bins(stack, tmp_path):
     np.testing.assert_allclose(model.expected(bound, FREE | amplitudes)[0], exact, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_errors_of_a_best_fit_include_those_of_the_area(stack, tmp_path):
     """A factor common to all energies adds its error to that of the flux in quadrature, and no degree of freedom."""
     path = AreaComponents.of_bands([0.01, 100.0], 0.1).write(tmp_path / "all.fits")

@@ -129,6 +129,9 @@ def test_a_joint_statistic_draws_and_knows_its_backgrounds(mixed):
 
 def test_a_statistic_that_suits_no_background_is_refused(mixed):
     poisson, gaussian = mixed.subset([0]), mixed.subset([1])
+    assert mixed.subset([False, True, False]).name == gaussian.name
+    with pytest.raises(DataError, match=r"a mask of 3 rows; found a mask of shape \(2,\)"):
+        mixed.subset([True, False])
     for stack, name, words in (
         (poisson, "pgstat", "pgstat: expected backgrounds with Gaussian errors; found a Poisson background in small"),
         (gaussian, "wstat", "wstat: expected Poisson backgrounds; found Gaussian errors in gaussian. Use pg"),

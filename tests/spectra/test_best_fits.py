@@ -107,7 +107,7 @@ def mean_inverse(index, energy=3.0, sigma=0.2):
     return quad(lambda e: norm.pdf(e, energy, sigma) * e**index, 1.0, 5.0, epsabs=0)[0]
 
 
-@pytest.mark.parametrize("level", [0.683, 0.9])
+@pytest.mark.parametrize("level", [pytest.param(0.683, marks=pytest.mark.long), 0.9])
 def test_an_equivalent_width_has_the_interval_of_its_profile(stack, best, level):
     table = best.lines(level).set_index("quantity")
     row = table.loc["equivalent width"]
@@ -129,6 +129,7 @@ def test_an_equivalent_width_has_the_interval_of_its_profile(stack, best, level)
     assert set(table["method"]) == {"profile"}
 
 
+@pytest.mark.long
 def test_an_amplitude_that_is_tied_has_the_error_of_the_curvature(stack):
     priors = {"fe_energy": 3.0, "fe_sigma": 0.2, "fe_log10_amplitude": "log10_amplitude - 1"}
     tied = best_fit(SpectralFit("powerlaw + gauss(fe)", priors=priors), stack, num_simulations=0, num_starts=1)
@@ -154,6 +155,7 @@ def test_lines_of_draws(stack):
     assert table.loc["photon flux", "value"] == pytest.approx(10 ** np.median(line), rel=0.02)
 
 
+@pytest.mark.long
 def test_the_photon_flux_of_a_line_includes_constant_factors(stack):
     priors = {"photon_index": 1.7, "fe_energy": 3.0, "fe_sigma": 0.2, "log10_amplitude": 0.0}
     model = SpectralFit("cflux(powerlaw + gauss(fe), c) * tbabs", priors=priors | {"nh": 1.0})

@@ -90,6 +90,11 @@ def observed_columns(
             f"{column_names.get(given[0], given[0])}: expected the redshift of every burst, without which a value in "
             f"the rest frame gives no observed one; found none of {burst[int(np.isnan(z).argmax())]}."
         )
+    if not (H0 > 0.0 and 0.0 <= Om0 <= 1.0 and (z > 0.0).all()):
+        raise DataError(
+            f"tables in the rest frame: expected H0 > 0, Om0 from 0 to 1 and redshifts above 0; found H0={H0}, "
+            f"Om0={Om0} and a smallest redshift of {z.min():g}."
+        )
     factor = -log10_areas(z, H0, Om0) + (np.log10(1.0 + z) if quantity == "fluence" else 0.0)
     result, names = {key: value for key, value in columns.items() if key not in declared}, dict(column_names)
     for rest, observed, log10_factor in ((name, quantity, factor), (PEAK, "E_peak", -np.log10(1.0 + z))):
