@@ -220,7 +220,7 @@ def inspect_shared(program: "StatedParameters", args: tuple, key: jax.Array, num
 
 
 class _Structure:
-    """What tracing a program finds out, as a static argument that is equal to itself alone."""
+    """Structure of a traced program, as a static argument that is equal to itself alone."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
