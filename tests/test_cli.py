@@ -477,7 +477,7 @@ def test_an_interrupted_calibration_is_none(number, tmp_path, capsys, monkeypatc
         (["--subset", "0"], ["--subset: expected 1 to 740", "found 0"]),
         (["--subset", "741"], ["--subset: expected 1 to 740", "found 741"]),
         (["--set", "sample.until=9"], ["sample.until: expected one of seed, num_chains"]),
-        (["--num-chains", "1"], ["num_chains >= 2", "found 1"]),
+        pytest.param(["--num-chains", "1"], ["num_chains >= 2", "found 1"], marks=pytest.mark.long),
         (["--cosmology", "wdcm"], ["did you mean 'wcdm'?"]),
         (["--design", "nowhere.csv"], ["'nowhere.csv', which is neither"]),
     ],

@@ -71,7 +71,8 @@ def test_schools_start_in_the_bulk_and_not_in_the_neck_of_the_funnel(number):
     assert (column(target, start, "log_tau") < 4.0).all()
 
 
-@pytest.mark.parametrize("width", [pytest.param(1.0, marks=pytest.mark.long), 2.0])
+@pytest.mark.long
+@pytest.mark.parametrize("width", [1.0, 2.0])
 def test_many_groups_start_at_the_scatter_of_their_means(width):
     target, start = started(groups, width)
     scatter = np.sqrt(IN_GROUPS.mean(axis=1).var() - 1.0 / 5.0)
