@@ -44,7 +44,7 @@ class ProfileGrid:
     values : dict of str to array
         Values of all other parameters at each point, by label, in the shape of ``rise``.
     note : str
-        Failures and better maxima; empty if there are none.
+        Failed points and maxima above the best fit, or an empty text.
     """
 
     names: tuple[str, ...]

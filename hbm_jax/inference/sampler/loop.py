@@ -250,10 +250,10 @@ class Loop:
         )
 
     def _check_convergence(self) -> tuple[float, str, str]:
-        """Return the required number of draws relative to the current one, and clauses on what more would not mend.
+        """Return the required number of draws relative to the current one, and two texts on defects that would remain.
 
-        The clauses name parameters that never moved or moved in coarse steps, and modes between which chains do not
-        move; they are empty if there are none.
+        The first text names parameters that never moved or moved in coarse steps, the second modes between which the
+        chains do not move. Without such a defect the text is empty.
         """
         posterior = _posterior(self.draws)
         sampled = _diagnosed(self.draws, posterior, self.chains.target.labels)
