@@ -69,6 +69,11 @@ def pytest_collection_finish():
     gc.enable()
 
 
+def pytest_sessionfinish():
+    """Do not look for garbage at the end, where pytest asks for it twice."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Path of a test-only data file; the test is skipped where it is absent, and fails there in CI."""

@@ -1,7 +1,7 @@
 """Python of README and pages runs as it is written, on small data in the files that it names.
 
-Readers read, models meet their data, and programs are traced, but nothing is sampled or drawn. That the command lines
-are valid is tested in test_cli_parsers.py.
+Readers read, models meet their data, and programs are traced, but nothing is sampled or drawn, except that the long
+tests sample those of the README as a user does. That the command lines are valid is tested in test_cli_parsers.py.
 """
 
 import contextlib
@@ -57,11 +57,11 @@ def lines():
 
 
 def bursts():
-    """Six bursts of five intervals."""
+    """Sixteen bursts of six intervals."""
     rng = np.random.default_rng(2)
-    of, z = np.repeat(np.arange(6), 5), np.repeat(rng.uniform(0.5, 2.0, 6), 5)
-    peak = rng.normal(2.5, 0.3, 30)
-    flux = -6.0 + 1.5 * (peak - 2.5) - 2.0 * np.log10(z) + rng.normal(0.0, 0.1, 30)
+    of, z = np.repeat(np.arange(16), 6), np.repeat(rng.uniform(0.5, 2.0, 16), 6)
+    peak = rng.normal(2.5, 0.3, 96)
+    flux = -6.0 + 1.5 * (peak - 2.5) - 2.0 * np.log10(z) + rng.normal(0.0, 0.3, 96)
     errors = {"e_log10_flux": 0.05, "sigma_log10_E_peak": 0.05}
     return pd.DataFrame({"GRB": [f"GRB {i}" for i in of], "z": z, "log10_flux": flux, "log10_E_peak": peak, **errors})
 
@@ -158,6 +158,22 @@ def test_examples_read_and_trace(page, monkeypatch, folder):
         monkeypatch.setattr(inference, name, Anything())
     monkeypatch.setattr(runs, "resume", Anything())
     execute(page, monkeypatch, folder, lambda block: SPECTRA not in block)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_examples_of_the_readme_sample_and_draw(monkeypatch, folder):
+    fits = []
+    sample = inference.sample
+    monkeypatch.setattr(inference, "sample", lambda *args, **options: fits.append(sample(*args, **options)) or fits[-1])
+    printed, names = execute("README.md", monkeypatch, folder, lambda block: True)
+    assert len(fits) == 5
+    assert all(fit.verdict.usable for fit in fits), [str(fit.verdict) for fit in fits]
+    for fit in fits[:3]:  # whose verdicts the examples print
+        assert str(fit.verdict).splitlines()[0] in printed
+    assert "largest R-hat" in printed
+    assert (folder / "hubble.pdf").stat().st_size > 1000
+    assert names["slope"].mean() == pytest.approx(2.0, abs=5.0 * names["slope"].std())
 
 
 def covered(seed):
