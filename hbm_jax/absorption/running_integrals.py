@@ -55,7 +55,7 @@ def running_integrals() -> RunningIntegrals:
     # The same edge may differ by rounding between ions.
     node = node[np.append(True, np.diff(node) > 1e-9)]
     lower, upper = node[:-1], node[1:]
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS):  # halve the inaccurate intervals
         inaccurate = _inaccurate(lower, upper, fits)
         middle = 0.5 * (lower + upper)[inaccurate]
         node = np.sort(np.concatenate([node, middle]))

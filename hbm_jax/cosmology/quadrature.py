@@ -74,10 +74,11 @@ def _unit_chebyshev(num: int) -> np.ndarray:
 
 
 def _mean_matrix(num: int) -> np.ndarray:
-    """Return the matrix from values at the unit Chebyshev nodes to the mean over [0, t], in powers of 2 t - 1.
+    """Return the matrix that turns values of a function at the nodes into the polynomial of its mean over [0, t].
 
-    The mean times t keeps its relative accuracy as t goes to 0, unlike the integral itself. Powers of t instead of
-    2 t - 1 would have coefficients of 1e5 and lose five digits.
+    The nodes are those of `_unit_chebyshev`, the coefficients those of powers of 2 t - 1. Powers of t would have
+    coefficients of 1e5 and lose five digits. The mean times t keeps its relative accuracy as t goes to 0, unlike the
+    integral itself.
     """
     powers_from_values = np.linalg.inv(np.vander(2.0 * _unit_chebyshev(num) - 1.0, num, increasing=True))
     i, j = np.meshgrid(np.arange(num), np.arange(num))

@@ -234,13 +234,11 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
     by_suffix = {".csv": "csv", ".tsv": "csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) or [""]
-    chosen = format or by_suffix.get(suffix[0])
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    chosen = format or by_suffix.get(suffix)
     if chosen is None:
         raise DataError(
-            f"{path}: expected a name ending in {', '.join(by_suffix)} (or .gz after it), or format=, "
-            f"found {suffix[0]!r}."
+            f"{path}: expected a name ending in {', '.join(by_suffix)} (or .gz after it), or format=, found {suffix!r}."
         )
     if path.is_file():
         refuse_expansion(path)
@@ -261,10 +259,10 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         return _of_table(str(path), table)
     # csv, gzip, zlib and astropy raise many types for a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
-        text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
+        reason = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
         if isinstance(error, KeyError):
-            text = f"expected {text} in it, found none"
-        raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
+            reason = f"expected {reason} in it, found none"
+        raise DataError(f"{path}: could not be read as {chosen}: {reason}") from error
 
 
 def _refuse_repetition(path: Path, contents: bytes) -> None:

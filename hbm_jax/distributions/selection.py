@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
@@ -82,8 +83,8 @@ class TabulatedSelection(NamedTuple):
     -----
     A piecewise linear function is a constant plus hinges c_k max(v - t_k, 0) or, with the same c_k, max(t_k - v, 0).
     The mean of a hinge over a normal v is s (phi(z) + z Phi(z)) with z = (mean - t_k) / s or its negative. The form
-    that is small on the side of the mean is used, and the logarithm of a hinge by the Mills ratio, so that shares far
-    from the table keep their relative accuracy (``tests/models/test_efficiency.py``).
+    that is small on the side of the mean is used, and the logarithm of a hinge by the Mills ratio, so that fractions
+    far from the table keep their relative accuracy (``tests/models/test_efficiency.py``).
 
     Examples
     --------
@@ -146,7 +147,7 @@ class FunctionSelection:
     Attributes
     ----------
     function : callable
-        From arrays x and y of a common shape to probabilities.
+        Function of arrays x and y of a common shape that returns probabilities.
     """
 
     function: Callable
@@ -190,14 +191,14 @@ class FoundInjections(NamedTuple):
     num : float
         Number of injections, found or not.
     num_objects : float
-        Number of detected objects whose density is divided by the share.
+        Number of detected objects whose density is divided by the detected fraction.
 
     Notes
     -----
-    The detected share of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG 35,
-    145009). Its effective number is its squared mean over its variance, as if it were a count; with fewer than `ENOUGH`
-    for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66). Where a population is away from all
-    injections its share is far too small, and the likelihood far too large. The log of the share is therefore
+    The detected fraction of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG
+    35, 145009). Its effective number is its squared mean over its variance, as if it were a count; with fewer than
+    `ENOUGH` for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66). Where a population is away from
+    all injections the estimate is far too small, and the likelihood far too large. The log of the fraction is therefore
     multiplied by a weight, which falls smoothly from 1 at `ENOUGH` effective injections for each object to 0 at one, so
     that these populations have the likelihood without selection.
     """
@@ -209,7 +210,7 @@ class FoundInjections(NamedTuple):
 
     @property
     def log_normalisation(self):
-        """Log of the detected share of the population, times a weight that is 1 where there are enough injections."""
+        """Log of the detected fraction, times a weight that is 1 where there are enough injections."""
         ratio = jnp.log(self.effective_number) - jnp.log(jnp.maximum(self.num_objects, 1e-300))
         step = jnp.clip(ratio / np.log(ENOUGH), 0.0, 1.0)
         weight = step**3 * (10.0 - 15.0 * step + 6.0 * step**2)
@@ -217,7 +218,7 @@ class FoundInjections(NamedTuple):
 
     @property
     def effective_number(self):
-        """Squared detected share over the variance of its estimate."""
+        """Squared detected fraction over the variance of its estimate."""
         inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
         return 1.0 / jnp.maximum(inverse, 1e-12)
 
@@ -257,7 +258,7 @@ def log_detected_normal(
     if isinstance(selections[0], TabulatedSelection | FunctionSelection):
         return selections[0].log_detected(mean, covariance)
     axes = range(len(mean))
-    slopes = [[jnp.asarray(part.slope)[..., i, None] for i in axes] for part in selections]
+    slopes = [[jnp.asarray(selection.slope)[..., i, None] for i in axes] for selection in selections]
 
     def product(a, b):
         return sum(a[i] * b[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
@@ -277,8 +278,8 @@ def log_detected_normal(
     return log_bivariate_ndtr(*standardised, product(*slopes) / (scale[0] * scale[1]))
 
 
-def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probability: Callable):
-    """Draw observed vectors of detected objects by rejection, independently of the normalisation of their density.
+def draw_detected(key, shape: tuple[int, ...], draw: Callable, probability: Callable):
+    """Draw values of detected objects by rejection, independently of the normalisation of their density.
 
     Parameters
     ----------
@@ -286,17 +287,16 @@ def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probabi
         Random key.
     shape : tuple
         Shape of the objects.
-    num : int
-        Length n of the observed vectors.
     draw : callable
-        From a key to observed vectors of all objects, shape + (n,).
+        Function of a key that returns values of all objects, detected or not, shape + (...).
     probability : callable
-        From observed vectors to probabilities of detection, (...).
+        Function of these values that returns the probability of detection of each object.
 
     Returns
     -------
-    array, shape + (n,)
-        NaN for an object that is not detected in ``MAX_TRIES`` tries.
+    array, shape + (...)
+        For an object that is not detected in ``MAX_TRIES`` tries: NaN, or for integers the value of an object that is
+        not detected.
     """
 
     def some_undetected(state):
@@ -308,9 +308,12 @@ def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probabi
         key, key_draw, key_uniform = random.split(key, 3)
         drawn = draw(key_draw)
         new = ~detected & (random.uniform(key_uniform, shape) < probability(drawn))
-        return key, tries + 1, jnp.where(new[..., None], drawn, value), detected | new
+        chosen = jnp.reshape(new, shape + (1,) * (jnp.ndim(drawn) - len(shape)))
+        return key, tries + 1, jnp.where(chosen, drawn, value), detected | new
 
-    start = jnp.full((*shape, num), jnp.nan)
+    drawn = jax.eval_shape(draw, key)
+    is_float = jnp.issubdtype(drawn.dtype, jnp.inexact)
+    start = jnp.full(drawn.shape, jnp.nan, drawn.dtype) if is_float else draw(key)
     return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
 

@@ -410,19 +410,17 @@ class SharedCheckpoint:
             self._store.close()
 
     def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the checkpoint, or a method that process 0 runs for all."""
         if name in ("run", "run_id"):
             return self._lead(lambda: getattr(self._store, name))
         if name not in ("begin", "update", "read_start", "write_start", "write_block", "blocks"):
             raise AttributeError(name)
 
-        def call(*args, **kwargs):
-            def work():
-                result = getattr(self._store, name)(*args, **kwargs)
-                return list(result) if isinstance(result, Iterator) else result
+        def run_in_process_0(*args, **kwargs):
+            result = getattr(self._store, name)(*args, **kwargs)
+            return list(result) if isinstance(result, Iterator) else result  # iterators cannot be sent
 
-            return self._lead(work)
-
-        return call
+        return lambda *args, **kwargs: self._lead(lambda: run_in_process_0(*args, **kwargs))
 
 
 def _throw(error):

@@ -149,7 +149,8 @@ def bins_of_enough_counts(counts: Floats, e_min: Floats, e_max: Floats) -> Figur
     counts, e_min, e_max : (G,)
         Counts and energies [keV] of the used groups of one spectrum.
     """
-    min_counts = max(float(np.sqrt(counts.sum())), FEWEST)  # at the square root, about as many bins as counts per bin
+    # With the square root of the total, there are about as many bins as counts in a bin.
+    min_counts = max(float(np.sqrt(counts.sum())), FEWEST)
     first, in_bin = [0], 0.0
     for index, number in enumerate(counts):
         if in_bin >= min_counts:

@@ -188,18 +188,18 @@ def combined_by_object(
     values, covariances = rows.values[first], errors[first]
     order = np.argsort(index, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(index))[:-1])
-    same = True
+    all_repeated = True  # whether y and its error are the same in all rows of every object
     for number in repeated:
         of_object = members[number]
-        _require_same(columns, coordinates, of_object, unique[number], column_names)
+        _require_same_entries(columns, coordinates, of_object, unique[number], column_names)
         values[number], covariances[number] = _combined(
             rows.values[of_object], errors[of_object], measured[of_object], coordinates, unique[number]
         )
         y, error = rows.values[of_object, -1], errors[of_object, -1, -1]
-        same &= bool(measured[of_object, -1].all() and np.ptp(y) == 0 and np.ptp(error) == 0 and error[0] > 0)
+        all_repeated &= bool(measured[of_object, -1].all() and np.ptp(y) == 0 and np.ptp(error) == 0 and error[0] > 0)
     counted = f"{len(repeated)} of {len(unique)} objects"
     warnings = [f"{counted} have several rows, which are combined as measurements of the same true values"]
-    if same:
+    if all_repeated:
         objects = listed([unique[number] for number in repeated], 3)
         warnings.append(
             f"{column_names.get('y', 'y')} and its error are the same in all rows of {objects}, and are combined as "
@@ -230,8 +230,8 @@ def _filled(columns, coordinates, index, first, column_names) -> tuple[dict[str,
     return filled, measured
 
 
-def _require_same(columns, coordinates, rows, name: str, column_names) -> None:
-    """Raise an error if the rows of an object differ in what is not measured, or are limits."""
+def _require_same_entries(columns, coordinates, rows, name: str, column_names) -> None:
+    """Raise an error for rows of an object that are limits, or differ in a column that is not a measurement."""
     measured = {*coordinates, *(f"sigma_{key}" for key in coordinates)}
     for key, column in columns.items():
         if key in measured or key.startswith(("covariance", "correlation")):

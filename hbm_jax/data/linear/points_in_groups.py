@@ -67,7 +67,7 @@ class PointsInGroups(InGroups):
     redshift : (J, M)
         Redshift of each point; NaN if the table has none.
     common_error_y : (J,)
-        Standard deviation of the error of y that all points of a group have in common; 0 for none.
+        Standard deviation of the error of y that is common to all points of a group; 0 for none.
     injections : (I, P + 2)
         True coordinates of the injections that were found, and the logarithms of the densities from which they were
         drawn; see `with_injections`.
@@ -188,14 +188,14 @@ class PointsInGroups(InGroups):
         errors = point_errors(rows)
         names, group_index = rows.groups(together=True)
         exchanges = _exchanges(len(coordinates))
-        points = {
+        by_point = {  # array (N, ...), and its value in padding
             "limit": (limit, np.nan),
             "side": (side, 1.0),
             "order": (exchanges[limit_index], exchanges[-1]),
             "cut": (_cuts(rows), np.full(len(coordinates), np.nan)),
             "redshift": (_redshifts(rows), np.nan),
         }
-        fields = rows.padded_fields(group_index, errors, points)
+        fields = rows.padded_fields(group_index, errors, by_point)
         return cls(
             names,
             tuple(predictors),
@@ -289,13 +289,15 @@ class PointsInGroups(InGroups):
         limit_index = self._of_rows(self.order)[:, -1].argmax(axis=1)
         kinds = np.where(self._of_rows(self.is_limit), self._of_rows(self.side), 0.0)
         words = {0.0: "none", 1.0: "upper", -1.0: "lower"}
-        for column, key in enumerate(coordinates):
-            if (kinds_of_column := np.where(limit_index == column, kinds, 0.0)).any():
-                table[f"limit_{key}"] = [words[kind] for kind in kinds_of_column]
-        for column, key in enumerate(coordinates):
-            if np.isfinite(cut := self._of_rows(self.cut)[:, column]).any():
-                table[f"cut_{key}"] = cut
-        if np.isfinite(redshift := self._of_rows(self.redshift)).any():
+        for index, key in enumerate(coordinates):
+            kinds_of_coordinate = np.where(limit_index == index, kinds, 0.0)
+            if kinds_of_coordinate.any():
+                table[f"limit_{key}"] = [words[kind] for kind in kinds_of_coordinate]
+        cuts, redshift = self._of_rows(self.cut), self._of_rows(self.redshift)
+        for index, key in enumerate(coordinates):
+            if np.isfinite(cuts[:, index]).any():
+                table[f"cut_{key}"] = cuts[:, index]
+        if np.isfinite(redshift).any():
             table["redshift"] = redshift
         if np.any(self.common_error_y):
             errors = np.asarray(self.common_error_y)[:, None]
@@ -420,11 +422,12 @@ def read_relation(
     coordinates = (*predictors, "y")
     pairs = pairs_of(coordinates).values() if len(predictors) > 1 else ()
     numbers = [
-        *(f"{kind}{pair}" for kind in ("covariance", "correlation") for pair in pairs),
-        *coordinates, *(f"{kind}_{key}" for kind in ("sigma", "cut") for key in coordinates), "covariance",
-        *(f"{key}_err_{side}" for key in coordinates for side in ("lo", "hi")), "correlation", "threshold_y",
-        "redshift", "common_error_y", *group_predictors,
-    ]  # fmt: skip
+        *coordinates,
+        *(f"{kind}_{key}" for kind in ("sigma", "cut") for key in coordinates),
+        *(f"{key}_err_{side}" for key in coordinates for side in ("lo", "hi")),
+        *(f"{kind}{pair}" for kind in ("covariance", "correlation") for pair in ("", *pairs)),
+        *("threshold_y", "redshift", "common_error_y", *group_predictors),
+    ]
     declared = dict.fromkeys(numbers, UNCONVERTED)
     declared |= dict.fromkeys(["group", COMBINED, *(f"limit_{key}" for key in coordinates)], TEXT)
     data = build_from_table(

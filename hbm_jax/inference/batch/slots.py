@@ -111,10 +111,11 @@ class Slots:
         return values
 
     def _choose_num_slots(self, operations: float) -> int:
-        """Return the number of slots: as requested or as suits device and memory, and at most one per object."""
+        """Return the requested number of slots, or one that suits device and memory; at most one for each object."""
         devices = jax.local_devices()
         shapes = jax.eval_shape(self.target.constrain, self.target.start)
-        numbers_per_draw = self.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())
+        # Position, sites, and the energy and statistics of the transition, in double precision.
+        numbers_per_draw = self.target.size + sum(int(np.prod(s.shape)) for s in shapes.values()) + 6
         memory_limit = int(self.max_bytes / (8.0 * COPIES * BLOCK * self.num_chains * numbers_per_draw))
         device_limit = ACCELERATOR_SLOTS
         if devices[0].platform == "cpu":

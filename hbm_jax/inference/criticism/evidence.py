@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats
 from numpyro import distributions as dist
-from numpyro import handlers
 from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from hbm_jax.inference.arguments import prior_trace
 from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.criticism.pointwise import CHUNK, program_of
 from hbm_jax.inference.results import Fit
-from hbm_jax.inference.sampler.target import build_target, is_observation, prior_value
+from hbm_jax.inference.sampler.target import build_target, is_observation
 
 DRAWS_PER_PARAMETER = 10  # draws in the first halves of the chains, from which the covariance is estimated
 NUM_PRIOR_DRAWS = 1000  # from which the widths of the priors are computed
@@ -225,8 +225,7 @@ def _require_normalised(program: Callable, args: tuple) -> list[str]:
     sites: dict[str, list[str]] = {"observed": [], "factors": []}
 
     def record(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        for name, site in handlers.trace(seeded).get_trace(*args).items():
+        for name, site in prior_trace(program, args, key).items():
             if site["type"] != "sample":
                 continue
             if site["scale"] is not None:
@@ -261,11 +260,9 @@ def _widths(program: Callable, args: tuple, fit: Fit) -> pd.DataFrame:
     """Return widths of prior and posterior of the parameters, as in `Evidence.table`; empty without prior draws."""
 
     def draw(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        trace = handlers.trace(seeded).get_trace(*args)
         return {
             name: jnp.ravel(site["value"])
-            for name, site in trace.items()
+            for name, site in prior_trace(program, args, key).items()
             if name in fit.posterior.data_vars
             and not site.get("cond_indep_stack")
             and np.size(site["value"]) <= MAX_SIZE

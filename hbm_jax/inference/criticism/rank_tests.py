@@ -201,9 +201,9 @@ def _unevenness(histograms):
     counts = histograms.cumsum(axis=1)[:, :-1]
     cdf = _binomial_cdf(num_replicates)
     rank = np.arange(RANKS - 1)
-    low = cdf[rank, counts]
-    high = 1.0 - np.where(counts > 0, cdf[rank, np.maximum(counts - 1, 0)], 0.0)
-    return (2.0 * np.minimum(low, high)).min(axis=1)
+    lower_tail = cdf[rank, counts]
+    upper_tail = 1.0 - np.where(counts > 0, cdf[rank, np.maximum(counts - 1, 0)], 0.0)
+    return (2.0 * np.minimum(lower_tail, upper_tail)).min(axis=1)
 
 
 @functools.lru_cache(maxsize=8)

@@ -19,7 +19,7 @@ from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
 from threadpoolctl import ThreadpoolController
 
-from hbm_jax.inference.arguments import prior_value
+from hbm_jax.inference.arguments import prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args, num_data_of
 from hbm_jax.xla_options import QUICK, sampling_options
@@ -75,12 +75,12 @@ class Likelihood:
     """
 
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
-        program_num_data, model = num_data_of(program, args), program
-        program, self.args = StatedParameters(program), bound_args(program, args)
-        args = self.args
-        inspected = inspect_shared if _can_be_shared(model) else inspect_program
-        names, values, bounds, elements, num_data = inspected(program, args, jax.random.key(seed), num_starts)
-        self.num_data = num_data if program_num_data is None else program_num_data
+        stated, shared = StatedParameters(program), _can_be_shared(program)
+        stated_num_data, args = num_data_of(program, args), bound_args(program, args)
+        self.args = args
+        inspect = inspect_shared if shared else inspect_program
+        names, values, bounds, elements, num_data = inspect(stated, args, jax.random.key(seed), num_starts)
+        self.num_data = num_data if stated_num_data is None else stated_num_data
         template = [np.asarray(values[name][0]) for name in names]
         shapes = {name: value.shape for name, value in zip(names, template, strict=True)}
         self.labels = [label for name in names for label in _labels(name, shapes[name], elements.get(name))]
@@ -95,15 +95,15 @@ class Likelihood:
 
         self._value_and_grad: Callable[[Any], Any]
         self._hessian: Callable[[Any], Any]
-        if _can_be_shared(model):
+        if shared:
             sites = tuple((name, shapes[name]) for name in names)
             self._value_and_grad, self._hessian = (
-                functools.partial(function, model, sites, args) for function in _compiled()
+                functools.partial(function, program, sites, args) for function in _compiled()
             )
             return
 
         def minus_log_likelihood(x):
-            return _minus_log_likelihood(program, seed, args, self.unravel(x))
+            return _minus_log_likelihood(stated, seed, args, self.unravel(x))
 
         self._value_and_grad = Compiled(jax.value_and_grad(minus_log_likelihood))
         self._hessian = Compiled(jax.hessian(minus_log_likelihood))
@@ -207,7 +207,7 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
     """
     structure: dict[str, Any] = {}
     keys = jax.random.split(key, (num, 2))
-    return _inspected(structure, jax.jit(jax.vmap(lambda key: _draw(program, structure, args, key)))(keys))
+    return _checked(structure, jax.jit(jax.vmap(lambda key: _draw(program, structure, args, key)))(keys))
 
 
 def inspect_shared(program: "StatedParameters", args: tuple, key: jax.Array, num: int):
@@ -215,8 +215,8 @@ def inspect_shared(program: "StatedParameters", args: tuple, key: jax.Array, num
     leaves, tree = jax.tree.flatten(args)
     shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
     structure = _structure_of(program.fn, tree, shapes)
-    drawn = _drawn(program.fn, structure, args, jax.random.split(key, (num, 2)))
-    return _inspected(structure.found, drawn)
+    drawn = _prior_draws(program.fn, structure, args, jax.random.split(key, (num, 2)))
+    return _checked(structure.found, drawn)
 
 
 class _Structure:
@@ -233,7 +233,7 @@ def _structure_of(program, tree, shapes) -> _Structure:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
-def _drawn(program, structure, args, keys):
+def _prior_draws(program, structure, args, keys):
     """Return prior draws, bounds and log probabilities of the latents for each key."""
     return jax.vmap(lambda key: _draw(StatedParameters(program), structure.found, args, key))(keys)
 
@@ -242,8 +242,7 @@ def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.A
     """Return a draw of the latents, their bounds, and log probabilities with two draws; note the structure."""
 
     def latents(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        sites = [(n, s) for n, s in handlers.trace(seeded).get_trace(*args).items() if s["type"] == "sample"]
+        sites = [(n, s) for n, s in prior_trace(program, args, key).items() if s["type"] == "sample"]
         observed = [s for _, s in sites if s["is_observed"]]
         structure["observed"], structure["num_data"] = bool(observed), sum(int(np.size(s["value"])) for s in observed)
         return {n: s for n, s in sites if not s["is_observed"]}
@@ -265,7 +264,7 @@ def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.A
     return {name: site["value"] for name, site in first.items()}, bounds, log_probs
 
 
-def _inspected(structure: dict[str, Any], drawn: Any):
+def _checked(structure: dict[str, Any], drawn: Any):
     """Return the results of `inspect_program`, after checks."""
     values, bounds, log_probs = drawn
     if not values:

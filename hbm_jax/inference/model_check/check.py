@@ -91,7 +91,8 @@ def check_model(
     extremes of their distribution; their mean and scatter against every covariate of the data, by rank and in bins,
     and in groups; products of components; and neighbours in the order of each covariate. Latents that were integrated
     out are drawn anew with the replicates; latents of objects that were sampled are kept, and drawn anew in a second
-    set of replicates. The largest score is corrected for the number of statistics by the same replicates.
+    set of replicates. At each draw, the tail probabilities of all statistics are combined, and the combination is
+    ranked among those of the replicates.
 
     `numpyro.factor` terms are not data and are not checked.
 
@@ -331,15 +332,19 @@ def _table(
     table = pd.DataFrame(list(scored), columns=["site", "level", "residuals", "kind", "covariate"])
     table["family"] = [rs.FAMILIES[kind] for kind in table["kind"]]
     table[["score", "distance"]] = [np.mean(values, axis=0) for values in scored.values()]
-    levels = zip(table["level"], table["family"], strict=True)
-    table["family_score"] = [float(np.mean(family_scores[key])) for key in levels]
     family = [table["level"], table["family"]]
+    table["family_score"] = [float(np.mean(family_scores[key])) for key in zip(*family, strict=True)]
     leading = table["score"] >= table.groupby(family)["score"].transform("max") - AS_UNUSUAL
     largest = table["distance"].where(leading).groupby(family).transform("max")
-    order = table.assign(
-        rank=-(table["family_score"] / AS_UNUSUAL).round(), largest=-largest, leading=~leading, far=-table["distance"]
-    )
-    return table.loc[order.sort_values(["rank", "largest", "leading", "far"]).index]
+    # Families by their score, then by the largest distance of a leading statistic; in a family, leading statistics
+    # first, by their distance.
+    keys = {
+        "rank": -(table["family_score"] / AS_UNUSUAL).round(),
+        "largest": -largest,
+        "leading": ~leading,
+        "distance": -table["distance"],
+    }
+    return table.loc[table.assign(**keys).sort_values(list(keys)).index]
 
 
 def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -368,7 +373,8 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
     families: list[str] = []
     for _, rows in table.groupby("family", sort=False):
         leading = rows[rows["score"] >= rows["score"].max() - AS_UNUSUAL]
-        row = next(leading[leading["distance"] >= AS_FAR * leading["distance"].max()].sort_index().itertuples())
+        farthest = leading[leading["distance"] >= AS_FAR * leading["distance"].max()]
+        row = next(farthest.sort_index().itertuples())  # the first in the order of the statistics
         if families and (row.family_score < NOTABLE or len(families) == MAX_CLAUSES):
             break
         residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)

@@ -15,7 +15,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
 
-from hbm_jax.inference.arguments import prior_value
+from hbm_jax.inference.arguments import prior_trace
 from hbm_jax.inference.program import dims_of, integrated_in, unobserved
 from hbm_jax.inference.sampler.target import is_observation, plate_dims
 
@@ -71,8 +71,7 @@ def inspect_program(program: Callable, args: tuple, coords: Mapping[str, Sequenc
     observed: dict[str, Site] = {}
 
     def record(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        trace = handlers.trace(seeded).get_trace(*args)
+        trace = prior_trace(program, args, key)
         dims = plate_dims(trace) | dims_of(program)
         for name, site in trace.items():
             if site["type"] != "sample":
@@ -200,7 +199,7 @@ def _distribution(fn, measured) -> tuple[dist.Distribution, Any]:
         mask, fn = fn._mask, fn.base_dist
     size = getattr(fn, "total_count", None)
     if size is not None and jnp.issubdtype(jnp.result_type(size), jnp.floating):
-        # NumPyro 0.22 draws no binomial counts with numbers of trials that are not integers.
+        # NumPyro 0.22 cannot draw binomial counts with numbers of trials of a floating-point type.
         fn = copy.copy(fn)
         fn.total_count = jnp.round(size).astype(int)
     batch = np.shape(measured)[: np.ndim(measured) - fn.event_dim]

@@ -58,22 +58,24 @@ class Tempered:
             return Particles(positions, *jax.lax.map(densities, positions, batch_size=BATCH))
 
         def move_half(moving, others, b, key):
+            """Move each particle along the difference of two particles of the other half."""
             key_a, key_b, key_length, key_hop, key_accept = jax.random.split(key, 5)
             num = len(moving.position)
             first = jax.random.randint(key_a, (num,), 0, num)
             second = (first + jax.random.randint(key_b, (num,), 1, num)) % num
-            optimum = 2.38 / np.sqrt(2 * size)
+            optimum = 2.38 / np.sqrt(2 * size)  # for a normal distribution
             length = optimum * SHORTEST ** jax.random.uniform(key_length, (num,))
             length = jnp.where(jax.random.uniform(key_hop, (num,)) < HOPS, 1.0, length)
             step = length[:, None] * (others.position[first] - others.position[second])
             moved = evaluate(moving.position + step)
-            rise = _between(moved, b) - _between(moving, b)
+            rise = _tempered(moved, b) - _tempered(moving, b)
             accepted = jnp.log(jax.random.uniform(key_accept, (num,))) < rise
             return jax.tree.map(
                 lambda new, old: jnp.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old), moved, moving
             )
 
         def move(particles, b, key):
+            """Move the particles, one half after the other, at the exponent ``b``."""
             half = num_particles // 2
 
             def sweep(i, particles):
@@ -119,7 +121,7 @@ class Tempered:
                     f"look_for_modes: expected a finite density at some of {self.num_particles} draws of the prior; "
                     "found none."
                 )
-            previous, b = b, _next(b, rise)
+            previous, b = b, _next_exponent(b, rise)
             weights = np.exp((b - previous) * (rise - rise.max()))
             log_evidence += float(np.log(weights.mean()) + (b - previous) * rise.max())
             # Systematic resampling, in random order, because the halves must be alike.
@@ -134,13 +136,13 @@ class Tempered:
         )
 
 
-def _between(particles: Particles, b):
-    """Return the tempered log density at ``b``."""
+def _tempered(particles: Particles, b):
+    """Return the log density of the particles at the exponent ``b``."""
     value = (1.0 - b) * particles.log_reference + b * particles.log_posterior
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
-def _next(b: float, rise: np.ndarray) -> float:
+def _next_exponent(b: float, rise: np.ndarray) -> float:
     """Return the next b, at which the effective number of the reweighted particles is `EFFICIENCY` of all."""
     finite = np.isfinite(rise)
 

@@ -124,7 +124,7 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
 
 
 def in_units(value_and_grad: Callable, unit: np.ndarray) -> Callable:
-    """Return value and gradient as a function of positions in units, (size,)."""
+    """Return value and gradient as a function of positions divided by `unit`, (size,)."""
 
     def evaluate(z):
         value, gradient = value_and_grad(unit * z)

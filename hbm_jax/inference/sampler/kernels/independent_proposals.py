@@ -296,18 +296,16 @@ class _Moves(NamedTuple):
     num_draws: Any
 
     def carry(self, state, empty: Block) -> _Carry:
-        """Return the carry before the first draw."""
-        num_proposals = len(self.proposed.weight)
-
-        def with_room(proposed_values, initial_value):
-            return jnp.concatenate([proposed_values, jnp.zeros_like(proposed_values), initial_value[None]])
-
+        """Return the carry before the first draw, at which the chain is at the last candidate, its initial state."""
         initial_state = state.z, state.potential_energy, self._weight(state)
         proposed = self.proposed.position, self.proposed.potential, self.proposed.weight
-        candidates = tuple(map(with_room, proposed, initial_state))
+        candidates = tuple(
+            jnp.concatenate([values, jnp.zeros_like(values), initial[None]])  # zeros for the ends of trajectories
+            for values, initial in zip(proposed, initial_state, strict=True)
+        )
         zero = jnp.zeros_like(self.num_draws)
-        initial = zero + 2 * num_proposals
-        return _Carry(zero, initial, state, candidates, jnp.zeros(self.chain.buffer, zero.dtype), empty)
+        current = zero + 2 * len(self.proposed.weight)
+        return _Carry(zero, current, state, candidates, jnp.zeros(self.chain.buffer, zero.dtype), empty)
 
     def _weight(self, state):
         """Return the log ratio of posterior to proposal density at a state."""
