@@ -131,7 +131,7 @@ def write_report(
         program=fit.run.get("program", ""),
         data=fit.run.get("data", ""),
         verdict=fit.verdict,
-        facts=_facts(fit),
+        facts=_diagnostics(fit),
         limits={"r_hat": MAX_R_HAT, "ess": f"{MIN_ESS:.0f}", "bfmi": MIN_BFMI},
         rows=rows,
         units=units,
@@ -197,7 +197,7 @@ def _draw(
     return drawn | {"picture": picture, "width": width, "height": height}
 
 
-def _facts(fit: Fit) -> list[dict[str, Any]]:
+def _diagnostics(fit: Fit) -> list[dict[str, Any]]:
     """List the diagnostics of the verdict: value, parameter, and whether the value is within its limit."""
     verdict = fit.verdict
     (r_name, r_hat), (e_name, ess) = verdict.worst_r_hat, verdict.smallest_ess

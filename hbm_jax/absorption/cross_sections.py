@@ -71,7 +71,7 @@ def fit_coefficients(ions: tuple[tuple[int, int], ...]) -> Fits:
     outer_fits = rows_of("verner_1996", ("Z", "N_electrons"), _OUTER)
     for ion in ions:
         if ion not in by_shell:
-            raise ValueError(_unknown_ion(ion, by_shell))
+            raise ValueError(_unknown_ion(ion))
     num_subshells = max(len(by_shell[ion]) for ion in ions)
     shells = np.ones((len(_SHELL), len(ions), num_subshells))
     outer = np.ones((len(_OUTER), len(ions), 1))
@@ -93,7 +93,7 @@ def _inner_edge(num_electrons, quantum_numbers, shells) -> float:
     return next(float(s[0]) for nl, s in zip(quantum_numbers, shells, strict=True) if tuple(nl) == inner)
 
 
-def _unknown_ion(ion, known) -> str:
+def _unknown_ion(ion) -> str:
     """Return the error message for an ion without fits."""
     Z, num_electrons = ion
     if not 1 <= Z <= len(ELEMENTS):

@@ -154,7 +154,7 @@ def _cross_section(energy, inside, values, overlay, *, model, grains=False, frac
     total = jnp.tensordot(numbers * gas_fraction, sigma, 1) + 0.5 * fraction * numbers[0] * _molecular_hydrogen(energy)
     if grains:
         depleted = (numbers * (1.0 - dust["gas_fraction"]))[1:]
-        total = total + _in_grains(
+        total = total + _grain_cross_section(
             sigma[1:], depleted, dust["mass_number"][1:], grains if isinstance(grains, Grains) else Grains()
         )
     return masked(total, inside)
@@ -200,7 +200,7 @@ def _yan(species) -> dict[str, list[float]]:
     return coefficients
 
 
-def _in_grains(sigma, depleted, mass_number, grains: Grains):
+def _grain_cross_section(sigma, depleted, mass_number, grains: Grains):
     """Return the cross section of the grains [1e-22 cm^2 per H]; sigma is (elements, ...), depleted (elements,)."""
     p, a0, a1 = grains.index, 1e-4 * grains.radius_min, 1e-4 * grains.radius_max  # cm
     mass = jnp.sum(depleted * mass_number) * ATOMIC_MASS

@@ -61,7 +61,7 @@ class TableColumns:
         """
         values, column_unit = _plain(self.columns[name])
         if self.missing and not text:
-            values = _without(values, self.missing)
+            values = _mask_codes(values, self.missing)
         if unit is None or column_unit is None or np.ma.getdata(values).dtype.kind not in "iuf":
             return values
         return _convert(values, column_unit, unit, name)
@@ -217,14 +217,14 @@ def _read(source: Any, format: str | None) -> TableColumns:
     from astropy.table import Table
 
     if isinstance(source, Table):
-        return _of_table(origin, source)
+        return _columns_of_table(origin, source)
     raise DataError(
         "source: expected a path, an astropy Table or QTable, a pandas DataFrame, a structured array or a mapping of "
         f"names to arrays, found {type(source).__module__}.{type(source).__name__}."
     )
 
 
-def _of_table(origin: str, table: Any) -> TableColumns:
+def _columns_of_table(origin: str, table: Any) -> TableColumns:
     """Return the columns of an astropy table."""
     return TableColumns(origin, {name: table[name] for name in table.colnames}, meta=table.meta)
 
@@ -256,7 +256,7 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         if chosen == "fits":
             _refuse_repetition(path, contents)
         table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
-        return _of_table(str(path), table)
+        return _columns_of_table(str(path), table)
     # csv, gzip, zlib and astropy raise many types for a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
         reason = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
@@ -326,7 +326,7 @@ def _is_number(text: str) -> bool:
     return text.lower() != "nan"
 
 
-def _without(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
+def _mask_codes(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
     """Return a column with its missing-value codes masked."""
     plain = np.ma.getdata(values)
     if plain.dtype.kind in "OSU":

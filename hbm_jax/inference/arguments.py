@@ -161,6 +161,11 @@ def prior_trace(program: Callable, args: tuple, key: jax.Array, value: Callable 
     return handlers.trace(seeded).get_trace(*args)
 
 
+def latents_of(trace: dict[str, dict]) -> dict[str, dict]:
+    """Return the latent sites of a trace by name."""
+    return {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+
+
 def _draw(site):
     """Draw a value of a site; raise NotImplementedError if its distribution cannot be sampled."""
     return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])

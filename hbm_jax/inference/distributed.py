@@ -309,7 +309,7 @@ class Processes(OneProcess):
             self.lead()  # None instead of a point: the search has ended
             return self.lead(lambda: start)
         self.lead()
-        return self.lead(lambda: _throw(error))
+        return self.lead(lambda: _raise(error))
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -354,7 +354,7 @@ class SplitProgram:
         kinds: dict[str, Any] = {}
 
         def program(parts, leaves):
-            leaves = [_wrapped(x, impl) for x, impl in zip(leaves, impls, strict=True)]
+            leaves = [_as_key(x, impl) for x, impl in zip(leaves, impls, strict=True)]
             with processes.tracing(parts):
                 out, kinds["structure"] = jax.tree.flatten(fn(*jax.tree.unflatten(structure, leaves)))
             kinds["impls"] = [jax.random.key_impl(x) if is_key(x) else None for x in out]
@@ -374,7 +374,7 @@ class SplitProgram:
         out = [x.addressable_data(0) for x in out]
         if self.compared:
             self.processes.compare([np.asarray(x) for x in out])
-        out = [_wrapped(x, impl) for x, impl in zip(out, self._kinds["impls"], strict=True)]
+        out = [_as_key(x, impl) for x, impl in zip(out, self._kinds["impls"], strict=True)]
         return jax.tree.unflatten(self._kinds["structure"], out)
 
     def as_text(self) -> str:
@@ -423,12 +423,12 @@ class SharedCheckpoint:
         return lambda *args, **kwargs: self._lead(lambda: run_in_process_0(*args, **kwargs))
 
 
-def _throw(error):
+def _raise(error):
     """Raise an exception, as an expression."""
     raise error
 
 
-def _wrapped(data, impl):
+def _as_key(data, impl):
     """Return key data as a random key of an implementation; unchanged if ``impl`` is None."""
     return data if impl is None else jax.random.wrap_key_data(data, impl=impl)
 

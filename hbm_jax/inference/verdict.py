@@ -291,7 +291,7 @@ def judge(
         *_convergence_failures(posterior, table),
         *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, min_bfmi, target_accept_prob),
     ]
-    notes = list(_edges(posterior, bounds or {}))
+    notes = list(_all_edge_notes(posterior, bounds or {}))
     if max_tree_depth is not None and "tree_depth" in sample_stats:
         fraction = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
         if fraction > MAX_CUT_OFF:
@@ -369,7 +369,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
     advice = "Draw more; if it grows slowly, reparametrise the slow parameters."
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
-        reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
+        reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_number_failing(unmixed)})"
         vectors = exchanged(posterior, dict.fromkeys(label.split("[")[0] for label in unmixed))
         modes = "" if vectors else groups_of_chains(posterior, table)
         if vectors or modes:
@@ -398,7 +398,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
             name, value = _extreme(table[column], "min")
             yield (
                 f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
-                f"{_failing(too_small)})",
+                f"{_number_failing(too_small)})",
                 advice,
             )
 
@@ -459,7 +459,7 @@ def _beyond_limit(r_hat: float) -> str:
     return next((text for text in (f"{r_hat:.{n}f}" for n in range(3, 9)) if float(text) > MAX_R_HAT), f"{r_hat:.3f}")
 
 
-def _failing(names) -> str:
+def _number_failing(names) -> str:
     """Return how many parameters fail, as text."""
     return f"{len(names)} parameter{' fails' if len(names) == 1 else 's fail'}"
 
@@ -469,7 +469,7 @@ def _listed(names) -> str:
     return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
-def _edges(posterior, bounds):
+def _all_edge_notes(posterior, bounds):
     """Yield notes on all variables whose posterior is pinned at a bound of the prior."""
     for name, ends in bounds.items():
         if name in posterior and posterior[name].size <= MAX_EDGE_SIZE:

@@ -67,7 +67,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
             return program._expected(prepared, draw)
 
         if isinstance(prepared, FoldedRegions):
-            return _of_regions(program, prepared, draws)
+            return _expected_in_regions(program, prepared, draws)
 
     elif isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
         names = (*program.peaked.names, "effective_area")
@@ -91,7 +91,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
     return ExpectedCounts(source, np.where(statistic.used, background, 0.0))
 
 
-def _of_regions(program: SpectralFit, prepared: FoldedRegions, draws: dict[str, Floats]) -> ExpectedCounts:
+def _expected_in_regions(program: SpectralFit, prepared: FoldedRegions, draws: dict[str, Floats]) -> ExpectedCounts:
     """Return the expected counts of a fit with a model of the background."""
     with jax.enable_x64(True):
         run = jax.jit(lambda draws: jax.lax.map(lambda d: program._parts(prepared, d), draws, batch_size=CHUNK))

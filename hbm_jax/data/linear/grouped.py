@@ -51,18 +51,18 @@ class InGroups(HasWarnings):
             for key, variance in zip(coordinates, variances.T, strict=True)
         )
 
-    def _of_rows(self, array: Any) -> NDArray[Any]:
+    def _by_row(self, array: Any) -> NDArray[Any]:
         """Return an array (groups, points in a group, ...) as one row per point, in the order of the table."""
         used = np.asarray(self.used)
         return np.asarray(array)[used][np.argsort(np.asarray(self.row)[used])]
 
-    def _measured(self, coordinates: Sequence[str], pairs: Mapping[tuple[int, int], str]):
+    def _measured_table(self, coordinates: Sequence[str], pairs: Mapping[tuple[int, int], str]):
         """Return a table of groups, values, their errors and non-zero covariances."""
         from astropy.table import Table
 
-        values, errors = self._of_rows(self.values), self._of_rows(self.errors)
+        values, errors = self._by_row(self.values), self._by_row(self.errors)
         group = np.broadcast_to(np.array(self.name)[:, None], np.shape(self.used))
-        table = Table({"group": self._of_rows(group)})
+        table = Table({"group": self._by_row(group)})
         for index, key in enumerate(coordinates):
             table[key] = values[:, index]
             if getattr(self, "has_errors", True):

@@ -180,7 +180,7 @@ def combined_by_object(
     repeated = np.flatnonzero(np.bincount(index) > 1)
     if not len(repeated):
         return {key: column for key, column in columns.items() if key != COMBINED}, []
-    filled, measured = _filled(columns, coordinates, index, first, column_names)
+    filled, measured = _fill_missing(columns, coordinates, index, first, column_names)
     rows = GroupedRows(filled, coordinates, column_names, 3)
     if len(names) != rows.num:
         raise DataError(f"{column_names.get(COMBINED, COMBINED)}: expected {rows.num} names; found {len(names)}.")
@@ -192,7 +192,7 @@ def combined_by_object(
     for number in repeated:
         of_object = members[number]
         _require_same_entries(columns, coordinates, of_object, unique[number], column_names)
-        values[number], covariances[number] = _combined(
+        values[number], covariances[number] = _weighted_mean(
             rows.values[of_object], errors[of_object], measured[of_object], coordinates, unique[number]
         )
         y, error = rows.values[of_object, -1], errors[of_object, -1, -1]
@@ -208,7 +208,7 @@ def combined_by_object(
     return _as_columns(filled, coordinates, values, covariances, first), warnings
 
 
-def _filled(columns, coordinates, index, first, column_names) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+def _fill_missing(columns, coordinates, index, first, column_names) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """Return columns with missing coordinates replaced by those of another row of the object, and what is measured."""
     filled = {name: column for name, column in columns.items() if name != COMBINED}
     measured = np.ones((len(index), len(coordinates)), bool)
@@ -244,7 +244,7 @@ def _require_same_entries(columns, coordinates, rows, name: str, column_names) -
             raise DataError(f"{label}: expected the same entry in all of its rows; found {listed(entries, 3)}.")
 
 
-def _combined(values, errors, measured, coordinates, name: str) -> tuple[Floats, Floats]:
+def _weighted_mean(values, errors, measured, coordinates, name: str) -> tuple[Floats, Floats]:
     """Return the mean (D,) of the rows of an object weighted by the inverse covariances, and its covariance (D, D)."""
     size = len(coordinates)
     without_error = np.diagonal(errors, axis1=1, axis2=2) == 0

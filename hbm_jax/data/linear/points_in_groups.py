@@ -285,15 +285,15 @@ class PointsInGroups(InGroups):
     def to_table(self):
         """Return an astropy ``Table`` with one row per point, which `hbm_jax.data.read_relation` reads."""
         coordinates = (*self.predictors, "y")
-        table = self._measured(coordinates, pairs_of(coordinates, short=len(coordinates) == 2))
-        limit_index = self._of_rows(self.order)[:, -1].argmax(axis=1)
-        kinds = np.where(self._of_rows(self.is_limit), self._of_rows(self.side), 0.0)
+        table = self._measured_table(coordinates, pairs_of(coordinates, short=len(coordinates) == 2))
+        limit_index = self._by_row(self.order)[:, -1].argmax(axis=1)
+        kinds = np.where(self._by_row(self.is_limit), self._by_row(self.side), 0.0)
         words = {0.0: "none", 1.0: "upper", -1.0: "lower"}
         for index, key in enumerate(coordinates):
             kinds_of_coordinate = np.where(limit_index == index, kinds, 0.0)
             if kinds_of_coordinate.any():
                 table[f"limit_{key}"] = [words[kind] for kind in kinds_of_coordinate]
-        cuts, redshift = self._of_rows(self.cut), self._of_rows(self.redshift)
+        cuts, redshift = self._by_row(self.cut), self._by_row(self.redshift)
         for index, key in enumerate(coordinates):
             if np.isfinite(cuts[:, index]).any():
                 table[f"cut_{key}"] = cuts[:, index]
@@ -301,9 +301,9 @@ class PointsInGroups(InGroups):
             table["redshift"] = redshift
         if np.any(self.common_error_y):
             errors = np.asarray(self.common_error_y)[:, None]
-            table["common_error_y"] = self._of_rows(np.broadcast_to(errors, np.shape(self.used)))
+            table["common_error_y"] = self._by_row(np.broadcast_to(errors, np.shape(self.used)))
         for predictor, key in zip(np.asarray(self.group_predictors).T, self.group_predictor_names, strict=True):
-            table[key] = self._of_rows(np.broadcast_to(predictor[:, None], np.shape(self.used)))
+            table[key] = self._by_row(np.broadcast_to(predictor[:, None], np.shape(self.used)))
         return table
 
 
@@ -313,11 +313,11 @@ def _centered_by_group(rows: GroupedRows, predictors, group_index, num_groups: i
         return np.zeros((num_groups, 0))
     for key in predictors:
         require_present(key, rows.columns)
-    values = np.stack([_of_groups(rows, key, group_index) for key in predictors], axis=-1)
+    values = np.stack([_values_of_groups(rows, key, group_index) for key in predictors], axis=-1)
     return values - values.mean(axis=0)
 
 
-def _of_groups(rows: GroupedRows, key: str, group_index) -> Floats:
+def _values_of_groups(rows: GroupedRows, key: str, group_index) -> Floats:
     """Return the values (J,) of a column that is constant within each group."""
     values, first = rows.vector(key), np.unique(group_index, return_index=True)[1]
     rows.reject(values != values[first][group_index], values, key, "one value in all points of a group")
@@ -329,7 +329,7 @@ def _common_errors(rows: GroupedRows, group_index) -> Floats:
     key = "common_error_y"
     if key not in rows.columns:
         return np.zeros(group_index.max() + 1)
-    errors = _of_groups(rows, key, group_index)
+    errors = _values_of_groups(rows, key, group_index)
     rows.reject((errors < 0)[group_index], errors[group_index], key, "an error of 0 or more")
     return errors
 

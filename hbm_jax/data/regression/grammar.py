@@ -138,9 +138,12 @@ class _Tokens:
         start = self.current.start if start is None else start
         found = found or ("its end" if self.current.kind == "end" else repr(self.current.text))
         first, last = max(0, start - 40), start + 20
-        excerpt = f"{'...' * (first > 0)}{self.formula[first:start]}[here]{self.formula[start:last]}"
-        hint = f"{'...' * (last < len(self.formula))}, {EXAMPLE}.{hint}"
-        return DataError(f"formula: expected {expected}; found {found} at character {start + 1}: {excerpt}{hint}")
+        before = "..." if first > 0 else ""
+        after = "..." if last < len(self.formula) else ""
+        excerpt = f"{before}{self.formula[first:start]}[here]{self.formula[start:last]}{after}"
+        return DataError(
+            f"formula: expected {expected}; found {found} at character {start + 1}: {excerpt}, {EXAMPLE}.{hint}"
+        )
 
     def take(self) -> str:
         """Read the next token and return its text."""

@@ -364,7 +364,7 @@ class _Queue:
             num_draws = int(np.prod(draws.energy[i].shape))
             judged = statistics | {name: values[i] for name, values in hidden_statistics.items()}
             reasons = ", ".join(
-                filter(None, (unresolved[i], _why(judged, num_divergences, float(bfmi[i]), self.until)))
+                filter(None, (unresolved[i], _reasons(judged, num_divergences, float(bfmi[i]), self.until)))
             )
             notes = () if self.slots.target.observed else (UNOBSERVED,)
             edge_notes = (
@@ -418,7 +418,7 @@ def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.
     return [", ".join(dict.fromkeys(slot_texts)) for slot_texts in texts]
 
 
-def _why(sites, num_divergences: int, bfmi: float, until: float) -> str:
+def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
     """Return the reasons why a posterior is not usable, by the criteria of `verdict.judge`; empty if it is usable."""
     r_hat = max((np.nanmax(values[..., 5], initial=1.0) for values in sites.values()), default=1.0)
     ess = min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf)

@@ -14,7 +14,7 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 
-from hbm_jax.inference.arguments import prior_trace, prior_value
+from hbm_jax.inference.arguments import latents_of, prior_trace, prior_value
 from hbm_jax.inference.batch.stacking import Stack, masked
 
 ADVICE = "Give all objects the same number of data, or call fit_each for each number."
@@ -215,7 +215,7 @@ class _Comparison:
 
 def _latents(trace) -> dict:
     """Return the values of the latents of a trace."""
-    return {name: site["value"] for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+    return {name: site["value"] for name, site in latents_of(trace).items()}
 
 
 def _latents_and_deterministics(trace) -> dict:

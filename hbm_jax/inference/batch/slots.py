@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from hbm_jax.inference.arguments import latents_of, prior_trace
 from hbm_jax.inference.batch import chees
 from hbm_jax.inference.batch.padding import ragged_axes
 from hbm_jax.inference.batch.stacking import Stack, masked
@@ -130,10 +129,8 @@ class Slots:
         program = masked(self.program, self.stack.padded, lengths)
 
         def draw(key):
-            initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_sample())
-            trace = handlers.trace(initial).get_trace(*self.stack.args(leaves))
-            sites = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
-            return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+            latents = latents_of(prior_trace(program, self.stack.args(leaves), key))
+            return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
 
         return jax.vmap(draw)(jax.random.split(key, CANDIDATES * self.num_chains))
 

@@ -152,8 +152,8 @@ def blinding_of(blind: Any, program: Any) -> Blinding | None:
                 "the cosmological ones of the supernova models; found none. Name them: blind=['Om0']."
             )
         return Blinding(tuple(names))
-    listed = not isinstance(blind, str | Mapping) and hasattr(blind, "__iter__")
-    names = list(blind) if listed else []
+    is_sequence = not isinstance(blind, str | Mapping) and hasattr(blind, "__iter__")
+    names = list(blind) if is_sequence else []
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(
             "sample: expected blind to be True, a list of names of parameters, or the `blinding` of another fit; "

@@ -25,7 +25,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
-from hbm_jax.inference.arguments import plain_arguments
+from hbm_jax.inference.arguments import latents_of, plain_arguments, prior_trace
 from hbm_jax.inference.centering.location_scale import (
     PartialNonCentring,
     ReparametrisedProgram,
@@ -188,11 +188,8 @@ class Pilot:
         started from the prior instead can end at a scale so small that the data no longer influence it.
         """
         program = ReparametrisedProgram(self.program, reparams)
-        initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_median())
-        trace = handlers.trace(initial).get_trace(*self.args)
-        latent_values = {
-            name: site["value"] for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
-        }
+        latents = latents_of(prior_trace(program, self.args, key, init_to_median()))
+        median = {name: site["value"] for name, site in latents.items()}
         potential = partial(self.potential, reparams)
         value_and_grad = optax.value_and_grad_from_state(potential)
         solver = optax.lbfgs()
@@ -203,7 +200,7 @@ class Pilot:
             updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=potential)
             return (optax.apply_updates(params, updates), state), None
 
-        start = unconstrain_fn(program, self.args, {}, latent_values)
+        start = unconstrain_fn(program, self.args, {}, median)
         (params, _), _ = jax.lax.scan(step, (start, solver.init(start)), length=MODE_STEPS)
         is_finite = jnp.isfinite(potential(params))
         return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), params, start)

@@ -125,7 +125,7 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
                 f"found another, with {target.size}."
             )
         factors = _require_normalised(program, args)
-        log_density = _batched(target.potential, chunk)
+        log_density = _batched_log_density(target.potential, chunk)
         log_evidence, error = bridge(log_density, first, second, np.random.default_rng(seed))
         table = _widths(program, args, fit)
     notes = [f"the terms of numpyro.factor are taken as they are ({', '.join(factors)})"] if factors else []
@@ -212,7 +212,7 @@ def bridge(
     return float(log_integral), float(np.sqrt(variance))
 
 
-def _batched(potential: Callable, chunk: int) -> Callable[[np.ndarray], np.ndarray]:
+def _batched_log_density(potential: Callable, chunk: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the log density of many positions (num, size), compiled once for batches of ``chunk``."""
     if chunk < 1:
         raise ValueError(f"chunk: expected 1 or more at a time; found {chunk}.")

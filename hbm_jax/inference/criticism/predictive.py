@@ -162,7 +162,7 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
     """Run a program many times, with parameters substituted if given; return dimensions and values of its sites."""
     dims: dict[str, list[str]] = {}
 
-    def run_once(key, values):
+    def draw_sites(key, values):
         seeded = handlers.substitute(handlers.seed(program, key), values)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         dims.update(plate_dims(trace))
@@ -181,15 +181,15 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
             sites[name] = site["value"]
         return sites
 
-    def run_chunk(seed, rows, values):
-        return jax.vmap(run_once)(jax.random.split(jax.random.key(seed), num_draws)[rows], values)
+    def draw_chunk(seed, rows, values):
+        return jax.vmap(draw_sites)(jax.random.split(jax.random.key(seed), num_draws)[rows], values)
 
-    run = Compiled(run_chunk, functools.partial(compiled, compiler_options=QUICK))
+    program_of_chunk = Compiled(draw_chunk, functools.partial(compiled, compiler_options=QUICK))
 
-    def run_rows(rows):
-        return run(seed, rows, {name: values[rows] for name, values in (parameters or {}).items()})
+    def draw_rows(rows):
+        return program_of_chunk(seed, rows, {name: values[rows] for name, values in (parameters or {}).items()})
 
-    sites = map_in_chunks(run_rows, BATCH, np.arange(num_draws))
+    sites = map_in_chunks(draw_rows, BATCH, np.arange(num_draws))
     return {name: (dims.get(name, []), value) for name, value in sites.items()}
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -17,24 +16,11 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
-from threadpoolctl import ThreadpoolController
 
 from hbm_jax.inference.arguments import prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args, num_data_of
 from hbm_jax.xla_options import QUICK, sampling_options
-
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    """Return the control of the threads of BLAS, cached because finding its libraries takes some 5 ms."""
-    importlib.import_module("scipy.linalg")  # SciPy has a separate BLAS library
-    return ThreadpoolController()
-
-
-def one_blas_thread() -> Any:
-    """Return a context in which BLAS uses one thread: for matrices of a few rows, several only wait for each other."""
-    return _blas().limit(limits=1, user_api="blas")
 
 
 class StatedParameters(numpyro.primitives.Messenger):
@@ -78,7 +64,7 @@ class Likelihood:
         stated, shared = StatedParameters(program), _can_be_shared(program)
         stated_num_data, args = num_data_of(program, args), bound_args(program, args)
         self.args = args
-        inspect = inspect_shared if shared else inspect_program
+        inspect = inspect_latents_once if shared else inspect_latents
         names, values, bounds, elements, num_data = inspect(stated, args, jax.random.key(seed), num_starts)
         self.num_data = num_data if stated_num_data is None else stated_num_data
         template = [np.asarray(values[name][0]) for name in names]
@@ -197,7 +183,7 @@ def _compiled() -> tuple[Callable, Callable]:
     return jax.jit(value_and_grad, **options), jax.jit(jax.hessian(_minus_log_likelihood_at, argnums=3), **options)
 
 
-def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
+def inspect_latents(program: Callable, args: tuple, key: jax.Array, num: int):
     """Return names, prior draws, bounds and element labels of the latents, and the number of data.
 
     Raises
@@ -210,8 +196,8 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
     return _checked(structure, jax.jit(jax.vmap(lambda key: _draw(program, structure, args, key)))(keys))
 
 
-def inspect_shared(program: "StatedParameters", args: tuple, key: jax.Array, num: int):
-    """Return the same as `inspect_program`, compiled once for all data of one shape."""
+def inspect_latents_once(program: "StatedParameters", args: tuple, key: jax.Array, num: int):
+    """Return the results of `inspect_latents`, compiled once for all data of one shape."""
     leaves, tree = jax.tree.flatten(args)
     shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
     structure = _structure_of(program.fn, tree, shapes)
@@ -265,7 +251,7 @@ def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.A
 
 
 def _checked(structure: dict[str, Any], drawn: Any):
-    """Return the results of `inspect_program`, after checks."""
+    """Return the results of `inspect_latents`, after checks."""
     values, bounds, log_probs = drawn
     if not values:
         raise ValueError("The program has nothing to fit: expected at least one latent site, found none.")

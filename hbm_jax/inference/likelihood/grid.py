@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
+from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
+from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.profile import SAME, MaximumLikelihood, _newton, _Point
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.names import choose

@@ -233,7 +233,7 @@ def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
 
 def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs.Residuals]:
     """Return the residuals of each component and, if they differ, those given all other values."""
-    valid = np.broadcast_to(_valid(pool["valid"], site), site.shape).ravel()
+    valid = np.broadcast_to(_expand_mask(pool["valid"], site), site.shape).ravel()
     labels = site.components or (name,)
 
     def standardised(array, k, label):
@@ -270,7 +270,7 @@ def _scores_of_components(values: np.ndarray) -> np.ndarray:
     return np.einsum("...ij,p...j->p...i", inverse, deviation)
 
 
-def _valid(valid: np.ndarray, site: Site) -> np.ndarray:
+def _expand_mask(valid: np.ndarray, site: Site) -> np.ndarray:
     """Return a mask of the leading axes of a site with length-1 axes for its other axes."""
     return valid.reshape(*valid.shape, *(1,) * (len(site.shape) - valid.ndim))
 
@@ -413,7 +413,7 @@ def _worst(table: pd.DataFrame, last, covariates) -> UnusualResiduals | None:
 
 
 def _describe(
-    kind: str, residuals: rs.Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], names
+    kind: str, residuals: rs.Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], name_of
 ) -> str:
     """Describe in one clause what is unusual in the measured residuals.
 
@@ -429,7 +429,7 @@ def _describe(
         Values of the covariate, or codes of its groups; may be empty.
     labels : sequence of str
         Labels of the groups.
-    names : callable
+    name_of : callable
         Position in the flattened site -> name of the element.
     """
     label, r = residuals.label, residuals.values[:, 0].astype(float)
@@ -445,7 +445,7 @@ def _describe(
         "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
         "tails": f"the residuals of {label} have {tails} tails than expected",
-        "largest": f"{label} of {names(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
+        "largest": f"{label} of {name_of(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{num_far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",

@@ -146,7 +146,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
 
     def run(latents, key_data):
         key = jax.random.wrap_key_data(key_data)
-        fill = _filling(latents)
+        fill = _substituting(latents)
         seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=fill)
         trace = handlers.trace(seeded).get_trace(*args, **({"recover": True} if integrated else {}))
         measured = {name: jnp.asarray(trace[name]["value"]) for name in structure.observed}
@@ -161,7 +161,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
                 pool["scores"] = jax.vmap(jax.grad(lambda value, fn=fn: -fn.log_prob(value).sum()))(pool["values"])
             pools[name, "given latents"] = pool | {"valid": mask}
         if structure.redrawn:
-            fill_population = _filling(
+            fill_population = _substituting(
                 {name: value for name, value in latents.items() if name not in structure.redrawn}
             )
 
@@ -181,7 +181,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
     return run
 
 
-def _filling(latents: Mapping[str, Any]) -> Callable:
+def _substituting(latents: Mapping[str, Any]) -> Callable:
     """Return a ``substitute_fn`` that constrains unconstrained latents."""
 
     def fill(site):

@@ -133,7 +133,8 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
         nested |= isinstance(value, tuple | list) and bool(value) and dataclasses.is_dataclass(value[0])
         if nested and depth:
             prefix = f"{name} " if isinstance(arg, tuple | list) else ""  # to distinguish entries of the same kind
-            yield from ((f"{prefix}{key}".removesuffix(" index"), field) for key, field in fields_of(value, depth - 1))
+            for key, field in fields_of(value, depth - 1):
+                yield f"{prefix}{key}".removesuffix(" index"), field  # the ``index`` of a group names the group itself
         elif not nested:
             yield from _named_columns(name, value, texts_by_length)
 

@@ -114,19 +114,19 @@ class Tempered:
         b, log_evidence = 0.0, 0.0
         for step in range(MAX_STEPS):
             with np.errstate(invalid="ignore"):
-                rise = particles.log_posterior - particles.log_reference
-            rise = np.where(np.isnan(rise), -np.inf, rise)
-            if not np.isfinite(rise.max()):
+                log_ratio = particles.log_posterior - particles.log_reference
+            log_ratio = np.where(np.isnan(log_ratio), -np.inf, log_ratio)
+            if not np.isfinite(log_ratio.max()):
                 raise ValueError(
                     f"look_for_modes: expected a finite density at some of {self.num_particles} draws of the prior; "
                     "found none."
                 )
-            previous, b = b, _next_exponent(b, rise)
-            weights = np.exp((b - previous) * (rise - rise.max()))
-            log_evidence += float(np.log(weights.mean()) + (b - previous) * rise.max())
+            previous, b = b, _next_exponent(b, log_ratio)
+            weights = np.exp((b - previous) * (log_ratio - log_ratio.max()))
+            log_evidence += float(np.log(weights.mean()) + (b - previous) * log_ratio.max())
             # Systematic resampling, in random order, because the halves must be alike.
-            points = (np.arange(len(rise)) + rng.uniform()) / len(rise)
-            resampled = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(rise) - 1)
+            points = (np.arange(len(log_ratio)) + rng.uniform()) / len(log_ratio)
+            resampled = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(log_ratio) - 1)
             particles = particles.at(rng.permutation(resampled))
             particles = Particles(*map(np.asarray, self.move(particles, b, jax.random.fold_in(key, step))))
             if b == 1.0:
@@ -142,12 +142,12 @@ def _tempered(particles: Particles, b):
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
-def _next_exponent(b: float, rise: np.ndarray) -> float:
+def _next_exponent(b: float, log_ratio: np.ndarray) -> float:
     """Return the next b, at which the effective number of the reweighted particles is `EFFICIENCY` of all."""
-    finite = np.isfinite(rise)
+    finite = np.isfinite(log_ratio)
 
     def efficiency(step):
-        weights = np.where(finite, np.exp(step * (np.where(finite, rise, 0.0) - rise[finite].max())), 0.0)
+        weights = np.where(finite, np.exp(step * (np.where(finite, log_ratio, 0.0) - log_ratio[finite].max())), 0.0)
         # Relative to the particles with a finite density; the others are lost at any step.
         return weights.sum() ** 2 / (weights**2).sum() / finite.sum()
 

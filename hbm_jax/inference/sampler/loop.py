@@ -12,7 +12,7 @@ from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Sa
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
-from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, begun_again
+from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, with_restarted
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled, groups_of_chains
 
 SECONDS_PER_BLOCK = 1.0
@@ -166,7 +166,7 @@ class Loop:
                 if self.lost.due:
                     lost = self.lost.compare()
                     self.chains.adaptation.leave_out(lost)
-                    self.chains.state = begun_again(self.chains.state, lost)
+                    self.chains.state = with_restarted(self.chains.state, lost)
                 block = self._draw_block(self.lost.draws_before_comparison(self.num_warmup - self.warmed), warmup=True)
                 seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw
                 self.progress_line.show(

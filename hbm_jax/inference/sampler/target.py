@@ -21,7 +21,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import naming_arguments, plain_arguments, prior_trace
+from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.xla_options import QUICK
 
@@ -229,7 +229,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
     def start(key):
         # Compiled as a whole, not operation by operation; static properties are recorded in `structure`.
         trace = prior_trace(program, args, key)
-        free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+        free = latents_of(trace)
         _require_continuous(free)
         _require_matching_shapes(trace)
         structure.update(_structure(trace, free))

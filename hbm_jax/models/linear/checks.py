@@ -116,5 +116,5 @@ def _check_errors(model: Any, data: PointsInGroups) -> None:
         if name != "y" and model.x_population == "exponential":
             raise DataError(
                 f"Relation(x_population='exponential'): expected an error of {name} for every point; found points "
-                "without."
+                "without one."
             )

@@ -10,11 +10,12 @@ import numpy as np
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.folding.fold import has_free_features
 from hbm_jax.spectra.model.components import Component
+from hbm_jax.spectra.model.composition import split_terms
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 1e-3  # largest change of the log likelihood of a spectrum
-SMOOTH = 0.01  # factor of the tolerance if no feature has a free energy: the accuracy then needs few more nodes
+SMOOTH = 0.01  # factor of the tolerance if no feature has a free energy: the accuracy then costs few more nodes
 
 
 @jax.tree_util.register_dataclass
@@ -62,8 +63,7 @@ class FoldedSpectra:
         """
         responses = [data.sparse_response(row) for row in range(len(data))]
         counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in enumerate(responses)]
-        tolerance = tolerance if has_free_features(spectrum, lines=False) else SMOOTH * tolerance
-        source = ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance)
+        source = ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance_of(spectrum, tolerance))
         return cls(data.statistic(statistic), source, source.errors)
 
     @property
@@ -94,3 +94,9 @@ def equivalent_counts(data: SpectrumStack, row: int) -> np.ndarray:
     counts, error = np.asarray(data.counts[row]), np.asarray(data.error[row])
     gaussian = np.isfinite(error)
     return np.where(gaussian, (np.maximum(counts, 0.0) / np.where(gaussian, error, 1.0)) ** 2, counts)
+
+
+def tolerance_of(spectrum: Component, tolerance: float) -> float:
+    """Return the tolerance of the fold of an expression: stricter if its part without lines has no free features."""
+    smooth, _ = split_terms(spectrum)
+    return tolerance if smooth is None or has_free_features(smooth) else SMOOTH * tolerance

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.models.xray.folded import SMOOTH, TOLERANCE, FoldedSpectra, equivalent_counts
+from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra, equivalent_counts, tolerance_of
 from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
-from hbm_jax.spectra.folding.fold import has_free_features
 from hbm_jax.spectra.model.components import Component
-from hbm_jax.spectra.model.composition import separated
 
 
 @jax.tree_util.register_dataclass
@@ -67,9 +65,7 @@ class FoldedRegions(FoldedSpectra):
             responses = [data.sparse_response(row) for row in rows]
             pairs = zip(rows, responses, strict=True)
             counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in pairs]
-            smooth, _ = separated(expression)
-            factor = 1.0 if smooth is None or has_free_features(smooth) else SMOOTH
-            options = {"tolerance": factor * tolerance, "num_groups": num_groups}
+            options = {"tolerance": tolerance_of(expression, tolerance), "num_groups": num_groups}
             folded.append(ExpectedCounts.of(expression, responses, counts, trials, **options))
         errors = np.concatenate([part.errors for part in folded])
         ratio = np.asarray(data.region_ratio)
