@@ -177,6 +177,11 @@ def revealed(fit: Any) -> Any:
     return plain
 
 
+def unconstrained_draws(fit: Any) -> xr.DataArray:
+    """Return the unconstrained draws as they were sampled, (chain, draw, parameter), with labels; see `revealed`."""
+    return revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
+
+
 def _draws_first(variable: xr.DataArray) -> np.ndarray:
     """Return draws as (chain, draw, ...)."""
     return variable.transpose("chain", "draw", ...).to_numpy().astype(float)

@@ -240,7 +240,10 @@ class Pilot:
         return jax.lax.map(at_draw, params)
 
     def _curvature(self, sampled_site, reparams, draws, keys):
-        """Return the curvature of minus the log density, without the prior of a site, at each draw and element."""
+        """Return the curvature of minus the log density, without the prior of a site, at each draw and element.
+
+        Random signs s estimate the diagonal of a Hessian H: it is the mean of s H s.
+        """
         program = ReparametrisedProgram(self.program, reparams)
 
         def at_draw(draw, key):
@@ -250,8 +253,9 @@ class Pilot:
                 density, trace = log_density(program, self.args, {}, draw["others"] | latent_values | {sampled_site: x})
                 return jnp.sum(trace[sampled_site]["fn"].log_prob(x)) - density
 
-            probe = jax.random.rademacher(key, latent_values[sampled_site].shape, latent_values[sampled_site].dtype)
-            return probe * jax.jvp(jax.grad(without_prior), (latent_values[sampled_site],), (probe,))[1]
+            x = latent_values[sampled_site]
+            signs = jax.random.rademacher(key, x.shape, x.dtype)
+            return signs * jax.jvp(jax.grad(without_prior), (x,), (signs,))[1]
 
         return jax.lax.map(lambda draw_and_key: at_draw(*draw_and_key), (draws, keys))
 

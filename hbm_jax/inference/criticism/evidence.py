@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from hbm_jax.inference.arguments import prior_trace
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.criticism.pointwise import CHUNK, program_of
 from hbm_jax.inference.results import Fit
@@ -112,14 +112,14 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
             "parameters of one posterior."
         )
     program, args = program_of(fit, "evidence"), fit.bound_args
-    stored = revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
-    positions = stored.to_numpy().astype(float)
+    draws = unconstrained_draws(fit)
+    positions = draws.to_numpy().astype(float)
     half = positions.shape[1] // 2
     first, second = positions[:, :half].reshape(-1, positions.shape[-1]), positions[:, half:]
     _require_draws(*first.shape)
     with jax.enable_x64(True):
         target = build_target(program, args, None)
-        if tuple(map(str, stored["parameter"].to_numpy())) != target.labels:
+        if tuple(map(str, draws["parameter"].to_numpy())) != target.labels:
             raise ValueError(
                 f"evidence: expected the program of the draws, with {positions.shape[-1]} unconstrained parameters; "
                 f"found another, with {target.size}."

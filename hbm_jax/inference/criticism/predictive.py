@@ -10,7 +10,7 @@ from numpyro import handlers
 from numpyro.distributions import Unit
 
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import revealed, unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.criticism.pointwise import program_of
@@ -132,14 +132,14 @@ def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
     fit = revealed(fit)
     with jax.enable_x64(True):
         target = build_target(fit.program, fit.bound_args, None)
-        stored = fit.tree["unconstrained_posterior"]["position"]
-        labels = [str(label) for label in stored["parameter"].to_numpy()]
+        draws = unconstrained_draws(fit)
+        labels = [str(label) for label in draws["parameter"].to_numpy()]
         if labels != list(target.labels):
             raise ValueError(
                 f"expected the program that was fitted, with the parameters {', '.join(labels[:8])} ...; found one "
                 f"with {', '.join(target.labels[:8])} ..."
             )
-        positions = stored.to_numpy().reshape(-1, target.size)
+        positions = draws.to_numpy().reshape(-1, target.size)
         rows = _evenly_spaced(len(positions), num_draws)
         constrain = compiled(jax.vmap(target.sites), positions[rows], compiler_options=QUICK)
         sites = jax.device_get(constrain(positions[rows]))

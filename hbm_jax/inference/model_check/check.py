@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.p_values import combined, family_scores_of, p_value_of, scores_of
@@ -135,9 +135,7 @@ def _unchecked(reason: str) -> ModelCheck:
 
 def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
     """Return the unconstrained latents at posterior draws, spread over the chains, (num_draws, ...) by site."""
-    positions = (
-        revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
-    )
+    positions = unconstrained_draws(fit).to_numpy()
     num_chains, num_per_chain, size = positions.shape
     needed = sum(int(np.prod(shape)) for shape in structure.latents.values())
     if needed != size:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.sampler.approximations import Approximation, is_finite
 from hbm_jax.inference.sampler.initialisation import Start, in_units, uninformed_metric
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two
@@ -103,8 +103,8 @@ def _position(target: Target, values: Mapping[str, Any]) -> np.ndarray:
 
 def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
     """Return a start at draws of a fit of the same sites, else raise ValueError; with its covariance and step size."""
-    draws = revealed(fit).tree["unconstrained_posterior"]["position"] if "unconstrained_posterior" in fit.tree else None
-    labels = () if draws is None else tuple(map(str, draws[draws.dims[-1]].values))
+    draws = unconstrained_draws(fit) if "unconstrained_posterior" in fit.tree else None
+    labels = () if draws is None else tuple(map(str, draws["parameter"].to_numpy()))
     if draws is None or labels != target.labels:
         differing = sorted(set(labels) ^ set(target.labels))[:5]
         raise ValueError(

@@ -169,16 +169,19 @@ class _Search:
         modes, failed, searches = self.search_modes()
         samples = [self.importance_sample(mode) for mode, _ in modes]
         accepted = [sample for sample in samples if self.loss(sample) <= self.max_loss]
-        rejected = [sample for sample in samples if self.loss(sample) > self.max_loss]
-        pairs = zip(samples, modes, strict=True)
-        paths = failed + [path for sample, (_, path) in pairs if self.loss(sample) > self.max_loss]
+        rejected = [
+            (sample, path)
+            for sample, (_, path) in zip(samples, modes, strict=True)
+            if self.loss(sample) > self.max_loss
+        ]
+        paths = failed + [path for _, path in rejected]
         path_fits = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
-        bounded = [
+        not_escaped = [
             sample
             for sample in path_fits
             if sample and np.abs(sample.approximation.point - self.center).max() < MAX_DISTANCE
         ]
-        alternatives = sorted(bounded + rejected, key=lambda sample: -sample.bound)
+        alternatives = sorted(not_escaped + [sample for sample, _ in rejected], key=lambda sample: -sample.bound)
         best_bound = alternatives[0].bound if alternatives else -np.inf
         if accepted and max(sample.bound for sample in accepted) >= best_bound - NEGLIGIBLE:
             return self.around_modes(accepted, len(modes), len(failed), searches)

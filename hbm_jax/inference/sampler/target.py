@@ -159,8 +159,8 @@ class Target:
     def unit(self) -> np.ndarray:
         """Powers of two near the spread of the prior of each component, (size,); 1 for the standard ones.
 
-        The median absolute deviation of the prior draws, because priors may have heavy tails; a product with a power of
-        two is exact, so that the units of a parameter do not change a search.
+        The spread is the median absolute deviation of the prior draws, because priors may have heavy tails. A product
+        with a power of two is exact, so that the units of a parameter do not change a search.
         """
         unit = np.ones(self.size)
         if len(self.prior_draws):
