@@ -261,7 +261,8 @@ class _Queue:
     def __init__(self, slots: Slots, keys, options: BatchOptions, bounds):
         self.slots, self.keys, self.until, self.bounds = slots, keys, options.until, bounds
         keep_draws, num_samples = options.keep_draws, options.num_samples
-        self.keep = set() if keep_draws is False else None if keep_draws is True else set(keep_draws)
+        # Indices of the objects whose draws are kept; None for all.
+        self.keep = None if keep_draws is True else set() if keep_draws is False else set(keep_draws)
         self.exact = num_samples is not None
         self.budget = -(-(num_samples or options.max_num_samples) // BLOCK) * BLOCK
         self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks

@@ -128,7 +128,7 @@ class Replicates:
         return LOG_DENSITY if self.same_latents else None
 
     def replicate(self, key: jax.Array):
-        """Return true values, data, and the density of the fitted program at the true values."""
+        """Return true values, data, and the log density of `density_label` at the true values; 0 without one."""
         trace = handlers.trace(handlers.seed(unobserved(self.program), key)).get_trace(*self.args)
         sites = {name: site for name, site in trace.items() if site["type"] in ("sample", "deterministic")}
         data = {name: sites[name]["value"] for name in self.data_names}

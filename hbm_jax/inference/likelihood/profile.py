@@ -392,14 +392,15 @@ class _Profile:
 
     def _guess_width(self) -> float:
         """Guess the error bar without a covariance, from the gradient, the curvature or the width of the prior."""
-        gradient, curvature = (
-            self.likelihood.value_and_grad(self.best.x)[1][self.index],
-            self.likelihood.hessian(self.best.x)[self.index, self.index],
-        )
-        widths = [self.rise / abs(gradient)] if abs(gradient) > 1e-6 else []
-        widths += [1.0 / np.sqrt(curvature)] if curvature > 0 else []
-        prior = self.likelihood.upper[self.index] - self.likelihood.lower[self.index]
-        return float(min([*widths, 0.1 * prior if np.isfinite(prior) else max(abs(self.best.x[self.index]), 1.0)]))
+        gradient = self.likelihood.value_and_grad(self.best.x)[1][self.index]
+        curvature = self.likelihood.hessian(self.best.x)[self.index, self.index]
+        prior_width = self.likelihood.upper[self.index] - self.likelihood.lower[self.index]
+        widths = [0.1 * prior_width if np.isfinite(prior_width) else max(abs(self.best.x[self.index]), 1.0)]
+        if abs(gradient) > 1e-6:
+            widths.append(self.rise / abs(gradient))
+        if curvature > 0:
+            widths.append(1.0 / np.sqrt(curvature))
+        return float(min(widths))
 
     def end(self) -> "_Point | tuple[float, bool, bool]":
         """Return the end of the interval, whether it is open and whether the search converged; or a better maximum."""
