@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax, random
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from hbm_jax.distributions.selection import draw_detected
+from hbm_jax.distributions.selection import MAX_TRIES
 
 
 class Detected(dist.Distribution):
@@ -20,12 +21,11 @@ class Detected(dist.Distribution):
     base : Distribution
         Distribution of all objects, with one batch dimension of n objects.
     probability : callable
-        Function of values of the site that returns the probability (n,) that an object with this value is detected.
-    log_fraction : array (n,)
-        Log of the detected fraction of the population of each object, in the first site; 0 in the others.
+        From values of the site to the probability (n,) that an object with this value is detected.
+    log_share : array (n,)
+        Log of the detected share of the population of each object, in the first site; 0 in the others.
     log_efficiency : callable, optional
-        Function of the data that returns the log of their detection probability (n,), where it is not 1 for all data
-        that were detected.
+        From the data to the log of their detection probability (n,), where it is not 1 for all data that were detected.
 
     Notes
     -----
@@ -38,7 +38,7 @@ class Detected(dist.Distribution):
     """
 
     arg_constraints: ClassVar[dict] = {}
-    pytree_data_fields = ("base", "log_fraction")
+    pytree_data_fields = ("base", "log_share")
     pytree_aux_fields = ("accepts", "log_efficiency")
     normalised_with_latents = True  # see the notes
 
@@ -46,12 +46,12 @@ class Detected(dist.Distribution):
         self,
         base: Any,
         probability: Callable,
-        log_fraction: Any = 0.0,
+        log_share: Any = 0.0,
         log_efficiency: Callable | None = None,
         *,
         validate_args=None,
     ):
-        self.base, self.log_fraction = base, log_fraction
+        self.base, self.log_share = base, log_share
         self.accepts, self.log_efficiency = probability, log_efficiency
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
@@ -70,12 +70,28 @@ class Detected(dist.Distribution):
         """Return the log density of values (n, ...), up to factors that cancel in the sum over all sites."""
         log_density = self.base.log_prob(value)
         event = self.base.batch_shape[1:]  # counts have axes that are not events
-        log_fraction = jnp.reshape(self.log_fraction, np.shape(self.log_fraction) + (1,) * len(event))
-        log_density = log_density - log_fraction
+        share = jnp.reshape(self.log_share, np.shape(self.log_share) + (1,) * len(event))
+        log_density = log_density - share
         return log_density if self.log_efficiency is None else log_density + self.log_efficiency(value)
 
     def sample(self, key, sample_shape=()):
         """Draw values of detected objects, ``(n, ...)``."""
         if sample_shape:
             raise NotImplementedError("Detected draws one sample at a time; use jax.vmap for more.")
-        return draw_detected(key, self.base.batch_shape[:1], self.base.sample, self.accepts)
+        num = self.base.batch_shape[0]
+
+        def some_undetected(state):
+            _, tries, _, detected = state
+            return (tries < MAX_TRIES) & ~jnp.all(detected)
+
+        def try_again(state):
+            key, tries, value, detected = state
+            key, key_draw, key_uniform = random.split(key, 3)
+            drawn = self.base.sample(key_draw)
+            new = ~detected & (random.uniform(key_uniform, (num,)) < self.accepts(drawn))
+            chosen = jnp.reshape(new, (num,) + (1,) * (jnp.ndim(drawn) - 1))
+            return key, tries + 1, jnp.where(chosen, drawn, value), detected | new
+
+        start = self.base.sample(key)
+        start = jnp.full_like(start, jnp.nan) if jnp.issubdtype(start.dtype, jnp.inexact) else start
+        return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(num, bool)))[2]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
@@ -278,8 +277,8 @@ def log_detected_normal(
     return log_bivariate_ndtr(*standardised, product(*slopes) / (scale[0] * scale[1]))
 
 
-def draw_detected(key, shape: tuple[int, ...], draw: Callable, probability: Callable):
-    """Draw values of detected objects by rejection, independently of the normalisation of their density.
+def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probability: Callable):
+    """Draw observed vectors of detected objects by rejection, independently of the normalisation of their density.
 
     Parameters
     ----------
@@ -287,16 +286,17 @@ def draw_detected(key, shape: tuple[int, ...], draw: Callable, probability: Call
         Random key.
     shape : tuple
         Shape of the objects.
+    num : int
+        Length n of the observed vectors.
     draw : callable
-        Function of a key that returns values of all objects, detected or not, shape + (...).
+        Function of a key that returns observed vectors of all objects, detected or not, shape + (n,).
     probability : callable
-        Function of these values that returns the probability of detection of each object.
+        Function of observed vectors that returns the probability of detection of each.
 
     Returns
     -------
-    array, shape + (...)
-        For an object that is not detected in ``MAX_TRIES`` tries: NaN, or for integers the value of an object that is
-        not detected.
+    array, shape + (n,)
+        NaN for an object that is not detected in ``MAX_TRIES`` tries.
     """
 
     def some_undetected(state):
@@ -308,12 +308,9 @@ def draw_detected(key, shape: tuple[int, ...], draw: Callable, probability: Call
         key, key_draw, key_uniform = random.split(key, 3)
         drawn = draw(key_draw)
         new = ~detected & (random.uniform(key_uniform, shape) < probability(drawn))
-        chosen = jnp.reshape(new, shape + (1,) * (jnp.ndim(drawn) - len(shape)))
-        return key, tries + 1, jnp.where(chosen, drawn, value), detected | new
+        return key, tries + 1, jnp.where(new[..., None], drawn, value), detected | new
 
-    drawn = jax.eval_shape(draw, key)
-    is_float = jnp.issubdtype(drawn.dtype, jnp.inexact)
-    start = jnp.full(drawn.shape, jnp.nan, drawn.dtype) if is_float else draw(key)
+    start = jnp.full((*shape, num), jnp.nan)
     return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
 

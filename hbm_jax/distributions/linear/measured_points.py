@@ -257,7 +257,7 @@ class MeasuredPoints(dist.Distribution):
         def probability(value):
             return math.prod(selection.probability(value) for selection in self.selections)
 
-        return draw_detected(key, shape, lambda key: self._draw(key, shape), probability)
+        return draw_detected(key, shape, self.event_shape[0], lambda key: self._draw(key, shape), probability)
 
     def _draw(self, key, shape):
         """Draw measured values without selection, shape + (D,)."""
