@@ -162,9 +162,8 @@ class ObservedMixture(dist.Distribution):
         selection = self.selection
         if selection is None:
             return self._draw(key, shape, noise_tril)
-        return draw_detected(
-            key, shape, len(self.loc), lambda key: self._draw(key, shape, noise_tril), selection.probability
-        )
+        num = len(self.loc)
+        return draw_detected(key, shape, num, lambda key: self._draw(key, shape, noise_tril), selection.probability)
 
     def _draw(self, key, shape, noise_tril):
         """Draw observed values without selection, shape + (n,)."""
