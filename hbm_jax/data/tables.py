@@ -283,10 +283,10 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
     million rows.
     """
     lines = text.splitlines()
-    numbers: Sequence[int] = range(1, len(lines) + 1)
+    line_numbers: Sequence[int] = range(1, len(lines) + 1)
     if "#" in text or not all(map(str.strip, lines)):
         numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-        numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]
+        line_numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]
     if not lines:
         raise DataError("the file is empty: expected a line with the column names, found none.")
     delimiter = next((separator for separator in (",", "\t", ";") if separator in lines[0]), ",")
@@ -295,19 +295,22 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
     if quoted:
         terminated = (f"{line}\n" for line in lines)  # a quoted entry may continue on the next line
         reader = csv.reader(terminated, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
-        pairs = [(numbers[reader.line_num - 1], row) for row in reader]
-        numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
+        pairs = [(line_numbers[reader.line_num - 1], row) for row in reader]
+        line_numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
     header = [name.strip() for name in (rows[0] if quoted else lines[0].split(delimiter))]
     if any(_is_number(name) for name in header):
         raise DataError(
-            f"line {numbers[0]}: expected the column names on the first line that is not a comment, found {header}."
+            f"line {line_numbers[0]}: expected the column names on the first line that is not a comment, "
+            f"found {header}."
         )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
-        raise DataError(f"line {numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once.")
+        raise DataError(
+            f"line {line_numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once."
+        )
     counts = [len(row) - 1 for row in rows] if quoted else list(map(methodcaller("count", delimiter), lines))
     if set(counts) != {len(header) - 1}:
-        number, count = next(pair for pair in zip(numbers, counts, strict=False) if pair[1] != len(header) - 1)
+        number, count = next(pair for pair in zip(line_numbers, counts, strict=False) if pair[1] != len(header) - 1)
         raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {count + 1}.")
     entries = [entry for row in rows[1:] for entry in row] if quoted else delimiter.join(lines[1:]).split(delimiter)
     if len(lines) == 1:

@@ -415,14 +415,14 @@ def _sampler_failures(
     """Yield reason and advice for divergences and a small E-BFMI."""
     if num_divergences:
         larger = next((prob for prob in ACCEPT_PROBS if prob > target_accept_prob), None)
-        steps = (
-            "" if larger is None else f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger})), or use"
+        use = (
+            "Use"
+            if larger is None
+            else f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger})), or use"
         )
+        advice = f"{use} another parametrisation of the latents, such as that of hbm_jax.centre."
         region = _divergent_region(posterior, diverging)
-        yield (
-            f"{num_divergences} divergent transitions{region}: some region was not explored",
-            f"{steps or 'Use'} another parametrisation of the latents, such as that of hbm_jax.centre.",
-        )
+        yield f"{num_divergences} divergent transitions{region}: some region was not explored", advice
     if not min_bfmi > MIN_BFMI:  # true for NaN too
         yield (
             f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored",

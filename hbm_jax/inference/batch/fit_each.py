@@ -200,15 +200,14 @@ def fit_each(
     start = time.perf_counter()
     with ProgressLine(progress) as progress_line:
         if executor is None:
-            done, cost = fit_task(stacked, np.arange(len(stacked)), progress_line=progress_line)
+            results, cost = fit_task(stacked, np.arange(len(stacked)), progress_line=progress_line)
         else:
-            done, cost = tasks.run_tasks(executor, fit_task, stacked, progress_line)
-        progress_line.close(
-            f"{sum(not d.why for d in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
-        )
-    done = [result._replace(notes=(*notes[result.number], *result.notes)) for result in done]
+            results, cost = tasks.run_tasks(executor, fit_task, stacked, progress_line)
+        num_usable = sum(not result.why for result in results)
+        progress_line.close(f"{num_usable} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s")
+    results = [result._replace(notes=(*notes[result.number], *result.notes)) for result in results]
     run = {name: getattr(settings, name) for name in ("seed", "num_chains", "num_warmup")}
-    return Fits.assemble(labels, done, cost, run)
+    return Fits.assemble(labels, results, cost, run)
 
 
 def _fit_task(

@@ -62,13 +62,14 @@ def given_start(target: Target, init: Any, num_chains: int) -> Start:
 def _one_set_per_chain(target: Target, init: Any, num_chains: int) -> list[dict[str, Any]]:
     """Return the values of each chain by site; raise TypeError or ValueError for invalid forms, names or shapes."""
     shapes = target.latent_shapes
-    sets = [init] if isinstance(init, Mapping) else init
+    is_shared = isinstance(init, Mapping)  # one set for all chains
+    sets = [init] if is_shared else init
     if not isinstance(sets, Sequence) or isinstance(sets, str) or not all(isinstance(s, Mapping) for s in sets):
         raise TypeError(
             "init: expected values by site name, a sequence of these with one for each chain, or an earlier fit; found "
             f"{type(init).__name__}."
         )
-    if len(sets) not in (1, num_chains) or (sets is init and len(sets) != num_chains):
+    if not is_shared and len(sets) != num_chains:
         raise ValueError(f"init: expected one set of values for each of {num_chains} chains; found {len(sets)}.")
     chains: list[dict[str, Any]] = [{} for _ in range(num_chains)]
     for number, values in enumerate(sets):
@@ -76,11 +77,11 @@ def _one_set_per_chain(target: Target, init: Any, num_chains: int) -> list[dict[
             if name not in shapes:
                 raise ValueError(f"init: expected latent sites among {', '.join(shapes)}; found {name!r}.")
             array, shape = np.asarray(value, float), shapes[name]
-            per_chain = sets is not init and array.shape == (num_chains, *shape)
+            per_chain = is_shared and array.shape == (num_chains, *shape)
             if array.shape != shape and not per_chain:
-                alternative = f", or {(num_chains, *shape)} with one value per chain" if sets is not init else ""
+                alternative = f", or {(num_chains, *shape)} with one value per chain" if is_shared else ""
                 raise ValueError(f"init: expected {name!r} of shape {shape}{alternative}; found {array.shape}.")
-            for chain in range(num_chains) if sets is not init else [number]:
+            for chain in range(num_chains) if is_shared else [number]:
                 chains[chain][name] = array[chain] if per_chain else array
     return chains
 
