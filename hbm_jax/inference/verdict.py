@@ -415,12 +415,10 @@ def _sampler_failures(
     """Yield reason and advice for divergences and a small E-BFMI."""
     if num_divergences:
         larger = next((prob for prob in ACCEPT_PROBS if prob > target_accept_prob), None)
-        use = (
-            "Use"
-            if larger is None
-            else f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger})), or use"
-        )
-        advice = f"{use} another parametrisation of the latents, such as that of hbm_jax.centre."
+        advice = "Use another parametrisation of the latents, such as that of hbm_jax.centre."
+        if larger is not None:
+            steps = f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger}))"
+            advice = advice.replace("Use", f"{steps}, or use", 1)
         region = _divergent_region(posterior, diverging)
         yield f"{num_divergences} divergent transitions{region}: some region was not explored", advice
     if not min_bfmi > MIN_BFMI:  # true for NaN too

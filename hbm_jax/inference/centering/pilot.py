@@ -166,7 +166,7 @@ def choose_centering(
                 break
     rounds = f"{num_rounds} round{'s' * (num_rounds > 1)} of {num_pilots} pilot draws"
     note = (
-        f"from the last of {rounds}, {int(diverging.sum())} of them divergent; it changed no centredness by more "
+        f"from the last of {rounds}, {int(diverging.sum())} of them divergent; it changed no weight by more "
         f"than {change:.2g}"
     )
     return Centering(ReparametrisedProgram(program, reparams), _table(reparams, information), note)

@@ -222,7 +222,10 @@ class IndependentProposals(Hamiltonian):
         return Proposals.disabled(size)
 
     def fit(self, variables: np.ndarray, block: Block, num: int) -> Proposals:
-        """Fit proposals to a round or the second half of the warm-up; the last fit decides whether they are used."""
+        """Fit proposals to round ``num``, or for 0 to the second half of the warm-up; see `Sampler.fit`.
+
+        The last fit decides whether they are used.
+        """
         is_proposal = block.num_steps == 0
         fitted_draws = variables if num else variables[:, variables.shape[1] // 2 :]
         proposals = Proposals.fit(fitted_draws.reshape(-1, variables.shape[-1]))
