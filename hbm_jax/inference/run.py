@@ -267,7 +267,7 @@ class Run:
             run=self._record(chains, draws, start, stopped),
             blinding=self.settings.blind,
         )
-        vars(fit)["bound_args"] = self.bound
+        vars(fit)["bound_args"] = self.bound  # the value of a cached property
         if self.store is not None and fit.blinding is not None:  # more draws have the same shifts
             self.store.update(blind=asdict(fit.blinding))
         self._record_duration("judging")

@@ -118,7 +118,7 @@ class _Tokens:
         while self.formula[start:].strip():
             match = TOKEN.match(self.formula, start)
             if match is None:
-                bad_position = start + len(self.formula[start:]) - len(self.formula[start:].lstrip())
+                bad_position = len(self.formula) - len(self.formula[start:].lstrip())
                 character = self.formula[bad_position]
                 hint = {"{": " Write I(x - 1) for {x - 1}.", '"': " Write `a name` for a column."}.get(character, "")
                 raise self.error("a column, a number, an operator or a function", bad_position, repr(character), hint)

@@ -115,6 +115,7 @@ def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
     positions = draws.to_numpy().astype(float)
     chains = np.arange(num_chains)
     num_fitted, num_draws, size = positions.shape
+    # The last draw of each chain; with more chains than were fitted, also draws evenly spaced before it.
     rounds = -(-num_chains // num_fitted)
     points = positions[chains % num_fitted, num_draws - 1 - (chains // num_fitted) * (num_draws // rounds)]
     flat = positions.reshape(-1, size)
