@@ -175,6 +175,7 @@ def _helium(energy):
     x = 1e3 * energy / _HELIUM
     profile = sum(float(a) * x ** (-0.5 * i) for i, a in enumerate(coefficients["a"]))
     for q, nu, gamma in zip(coefficients["q"], coefficients["nu"], coefficients["gamma_Ry"], strict=True):
+        # Distance from the resonance in half widths
         X = 2.0 * (1e3 * energy / _RYDBERG - (3.0 - 1.0 / nu**2 + 1.807317)) / gamma
         profile = profile * (X - q) ** 2 / (1.0 + X**2)
     return jnp.where(x >= 1.0, 733e-6 * MEGABARN * energy**-3.5 * profile, 0.0)

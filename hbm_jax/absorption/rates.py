@@ -75,7 +75,7 @@ def recombination(rates: str) -> Recombination:
     power_law_fits = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
     num = len(ABSORBING)
     badnell, power_law, hydrogenic = np.ones((6, num)), np.zeros((2, num)), np.zeros(num)
-    badnell[0], badnell[4], badnell[5] = 0.0, 0.0, 0.0
+    badnell[0], badnell[4], badnell[5] = 0.0, 0.0, 0.0  # A, C and T2, which not all ions have
     for i, ion in enumerate(ABSORBING):
         if rates == "modern" and ion in badnell_fits:
             badnell[:, i] = badnell_fits[ion][0]

@@ -72,7 +72,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         """Raise `ConfigError`."""
         where = self.prog.partition(" ")[2]
-        raise ConfigError(f"{where}{': ' * bool(where)}{message}. See {self.prog} --help.")
+        prefix = f"{where}: " if where else ""
+        raise ConfigError(f"{prefix}{message}. See {self.prog} --help.")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the parsed arguments.
@@ -174,7 +175,7 @@ def _metavar(parts: Sequence[Any], lists: Sequence[Any], name: str) -> str:
     number = "NUMBER" if float in kinds else "N" if int in kinds else ""
     choices = [str(value) for part in single if typing.get_origin(part) is typing.Literal for value in part.__args__]
     if choices:
-        return f"{{{','.join(choices)}}}{'|' * bool(number)}{number}"
+        return f"{{{','.join(choices)}}}{'|' if number else ''}{number}"
     if str in kinds:
         return "NAME" if lists else name.upper()
     if number:

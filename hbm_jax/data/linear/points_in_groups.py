@@ -354,6 +354,7 @@ def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
         rows.reject([word not in LIMITS for word in words], np.array(words), key, expected)
         kind = np.array([LIMITS[word] for word in words])
         is_limit = kind != 0
+        # A limit of y may replace its threshold, a limit of a predictor may not be beside it.
         other_limit = (limit_index != last) if index == last else ~np.isnan(limit) & (limit_index != index)
         rows.reject(is_limit & other_limit, kind, key, "at most one limit for each point")
         limit, side = np.where(is_limit, rows.values[:, index], limit), np.where(is_limit, kind, side)

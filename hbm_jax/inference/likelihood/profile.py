@@ -82,8 +82,8 @@ class MaximumLikelihood:
                 value, lower, upper = rounded(row["value"], *ends)
             else:
                 value, lower, upper = (f"{number:.5g}" for number in (row["value"], *ends))
-            opening, closing = "(" * bool(row["lower_open"]), ")" * bool(row["upper_open"])
-            interval = f"{opening}{lower} to {upper}{closing}" if not np.isnan(ends).all() else "-"
+            opening, closing = "(" if row["lower_open"] else "", ")" if row["upper_open"] else ""
+            interval = "-" if np.isnan(ends).all() else f"{opening}{lower} to {upper}{closing}"
             lines.append(f"{name:<20} {value:>12} {interval:>26} {row['std']:>10.4g}")
         data = "" if self.num_data is None else f" of {self.num_data} data"
         state = "converged" if self.converged else "NOT CONVERGED"

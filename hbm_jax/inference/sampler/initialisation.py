@@ -151,13 +151,12 @@ class _Search:
         if not self.candidates:
             dispersed = self.dispersed_points()
             self.candidates = list(dispersed)
-        start = None
         if self.size <= MAX_DENSE:
             start = self.from_modes_and_paths()
-        elif self.target.standard.any():
-            start = self.from_best_mode()
-        if start is None and self.size > MAX_DENSE:
-            start = self.from_mean_field(-np.inf, np.inf)
+        else:
+            start = self.from_best_mode() if self.target.standard.any() else None
+            if start is None:
+                start = self.from_mean_field(-np.inf, np.inf)
         if start is not None:
             return start
         return _dispersed_start(self.value_and_grad, self.dispersed_points() if dispersed is None else dispersed)
