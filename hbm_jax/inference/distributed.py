@@ -301,15 +301,19 @@ class Processes(OneProcess):
             while (point := self.lead()) is not None:
                 target.value_and_grad(point)
             return self.lead()
+        start, error = None, None
         try:
             start = choose(target, num_chains, key, evaluate_in_all)
-        except Exception as failed:
-            error = failed  # sent below, where the other processes wait for the result
-        else:
-            self.lead()  # None instead of a point: the search has ended
-            return self.lead(lambda: start)
-        self.lead()
-        return self.lead(lambda: _raise(error))
+        except Exception as exception:
+            error = exception  # raised below, where the other processes wait for the result
+
+        def result():
+            if error is not None:
+                raise error
+            return start
+
+        self.lead()  # None instead of a point: the search has ended
+        return self.lead(result)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -421,11 +425,6 @@ class SharedCheckpoint:
             return list(result) if isinstance(result, Iterator) else result  # iterators cannot be sent
 
         return lambda *args, **kwargs: self._lead(lambda: run_in_process_0(*args, **kwargs))
-
-
-def _raise(error):
-    """Raise an exception, as an expression."""
-    raise error
 
 
 def _as_key(data, impl):

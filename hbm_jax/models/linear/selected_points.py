@@ -75,7 +75,7 @@ def check_probability(data: PointsInGroups, selection: Efficiency | DetectionFun
         values = np.asarray(data.values)
         probability = np.broadcast_to(selection.function(values[..., 0], values[..., 1]), used.shape)
     if data.limited != "no":
-        raise DataError(f"{prefix}: expected no upper or lower limits; found some. Only limits combine with them.")
+        raise DataError(f"{prefix}: expected no upper or lower limits; found some. They need a selection by limits.")
     wrong = used & ~((probability > 0.0) & (probability <= 1.0))
     if wrong.any():
         j, i = np.argwhere(wrong)[0]
