@@ -184,7 +184,7 @@ def _helium(energy):
 def _molecular_hydrogen(energy):
     """Return the cross section per H2 molecule, above 30 eV (Yan et al. 1998)."""
     coefficients = _yan("H2")
-    x = 1e3 * energy / 15.4
+    x = 1e3 * energy / 15.4  # in units of the threshold of 15.4 eV
     powers = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     high = sum(float(c) * x**-p for c, p in zip(coefficients["above_85eV"], powers, strict=True))
     low = sum(float(c) * x**-i for i, c in enumerate(coefficients["30_85eV"]))

@@ -15,6 +15,7 @@ used internally: both rules return a finite integral and the mask of its domain.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -103,9 +104,9 @@ def integral_direct(u: jax.Array, power: int, cosmology: Cosmology) -> tuple[jax
     """Return the integral from 0 to each u, split at the breaks of the expansion, and the mask E^2 > 0 on [0, u]."""
     nodes, weights = (a.astype(u.dtype) for a in _unit_legendre(DIRECT_NODES))
     value, exists = jnp.zeros_like(u), jnp.ones(u.shape, bool)
-    edges = [0.0, *np.log1p(breaks_of(cosmology))]
-    for index, low in enumerate(edges):
-        width = u if len(edges) == 1 else jnp.clip(u - low, 0.0, [*edges, np.inf][index + 1] - low)
+    breaks = np.log1p(breaks_of(cosmology))
+    for low, high in itertools.pairwise([0.0, *breaks, np.inf]):
+        width = jnp.clip(u - low, 0.0, high - low) if len(breaks) else u
         offsets = width[..., None] * nodes
         values, positive = _integrand(offsets + low if low else offsets, power, cosmology)
         # The factor outside the sum keeps the relative accuracy, and the derivative at u = 0.

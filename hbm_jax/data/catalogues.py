@@ -183,7 +183,9 @@ def read_catalogue(
         If a required column is missing, or a name in `leave_out` is not in the catalogue.
     """
     table = read_table(source, format=format, missing=missing)
-    folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
+    folder = Path(source).parent if isinstance(source, str | Path) else Path()
+    if spectra is not None:
+        folder = Path(spectra)
     if not folder.is_dir():
         raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which does not exist.")
     column_names = table.resolve(list(declared), columns, aliases)

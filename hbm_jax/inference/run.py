@@ -344,12 +344,13 @@ def _device_caution(chains: Chains) -> str:
 def _stored_start(arrays: Mapping[str, np.ndarray]) -> Start:
     """Return starting points and metric of a checkpoint; raise CheckpointError if any of its arrays is missing."""
     try:
-        start, _ = Start.from_arrays(arrays), arrays["potential"]
+        if "potential" not in arrays:
+            raise KeyError("potential")
+        return Start.from_arrays(arrays)
     except KeyError as error:
         raise CheckpointError(
             f"{START}: expected starting points and metric; found no {error}. It is damaged."
         ) from None
-    return start
 
 
 def _save_or_check_start(store: Checkpoint, start_arrays: Mapping[str, np.ndarray], stored):

@@ -219,7 +219,10 @@ class _Surface:
                 self._improve(cell, self._moved(start, position))
 
     def _compare(self, axes: list[np.ndarray], order: list[tuple[int, ...]]) -> bool:
-        """Search again where the other parameters of a neighbour have a higher likelihood; return if any improved."""
+        """Search again where the other parameters of a neighbour have a higher likelihood.
+
+        Return True if any point improved.
+        """
         improved = False
         for cell in order:
             position = np.array([axis[i] for axis, i in zip(axes, cell, strict=True)])

@@ -257,6 +257,7 @@ def _search(likelihood: Likelihood, progress_line: ProgressLine) -> tuple[_Point
         )
     lowest = min(value for value, _ in ends)
     points = [_newton(likelihood, x) for value, x in ends if value <= lowest + CLOSE]
+    # Of equal maxima, one at which the steps converged
     best = min(points, key=lambda point: point.value - SAME * point.converged)
     num_same = sum(point.value < best.value + SAME for point in points)
     return best, [f"{num_same} of {len(likelihood.starts)} searches ended at this maximum"]
