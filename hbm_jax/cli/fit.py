@@ -134,16 +134,15 @@ def _resume_hint(folder: Path, reason: str = "interrupted", *, new: bool = False
     """
     from hbm_jax import runs
 
+    command = runs.resume_command(folder)
+
     def message() -> str:
         if new:
             runs.settle_checkpoint(folder)
-        return (
-            f"interrupted; continue with\n{command}"
-            if runs.is_resumable(folder)
-            else "interrupted; nothing was written."
-        )
+        if runs.is_resumable(folder):
+            return f"interrupted; continue with\n{command}"
+        return "interrupted; nothing was written."
 
-    command = runs.resume_command(folder)
     with exit_message(message):
         try:
             yield

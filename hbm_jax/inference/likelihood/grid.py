@@ -205,7 +205,7 @@ class _Surface:
             self.progress.show(f"profile of {', '.join(self.names)}, {number + 1} of {len(order)} points")
             starts = [self.points[near].x for near in neighbours(cell, shape) if near in self.points][:2]
             position = np.array([axis[i] for axis, i in zip(axes, cell, strict=True)])
-            self.points[cell] = self._lowest(position, starts or [self.best])
+            self.points[cell] = self._first_converged(position, starts or [self.best])
         self._search_corners(axes)
         for sweep in range(MAX_SWEEPS):
             if not self._compare(axes, order[:: -1 if sweep % 2 == 0 else 1]):
@@ -246,8 +246,8 @@ class _Surface:
         start[self.index] = position
         return np.clip(start, self.likelihood.lower, self.likelihood.upper)
 
-    def _lowest(self, position: np.ndarray, starts: list[np.ndarray]) -> _Point:
-        """Return the best converged point of searches from the first start that converges."""
+    def _first_converged(self, position: np.ndarray, starts: list[np.ndarray]) -> _Point:
+        """Return the first point that converges, of searches from each start; without one, the last point."""
         point = _Point(self._moved(starts[0], position), np.inf, False)
         for start in starts:
             for slopes in (self.slopes, 0.0):
