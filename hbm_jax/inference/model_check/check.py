@@ -365,7 +365,7 @@ def _covariate_name(covariate: str, residuals: Sequence[rs.Residuals]) -> str:
     return f"the residual of {covariate}" if covariate in (other.component for other in residuals) else covariate
 
 
-def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
+def _clauses(table, all_residuals, covariates, structure) -> tuple[list[str], list[str]]:
     """Describe the most unusual statistic of each unusual family, at the last draw; return clauses and families."""
     clauses: list[str] = []
     families: list[str] = []
@@ -375,11 +375,11 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
         row = next(farthest.sort_index().itertuples())  # the first in the order of the statistics
         if families and (row.family_score < NOTABLE or len(families) == MAX_CLAUSES):
             break
-        residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)
+        residuals = next((r for r in all_residuals[row.site, row.level] if r.label == row.residuals), None)
         if residuals is None:
             continue
         site = structure.observed[row.site]
-        values, labels = _covariate(row, residuals, last[row.site, row.level], *covariates[row.site])
+        values, labels = _covariate(row, residuals, all_residuals[row.site, row.level], *covariates[row.site])
         if labels and len(labels) == site.shape[0] and row.covariate == site.axes[0]:
             labels = site.axis_labels[0]
 
@@ -387,25 +387,25 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             indices = np.unravel_index(index, site.shape)
             return ", ".join(labels[i] for labels, i in zip(site.axis_labels, indices, strict=True)) or "the datum"
 
-        covariate = _covariate_name(row.covariate, last[row.site, row.level])
+        covariate = _covariate_name(row.covariate, all_residuals[row.site, row.level])
         clause = _describe(row.kind, residuals, covariate, values, labels, name_of)
         clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
         families.append(row.family)
     return clauses, families
 
 
-def _worst(table: pd.DataFrame, last, covariates) -> UnusualResiduals | None:
+def _worst(table: pd.DataFrame, all_residuals, covariates) -> UnusualResiduals | None:
     """Return the residuals of the most unusual statistic, with its covariate."""
     row = next(table.itertuples())
     same = table[(table["site"] == row.site) & (table["level"] == row.level) & (table["residuals"] == row.residuals)]
-    residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)
+    residuals = next((r for r in all_residuals[row.site, row.level] if r.label == row.residuals), None)
     if residuals is None:
         return None
     for candidate in (row, *same.sort_values("score", ascending=False).itertuples()):
-        values, labels = _covariate(candidate, residuals, last[row.site, row.level], *covariates[row.site])
+        values, labels = _covariate(candidate, residuals, all_residuals[row.site, row.level], *covariates[row.site])
         if len(values):
             bins = np.asarray(values, int) if labels else rs.bins_of(values)
-            covariate = _covariate_name(candidate.covariate, last[row.site, row.level])
+            covariate = _covariate_name(candidate.covariate, all_residuals[row.site, row.level])
             return unusual_residuals(row.residuals, covariate, residuals.values, values, labels, bins)
     return unusual_residuals(row.residuals, "", residuals.values, np.zeros(0), (), np.zeros(0, int))
 
