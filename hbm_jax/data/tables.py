@@ -152,10 +152,6 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     missing
         Numbers that stand for missing values, such as -9 or (-99, -999).
 
-    Returns
-    -------
-    TableColumns
-
     Raises
     ------
     FileNotFoundError

@@ -32,10 +32,6 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     name : str
         Name of the parameter, for error messages.
 
-    Returns
-    -------
-    numpyro.distributions.Distribution or float
-
     Raises
     ------
     ValueError

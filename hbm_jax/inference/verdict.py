@@ -186,10 +186,6 @@ def diagnose_sampled(
         Dimensions ``chain, draw, parameter``: the unconstrained draws, labelled ``site`` or ``site[index]``.
     recentred : collection of str
         Variables of the posterior that are sampled through an auxiliary site, element by element.
-
-    Returns
-    -------
-    Sampled
     """
     table = diagnose(posterior)
     if positions is None:
@@ -277,10 +273,6 @@ def judge(
         moved and to judge sites that are not in the posterior.
     target_accept_prob : float
         Acceptance probability of the run; the advice against divergences names a larger one.
-
-    Returns
-    -------
-    Verdict
     """
     sampled = diagnose_sampled(posterior, positions, recentred)
     table = sampled.table[~sampled.table.index.isin(sampled.stuck)]

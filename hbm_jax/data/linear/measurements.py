@@ -60,19 +60,14 @@ def with_normal_errors(
     converted = dict(columns)
     for key in coordinates:
         asymmetric = f"{key}_err_lo" in columns or f"{key}_err_hi" in columns
-        limit = _is_limit(columns, key)
+        # Whether the value of each row is a limit; empty without a column of limits
+        limit = np.array([word not in NO_LIMIT for word in limit_words(columns.get(f"limit_{key}", ()))], bool)
         if f"sigma_{key}" in columns and limit.any():
             converted[f"sigma_{key}"] = _errors_of_limits(columns, f"sigma_{key}", limit, column_names)
         if asymmetric or key in log10:
             _require_convertible_errors(columns, key, asymmetric, len(coordinates), column_names)
             converted |= _interval(converted, key, asymmetric, key in log10, limit, column_names)
     return converted
-
-
-def _is_limit(columns: Mapping[str, Any], key: str) -> NDArray[np.bool_]:
-    """Return whether the value of each row is a limit, (N,); empty without a column of limits."""
-    column = columns.get(f"limit_{key}", ())
-    return np.array([word not in NO_LIMIT for word in limit_words(column)], bool)
 
 
 def _errors_of_limits(columns: Mapping[str, Any], key: str, limit: NDArray[np.bool_], column_names) -> Floats:

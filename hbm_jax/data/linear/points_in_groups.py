@@ -188,12 +188,15 @@ class PointsInGroups(InGroups):
         errors = point_errors(rows)
         names, group_index = rows.groups(together=True)
         exchanges = _exchanges(len(coordinates))
+        redshift = np.full(rows.num, np.nan)
+        if "redshift" in rows.columns:  # models that use it check its values
+            redshift = rows.vector("redshift", allow_missing=True)
         by_point = {  # array (N, ...), and its value in padding
             "limit": (limit, np.nan),
             "side": (side, 1.0),
             "order": (exchanges[limit_index], exchanges[-1]),
             "cut": (_cuts(rows), np.full(len(coordinates), np.nan)),
-            "redshift": (_redshifts(rows), np.nan),
+            "redshift": (redshift, np.nan),
         }
         fields = rows.padded_fields(group_index, errors, by_point)
         return cls(
@@ -334,11 +337,6 @@ def _common_errors(rows: GroupedRows, group_index) -> Floats:
     return errors
 
 
-def _redshifts(rows: GroupedRows) -> Floats:
-    """Return the redshifts of the points, (N,); NaN for none. Models that use them check their values."""
-    return rows.vector("redshift", allow_missing=True) if "redshift" in rows.columns else np.full(rows.num, np.nan)
-
-
 def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
     """Return limit and side of each point, the index of the limited coordinate, and the attribute `limited`."""
     num, last = rows.num, len(rows.coordinates) - 1
@@ -405,10 +403,6 @@ def read_relation(
         Coordinates with linear columns whose decimal logarithms are related, see `PointsInGroups.from_columns`.
     injections
         Table of injections, see `PointsInGroups.with_injections`.
-
-    Returns
-    -------
-    PointsInGroups
 
     Raises
     ------

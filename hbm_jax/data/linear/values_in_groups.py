@@ -157,10 +157,6 @@ def read_values(
     components
         Names of the components.
 
-    Returns
-    -------
-    ValuesInGroups
-
     Raises
     ------
     FileNotFoundError, DataError

@@ -397,10 +397,6 @@ def parse(formula: str) -> ParsedFormula:
         ``"response ~ terms + (terms | group)"``. Groups are a column ``a``, combinations ``a:b``, or a random walk
         ``walk(t)``. ``||`` instead of ``|`` makes the effects of a group uncorrelated.
 
-    Returns
-    -------
-    ParsedFormula
-
     Raises
     ------
     DataError

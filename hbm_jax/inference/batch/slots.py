@@ -194,18 +194,17 @@ class Slots:
         self.lengths[slots] = self.stack.lengths[objects]
         slot_keys = keys[np.maximum(self.object, 0)]
         if self.state is None:
-            shape = jax.eval_shape(jax.vmap(self._state_template), slot_keys, self.leaves, self.lengths)
+            points = jnp.zeros((self.num_chains, self.target.size))
+
+            def initial_state(key, leaves, lengths):
+                return chees.initial_state(self._value_and_grad(leaves, lengths), points, key, self.dense)
+
+            shape = jax.eval_shape(jax.vmap(initial_state), slot_keys, self.leaves, self.lengths)
             # Sharded as the programs return it: otherwise the second call of `_fill` would compile again.
             self.state = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), self._sharding), shape)
         is_new = np.zeros(self.num_slots, bool)
         is_new[slots] = True
         self.state = self._fill(self.state, is_new, slot_keys, self.leaves, self.lengths)
-
-    def _state_template(self, key, leaves, lengths):
-        """Return the state of a slot at the origin; only its shapes and types are used."""
-        value_and_grad = self._value_and_grad(leaves, lengths)
-        points = jnp.zeros((self.num_chains, self.target.size))
-        return chees.initial_state(value_and_grad, points, key, self.dense)
 
     def shorten(self, slots: np.ndarray):
         """Halve the step size of the objects in these slots."""

@@ -77,10 +77,6 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
     chunk : int
         Densities evaluated in one batch.
 
-    Returns
-    -------
-    Evidence
-
     Raises
     ------
     TypeError

@@ -94,10 +94,6 @@ def prior_sensitivity(
     chunk, num_draws : int
         As in `log_likelihood`.
 
-    Returns
-    -------
-    Sensitivity
-
     Raises
     ------
     ValueError

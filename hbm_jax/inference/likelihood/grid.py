@@ -78,10 +78,6 @@ def profile_grid(
     progress : bool
         Whether to show the progress line.
 
-    Returns
-    -------
-    ProfileGrid
-
     Raises
     ------
     ValueError

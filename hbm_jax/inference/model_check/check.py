@@ -231,7 +231,8 @@ def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
 
 def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs.Residuals]:
     """Return the residuals of each component and, if they differ, those given all other values."""
-    valid = np.broadcast_to(_expand_mask(pool["valid"], site), site.shape).ravel()
+    mask = pool["valid"]  # of the leading axes of the site
+    valid = np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(site.shape) - mask.ndim)), site.shape).ravel()
     labels = site.components or (name,)
 
     def standardised(array, k, label):
@@ -266,11 +267,6 @@ def _scores_of_components(values: np.ndarray) -> np.ndarray:
     correlation = np.einsum("p...i,p...j->...ij", deviation, deviation) / len(values)
     inverse = np.linalg.pinv(np.nan_to_num(correlation), hermitian=True)
     return np.einsum("...ij,p...j->p...i", inverse, deviation)
-
-
-def _expand_mask(valid: np.ndarray, site: Site) -> np.ndarray:
-    """Return a mask of the leading axes of a site with length-1 axes for its other axes."""
-    return valid.reshape(*valid.shape, *(1,) * (len(site.shape) - valid.ndim))
 
 
 def _nearly_equal(a: rs.Residuals, b: rs.Residuals) -> bool:

@@ -127,7 +127,8 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
     else:
         yield "", arg
         return
-    texts_by_length = {len(value): value for _, value in items if _is_text(value)}
+    lists = [value for _, value in items if isinstance(value, tuple | list) and value]
+    texts_by_length = {len(value): value for value in lists if all(isinstance(entry, str) for entry in value)}
     for name, value in items:
         nested = dataclasses.is_dataclass(value) or isinstance(value, Mapping) or hasattr(value, "_asdict")
         nested |= isinstance(value, tuple | list) and bool(value) and dataclasses.is_dataclass(value[0])
@@ -137,11 +138,6 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
                 yield f"{prefix}{key}".removesuffix(" index"), field  # the ``index`` of a group names the group itself
         elif not nested:
             yield from _named_columns(name, value, texts_by_length)
-
-
-def _is_text(value: Any) -> bool:
-    """Return whether a value is a non-empty tuple or list of text."""
-    return isinstance(value, tuple | list) and bool(value) and all(isinstance(entry, str) for entry in value)
 
 
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:

@@ -87,10 +87,6 @@ def look_for_modes(
     progress : bool
         Whether to show a progress line.
 
-    Returns
-    -------
-    Modes
-
     Raises
     ------
     ValueError
