@@ -250,10 +250,10 @@ def _inverse(matrix):
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_ratio(size, residuals, sensitivities, offsets):
     """Return the log of the ratio of the densities with and without offsets."""
-    return _solve(size, residuals, sensitivities, offsets)[0]
+    return _solved(size, residuals, sensitivities, offsets)[0]
 
 
-def _solve(size, residuals, sensitivities, offsets):
+def _solved(size, residuals, sensitivities, offsets):
     """Return the log ratio, the inverse of 1 + A, and the mean of the offsets given the data."""
     information, score = _information(size, residuals, sensitivities, offsets)
     inverse, log_det = _inverse(information)
@@ -264,7 +264,7 @@ def _solve(size, residuals, sensitivities, offsets):
 @_log_ratio.defjvp
 def _log_ratio_jvp(size, primals, tangents):
     residuals, sensitivities, offsets = primals
-    value, inverse, mean = _solve(size, *primals)
+    value, inverse, mean = _solved(size, *primals)
     total = jnp.zeros(())
     for z, part, index, z_dot, part_dot in zip(residuals, sensitivities, offsets, *tangents[:2], strict=True):
         predicted = jnp.einsum("grk,gk->gr", part, mean[index], precision=FULL)
