@@ -228,7 +228,8 @@ def _converted(value: Any, hint: Any) -> Any:
         kind = args[1] if args else Any
         return {str(name): read_value(part, kind, str(name)) for name, part in value.items()}
     if issubclass(origin, Sequence) and not issubclass(origin, str) and isinstance(value, list | tuple):
-        kinds = args if origin is tuple and args and args[-1] is not Ellipsis else [*args, Any][:1] * len(value)
+        is_fixed = origin is tuple and args and args[-1] is not Ellipsis  # a tuple with a type for each entry
+        kinds = args if is_fixed else [args[0] if args else Any] * len(value)
         parts = [read_value(part, kind, "") for part, kind in zip(value, kinds, strict=True)]
         return tuple(parts) if issubclass(tuple, origin) else parts
     # A str is a Sequence in Python, but not a valid list.

@@ -1,7 +1,6 @@
 """Computation of constants before or while a program is traced."""
 
 import functools
-import importlib
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -10,10 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from threadpoolctl import ThreadpoolController
+
+from hbm_jax.blas import one_blas_thread
 
 MAX_WORKERS = 8  # threads; precomputing a response on quadrature nodes takes some 200 MB in each
-
 CHUNK = 512  # elements per evaluation
 
 
@@ -63,13 +62,6 @@ def cached_once(maxsize: int | None = None) -> Callable[[Callable], Callable]:
     return decorate
 
 
-@functools.cache
-def _blas() -> ThreadpoolController:
-    """Return the control of the threads of BLAS, cached because finding its libraries takes some 5 ms."""
-    importlib.import_module("scipy.linalg")  # SciPy has a separate BLAS library
-    return ThreadpoolController()
-
-
 def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """Map a function dominated by linear algebra over items, on at most `MAX_WORKERS` cores.
 
@@ -78,9 +70,9 @@ def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """
     items = list(items)
     if len(items) < 2:  # no thread, and the same rounding as with several
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             return [work(item) for item in items]
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
         try:
             return list(pool.map(work, items))
         except BaseException:  # including KeyboardInterrupt: do not wait for items that have not started

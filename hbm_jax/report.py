@@ -131,7 +131,7 @@ def write_report(
         program=fit.run.get("program", ""),
         data=fit.run.get("data", ""),
         verdict=fit.verdict,
-        facts=_facts(fit),
+        facts=_diagnostics(fit),
         limits={"r_hat": MAX_R_HAT, "ess": f"{MIN_ESS:.0f}", "bfmi": MIN_BFMI},
         rows=rows,
         units=units,
@@ -197,12 +197,12 @@ def _draw(
     return drawn | {"picture": picture, "width": width, "height": height}
 
 
-def _facts(fit: Fit) -> list[dict[str, Any]]:
+def _diagnostics(fit: Fit) -> list[dict[str, Any]]:
     """List the diagnostics of the verdict: value, parameter, and whether the value is within its limit."""
     verdict = fit.verdict
     (r_name, r_hat), (e_name, ess) = verdict.worst_r_hat, verdict.smallest_ess
     seconds = sum(fit.timing.values())
-    facts = [
+    rows = [
         ("draws", str(verdict.num_draws), f"{fit.posterior.sizes['chain']} chains", True),
         ("divergent", str(verdict.num_divergences), "", verdict.num_divergences == 0),
         ("largest R-hat", _number(r_hat, ".3f"), r_name, not r_hat >= MAX_R_HAT),
@@ -210,8 +210,8 @@ def _facts(fit: Fit) -> list[dict[str, Any]]:
         ("smallest E-BFMI", _number(verdict.min_bfmi, ".2f"), "", not verdict.min_bfmi <= MIN_BFMI),
     ]
     if seconds:
-        facts.append(("time", f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min", "", True))
-    return [dict(zip(("name", "value", "detail", "within_limit"), fact, strict=True)) for fact in facts]
+        rows.append(("time", f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min", "", True))
+    return [dict(zip(("name", "value", "detail", "within_limit"), row, strict=True)) for row in rows]
 
 
 def _rows(fit: Fit) -> list[dict[str, Any]]:

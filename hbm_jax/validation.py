@@ -170,8 +170,8 @@ def _is_missing(value: Any) -> bool:
     )
 
 
-def _all_numbers(array: np.ndarray) -> Floats | None:
-    """Return a column of text as numbers; None if an entry is not a number."""
+def all_numbers(array: np.ndarray) -> Floats | None:
+    """Return a column of text as numbers; None if an entry is not text or not a number."""
     if set(map(type, array.tolist())) != {str}:
         return None
     try:
@@ -209,7 +209,7 @@ def float_vector(values: Any, label: str, names: Sequence[str] = (), *, allow_mi
     if array.dtype.kind in "iuf":
         numbers = array.astype(np.float64)
     elif array.dtype.kind in "OSU":
-        parsed = _all_numbers(array) if not missing.any() else None
+        parsed = all_numbers(array) if not missing.any() else None
         numbers = np.full(array.shape, np.nan) if parsed is None else parsed
         entries = array.tolist() if parsed is None else []
         for row, value in enumerate(entries):

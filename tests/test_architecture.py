@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Storey 0 is plain Python that every storey may use.
 ROOMS = {
-    0: ("files", "names", "notation", "xla_options"),
+    0: ("blas", "files", "names", "notation", "xla_options"),
     1: ("constants", "validation", "reading", "precomputation", "cosmology", "absorption", "spectra", "data"),
     2: ("distributions", "models"),
     3: ("inference",),

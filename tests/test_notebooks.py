@@ -269,7 +269,7 @@ def test_funnel():
     for name in ("noncentred", "mixed", "marginal"):
         assert rows[name][0] == 0
         assert rows[name][2] == "True"
-    assert "it changed no centredness by more than 0.0" in printed
+    assert "it changed no weight by more than 0.0" in printed
     speed = {
         name: float(value) for name, value in re.findall(r"^(\w+) +([\d.]+) effective draws", printed, re.MULTILINE)
     }

@@ -71,7 +71,7 @@ def fit_coefficients(ions: tuple[tuple[int, int], ...]) -> Fits:
     outer_fits = rows_of("verner_1996", ("Z", "N_electrons"), _OUTER)
     for ion in ions:
         if ion not in by_shell:
-            raise ValueError(_unknown_ion(ion, by_shell))
+            raise ValueError(_unknown_ion(ion))
     num_subshells = max(len(by_shell[ion]) for ion in ions)
     shells = np.ones((len(_SHELL), len(ions), num_subshells))
     outer = np.ones((len(_OUTER), len(ions), 1))
@@ -93,7 +93,7 @@ def _inner_edge(num_electrons, quantum_numbers, shells) -> float:
     return next(float(s[0]) for nl, s in zip(quantum_numbers, shells, strict=True) if tuple(nl) == inner)
 
 
-def _unknown_ion(ion, known) -> str:
+def _unknown_ion(ion) -> str:
     """Return the error message for an ion without fits."""
     Z, num_electrons = ion
     if not 1 <= Z <= len(ELEMENTS):
@@ -124,17 +124,17 @@ def evaluate(energy: Any, fits: Fits) -> Any:
 def _sum_of_shells(energy, shells, outer, switch):
     """Return the cross sections (ions, ...): the outer-shell fit below `switch`, the sum of the subshell fits above."""
     shape = np.shape(energy)
-    energy = (energy * 1e3).reshape(1, 1, -1)
+    energy = (energy * 1e3).reshape(1, 1, -1)  # eV
     dtype = energy.dtype
     threshold, E_0, sigma_0, y_a, P, y_w, angular = (c[..., None].astype(dtype) for c in shells)
     y = energy / E_0
-    subshell_sigma = _shape(y, y - 1.0, 5.5 + angular - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
+    subshell_sigma = _fit_shape(y, y - 1.0, 5.5 + angular - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
     total = (subshell_sigma * (energy >= threshold)).sum(axis=1)
     if outer is not None:
         threshold, E_0, sigma_0, y_a, P, y_w, y_0, y_1 = (c[..., None].astype(dtype) for c in outer)
         x = energy / E_0 - y_0
         y = (x**2 + y_1**2) ** 0.5
-        outer_sigma = _shape(y, x - 1.0, 5.5 - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
+        outer_sigma = _fit_shape(y, x - 1.0, 5.5 - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
         is_outer = energy[0] < switch[:, None].astype(dtype)
         total = (outer_sigma * (energy >= threshold))[:, 0] * is_outer + total * ~is_outer
     return total.reshape(len(switch), *shape)
@@ -149,7 +149,7 @@ def _single_ion(energy, inside, shells, outer, switch):
     return masked(_sum_of_shells(jnp.where(inside, energy, 1.0), shells, outer, switch)[0], inside)
 
 
-def _shape(y, difference, Q, y_a, P, y_w):
+def _fit_shape(y, difference, Q, y_a, P, y_w):
     """Return the energy dependence common to both fits; `difference` is y - 1 for a subshell, x - 1 for the outer."""
     return (difference**2 + y_w**2) * y**-Q * (1.0 + (y / y_a) ** 0.5) ** -P
 

@@ -198,8 +198,14 @@ def _fractions(log10_T, log_photo_rates, *, mode, rates):
 def _layout():
     """Return the layout of charge states in a table of one row per element.
 
-    The indices of the ratios in `ABSORBING` (elements, states - 1), -1 where there is none; the mask of existing states
-    (elements, states); and the position of each of `IONS` in the table.
+    Returns
+    -------
+    ratio_index : (elements, states - 1)
+        Index in `ABSORBING` of the ratio of each charge state to the next; -1 where there is none.
+    exists : (elements, states)
+        Mask of existing states.
+    position : pair of (ions,)
+        Row and column of each of `IONS`.
     """
     ratio_index = np.full((len(BALANCE), _MAX_Z), -1, np.int32)
     exists = np.zeros((len(BALANCE), _MAX_Z + 1), bool)

@@ -154,7 +154,7 @@ def _cross_section(energy, inside, values, overlay, *, model, grains=False, frac
     total = jnp.tensordot(numbers * gas_fraction, sigma, 1) + 0.5 * fraction * numbers[0] * _molecular_hydrogen(energy)
     if grains:
         depleted = (numbers * (1.0 - dust["gas_fraction"]))[1:]
-        total = total + _in_grains(
+        total = total + _grain_cross_section(
             sigma[1:], depleted, dust["mass_number"][1:], grains if isinstance(grains, Grains) else Grains()
         )
     return masked(total, inside)
@@ -175,6 +175,7 @@ def _helium(energy):
     x = 1e3 * energy / _HELIUM
     profile = sum(float(a) * x ** (-0.5 * i) for i, a in enumerate(coefficients["a"]))
     for q, nu, gamma in zip(coefficients["q"], coefficients["nu"], coefficients["gamma_Ry"], strict=True):
+        # Distance from the resonance in half widths
         X = 2.0 * (1e3 * energy / _RYDBERG - (3.0 - 1.0 / nu**2 + 1.807317)) / gamma
         profile = profile * (X - q) ** 2 / (1.0 + X**2)
     return jnp.where(x >= 1.0, 733e-6 * MEGABARN * energy**-3.5 * profile, 0.0)
@@ -183,7 +184,7 @@ def _helium(energy):
 def _molecular_hydrogen(energy):
     """Return the cross section per H2 molecule, above 30 eV (Yan et al. 1998)."""
     coefficients = _yan("H2")
-    x = 1e3 * energy / 15.4
+    x = 1e3 * energy / 15.4  # in units of the threshold of 15.4 eV
     powers = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     high = sum(float(c) * x**-p for c, p in zip(coefficients["above_85eV"], powers, strict=True))
     low = sum(float(c) * x**-i for i, c in enumerate(coefficients["30_85eV"]))
@@ -200,7 +201,7 @@ def _yan(species) -> dict[str, list[float]]:
     return coefficients
 
 
-def _in_grains(sigma, depleted, mass_number, grains: Grains):
+def _grain_cross_section(sigma, depleted, mass_number, grains: Grains):
     """Return the cross section of the grains [1e-22 cm^2 per H]; sigma is (elements, ...), depleted (elements,)."""
     p, a0, a1 = grains.index, 1e-4 * grains.radius_min, 1e-4 * grains.radius_max  # cm
     mass = jnp.sum(depleted * mass_number) * ATOMIC_MASS

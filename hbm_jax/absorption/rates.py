@@ -75,7 +75,7 @@ def recombination(rates: str) -> Recombination:
     power_law_fits = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
     num = len(ABSORBING)
     badnell, power_law, hydrogenic = np.ones((6, num)), np.zeros((2, num)), np.zeros(num)
-    badnell[0], badnell[4], badnell[5] = 0.0, 0.0, 0.0
+    badnell[0], badnell[4], badnell[5] = 0.0, 0.0, 0.0  # A, C and T2, which not all ions have
     for i, ion in enumerate(ABSORBING):
         if rates == "modern" and ion in badnell_fits:
             badnell[:, i] = badnell_fits[ion][0]
@@ -102,11 +102,11 @@ def _dielectronic(rates: str) -> list[list[np.ndarray]]:
         mazzotta = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
         return [badnell.get(ion, mazzotta.get(ion, [])) for ion in ABSORBING]
     older = rows_of("recombination_dielectronic_arnaud_rothenflug_1985", _PAIR, ("A_di", "B_di", "T0", "T1"))
-    terms_of_ions = []
-    for ion in ABSORBING:
-        # A exp(-T0/T) (1 + B exp(-T1/T)) is a sum of two terms.
-        terms_of_ions.append([term for A, B, T0, T1 in older.get(ion, []) for term in ((A, T0), (A * B, T0 + T1))])
-    return [[np.array(term) for term in terms] for terms in terms_of_ions]
+    # A exp(-T0/T) (1 + B exp(-T1/T)) is a sum of two terms.
+    return [
+        [np.array(term) for A, B, T0, T1 in older.get(ion, []) for term in ((A, T0), (A * B, T0 + T1))]
+        for ion in ABSORBING
+    ]
 
 
 @functools.cache

@@ -55,8 +55,8 @@ def running_integrals() -> RunningIntegrals:
     # The same edge may differ by rounding between ions.
     node = node[np.append(True, np.diff(node) > 1e-9)]
     lower, upper = node[:-1], node[1:]
-    for _ in range(ROUNDS):
-        inaccurate = _inaccurate(lower, upper, fits)
+    for _ in range(ROUNDS):  # halve the inaccurate intervals
+        inaccurate = _is_inaccurate(lower, upper, fits)
         middle = 0.5 * (lower + upper)[inaccurate]
         node = np.sort(np.concatenate([node, middle]))
         lower, upper = np.concatenate([lower[inaccurate], middle]), np.concatenate([middle, upper[inaccurate]])
@@ -69,23 +69,24 @@ def running_integrals() -> RunningIntegrals:
     S1 = _sum_from_end(moments[0])
     S2 = _sum_from_end(S1[1:] * width + moments[1])
     S3 = _sum_from_end(S2[1:] * width + 0.5 * S1[1:] * width**2 + 0.5 * moments[2])
-    right, left = _one_sided(node, fits)
+    right, left = _one_sided_sigma(node, fits)
     return RunningIntegrals(node, S1, S2, S3, right, left)
 
 
-def _one_sided(node, fits):
+def _one_sided_sigma(node, fits):
     """Return the cross sections just above and just below each node, (nodes, ions)."""
     return evaluate(np.exp(node) * (1.0 + 1e-13), fits).T, evaluate(np.exp(node) * (1.0 - 1e-13), fits).T
 
 
-def _inaccurate(lower, upper, fits):
+def _is_inaccurate(lower, upper, fits):
     """Return the mask of the intervals whose cubic is too inaccurate for some ion."""
     x, w = np.polynomial.legendre.leggauss(GAUSS_NODES)
     quarter = 0.25 * (upper - lower)[:, None, None]
     starts = np.stack([lower, 0.5 * (lower + upper)], axis=-1)[..., None]
     halves = quarter * np.einsum("lihj,j->ihl", evaluate(np.exp(starts + quarter * (1.0 + x)), fits), w)
     integral = halves.sum(axis=1)
-    cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (_one_sided(lower, fits)[0] - _one_sided(upper, fits)[1])
+    right, left = _one_sided_sigma(lower, fits)[0], _one_sided_sigma(upper, fits)[1]
+    cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (right - left)
     return (np.abs(cubic - halves[:, 0]) > TOLERANCE * integral).any(axis=1)
 
 

@@ -51,7 +51,7 @@ class Cells(NamedTuple):
 
 
 def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
-    """Return least-squares parabolas of a function of u on equal cells from 0 to log(1 + z).
+    """Return equal cells from 0 to log(1 + z), in each of which a function of u is its least-squares parabola.
 
     Linear weights would suffice for the sum of all ions. But just above the iron edge of a hot gas at the source, only
     the end of the last cell contributes, and linear weights are wrong there by 1e-3. No expression divides by the width

@@ -345,7 +345,11 @@ def along_lines(
 
 
 def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity, dtype) -> np.ndarray:
-    """Return the integrals of one source, (combinations, 2, energies), or with 1 for 2 at a fixed metallicity."""
+    """Return the integrals of one source.
+
+    They are (combinations, 2, energies), of H and He and of metals; or (combinations, 1, energies), of all of them, at
+    a fixed metallicity.
+    """
     coefficients = []
     for group, cells in enumerate(weights):
         functional = _functional(np.log(energy)[:, None] + cells.edge, *cells[1:])

@@ -27,7 +27,7 @@ from hbm_jax.models.xray.spectral_fit import Deviance
 from hbm_jax.notation import quote, quoted_math
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.fold import photons_in_bins
-from hbm_jax.spectra.model.composition import Component, separated
+from hbm_jax.spectra.model.composition import Component, split_terms
 from hbm_jax.spectra.model.energetics import energy_flux, gaussian_lines, log10_sphere_area
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness
@@ -296,7 +296,7 @@ def expected_parts(model: SpectralFit, data: SpectrumStack, bound: Any, paramete
 
 def terms_of(spectrum: Component) -> dict[str, Component]:
     """Return each additive component of an expression, with the factors that multiply it, by label or name."""
-    _, lines = separated(spectrum, lambda part: part.kind == "additive")
+    _, lines = split_terms(spectrum, lambda part: part.kind == "additive")
     terms: dict[str, Component] = {}
     for line in lines:
         kind = type(line.component).__name__

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference import Fit
-from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
+from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.grid import NUM_STARTS
 from hbm_jax.inference.likelihood.profile import _Point, _Profile
 from hbm_jax.inference.sampler.progress import ProgressLine

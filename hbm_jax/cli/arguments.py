@@ -72,7 +72,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         """Raise `ConfigError`."""
         where = self.prog.partition(" ")[2]
-        raise ConfigError(f"{where}{': ' * bool(where)}{message}. See {self.prog} --help.")
+        prefix = f"{where}: " if where else ""
+        raise ConfigError(f"{prefix}{message}. See {self.prog} --help.")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the parsed arguments.
@@ -104,7 +105,7 @@ class Parser(argparse.ArgumentParser):
     def add_option(self, group: argparse._ArgumentGroup, key: str, kind: Any, text: str, default: Any = None) -> None:
         """Add the flag of an option, ``SECTION.NAME``, of a type."""
         name = key.partition(".")[2]
-        text += _default(default)
+        text += _default_text(default)
         text = text.replace("%", "%%")
         parts = [part for part in _alternatives(kind) if part is not types.NoneType]
         if parts == [bool]:
@@ -159,7 +160,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
-def _default(value: Any) -> str:
+def _default_text(value: Any) -> str:
     """Return the default of an option for its help; empty if there is none to show."""
     if value in (None, "", (), [], dataclasses.MISSING, inspect.Parameter.empty):
         return ""
@@ -174,7 +175,7 @@ def _metavar(parts: Sequence[Any], lists: Sequence[Any], name: str) -> str:
     number = "NUMBER" if float in kinds else "N" if int in kinds else ""
     choices = [str(value) for part in single if typing.get_origin(part) is typing.Literal for value in part.__args__]
     if choices:
-        return f"{{{','.join(choices)}}}{'|' * bool(number)}{number}"
+        return f"{{{','.join(choices)}}}{'|' if number else ''}{number}"
     if str in kinds:
         return "NAME" if lists else name.upper()
     if number:
@@ -325,13 +326,13 @@ def _add_population(parser: Parser, group, entry) -> None:
     parser.add_table(group, "population")
     text = "Without --design, a population is drawn." if entry.takes_design else ""
     if entry.population is not None:
-        fields = dataclasses.fields(entry.population)
-        known = (f"{item.name}{_shown(item)}" for item in fields if item.name not in entry.population_options)
-        text = f"{text} Properties and their defaults: {'; '.join(known)}."
+        fields = [item for item in dataclasses.fields(entry.population) if item.name not in entry.population_options]
+        properties = "; ".join(f"{item.name}{_default_of_field(item)}" for item in fields)
+        text = f"{text} Properties and their defaults: {properties}."
     group.description = text.strip()
 
 
-def _shown(field: dataclasses.Field) -> str:
+def _default_of_field(field: dataclasses.Field) -> str:
     """Return ``=`` and the default of a field; empty if there is none."""
     default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
     if default is dataclasses.MISSING or default is None:

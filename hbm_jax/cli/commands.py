@@ -170,7 +170,8 @@ def parsed(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
         models_page(command).parse(rest)
     from hbm_jax import registry
 
-    arguments = model_parser(command, str(name), registry.named(name), rest).parse(rest)
+    entry = registry.named(name)  # raises an error for None
+    arguments = model_parser(command, str(name), entry, rest).parse(rest)
     arguments.model = name
     return command, arguments
 

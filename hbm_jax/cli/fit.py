@@ -84,10 +84,12 @@ def resume(arguments) -> int:
     checkpoint = runs.checkpoint_of(arguments.folder) or arguments.folder
     folder = checkpoint.parent if checkpoint.name == runs.CHECKPOINT else checkpoint
     new_config: dict = {"sample": {}}
+    changeable = [f"sample.{name}" for name in END_OPTIONS]
     for key, value in [*flags(arguments), *assignments("set", arguments.set)]:
-        if key.split(".")[:2] not in [["sample", name] for name in END_OPTIONS]:
-            ends = ", ".join(f"sample.{name}" for name in END_OPTIONS)
-            raise ConfigError(f"--set {key}: expected one of {ends}, because resume can change only when a run ends.")
+        if ".".join(key.split(".")[:2]) not in changeable:  # sample.until.mu belongs to sample.until
+            raise ConfigError(
+                f"--set {key}: expected one of {', '.join(changeable)}, because resume can change only when a run ends."
+            )
         set_key(new_config, key, value)
     changes = new_config["sample"]
     program, args = runs.rebuild_program(checkpoint)
@@ -132,16 +134,15 @@ def _resume_hint(folder: Path, reason: str = "interrupted", *, new: bool = False
     """
     from hbm_jax import runs
 
+    command = runs.resume_command(folder)
+
     def message() -> str:
         if new:
             runs.settle_checkpoint(folder)
-        return (
-            f"interrupted; continue with\n{command}"
-            if runs.is_resumable(folder)
-            else "interrupted; nothing was written."
-        )
+        if runs.is_resumable(folder):
+            return f"interrupted; continue with\n{command}"
+        return "interrupted; nothing was written."
 
-    command = runs.resume_command(folder)
     with exit_message(message):
         try:
             yield

@@ -20,12 +20,11 @@ def simulate(arguments) -> int:
         raise ConfigError("--out: expected the file or folder to write, found none.")
     out = Path(arguments.out)
     if entry.simulate is not None and not (entry.takes_design and config["data"]):
-        options = {
-            name: None
-            if (text := vars(arguments)[f"simulator.{name}"]) is None
-            else read_value(text, kind, f"--{name}")
-            for name, kind in entry.simulator_options.items()
-        }
+        options = dict.fromkeys(entry.simulator_options)
+        for name, kind in entry.simulator_options.items():
+            text = vars(arguments)[f"simulator.{name}"]
+            if text is not None:
+                options[name] = read_value(text, kind, f"--{name}")
         print(entry.simulate(config, out, **options, overwrite=arguments.overwrite))
         return USABLE
     _refuse_population(arguments, config)

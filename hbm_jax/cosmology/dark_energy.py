@@ -94,7 +94,8 @@ class CustomDarkEnergy:
         edges = np.log1p(np.array([0.0, *self.breaks, np.inf]))
         exponent = jnp.zeros_like(u)
         for low, high in itertools.pairwise(edges):
-            width = jnp.clip(u - low, 0.0 if low else -np.inf, high - low)
+            # The first interval extends to negative redshifts.
+            width = jnp.clip(u - low, 0.0 if low > 0 else -np.inf, high - low)
             nodes = low + width[..., None] * (0.5 * (x + 1.0))
             values = 1.0 + self.function(jnp.expm1(nodes), self.parameters)
             exponent = exponent + width * jnp.sum(0.5 * weights * values, axis=-1)

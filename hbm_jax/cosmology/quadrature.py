@@ -15,6 +15,7 @@ used internally: both rules return a finite integral and the mask of its domain.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -74,10 +75,11 @@ def _unit_chebyshev(num: int) -> np.ndarray:
 
 
 def _mean_matrix(num: int) -> np.ndarray:
-    """Return the matrix from values at the unit Chebyshev nodes to the mean over [0, t], in powers of 2 t - 1.
+    """Return the matrix that turns values of a function at the nodes into the polynomial of its mean over [0, t].
 
-    The mean times t keeps its relative accuracy as t goes to 0, unlike the integral itself. Powers of t instead of
-    2 t - 1 would have coefficients of 1e5 and lose five digits.
+    The nodes are those of `_unit_chebyshev`, the coefficients those of powers of 2 t - 1. Powers of t would have
+    coefficients of 1e5 and lose five digits. The mean times t keeps its relative accuracy as t goes to 0, unlike the
+    integral itself.
     """
     powers_from_values = np.linalg.inv(np.vander(2.0 * _unit_chebyshev(num) - 1.0, num, increasing=True))
     i, j = np.meshgrid(np.arange(num), np.arange(num))
@@ -102,9 +104,9 @@ def integral_direct(u: jax.Array, power: int, cosmology: Cosmology) -> tuple[jax
     """Return the integral from 0 to each u, split at the breaks of the expansion, and the mask E^2 > 0 on [0, u]."""
     nodes, weights = (a.astype(u.dtype) for a in _unit_legendre(DIRECT_NODES))
     value, exists = jnp.zeros_like(u), jnp.ones(u.shape, bool)
-    edges = [0.0, *np.log1p(breaks_of(cosmology))]
-    for index, low in enumerate(edges):
-        width = u if len(edges) == 1 else jnp.clip(u - low, 0.0, [*edges, np.inf][index + 1] - low)
+    breaks = np.log1p(breaks_of(cosmology))
+    for low, high in itertools.pairwise([0.0, *breaks, np.inf]):
+        width = jnp.clip(u - low, 0.0, high - low) if len(breaks) else u
         offsets = width[..., None] * nodes
         values, positive = _integrand(offsets + low if low else offsets, power, cosmology)
         # The factor outside the sum keeps the relative accuracy, and the derivative at u = 0.

@@ -87,7 +87,7 @@ class RedshiftMatrix(LinesOfSight):
         if self.matrix is not None or self.z is None:
             return
         z, z_hel = both_redshifts(self.z, self.z_hel)
-        parts = _precomputed(z, z_hel, self.num_nodes, self.breaks, self.z_max)
+        parts = _matrix_fields(z, z_hel, self.num_nodes, self.breaks, self.z_max)
         for name, value in (parts | {"z_max": None}).items():  # a static field must not differ between samples
             object.__setattr__(self, name, value)
 
@@ -157,16 +157,17 @@ def mean_coefficients(points: np.ndarray) -> np.ndarray:
     return from_values @ means @ from_values
 
 
-def _precomputed(z, z_hel, num_nodes, breaks, z_max) -> dict[str, Any]:
+def _matrix_fields(z, z_hel, num_nodes, breaks, z_max) -> dict[str, Any]:
     """Return the fields of the matrix of concrete redshifts."""
     u, panels = chebyshev_panels(z, breaks, z_max, num_nodes)
     blocks: list = []
     for low, high, points in panels:
-        length = np.clip(u - low, 0.0, high - low)  # of [0, u] in the panel
+        length = np.clip(u - low, 0.0, high - low)  # of the part of [0, u] in the panel
         x, count = 2.0 * length / (high - low) - 1.0, len(points)
         block = chebyshev.chebvander(x, count - 1).reshape(*u.shape, count) @ mean_coefficients(points)
         if len(panels) > 1:
-            block = block * np.where(u > 0, length / np.where(u > 0, u, 1.0), float(not blocks))[..., None]
+            at_zero = 1.0 if not blocks else 0.0  # limit of length / u at u = 0, in the first panel and in the others
+            block = block * np.where(u > 0, length / np.where(u > 0, u, 1.0), at_zero)[..., None]
         blocks.append(block)
     nodes = np.concatenate([low + 0.5 * (high - low) * (1.0 + points) for low, high, points in panels])
     fields = {"z": z, "z_hel": z_hel, "num_nodes": num_nodes or enough_nodes(panels[-1][1])}

@@ -111,7 +111,9 @@ class Catalogue:
             For an entry that is not a number, a value outside its allowed range, and a source without a redshift.
         """
         numbers = {}
-        for key in [key for key in self.column_names if self.declared[key] is not TEXT]:
+        for key in self.column_names:
+            if self.declared[key] is TEXT:
+                continue
             text, label = self.text(key, row), self.label(key, row)
             try:
                 numbers[key] = float(self.values[key][row]) if text else np.nan
@@ -119,7 +121,7 @@ class Catalogue:
                 raise DataError(f"{label}: expected a number; found {self.values[key][row]!r}.") from None
             if key in REQUIRED and np.isnan(numbers[key]):
                 raise DataError(f"{label}: expected {self.declared[key].description}; found {text or 'none'}.")
-            column = np.where(np.arange(len(self.names)) == row, numbers[key], np.nan)
+            column = np.where(np.arange(len(self.names)) == row, numbers[key], np.nan)  # this row alone is checked
             unusual = check_values({key: column}, self.declared, self.column_names, self.names)
             warn_unusual(unusual, origin=self.origin, stacklevel=6)
         return numbers
@@ -183,7 +185,9 @@ def read_catalogue(
         If a required column is missing, or a name in `leave_out` is not in the catalogue.
     """
     table = read_table(source, format=format, missing=missing)
-    folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
+    folder = Path(source).parent if isinstance(source, str | Path) else Path()
+    if spectra is not None:
+        folder = Path(spectra)
     if not folder.is_dir():
         raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which does not exist.")
     column_names = table.resolve(list(declared), columns, aliases)

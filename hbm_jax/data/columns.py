@@ -183,20 +183,21 @@ def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantit
         if lower in BARE_ERRORS:
             texts.append(f"column {name!r} looks like an error and is not used")
         for column, key in quantity_of.items():
-            if lower in _names_of_errors(column) or any(
-                lower in (f"{start}_{column}_{other}", f"{start}_{other}_{column}")
-                for start in ("cov", "covariance", "corr", "correlation")
-                for other in (*quantity_of, "x0")
-                if other != column
-            ):
-                kind = "covariance" if lower.startswith(("cov", "corr")) else "error"
-                if kind == "error" and any(
-                    name in column_names for name in (f"sigma_{key}", f"var_{key}", "covariance")
-                ):
-                    break
-                texts.append(f"column {name!r} looks like the {kind} of {column_names[key]!r} and is not used")
+            has_error = any(error in column_names for error in (f"sigma_{key}", f"var_{key}", "covariance"))
+            if lower in _names_of_covariances(column, {*quantity_of, "x0"} - {column}):
+                texts.append(f"column {name!r} looks like the covariance of {column_names[key]!r} and is not used")
+                break
+            if lower in _names_of_errors(column):
+                if not has_error:
+                    texts.append(f"column {name!r} looks like the error of {column_names[key]!r} and is not used")
                 break
     return texts
+
+
+def _names_of_covariances(column: str, others: Iterable[str]) -> set[str]:
+    """Return common names of the covariances and correlations of a column with others, in lower case."""
+    pairs = [pair for other in others for pair in (f"{column}_{other}", f"{other}_{column}")]
+    return {f"{start}_{pair}" for start in ("cov", "covariance", "corr", "correlation") for pair in pairs}
 
 
 def _names_of_errors(column: str) -> set[str]:

@@ -11,7 +11,7 @@ from hbm_jax.spectra.folding.panels import integrals_of, panel_edges
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.model.components import Component
-from hbm_jax.spectra.model.composition import separated
+from hbm_jax.spectra.model.composition import split_terms
 from hbm_jax.spectra.model.photons import photons
 
 # Nodes and largest width in ln E of panels between the energies where a spectrum is not smooth
@@ -37,7 +37,7 @@ def channel_rates(spectrum: Component, response: Response, values: Mapping[str, 
     """
     edges = response.energy
     values = {name: np.asarray(values[name], float) for name in spectrum.parameters}
-    if separated(spectrum)[1]:
+    if split_terms(spectrum)[1]:
         precise = spectrum.mapped(lambda part: part.in_double_precision())
         with jax.enable_x64(True):
             in_bins = np.asarray(jax.jit(photons(precise, edges))(values))

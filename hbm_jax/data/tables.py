@@ -61,7 +61,7 @@ class TableColumns:
         """
         values, column_unit = _plain(self.columns[name])
         if self.missing and not text:
-            values = _without(values, self.missing)
+            values = _mask_codes(values, self.missing)
         if unit is None or column_unit is None or np.ma.getdata(values).dtype.kind not in "iuf":
             return values
         return _convert(values, column_unit, unit, name)
@@ -152,10 +152,6 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     missing
         Numbers that stand for missing values, such as -9 or (-99, -999).
 
-    Returns
-    -------
-    TableColumns
-
     Raises
     ------
     FileNotFoundError
@@ -217,14 +213,14 @@ def _read(source: Any, format: str | None) -> TableColumns:
     from astropy.table import Table
 
     if isinstance(source, Table):
-        return _of_table(origin, source)
+        return _columns_of_table(origin, source)
     raise DataError(
         "source: expected a path, an astropy Table or QTable, a pandas DataFrame, a structured array or a mapping of "
         f"names to arrays, found {type(source).__module__}.{type(source).__name__}."
     )
 
 
-def _of_table(origin: str, table: Any) -> TableColumns:
+def _columns_of_table(origin: str, table: Any) -> TableColumns:
     """Return the columns of an astropy table."""
     return TableColumns(origin, {name: table[name] for name in table.colnames}, meta=table.meta)
 
@@ -234,13 +230,11 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
     by_suffix = {".csv": "csv", ".tsv": "csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) or [""]
-    chosen = format or by_suffix.get(suffix[0])
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    chosen = format or by_suffix.get(suffix)
     if chosen is None:
         raise DataError(
-            f"{path}: expected a name ending in {', '.join(by_suffix)} (or .gz after it), or format=, "
-            f"found {suffix[0]!r}."
+            f"{path}: expected a name ending in {', '.join(by_suffix)} (or .gz after it), or format=, found {suffix!r}."
         )
     if path.is_file():
         refuse_expansion(path)
@@ -258,13 +252,13 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         if chosen == "fits":
             _refuse_repetition(path, contents)
         table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
-        return _of_table(str(path), table)
+        return _columns_of_table(str(path), table)
     # csv, gzip, zlib and astropy raise many types for a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
-        text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
+        reason = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
         if isinstance(error, KeyError):
-            text = f"expected {text} in it, found none"
-        raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
+            reason = f"expected {reason} in it, found none"
+        raise DataError(f"{path}: could not be read as {chosen}: {reason}") from error
 
 
 def _refuse_repetition(path: Path, contents: bytes) -> None:
@@ -285,10 +279,10 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
     million rows.
     """
     lines = text.splitlines()
-    numbers: Sequence[int] = range(1, len(lines) + 1)
+    line_numbers: Sequence[int] = range(1, len(lines) + 1)
     if "#" in text or not all(map(str.strip, lines)):
         numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-        numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]
+        line_numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]
     if not lines:
         raise DataError("the file is empty: expected a line with the column names, found none.")
     delimiter = next((separator for separator in (",", "\t", ";") if separator in lines[0]), ",")
@@ -297,19 +291,22 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
     if quoted:
         terminated = (f"{line}\n" for line in lines)  # a quoted entry may continue on the next line
         reader = csv.reader(terminated, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
-        pairs = [(numbers[reader.line_num - 1], row) for row in reader]
-        numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
+        pairs = [(line_numbers[reader.line_num - 1], row) for row in reader]
+        line_numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
     header = [name.strip() for name in (rows[0] if quoted else lines[0].split(delimiter))]
     if any(_is_number(name) for name in header):
         raise DataError(
-            f"line {numbers[0]}: expected the column names on the first line that is not a comment, found {header}."
+            f"line {line_numbers[0]}: expected the column names on the first line that is not a comment, "
+            f"found {header}."
         )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
-        raise DataError(f"line {numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once.")
+        raise DataError(
+            f"line {line_numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once."
+        )
     counts = [len(row) - 1 for row in rows] if quoted else list(map(methodcaller("count", delimiter), lines))
     if set(counts) != {len(header) - 1}:
-        number, count = next(pair for pair in zip(numbers, counts, strict=False) if pair[1] != len(header) - 1)
+        number, count = next(pair for pair in zip(line_numbers, counts, strict=False) if pair[1] != len(header) - 1)
         raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {count + 1}.")
     entries = [entry for row in rows[1:] for entry in row] if quoted else delimiter.join(lines[1:]).split(delimiter)
     if len(lines) == 1:
@@ -328,7 +325,7 @@ def _is_number(text: str) -> bool:
     return text.lower() != "nan"
 
 
-def _without(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
+def _mask_codes(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
     """Return a column with its missing-value codes masked."""
     plain = np.ma.getdata(values)
     if plain.dtype.kind in "OSU":

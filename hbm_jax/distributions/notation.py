@@ -18,7 +18,7 @@ def _distributions() -> dict:
         for name, value in vars(dist).items()
         if inspect.isclass(value) and issubclass(value, dist.Distribution) and value is not dist.Distribution
     }
-    return classes | {"TruncatedNormal": dist.TruncatedNormal}
+    return classes | {"TruncatedNormal": dist.TruncatedNormal}  # a function of NumPyro
 
 
 def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution | float:
@@ -31,10 +31,6 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         distribution with numbers as arguments; or a bare number, which fixes the parameter.
     name : str
         Name of the parameter, for error messages.
-
-    Returns
-    -------
-    numpyro.distributions.Distribution or float
 
     Raises
     ------

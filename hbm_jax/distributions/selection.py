@@ -82,8 +82,8 @@ class TabulatedSelection(NamedTuple):
     -----
     A piecewise linear function is a constant plus hinges c_k max(v - t_k, 0) or, with the same c_k, max(t_k - v, 0).
     The mean of a hinge over a normal v is s (phi(z) + z Phi(z)) with z = (mean - t_k) / s or its negative. The form
-    that is small on the side of the mean is used, and the logarithm of a hinge by the Mills ratio, so that shares far
-    from the table keep their relative accuracy (``tests/models/test_efficiency.py``).
+    that is small on the side of the mean is used, and the logarithm of a hinge by the Mills ratio, so that fractions
+    far from the table keep their relative accuracy (``tests/models/test_efficiency.py``).
 
     Examples
     --------
@@ -146,7 +146,7 @@ class FunctionSelection:
     Attributes
     ----------
     function : callable
-        From arrays x and y of a common shape to probabilities.
+        Function of arrays x and y of a common shape that returns probabilities.
     """
 
     function: Callable
@@ -190,14 +190,14 @@ class FoundInjections(NamedTuple):
     num : float
         Number of injections, found or not.
     num_objects : float
-        Number of detected objects whose density is divided by the share.
+        Number of detected objects whose density is divided by the detected fraction.
 
     Notes
     -----
-    The detected share of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG 35,
-    145009). Its effective number is its squared mean over its variance, as if it were a count; with fewer than `ENOUGH`
-    for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66). Where a population is away from all
-    injections its share is far too small, and the likelihood far too large. The log of the share is therefore
+    The detected fraction of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG
+    35, 145009). Its effective number is its squared mean over its variance, as if it were a count; with fewer than
+    `ENOUGH` for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66). Where a population is away from
+    all injections the estimate is far too small, and the likelihood far too large. The log of the fraction is therefore
     multiplied by a weight, which falls smoothly from 1 at `ENOUGH` effective injections for each object to 0 at one, so
     that these populations have the likelihood without selection.
     """
@@ -209,7 +209,7 @@ class FoundInjections(NamedTuple):
 
     @property
     def log_normalisation(self):
-        """Log of the detected share of the population, times a weight that is 1 where there are enough injections."""
+        """Log of the detected fraction, times a weight that is 1 where there are enough injections."""
         ratio = jnp.log(self.effective_number) - jnp.log(jnp.maximum(self.num_objects, 1e-300))
         step = jnp.clip(ratio / np.log(ENOUGH), 0.0, 1.0)
         weight = step**3 * (10.0 - 15.0 * step + 6.0 * step**2)
@@ -217,7 +217,7 @@ class FoundInjections(NamedTuple):
 
     @property
     def effective_number(self):
-        """Squared detected share over the variance of its estimate."""
+        """Squared detected fraction over the variance of its estimate."""
         inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
         return 1.0 / jnp.maximum(inverse, 1e-12)
 
@@ -257,7 +257,7 @@ def log_detected_normal(
     if isinstance(selections[0], TabulatedSelection | FunctionSelection):
         return selections[0].log_detected(mean, covariance)
     axes = range(len(mean))
-    slopes = [[jnp.asarray(part.slope)[..., i, None] for i in axes] for part in selections]
+    slopes = [[jnp.asarray(selection.slope)[..., i, None] for i in axes] for selection in selections]
 
     def product(a, b):
         return sum(a[i] * b[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
@@ -289,9 +289,9 @@ def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probabi
     num : int
         Length n of the observed vectors.
     draw : callable
-        From a key to observed vectors of all objects, shape + (n,).
+        Function of a key that returns observed vectors of all objects, detected or not, shape + (n,).
     probability : callable
-        From observed vectors to probabilities of detection, (...).
+        Function of observed vectors that returns the probability of detection of each.
 
     Returns
     -------

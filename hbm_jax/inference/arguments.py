@@ -59,9 +59,8 @@ def _can_use(program: Callable, args: tuple) -> bool:
     """Return whether the log density of a program can be traced with these arguments."""
 
     def density(key):
-        trace = handlers.trace(handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value))
-        sites = [site for site in trace.get_trace(*args).values() if site["type"] == "sample"]
-        return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites)
+        sites = prior_trace(program, args, key).values()
+        return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites if site["type"] == "sample")
 
     try:
         jax.eval_shape(density, jax.random.key(0))
@@ -156,6 +155,17 @@ def prior_value(site):
         return init_to_uniform(site)
 
 
+def prior_trace(program: Callable, args: tuple, key: jax.Array, value: Callable = prior_value) -> dict[str, dict]:
+    """Return the trace of a program at a prior draw; ``value`` draws the latents, as `prior_value` does."""
+    seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=value)
+    return handlers.trace(seeded).get_trace(*args)
+
+
+def latents_of(trace: dict[str, dict]) -> dict[str, dict]:
+    """Return the latent sites of a trace by name."""
+    return {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+
+
 def _draw(site):
     """Draw a value of a site; raise NotImplementedError if its distribution cannot be sampled."""
     return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
@@ -174,9 +184,9 @@ def unsampled_sites(program: Callable, args: tuple) -> list[str]:
                 names.append(site["name"])
         return drawn
 
-    def trace(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=value)
-        return handlers.trace(seeded).get_trace(*args) and 0
+    def record(key):
+        prior_trace(program, args, key, value)
+        return 0
 
-    jax.eval_shape(trace, jax.random.key(0))
+    jax.eval_shape(record, jax.random.key(0))
     return names

@@ -301,15 +301,19 @@ class Processes(OneProcess):
             while (point := self.lead()) is not None:
                 target.value_and_grad(point)
             return self.lead()
+        start, error = None, None
         try:
             start = choose(target, num_chains, key, evaluate_in_all)
-        except Exception as failed:
-            error = failed  # sent below, where the other processes wait for the result
-        else:
-            self.lead()  # None instead of a point: the search has ended
-            return self.lead(lambda: start)
-        self.lead()
-        return self.lead(lambda: _throw(error))
+        except Exception as exception:
+            error = exception  # raised below, where the other processes wait for the result
+
+        def result():
+            if error is not None:
+                raise error
+            return start
+
+        self.lead()  # None instead of a point: the search has ended
+        return self.lead(result)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -354,7 +358,7 @@ class SplitProgram:
         kinds: dict[str, Any] = {}
 
         def program(parts, leaves):
-            leaves = [_wrapped(x, impl) for x, impl in zip(leaves, impls, strict=True)]
+            leaves = [_as_key(x, impl) for x, impl in zip(leaves, impls, strict=True)]
             with processes.tracing(parts):
                 out, kinds["structure"] = jax.tree.flatten(fn(*jax.tree.unflatten(structure, leaves)))
             kinds["impls"] = [jax.random.key_impl(x) if is_key(x) else None for x in out]
@@ -374,7 +378,7 @@ class SplitProgram:
         out = [x.addressable_data(0) for x in out]
         if self.compared:
             self.processes.compare([np.asarray(x) for x in out])
-        out = [_wrapped(x, impl) for x, impl in zip(out, self._kinds["impls"], strict=True)]
+        out = [_as_key(x, impl) for x, impl in zip(out, self._kinds["impls"], strict=True)]
         return jax.tree.unflatten(self._kinds["structure"], out)
 
     def as_text(self) -> str:
@@ -410,27 +414,20 @@ class SharedCheckpoint:
             self._store.close()
 
     def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the checkpoint, or a method that process 0 runs for all."""
         if name in ("run", "run_id"):
             return self._lead(lambda: getattr(self._store, name))
         if name not in ("begin", "update", "read_start", "write_start", "write_block", "blocks"):
             raise AttributeError(name)
 
-        def call(*args, **kwargs):
-            def work():
-                result = getattr(self._store, name)(*args, **kwargs)
-                return list(result) if isinstance(result, Iterator) else result
+        def run_in_process_0(*args, **kwargs):
+            result = getattr(self._store, name)(*args, **kwargs)
+            return list(result) if isinstance(result, Iterator) else result  # iterators cannot be sent
 
-            return self._lead(work)
-
-        return call
+        return lambda *args, **kwargs: self._lead(lambda: run_in_process_0(*args, **kwargs))
 
 
-def _throw(error):
-    """Raise an exception, as an expression."""
-    raise error
-
-
-def _wrapped(data, impl):
+def _as_key(data, impl):
     """Return key data as a random key of an implementation; unchanged if ``impl`` is None."""
     return data if impl is None else jax.random.wrap_key_data(data, impl=impl)
 

@@ -51,12 +51,13 @@ def with_options(*kinds: type) -> Callable[[Callable], Callable]:
 
     def decorate(function: Callable) -> Callable:
         signature = inspect.signature(function)
-        fields = [
-            inspect.Parameter(item.name, KEYWORD, default=item.default, annotation=hints[item.name])
-            for kind in kinds
-            for hints in [typing.get_type_hints(kind)]
-            for item in dataclasses.fields(kind)
-        ]
+        fields = []
+        for kind in kinds:
+            hints = typing.get_type_hints(kind)
+            fields += [
+                inspect.Parameter(item.name, KEYWORD, default=item.default, annotation=hints[item.name])
+                for item in dataclasses.fields(kind)
+            ]
         explicit = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         positional = [p for p in explicit if p.kind is not KEYWORD]
         keywords = [p for p in explicit if p.kind is KEYWORD]

@@ -129,10 +129,10 @@ class Run:
         ):
             key_target, key_start, key_chains = _keys(np.int64(self.settings.run.seed))
             stored = None if self.store is None else self.store.read_start()
-            program = self._reparametrised(stored)
-            target = self._traced(program, key_target)
-            start = self._chosen_start(target, stored, key_start)
-            chains, draws, arrays = self._compiled(program, target, start, key_chains)
+            program = self._reparametrise(stored)
+            target = self._trace(program, key_target)
+            start = self._choose_start(target, stored, key_start)
+            chains, draws, arrays = self._compile(program, target, start, key_chains)
             if self.store is not None:
                 _save_or_check_start(self.store, arrays, stored)
             loop = Loop(
@@ -148,15 +148,15 @@ class Run:
             with self.processes.drawing(), _keeping_draws(chains, draws, loop):
                 self._warm_up(loop, arrays)
                 stopped = loop.draw()
-                self._lap("sampling")
+                self._record_duration("sampling")
             with _keeping_draws(chains, draws, loop):
-                fit = self._assembled(program, loop, start, stopped)
+                fit = self._assemble(program, loop, start, stopped)
             hint = "" if self.store is None or loop.ended else f'; hbm_jax.resume("{self.store.folder}") continues'
             rate = f"{len(chains.step_size)} x {draws.num_draws} draws in {self.timing['sampling']:.1f} s"
             self.progress_line.close(f"{stopped}: {rate}{hint}")
         return fit
 
-    def _lap(self, phase: str) -> None:
+    def _record_duration(self, phase: str) -> None:
         """Record the duration of a phase."""
         now = time.perf_counter()
         self.timing[phase], self._lap_start = now - self._lap_start, now
@@ -169,7 +169,7 @@ class Run:
         check_storable(program, self.args, target, self.settings.dims, self.settings.coords)
         describe(program, self.args[0] if self.args else None)
 
-    def _reparametrised(self, stored: Mapping[str, np.ndarray] | None) -> Callable:
+    def _reparametrise(self, stored: Mapping[str, np.ndarray] | None) -> Callable:
         """Return the program with the partial non-centring of its latents, from the checkpoint or a pilot run."""
         options = self.settings.run
         enabled = chooses_centering(self.program) if options.centering is None else options.centering
@@ -188,20 +188,20 @@ class Run:
 
             arrays, self.centering_note = self.processes.lead(pilot)
             program = with_partial_centring(program, arrays)
-        self._lap("centering")
+        self._record_duration("centering")
         return program
 
-    def _traced(self, program: Callable, key: jax.Array) -> Target:
+    def _trace(self, program: Callable, key: jax.Array) -> Target:
         """Trace the program."""
         self.progress_line.show("tracing the model")
         target = replace(build_target(program, self.bound, key), processes=self.processes)
         if isinstance(self.processes, Processes) and self.split is not None:
             target = split_over_processes(target, number_of_objects(program, self.bound, self.split), self.processes)
         self._check(program, target)
-        self._lap("trace")
+        self._record_duration("trace")
         return target
 
-    def _chosen_start(self, target: Target, stored: Mapping[str, np.ndarray] | None, key: jax.Array) -> Start:
+    def _choose_start(self, target: Target, stored: Mapping[str, np.ndarray] | None, key: jax.Array) -> Start:
         """Return starting points and metric, from the checkpoint or by searches."""
         if stored is not None:
             start = _stored_start(stored)
@@ -212,10 +212,10 @@ class Run:
                 start = given_start(target, self.init, num_chains)
             else:
                 start = self.processes.choose_start(choose_start, target, num_chains, key)
-        self._lap("start")
+        self._record_duration("start")
         return start
 
-    def _compiled(self, program: Callable, target: Target, start: Start, key: jax.Array):
+    def _compile(self, program: Callable, target: Target, start: Start, key: jax.Array):
         """Return compiled chains and draws, and the arrays of the start for the checkpoint."""
         num_warmup = self.settings.run.num_warmup
         if num_warmup is None:
@@ -227,7 +227,7 @@ class Run:
         else:
             chains = Chains(target, start, num_warmup, sampler, key)
         draws.compile()
-        self._lap("compile")
+        self._record_duration("compile")
         potential = {"potential": np.asarray(chains.state.potential_energy)}
         return chains, draws, start.to_arrays() | potential | arrays_of_reparametrisations(program)
 
@@ -243,9 +243,9 @@ class Run:
                 _save_or_check_start(new_store, start_arrays, None)
                 loop.save_warm_up(new_store)
             raise loop.interrupted(interruption.reason) from None
-        self._lap("warmup")
+        self._record_duration("warmup")
 
-    def _assembled(self, program: Callable, loop: Loop, start: Start, stopped: str) -> Fit:
+    def _assemble(self, program: Callable, loop: Loop, start: Start, stopped: str) -> Fit:
         """Assemble and judge the draws."""
         chains, draws = loop.chains, loop.draws
         unobserved, device = "" if chains.target.observed else UNOBSERVED, _device_caution(chains)
@@ -267,10 +267,10 @@ class Run:
             run=self._record(chains, draws, start, stopped),
             blinding=self.settings.blind,
         )
-        vars(fit)["bound_args"] = self.bound
+        vars(fit)["bound_args"] = self.bound  # the value of a cached property
         if self.store is not None and fit.blinding is not None:  # more draws have the same shifts
             self.store.update(blind=asdict(fit.blinding))
-        self._lap("judging")
+        self._record_duration("judging")
         fit.note_timing(self.timing)
         return fit
 
@@ -344,12 +344,13 @@ def _device_caution(chains: Chains) -> str:
 def _stored_start(arrays: Mapping[str, np.ndarray]) -> Start:
     """Return starting points and metric of a checkpoint; raise CheckpointError if any of its arrays is missing."""
     try:
-        start, _ = Start.from_arrays(arrays), arrays["potential"]
+        if "potential" not in arrays:
+            raise KeyError("potential")
+        return Start.from_arrays(arrays)
     except KeyError as error:
         raise CheckpointError(
             f"{START}: expected starting points and metric; found no {error}. It is damaged."
         ) from None
-    return start
 
 
 def _save_or_check_start(store: Checkpoint, start_arrays: Mapping[str, np.ndarray], stored):

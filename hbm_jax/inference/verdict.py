@@ -186,10 +186,6 @@ def diagnose_sampled(
         Dimensions ``chain, draw, parameter``: the unconstrained draws, labelled ``site`` or ``site[index]``.
     recentred : collection of str
         Variables of the posterior that are sampled through an auxiliary site, element by element.
-
-    Returns
-    -------
-    Sampled
     """
     table = diagnose(posterior)
     if positions is None:
@@ -277,10 +273,6 @@ def judge(
         moved and to judge sites that are not in the posterior.
     target_accept_prob : float
         Acceptance probability of the run; the advice against divergences names a larger one.
-
-    Returns
-    -------
-    Verdict
     """
     sampled = diagnose_sampled(posterior, positions, recentred)
     table = sampled.table[~sampled.table.index.isin(sampled.stuck)]
@@ -291,7 +283,7 @@ def judge(
         *_convergence_failures(posterior, table),
         *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, min_bfmi, target_accept_prob),
     ]
-    notes = list(_edges(posterior, bounds or {}))
+    notes = list(_all_edge_notes(posterior, bounds or {}))
     if max_tree_depth is not None and "tree_depth" in sample_stats:
         fraction = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
         if fraction > MAX_CUT_OFF:
@@ -369,7 +361,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
     advice = "Draw more; if it grows slowly, reparametrise the slow parameters."
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
-        reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
+        reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_number_failing(unmixed)})"
         vectors = exchanged(posterior, dict.fromkeys(label.split("[")[0] for label in unmixed))
         modes = "" if vectors else groups_of_chains(posterior, table)
         if vectors or modes:
@@ -398,7 +390,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
             name, value = _extreme(table[column], "min")
             yield (
                 f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
-                f"{_failing(too_small)})",
+                f"{_number_failing(too_small)})",
                 advice,
             )
 
@@ -415,14 +407,12 @@ def _sampler_failures(
     """Yield reason and advice for divergences and a small E-BFMI."""
     if num_divergences:
         larger = next((prob for prob in ACCEPT_PROBS if prob > target_accept_prob), None)
-        steps = (
-            "" if larger is None else f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger})), or use"
-        )
+        advice = "Use another parametrisation of the latents, such as that of hbm_jax.centre."
+        if larger is not None:
+            steps = f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger}))"
+            advice = advice.replace("Use", f"{steps}, or use", 1)
         region = _divergent_region(posterior, diverging)
-        yield (
-            f"{num_divergences} divergent transitions{region}: some region was not explored",
-            f"{steps or 'Use'} another parametrisation of the latents, such as that of hbm_jax.centre.",
-        )
+        yield f"{num_divergences} divergent transitions{region}: some region was not explored", advice
     if not min_bfmi > MIN_BFMI:  # true for NaN too
         yield (
             f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored",
@@ -459,7 +449,7 @@ def _beyond_limit(r_hat: float) -> str:
     return next((text for text in (f"{r_hat:.{n}f}" for n in range(3, 9)) if float(text) > MAX_R_HAT), f"{r_hat:.3f}")
 
 
-def _failing(names) -> str:
+def _number_failing(names) -> str:
     """Return how many parameters fail, as text."""
     return f"{len(names)} parameter{' fails' if len(names) == 1 else 's fail'}"
 
@@ -469,7 +459,7 @@ def _listed(names) -> str:
     return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
-def _edges(posterior, bounds):
+def _all_edge_notes(posterior, bounds):
     """Yield notes on all variables whose posterior is pinned at a bound of the prior."""
     for name, ends in bounds.items():
         if name in posterior and posterior[name].size <= MAX_EDGE_SIZE:

@@ -78,7 +78,7 @@ class Efficiency(_Fixed):
 
     def __str__(self):
         pairs = zip(self.at, self.probability, strict=True)
-        return f"{self.quantity} efficiency " + " ".join(f"{value!r}:{share!r}" for value, share in pairs)
+        return f"{self.quantity} efficiency " + " ".join(f"{value!r}:{probability!r}" for value, probability in pairs)
 
     def __repr__(self):
         return f"Efficiency({str(self)!r})"
@@ -95,9 +95,10 @@ class DetectionFunction(_Fixed):
     Parameters
     ----------
     function : callable
-        From arrays of measured x and y, of any common shape, to the detection probability, with `jax.numpy`. It should
-        be smooth: the detected share is a quadrature with an error below 1e-6 for a normal distribution function with a
-        width of 0.3 standard deviations of the measured population or more, and of several per cent for a step.
+        Function of measured x and y, arrays of any common shape, that returns the detection probability, with
+        `jax.numpy`. It should be smooth: the detected fraction is a quadrature with an error below 1e-6 for a normal
+        distribution function whose width is 0.3 standard deviations of the measured population or more, and of several
+        per cent for a step.
     name : str
         Name in descriptions and files.
     """
@@ -132,7 +133,7 @@ def efficiency_from_text(text: str) -> Efficiency | None:
     if match := TEXT.fullmatch(text):
         pairs = [pair.split(":") for pair in match["pairs"].split()]
         try:
-            at, probability = zip(*((float(value), float(share)) for value, share in pairs), strict=True)
+            at, probability = zip(*(map(float, pair) for pair in pairs), strict=True)
         except ValueError as error:
             expected = "pairs of a value and a probability, as in 'x efficiency 0.5:0 2:1'"
             raise OptionError(f"selection: expected {expected}; found {text!r}.") from error

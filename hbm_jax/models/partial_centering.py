@@ -59,7 +59,8 @@ def sample_whitened(
     record : bool
         Whether the value is recorded as a deterministic site ``name``.
     detected : callable, optional
-        From the distribution of the site, and the latent as a function of it, to the distribution for detected objects.
+        Called with the distribution of site ``_name`` and a function that returns the latent for a value of the site.
+        Returns the distribution of the site for detected objects.
 
     Returns
     -------
@@ -68,11 +69,14 @@ def sample_whitened(
     x_scale = jnp.sqrt(1.0 + likelihood.information * scale**2)
     error = scale / x_scale
     x_shift = error * likelihood.information * (likelihood.estimate - location)
+
+    def latent(x):
+        return location + error * (x + x_shift)
+
     prior: Any = dist.Normal(-x_shift, x_scale)
     if detected is not None:
-        prior = detected(prior, lambda x: location + error * (x + x_shift))
-    x = numpyro.sample(f"_{name}", prior)
-    value = location + error * (x + x_shift)
+        prior = detected(prior, latent)
+    value = latent(numpyro.sample(f"_{name}", prior))
     return numpyro.deterministic(name, value) if record else value
 
 

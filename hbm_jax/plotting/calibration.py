@@ -46,8 +46,9 @@ def calibration(result: Calibration) -> Figure:
     num_panels = len(separate) + bool(pooled)
     num_columns = min(COLUMNS, num_panels)
     num_rows = -(-num_panels // num_columns)
-    bands = [_closed(*band(len(result.ranks), coverage)) for coverage in (1.0 - LEVEL * ECDF_SHARE / len(table), 0.95)]
-    curves = {name: _difference(result.ranks[name].to_numpy()) for name in table.index}
+    coverages = (1.0 - LEVEL * ECDF_SHARE / len(table), 0.95)
+    bands = [_with_ends(*band(len(result.ranks), coverage)) for coverage in coverages]
+    curves = {name: _ecdf_difference(result.ranks[name].to_numpy()) for name in table.index}
     limit = 1.08 * max(float(np.abs(curve).max()) for _, *curve in (bands[0], *curves.values()))
     with house_style():
         figure = Figure(figsize=(max(1.8 * num_columns, 2.6) + 0.4, 0.5 + 1.75 * num_rows), layout="constrained")
@@ -84,13 +85,13 @@ def calibration(result: Calibration) -> Figure:
     return figure
 
 
-def _difference(ranks) -> tuple[np.ndarray, np.ndarray]:
+def _ecdf_difference(ranks) -> tuple[np.ndarray, np.ndarray]:
     """Return the normalised ranks from 0 to 1, and the ECDF of the ranks minus that of the uniform distribution."""
     fraction = np.arange(RANKS + 1) / RANKS
     counts = np.bincount(ranks, minlength=RANKS).cumsum()
     return fraction, np.concatenate([[0.0], counts / len(ranks)]) - fraction
 
 
-def _closed(fraction, lower, upper) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _with_ends(fraction, lower, upper) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Extend a band to its ends at 0 and 1, where the difference is zero by definition."""
     return np.concatenate([[0.0], fraction, [1.0]]), np.pad(lower, 1), np.pad(upper, 1)

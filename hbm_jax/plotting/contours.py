@@ -104,13 +104,16 @@ def shown_range(values, prior) -> tuple[float, float]:
 
 
 def _prior_grid(prior, default_range: tuple[float, float]) -> np.ndarray:
-    """Return a grid over six standard deviations of a prior; over the default range where it has no finite moments."""
+    """Return a grid from ``low`` to ``high`` of a prior; by default, over six standard deviations on either side.
+
+    It covers the default range where the prior has no finite moments.
+    """
     try:
         mean, std = float(prior.mean), float(prior.variance) ** 0.5
     except (NotImplementedError, TypeError):
         return np.linspace(*default_range, NUM_GRID)
-    low, high = (float(getattr(prior, name, mean + sign * 6.0 * std)) for name, sign in (("low", -1), ("high", 1)))
-    return np.linspace(low, high, NUM_GRID) if np.isfinite([low, high]).all() else np.linspace(*default_range, NUM_GRID)
+    ends = float(getattr(prior, "low", mean - 6.0 * std)), float(getattr(prior, "high", mean + 6.0 * std))
+    return np.linspace(*(ends if np.isfinite(ends).all() else default_range), NUM_GRID)
 
 
 def density_of(prior, grid) -> np.ndarray:

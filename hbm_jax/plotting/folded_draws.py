@@ -67,7 +67,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
             return program._expected(prepared, draw)
 
         if isinstance(prepared, FoldedRegions):
-            return _of_regions(program, prepared, draws)
+            return _expected_in_regions(program, prepared, draws)
 
     elif isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
         names = (*program.peaked.names, "effective_area")
@@ -91,7 +91,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
     return ExpectedCounts(source, np.where(statistic.used, background, 0.0))
 
 
-def _of_regions(program: SpectralFit, prepared: FoldedRegions, draws: dict[str, Floats]) -> ExpectedCounts:
+def _expected_in_regions(program: SpectralFit, prepared: FoldedRegions, draws: dict[str, Floats]) -> ExpectedCounts:
     """Return the expected counts of a fit with a model of the background."""
     with jax.enable_x64(True):
         run = jax.jit(lambda draws: jax.lax.map(lambda d: program._parts(prepared, d), draws, batch_size=CHUNK))
@@ -149,7 +149,8 @@ def bins_of_enough_counts(counts: Floats, e_min: Floats, e_max: Floats) -> Figur
     counts, e_min, e_max : (G,)
         Counts and energies [keV] of the used groups of one spectrum.
     """
-    min_counts = max(float(np.sqrt(counts.sum())), FEWEST)  # at the square root, about as many bins as counts per bin
+    # With the square root of the total, there are about as many bins as counts in a bin.
+    min_counts = max(float(np.sqrt(counts.sum())), FEWEST)
     first, in_bin = [0], 0.0
     for index, number in enumerate(counts):
         if in_bin >= min_counts:

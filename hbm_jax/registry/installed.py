@@ -36,7 +36,7 @@ class Models(MutableMapping[str, Entry]):
             try:
                 entry = point.load()
             except Exception as error:  # an import runs any code
-                raise ModelImportError(f"{_described(point)}: expected an Entry; found {_line(error)}") from error
+                raise ModelImportError(f"{_described(point)}: expected an Entry; found {_error_text(error)}") from error
             if not isinstance(entry, Entry):
                 raise ModelImportError(f"{_described(point)}: expected an Entry; found {type(entry).__name__}.")
             self._entries[name] = entry
@@ -76,9 +76,10 @@ class Models(MutableMapping[str, Entry]):
         return working, problems
 
     def with_class(self, name: str, module: str) -> Iterator[Entry]:
-        """Yield the entries whose model class is called `name`; of those to be imported, that of its package first.
+        """Yield the entries whose model class is called `name`.
 
-        A package whose entry cannot be imported causes a warning.
+        Entries that are already imported come first, then those of the package of ``module``. A package whose entry
+        cannot be imported causes a warning.
         """
         yield from [entry for entry in self._entries.values() if entry.class_name == name]
         package = module.partition(".")[0]
@@ -109,7 +110,7 @@ def _described(point: EntryPoint) -> str:
     return f"model {point.name!r} of {_package(point)} (entry point {point.value})"
 
 
-def _line(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """Return type and message of an exception."""
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}"
 

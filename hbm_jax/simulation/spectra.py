@@ -67,8 +67,7 @@ def _values(model, truth: Mapping[str, Any]) -> dict[str, np.float64]:
     missing = [name for name in parameters if name not in values and name not in model.ties]
     if missing:
         descriptions = "; ".join(
-            f"{name} ({parameters[name].help}{', ' * bool(parameters[name].unit)}{parameters[name].unit})"
-            for name in missing
+            f"{name} ({', '.join(filter(None, (parameters[name].help, parameters[name].unit)))})" for name in missing
         )
         raise ConfigError(
             f"truth: expected a value of every parameter, as in --set truth.{missing[0]}=1; found none of "

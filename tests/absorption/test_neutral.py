@@ -14,7 +14,7 @@ from scipy import integrate
 
 from hbm_jax.absorption import ABUNDANCES, ELEMENTS, Grains, abundance_table, neutral_cross_section
 from hbm_jax.absorption.coefficients import table
-from hbm_jax.absorption.neutral import FINE_STRUCTURE, _in_grains
+from hbm_jax.absorption.neutral import FINE_STRUCTURE, _grain_cross_section
 from hbm_jax.absorption.transmission import edges_of_neutral_matter
 
 ORACLE = ["phabs_angr", "phabs_aspl", "tbabs_angr", "tbabs_aspl", "tbabs_wilm"]
@@ -132,7 +132,7 @@ def test_hydrogen_is_that_of_the_exact_atom():
 @pytest.mark.parametrize("grains", [Grains(), Grains(index=3.2, radius_max=1.0, density=3.0)])
 def test_grains_are_the_integral_over_their_sizes(grains):
     dust = table("ism_depletion_wilms_2000")
-    in_grains = jax.jit(functools.partial(_in_grains, grains=grains))
+    in_grains = jax.jit(functools.partial(_grain_cross_section, grains=grains))
     rng = np.random.default_rng(1)
     depleted = rng.uniform(0, 1e-4, 17)
     mass_number = dust["mass_number"][1:]

@@ -234,7 +234,7 @@ def test_an_object_that_fails_is_marked_and_spoils_nothing(ragged):
     assert "d" not in fits.summary().index.get_level_values("object")
     for i, name in enumerate("abc"):
         np.testing.assert_array_equal(fits.draws(name)["posterior"]["mu"], ragged.draws(i)["posterior"]["mu"])
-    with pytest.raises(KeyError, match="draws of 'd': expected an object whose draws were kept; there is none"):
+    with pytest.raises(KeyError, match="draws of 'd': expected an object whose draws were kept; it has no draws"):
         fits.draws("d")
     assert str(fits) == (
         "4 of 5 posteriors are usable; most frequent reason among the others: no starting point with a finite density "

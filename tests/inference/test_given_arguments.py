@@ -76,8 +76,8 @@ def test_chains_start_at_given_values_and_at_an_earlier_fit():
 def test_a_chain_in_a_region_of_negligible_mass_is_begun_again_and_the_verdict_says_so():
     fit = hbm_jax.sample(two_wells, init={"x": [50.0, -50.0, 49.0]}, **OPTIONS)
     assert (fit.posterior["x"] > 0.0).all()
-    (note,) = [note for note in fit.verdict.notes if "begun again" in note]
-    assert note.startswith("chain 1 was begun again from chain ")
+    (note,) = [note for note in fit.verdict.notes if "restarted" in note]
+    assert note.startswith("chain 1 was restarted from chain ")
     assert note.endswith("after 50 warm-up draws, because it was in a region of negligible posterior mass")
 
 
@@ -88,7 +88,7 @@ def test_a_chain_begun_again_is_so_in_a_resumed_run(tmp_path):
     hbm_jax.sample(two_wells, checkpoint=tmp_path / "run", **options | {"num_samples": 50})
     resumed = hbm_jax.resume(tmp_path / "run", two_wells, num_samples=200, progress=False)
     np.testing.assert_array_equal(resumed.posterior["x"], whole.posterior["x"])
-    assert [note for note in resumed.verdict.notes if "begun again" in note]
+    assert [note for note in resumed.verdict.notes if "restarted" in note]
 
 
 @pytest.mark.long

@@ -199,7 +199,7 @@ def test_divergences_that_decide_the_verdict_end_an_adaptive_run(rule, num_draws
     flags = np.zeros((4, num_draws), bool)
     flags.flat[:num_divergent] = True
     loop.draws = SimpleNamespace(num_draws=num_draws, raw={"diverging": flags}.get)
-    loop._check_convergence = lambda: (3.0, "", "")
+    loop._check_convergence = lambda: (3.0, "", False)
     reason = loop._reason_to_stop()
     if num_draws == rule.max_num_samples:
         assert reason == rule.reason_exhausted
@@ -251,7 +251,7 @@ def test_sites_that_are_not_shown_decide_when_a_run_stops():
         loop.draws = SimpleNamespace(sites=lambda: {"a": shown}, raw=lambda name: positions)
         return loop._check_convergence()
 
-    assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "", "")
+    assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "", False)
     assert look(walk)[0] > 10.0
     assert look(0.0 * walk)[1] == "_slow never moved"
 

@@ -139,7 +139,7 @@ def test_missing_slope_is_found_where_it_is():
 def test_a_trend_with_another_component_is_described_without_bins_where_their_elements_differ():
     values = np.random.default_rng(1).normal(size=(8, 3))
     residuals = types.SimpleNamespace(label="x1", values=values, elements=np.arange(8))
-    describe = partial(_describe, "trend", residuals, "the residual of c", labels=(), names=str)
+    describe = partial(_describe, "trend", residuals, "the residual of c", labels=(), name_of=str)
     assert describe(np.zeros(0)) == "the residuals of x1 are correlated with the residual of c"
     assert " standard deviations where the residual of c is " in describe(np.arange(8.0))
 

@@ -106,8 +106,8 @@ def one_of_many(y):
         (sum_of_latents, "padding changes the log density of this program: for object 0 it is"),
         (minus_their_mean, "padding changes the log density of this program: for object 0 it is"),
         (mean_shown, "the deterministic site 'mean' depends on the padding: for object 0 its value"),
-        (process, "so does their latent site 'z'; expected it to have independent entries"),
-        (tempered, "so does their latent site 'z'; expected it to have independent entries"),
+        (process, "on which the size of the latent site 'z' depends; expected it to have independent"),
+        (tempered, "on which the size of the latent site 'z' depends; expected it to have independent"),
         (one_more, r"the site 'steps' of object 0 has shape \(4,\) without padding and \(8,\) with it"),
     ],
 )

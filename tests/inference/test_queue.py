@@ -105,7 +105,7 @@ def test_an_object_is_drawn_until_it_is_usable_or_the_budget_is_spent(monkeypatc
         lengths.append(round(2 * (sites["x"][3] - BLOCK) + 1))  # from the mean of consecutive numbers
         return "" if len(lengths) == 4 else "effective sample size 3"
 
-    monkeypatch.setattr(fit_each, "_why", why)
+    monkeypatch.setattr(fit_each, "_reasons", why)
     done = Places(1, num_warmup=50).drain(1, until=333.0)
     assert lengths == [200, 300, 450, 650]  # 1.4 times as many, in whole blocks
     assert done[0].num_draws == 4 * 650
@@ -128,7 +128,7 @@ def test_why_a_posterior_is_not_usable_is_said():
         values = good.copy()
         for place, value in changes:
             values[place] = value
-        return fit_each._why({"x": np.stack([good, values])}, divergences, bfmi, until)
+        return fit_each._reasons({"x": np.stack([good, values])}, divergences, bfmi, until)
 
     assert why() == ""
     assert why([(3, np.nan)]) == "draws that are not finite"

@@ -21,7 +21,7 @@ from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.metric import Metric
 from hbm_jax.inference.sampler.target import StartError, build_target
-from hbm_jax.inference.sampler.warmup.lost_chains import begun_again, lost_chains
+from hbm_jax.inference.sampler.warmup.lost_chains import lost_chains, with_restarted
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -313,7 +313,7 @@ def test_a_start_without_a_step_size_is_one_of_an_older_version():
     np.testing.assert_array_equal(again.metric.to_position(u), u)  # an empty scale is 1
 
 
-# Chains that are begun again
+# Chains that are restarted
 
 
 def test_chains_in_a_region_without_mass_are_found_and_begun_again():
@@ -349,7 +349,7 @@ def test_a_chain_begun_again_has_the_state_of_another_but_its_own_key():
         kernel = NUTS(potential_fn=target.potential)
         keys = jax.random.split(jax.random.key(0), 4)
         state = jax.vmap(lambda key, point: kernel.init(key, 20, point, (), {}))(keys, start.points)
-        again = begun_again(state, {1: 3})
+        again = with_restarted(state, {1: 3})
     others = np.array([0, 2, 3])
     for name in ("z", "potential_energy", "z_grad"):
         np.testing.assert_array_equal(getattr(again, name)[1], getattr(state, name)[3])
@@ -357,7 +357,7 @@ def test_a_chain_begun_again_has_the_state_of_another_but_its_own_key():
     np.testing.assert_array_equal(again.adapt_state.step_size[1], state.adapt_state.step_size[3])
     for new, old in ((again, state), (again.adapt_state, state.adapt_state)):
         np.testing.assert_array_equal(jax.random.key_data(new.rng_key), jax.random.key_data(old.rng_key))
-    assert begun_again(state, {}) is state
+    assert with_restarted(state, {}) is state
 
 
 # Data that are no arrays

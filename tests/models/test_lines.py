@@ -16,7 +16,7 @@ from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.spectra import Response, Spectrum, SpectrumStack, group, noticed, xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.components import Absorption, Constant, GaussianLine, PowerLaw, photons
-from hbm_jax.spectra.model.composition import separated
+from hbm_jax.spectra.model.composition import split_terms
 
 SPECTRUM = (PowerLaw(norm="amplitude") + GaussianLine("fe")) * Absorption()
 VALUES = {"photon_index": 1.7, "log10_amplitude": -3.0, "fe_energy": 2.0003, "fe_log10_amplitude": -3.2, "nh": 1.5}
@@ -88,12 +88,12 @@ def test_lines_alone_and_several_spectra(stack):
 def test_lines_are_taken_out_of_any_expression():
     line, other = GaussianLine("fe"), GaussianLine("si")
     light, mw, host, scale = PowerLaw(), Absorption("mw"), Absorption("host", z=1.0), Constant()
-    assert separated(light * mw) == (light * mw, ())
-    smooth, lines = separated((line + (light + other) * host) * mw * scale)
+    assert split_terms(light * mw) == (light * mw, ())
+    smooth, lines = split_terms((line + (light + other) * host) * mw * scale)
     assert set(smooth.parameters) == {"mw_nh", "factor", "photon_index", "log10_flux", "host_nh"}
     factors = {line.component: set(line.factor.parameters) for line in lines}
     assert factors == {line: {"mw_nh", "factor"}, other: {"mw_nh", "factor", "host_nh"}}
-    assert separated(line * mw)[0] is None
+    assert split_terms(line * mw)[0] is None
 
 
 @pytest.mark.long

@@ -51,18 +51,18 @@ class InGroups(HasWarnings):
             for key, variance in zip(coordinates, variances.T, strict=True)
         )
 
-    def _of_rows(self, array: Any) -> NDArray[Any]:
+    def _by_row(self, array: Any) -> NDArray[Any]:
         """Return an array (groups, points in a group, ...) as one row per point, in the order of the table."""
         used = np.asarray(self.used)
         return np.asarray(array)[used][np.argsort(np.asarray(self.row)[used])]
 
-    def _measured(self, coordinates: Sequence[str], pairs: Mapping[tuple[int, int], str]):
+    def _measured_table(self, coordinates: Sequence[str], pairs: Mapping[tuple[int, int], str]):
         """Return a table of groups, values, their errors and non-zero covariances."""
         from astropy.table import Table
 
-        values, errors = self._of_rows(self.values), self._of_rows(self.errors)
+        values, errors = self._by_row(self.values), self._by_row(self.errors)
         group = np.broadcast_to(np.array(self.name)[:, None], np.shape(self.used))
-        table = Table({"group": self._of_rows(group)})
+        table = Table({"group": self._by_row(group)})
         for index, key in enumerate(coordinates):
             table[key] = values[:, index]
             if getattr(self, "has_errors", True):
@@ -107,8 +107,8 @@ class GroupedRows:
         if self.group and len(self.group) != self.num:
             raise DataError(f"{self.label('group')}: expected {self.num} names, one per row; found {len(self.group)}.")
         self.labels = Labels(len(self.group), lambda row: f"group {self.group[row]}")
-        no_value = ["no value (masked or empty)"] * self.num
-        reject_rows([not name for name in self.group], no_value, self.label("group"), "the name of a group", ())
+        found = ["no value (masked or empty)"] * self.num
+        reject_rows([not name for name in self.group], found, self.label("group"), "the name of a group", ())
         self.values = np.stack([self.vector(key) for key in coordinates], axis=-1)
 
     def label(self, key: str) -> str:
@@ -144,7 +144,8 @@ class GroupedRows:
         Parameters
         ----------
         pairs
-            Suffixes of the names of covariances and correlations, by the indices of two coordinates.
+            For each pair of coordinates, by their indices: the suffix of the columns ``covariance...`` and
+            ``correlation...``, as from `pairs_of`.
         without_error
             Coordinates whose errors may be 0.
         """
@@ -153,9 +154,10 @@ class GroupedRows:
         for index, coordinate in enumerate(self.coordinates):
             if (key := f"sigma_{coordinate}") in self.columns:
                 sigma[:, index] = self.vector(key)
-                exact = coordinate in without_error
-                invalid = sigma[:, index] < 0 if exact else sigma[:, index] <= 0
-                self.reject(invalid, sigma[:, index], key, "an error of 0 or more" if exact else "a positive error")
+                zero_allowed = coordinate in without_error
+                invalid = sigma[:, index] < 0 if zero_allowed else sigma[:, index] <= 0
+                expected = "an error of 0 or more" if zero_allowed else "a positive error"
+                self.reject(invalid, sigma[:, index], key, expected)
             errors[:, index, index] = sigma[:, index] ** 2
         for (i, j), pair in pairs.items():
             product = sigma[:, i] * sigma[:, j]
@@ -179,7 +181,17 @@ class GroupedRows:
     def padded_fields(
         self, group_index: NDArray[np.int64], errors: Floats, additional: Mapping[str, tuple[Any, Any]] | None = None
     ) -> dict[str, Any]:
-        """Return the fields common to both containers, and additional fields from arrays by row and their padding."""
+        """Return the fields common to both containers, and additional ones, padded.
+
+        Parameters
+        ----------
+        group_index
+            Index of the group of each row.
+        errors
+            Error covariances (N, D, D).
+        additional
+            Array (N, ...) of each additional field, and its value in padding.
+        """
         rows = rows_by_group(group_index)
         size = len(self.coordinates)
         spread = self.values.std(axis=0)

@@ -1,4 +1,4 @@
-"""Injections: simulated points, found or not by a survey, that measure the share of a population that is detected."""
+"""Injections: simulated points, found or not by a survey, that measure the detected fraction of a population."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -60,19 +60,14 @@ def with_normal_errors(
     converted = dict(columns)
     for key in coordinates:
         asymmetric = f"{key}_err_lo" in columns or f"{key}_err_hi" in columns
-        limit = _is_limit(columns, key)
+        # Whether the value of each row is a limit; empty without a column of limits
+        limit = np.array([word not in NO_LIMIT for word in limit_words(columns.get(f"limit_{key}", ()))], bool)
         if f"sigma_{key}" in columns and limit.any():
             converted[f"sigma_{key}"] = _errors_of_limits(columns, f"sigma_{key}", limit, column_names)
         if asymmetric or key in log10:
             _require_convertible_errors(columns, key, asymmetric, len(coordinates), column_names)
             converted |= _interval(converted, key, asymmetric, key in log10, limit, column_names)
     return converted
-
-
-def _is_limit(columns: Mapping[str, Any], key: str) -> NDArray[np.bool_]:
-    """Return whether the value of each row is a limit, (N,); empty without a column of limits."""
-    column = columns.get(f"limit_{key}", ())
-    return np.array([word not in NO_LIMIT for word in limit_words(column)], bool)
 
 
 def _errors_of_limits(columns: Mapping[str, Any], key: str, limit: NDArray[np.bool_], column_names) -> Floats:
@@ -180,7 +175,7 @@ def combined_by_object(
     repeated = np.flatnonzero(np.bincount(index) > 1)
     if not len(repeated):
         return {key: column for key, column in columns.items() if key != COMBINED}, []
-    filled, measured = _filled(columns, coordinates, index, first, column_names)
+    filled, measured = _fill_missing(columns, coordinates, index, first, column_names)
     rows = GroupedRows(filled, coordinates, column_names, 3)
     if len(names) != rows.num:
         raise DataError(f"{column_names.get(COMBINED, COMBINED)}: expected {rows.num} names; found {len(names)}.")
@@ -188,18 +183,18 @@ def combined_by_object(
     values, covariances = rows.values[first], errors[first]
     order = np.argsort(index, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(index))[:-1])
-    same = True
+    all_repeated = True  # whether y and its error are the same in all rows of every object
     for number in repeated:
         of_object = members[number]
-        _require_same(columns, coordinates, of_object, unique[number], column_names)
-        values[number], covariances[number] = _combined(
+        _require_same_entries(columns, coordinates, of_object, unique[number], column_names)
+        values[number], covariances[number] = _weighted_mean(
             rows.values[of_object], errors[of_object], measured[of_object], coordinates, unique[number]
         )
         y, error = rows.values[of_object, -1], errors[of_object, -1, -1]
-        same &= bool(measured[of_object, -1].all() and np.ptp(y) == 0 and np.ptp(error) == 0 and error[0] > 0)
+        all_repeated &= bool(measured[of_object, -1].all() and np.ptp(y) == 0 and np.ptp(error) == 0 and error[0] > 0)
     counted = f"{len(repeated)} of {len(unique)} objects"
     warnings = [f"{counted} have several rows, which are combined as measurements of the same true values"]
-    if same:
+    if all_repeated:
         objects = listed([unique[number] for number in repeated], 3)
         warnings.append(
             f"{column_names.get('y', 'y')} and its error are the same in all rows of {objects}, and are combined as "
@@ -208,7 +203,7 @@ def combined_by_object(
     return _as_columns(filled, coordinates, values, covariances, first), warnings
 
 
-def _filled(columns, coordinates, index, first, column_names) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+def _fill_missing(columns, coordinates, index, first, column_names) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """Return columns with missing coordinates replaced by those of another row of the object, and what is measured."""
     filled = {name: column for name, column in columns.items() if name != COMBINED}
     measured = np.ones((len(index), len(coordinates)), bool)
@@ -230,8 +225,8 @@ def _filled(columns, coordinates, index, first, column_names) -> tuple[dict[str,
     return filled, measured
 
 
-def _require_same(columns, coordinates, rows, name: str, column_names) -> None:
-    """Raise an error if the rows of an object differ in what is not measured, or are limits."""
+def _require_same_entries(columns, coordinates, rows, name: str, column_names) -> None:
+    """Raise an error for rows of an object that are limits, or differ in a column that is not a measurement."""
     measured = {*coordinates, *(f"sigma_{key}" for key in coordinates)}
     for key, column in columns.items():
         if key in measured or key.startswith(("covariance", "correlation")):
@@ -244,7 +239,7 @@ def _require_same(columns, coordinates, rows, name: str, column_names) -> None:
             raise DataError(f"{label}: expected the same entry in all of its rows; found {listed(entries, 3)}.")
 
 
-def _combined(values, errors, measured, coordinates, name: str) -> tuple[Floats, Floats]:
+def _weighted_mean(values, errors, measured, coordinates, name: str) -> tuple[Floats, Floats]:
     """Return the mean (D,) of the rows of an object weighted by the inverse covariances, and its covariance (D, D)."""
     size = len(coordinates)
     without_error = np.diagonal(errors, axis1=1, axis2=2) == 0

@@ -67,7 +67,7 @@ class PointsInGroups(InGroups):
     redshift : (J, M)
         Redshift of each point; NaN if the table has none.
     common_error_y : (J,)
-        Standard deviation of the error of y that all points of a group have in common; 0 for none.
+        Standard deviation of the error of y that is common to all points of a group; 0 for none.
     injections : (I, P + 2)
         True coordinates of the injections that were found, and the logarithms of the densities from which they were
         drawn; see `with_injections`.
@@ -188,14 +188,17 @@ class PointsInGroups(InGroups):
         errors = point_errors(rows)
         names, group_index = rows.groups(together=True)
         exchanges = _exchanges(len(coordinates))
-        points = {
+        redshift = np.full(rows.num, np.nan)
+        if "redshift" in rows.columns:  # models that use it check its values
+            redshift = rows.vector("redshift", allow_missing=True)
+        by_point = {  # array (N, ...), and its value in padding
             "limit": (limit, np.nan),
             "side": (side, 1.0),
             "order": (exchanges[limit_index], exchanges[-1]),
             "cut": (_cuts(rows), np.full(len(coordinates), np.nan)),
-            "redshift": (_redshifts(rows), np.nan),
+            "redshift": (redshift, np.nan),
         }
-        fields = rows.padded_fields(group_index, errors, points)
+        fields = rows.padded_fields(group_index, errors, by_point)
         return cls(
             names,
             tuple(predictors),
@@ -285,23 +288,25 @@ class PointsInGroups(InGroups):
     def to_table(self):
         """Return an astropy ``Table`` with one row per point, which `hbm_jax.data.read_relation` reads."""
         coordinates = (*self.predictors, "y")
-        table = self._measured(coordinates, pairs_of(coordinates, short=len(coordinates) == 2))
-        limit_index = self._of_rows(self.order)[:, -1].argmax(axis=1)
-        kinds = np.where(self._of_rows(self.is_limit), self._of_rows(self.side), 0.0)
+        table = self._measured_table(coordinates, pairs_of(coordinates, short=len(coordinates) == 2))
+        limit_index = self._by_row(self.order)[:, -1].argmax(axis=1)
+        kinds = np.where(self._by_row(self.is_limit), self._by_row(self.side), 0.0)
         words = {0.0: "none", 1.0: "upper", -1.0: "lower"}
-        for column, key in enumerate(coordinates):
-            if (kinds_of_column := np.where(limit_index == column, kinds, 0.0)).any():
-                table[f"limit_{key}"] = [words[kind] for kind in kinds_of_column]
-        for column, key in enumerate(coordinates):
-            if np.isfinite(cut := self._of_rows(self.cut)[:, column]).any():
-                table[f"cut_{key}"] = cut
-        if np.isfinite(redshift := self._of_rows(self.redshift)).any():
+        for index, key in enumerate(coordinates):
+            kinds_of_coordinate = np.where(limit_index == index, kinds, 0.0)
+            if kinds_of_coordinate.any():
+                table[f"limit_{key}"] = [words[kind] for kind in kinds_of_coordinate]
+        cuts, redshift = self._by_row(self.cut), self._by_row(self.redshift)
+        for index, key in enumerate(coordinates):
+            if np.isfinite(cuts[:, index]).any():
+                table[f"cut_{key}"] = cuts[:, index]
+        if np.isfinite(redshift).any():
             table["redshift"] = redshift
         if np.any(self.common_error_y):
             errors = np.asarray(self.common_error_y)[:, None]
-            table["common_error_y"] = self._of_rows(np.broadcast_to(errors, np.shape(self.used)))
+            table["common_error_y"] = self._by_row(np.broadcast_to(errors, np.shape(self.used)))
         for predictor, key in zip(np.asarray(self.group_predictors).T, self.group_predictor_names, strict=True):
-            table[key] = self._of_rows(np.broadcast_to(predictor[:, None], np.shape(self.used)))
+            table[key] = self._by_row(np.broadcast_to(predictor[:, None], np.shape(self.used)))
         return table
 
 
@@ -311,11 +316,11 @@ def _centered_by_group(rows: GroupedRows, predictors, group_index, num_groups: i
         return np.zeros((num_groups, 0))
     for key in predictors:
         require_present(key, rows.columns)
-    values = np.stack([_of_groups(rows, key, group_index) for key in predictors], axis=-1)
+    values = np.stack([_values_of_groups(rows, key, group_index) for key in predictors], axis=-1)
     return values - values.mean(axis=0)
 
 
-def _of_groups(rows: GroupedRows, key: str, group_index) -> Floats:
+def _values_of_groups(rows: GroupedRows, key: str, group_index) -> Floats:
     """Return the values (J,) of a column that is constant within each group."""
     values, first = rows.vector(key), np.unique(group_index, return_index=True)[1]
     rows.reject(values != values[first][group_index], values, key, "one value in all points of a group")
@@ -327,14 +332,9 @@ def _common_errors(rows: GroupedRows, group_index) -> Floats:
     key = "common_error_y"
     if key not in rows.columns:
         return np.zeros(group_index.max() + 1)
-    errors = _of_groups(rows, key, group_index)
+    errors = _values_of_groups(rows, key, group_index)
     rows.reject((errors < 0)[group_index], errors[group_index], key, "an error of 0 or more")
     return errors
-
-
-def _redshifts(rows: GroupedRows) -> Floats:
-    """Return the redshifts of the points, (N,); NaN for none. Models that use them check their values."""
-    return rows.vector("redshift", allow_missing=True) if "redshift" in rows.columns else np.full(rows.num, np.nan)
 
 
 def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
@@ -352,6 +352,7 @@ def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
         rows.reject([word not in LIMITS for word in words], np.array(words), key, expected)
         kind = np.array([LIMITS[word] for word in words])
         is_limit = kind != 0
+        # A limit of y may replace its threshold, a limit of a predictor may not be beside it.
         other_limit = (limit_index != last) if index == last else ~np.isnan(limit) & (limit_index != index)
         rows.reject(is_limit & other_limit, kind, key, "at most one limit for each point")
         limit, side = np.where(is_limit, rows.values[:, index], limit), np.where(is_limit, kind, side)
@@ -403,10 +404,6 @@ def read_relation(
     injections
         Table of injections, see `PointsInGroups.with_injections`.
 
-    Returns
-    -------
-    PointsInGroups
-
     Raises
     ------
     FileNotFoundError, DataError
@@ -420,11 +417,12 @@ def read_relation(
     coordinates = (*predictors, "y")
     pairs = pairs_of(coordinates).values() if len(predictors) > 1 else ()
     numbers = [
-        *(f"{kind}{pair}" for kind in ("covariance", "correlation") for pair in pairs),
-        *coordinates, *(f"{kind}_{key}" for kind in ("sigma", "cut") for key in coordinates), "covariance",
-        *(f"{key}_err_{side}" for key in coordinates for side in ("lo", "hi")), "correlation", "threshold_y",
-        "redshift", "common_error_y", *group_predictors,
-    ]  # fmt: skip
+        *coordinates,
+        *(f"{kind}_{key}" for kind in ("sigma", "cut") for key in coordinates),
+        *(f"{key}_err_{side}" for key in coordinates for side in ("lo", "hi")),
+        *(f"{kind}{pair}" for kind in ("covariance", "correlation") for pair in ("", *pairs)),
+        *("threshold_y", "redshift", "common_error_y", *group_predictors),
+    ]
     declared = dict.fromkeys(numbers, UNCONVERTED)
     declared |= dict.fromkeys(["group", COMBINED, *(f"limit_{key}" for key in coordinates)], TEXT)
     data = build_from_table(

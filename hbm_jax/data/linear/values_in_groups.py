@@ -122,7 +122,7 @@ class ValuesInGroups(InGroups):
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per value, which `hbm_jax.data.read_values` reads."""
-        return self._measured(self.components, pairs_of(self.components))
+        return self._measured_table(self.components, pairs_of(self.components))
 
 
 def _errors(rows: GroupedRows) -> Floats:
@@ -156,10 +156,6 @@ def read_values(
         As for all readers of tables, see the notes of `hbm_jax.data.read_table`. The name of a row is its ``group``.
     components
         Names of the components.
-
-    Returns
-    -------
-    ValuesInGroups
 
     Raises
     ------

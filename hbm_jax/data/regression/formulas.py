@@ -12,7 +12,7 @@ from hbm_jax.data.regression.grammar import (
     expanded,
     tokens_of,
 )
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, all_numbers
 
 
 def require_few_columns(terms: str, frame: Any, limit: int) -> None:
@@ -95,11 +95,8 @@ def _numbers_where_possible(values) -> np.ndarray:
         return array.astype(float)
     if array.dtype.kind in "iuf":
         return np.where(mask, np.nan, array) if mask is not None else array
-    if mask is None and set(map(type, array.tolist())) == {str}:
-        try:
-            return array.astype(float)
-        except ValueError:
-            pass
+    if mask is None and (numbers := all_numbers(array)) is not None:
+        return numbers
     texts = [
         "" if value is None else value.decode() if isinstance(value, bytes) else str(value) for value in array.tolist()
     ]

@@ -118,7 +118,7 @@ class _Tokens:
         while self.formula[start:].strip():
             match = TOKEN.match(self.formula, start)
             if match is None:
-                bad_position = start + len(self.formula[start:]) - len(self.formula[start:].lstrip())
+                bad_position = len(self.formula) - len(self.formula[start:].lstrip())
                 character = self.formula[bad_position]
                 hint = {"{": " Write I(x - 1) for {x - 1}.", '"': " Write `a name` for a column."}.get(character, "")
                 raise self.error("a column, a number, an operator or a function", bad_position, repr(character), hint)
@@ -138,9 +138,12 @@ class _Tokens:
         start = self.current.start if start is None else start
         found = found or ("its end" if self.current.kind == "end" else repr(self.current.text))
         first, last = max(0, start - 40), start + 20
-        excerpt = f"{'...' * (first > 0)}{self.formula[first:start]}[here]{self.formula[start:last]}"
-        hint = f"{'...' * (last < len(self.formula))}, {EXAMPLE}.{hint}"
-        return DataError(f"formula: expected {expected}; found {found} at character {start + 1}: {excerpt}{hint}")
+        before = "..." if first > 0 else ""
+        after = "..." if last < len(self.formula) else ""
+        excerpt = f"{before}{self.formula[first:start]}[here]{self.formula[start:last]}{after}"
+        return DataError(
+            f"formula: expected {expected}; found {found} at character {start + 1}: {excerpt}, {EXAMPLE}.{hint}"
+        )
 
     def take(self) -> str:
         """Read the next token and return its text."""
@@ -393,10 +396,6 @@ def parse(formula: str) -> ParsedFormula:
     formula : str
         ``"response ~ terms + (terms | group)"``. Groups are a column ``a``, combinations ``a:b``, or a random walk
         ``walk(t)``. ``||`` instead of ``|`` makes the effects of a group uncorrelated.
-
-    Returns
-    -------
-    ParsedFormula
 
     Raises
     ------

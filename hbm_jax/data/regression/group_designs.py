@@ -137,11 +137,8 @@ def _groups(term, frame) -> tuple[tuple[str, ...], np.ndarray]:
     first = np.unique(index, return_index=True)[1]
     factor_texts = (map(_text, frame[name].iloc[first]) for name in term.factors)
     texts = [":".join(parts) for parts in zip(*factor_texts, strict=True)]
-    labels = tuple(dict.fromkeys(texts))  # numbers equal to 15 digits are one group
-    label_index = (
-        np.array([labels.index(text) for text in texts]) if len(labels) < len(texts) else np.arange(len(texts))
-    )
-    return labels, label_index[index]
+    position = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # numbers equal to 15 digits are one group
+    return tuple(position), np.array([position[text] for text in texts], int)[index]
 
 
 def _text(value) -> str:

@@ -421,10 +421,6 @@ def read_regression(
     formula, trials, exposure, offset, error, name
         As in `RegressionData.from_columns`.
 
-    Returns
-    -------
-    RegressionData
-
     Raises
     ------
     FileNotFoundError, DataError

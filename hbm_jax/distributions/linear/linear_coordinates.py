@@ -94,7 +94,7 @@ class LinearCoordinates(dist.Distribution):
         """Draw coordinates, ``(*sample_shape, K)``."""
         c = jnp.zeros((*sample_shape, *self.event_shape))
         for key_piece, (indices, prior, width) in zip(random.split(key, len(self.pieces)), self.pieces, strict=True):
-            if prior is None:
+            if prior is None:  # a starting point
                 shape = (*sample_shape, len(indices))
                 drawn = width * random.uniform(key_piece, shape, minval=-2.0, maxval=2.0)
             else:

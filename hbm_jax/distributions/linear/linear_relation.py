@@ -38,13 +38,13 @@ class Pair(NamedTuple):
         return (self.yy * x - self.xy * y) * inverse, (self.xx * y - self.xy * x) * inverse
 
 
-def _true(x_scale, slope, scatter) -> Pair:
+def _true_covariance(x_scale, slope, scatter) -> Pair:
     """Return the covariance of the true (x, y)."""
     variance = x_scale**2
     return Pair(variance, slope * variance, slope**2 * variance + scatter**2)
 
 
-def _measured(true: Pair, errors) -> Pair:
+def _measured_covariance(true: Pair, errors) -> Pair:
     """Return the covariance of the measured (x, y); errors (..., 3) are var(x), cov(x, y) and var(y)."""
     return Pair(true.xx + errors[..., 0], true.xy + errors[..., 1], true.yy + errors[..., 2])
 
@@ -110,7 +110,7 @@ class LinearRelation(dist.Distribution):
     @property
     def _covariance(self) -> Pair:
         """Covariance of the measured (x, y)."""
-        return _measured(_true(self.x_scale, self.slope, self.scatter), self.errors)
+        return _measured_covariance(_true_covariance(self.x_scale, self.slope, self.scatter), self.errors)
 
     @validate_sample
     def log_prob(self, value):
@@ -152,7 +152,8 @@ class LinearRelation(dist.Distribution):
 
     def conditional(self, value):
         """Return the exact conditional distribution of the true (x, y), (..., 2); it does not depend on the limit."""
-        return _conditional(self.mean, _true(self.x_scale, self.slope, self.scatter), self._covariance, value)
+        true = _true_covariance(self.x_scale, self.slope, self.scatter)
+        return _conditional(self.mean, true, self._covariance, value)
 
 
 def _conditional(mean, true: Pair, measured: Pair, value):

@@ -77,7 +77,7 @@ class MeasuredPoints(dist.Distribution):
         Mean of an exponential distribution that is added to a single predictor, whose normal distribution may have a
         variance of 0. Expects an error of every predictor, no limits and at most one selection.
     found : FoundInjections, optional
-        Detected share of the population from injections, by which the density is divided. Draws are found injections
+        Detected fraction of the population from injections, by which the density is divided. Draws are found injections
         with errors of measurement, which is exact where detection depends on true values alone.
 
     Notes
@@ -159,8 +159,8 @@ class MeasuredPoints(dist.Distribution):
         covariance = stacked([[lower[max(i, j)][min(i, j)] for j in axes] for i in axes])
         return log_weights, jnp.stack(jnp.broadcast_arrays(*loc), axis=-1), covariance
 
-    def _measured(self, lower):
-        """Return the lower triangle of the measured coordinates, arrays (..., C), from that of the true ones."""
+    def _measured_lower(self, lower):
+        """Return the lower triangle of the covariance of measured coordinates, (..., C), from that of true ones."""
         return [[a + self.errors[..., i, j, None] for j, a in enumerate(row)] for i, row in enumerate(lower)]
 
     @property
@@ -184,18 +184,18 @@ class MeasuredPoints(dist.Distribution):
         """Return the log density of each component including its weight, (..., C)."""
         log_weights, loc, lower = self._elements()
         residual = [value[..., i, None] - a for i, a in enumerate(loc)]
-        covariance = self._measured(lower)
+        covariance = self._measured_lower(lower)
         if self.x_tail is not None:
             return log_weights + self._along_half_line(residual, covariance)[0]
         if self.limits is None:
             return log_weights + normal_log_density(residual, covariance)
         if self.limits.order is not None:
-            _, loc, true = self._components()
+            _, loc, true_cov = self._components()
             order = self.limits.order[..., None, :, :]
             ordered = (order * (value[..., None, :] - loc)[..., None, :]).sum(-1)
             residual = [ordered[..., i] for i in range(len(residual))]
-            measured = true + self.errors[..., None, :, :]
-            covariance = elements(order @ measured @ jnp.swapaxes(order, -1, -2))
+            measured_cov = true_cov + self.errors[..., None, :, :]
+            covariance = elements(order @ measured_cov @ jnp.swapaxes(order, -1, -2))
         z = _last_whitened(residual, covariance)
         beyond = normal_log_density(residual[:-1], covariance[:-1]) + log_ndtr(self.limits.side[..., None] * z)
         detected = normal_log_density(residual, covariance)
@@ -215,7 +215,7 @@ class MeasuredPoints(dist.Distribution):
             return log_density - self.found.log_normalisation
         if not self.selections:
             return log_density
-        return log_density + sum(part.log_probability(value) for part in self.selections) - self.log_detected
+        return log_density + sum(selection.log_probability(value) for selection in self.selections) - self.log_detected
 
     @property
     def log_detected(self):
@@ -225,7 +225,7 @@ class MeasuredPoints(dist.Distribution):
         if not self.selections:
             return jnp.zeros(self.batch_shape)
         log_weights, loc, lower = self._elements()
-        log_detected = log_detected_normal(self.selections, loc, self._measured(lower), self._half_line)
+        log_detected = log_detected_normal(self.selections, loc, self._measured_lower(lower), self._half_line)
         return _summed(log_weights + log_detected)
 
     def outlier_probability(self, value):
@@ -255,7 +255,7 @@ class MeasuredPoints(dist.Distribution):
             return self._draw(key, shape)
 
         def probability(value):
-            return math.prod(part.probability(value) for part in self.selections)
+            return math.prod(selection.probability(value) for selection in self.selections)
 
         return draw_detected(key, shape, self.event_shape[0], lambda key: self._draw(key, shape), probability)
 
@@ -264,8 +264,8 @@ class MeasuredPoints(dist.Distribution):
         key_component, key_normal, key_tail = random.split(key, 3)
         log_weights, loc, cov = self._components()
         log_weights = jnp.broadcast_to(log_weights, (*shape, len(log_weights)))
-        mean, measured = _draw_component(key_component, log_weights, loc, cov + self.errors[..., None, :, :])
-        value = mean + (jnp.linalg.cholesky(measured) @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
+        mean, measured_cov = _draw_component(key_component, log_weights, loc, cov + self.errors[..., None, :, :])
+        value = mean + (jnp.linalg.cholesky(measured_cov) @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
         if self.x_tail is not None:
             value = value + self._tail_direction * (self.x_tail * random.exponential(key_tail, shape))[..., None]
         if self.limits is None:
@@ -285,25 +285,25 @@ class MeasuredPoints(dist.Distribution):
     def draw_true(self, key, value):
         """Draw the true coordinates (..., D) from their exact conditional distribution given measured values."""
         keys = random.split(key, 4)
-        loc, true = _draw_component(keys[0], self._component_log_density(value), *self._components()[1:])
-        measured = true + self.errors
+        loc, true_cov = _draw_component(keys[0], self._component_log_density(value), *self._components()[1:])
+        measured_cov = true_cov + self.errors
         if self.x_tail is not None:
-            residual, covariance = (value - loc)[..., None, :], elements(measured[..., None, :, :])
+            residual, covariance = (value - loc)[..., None, :], elements(measured_cov[..., None, :, :])
             _, *coefficients = self._along_half_line([residual[..., i] for i in range(2)], covariance)
             loc = loc + self._tail_direction * self._half_line.conditional(keys[3], *coefficients)
         if self.limits is not None:
-            value = self._draw_censored(keys[1], value, loc, measured)
-        gain = jnp.swapaxes(jnp.linalg.solve(measured, true), -1, -2)
+            value = self._draw_censored(keys[1], value, loc, measured_cov)
+        gain = jnp.swapaxes(jnp.linalg.solve(measured_cov, true_cov), -1, -2)
         mean = loc + (gain @ (value - loc)[..., None])[..., 0]
-        conditional_cov = true - gain @ true
+        conditional_cov = true_cov - gain @ true_cov
         return mean + (_root(conditional_cov) @ random.normal(keys[2], (*mean.shape, 1)))[..., 0]
 
-    def _draw_censored(self, key, value, loc, measured):
+    def _draw_censored(self, key, value, loc, measured_cov):
         """Return measured values with limits replaced by values drawn beyond them."""
         side, order = self.limits.side, self.limits.order
         order = jnp.eye(value.shape[-1]) if order is None else order
         residual = (order * (value - loc)[..., None, :]).sum(-1)
-        covariance = elements(order @ measured @ jnp.swapaxes(order, -1, -2))
+        covariance = elements(order @ measured_cov @ jnp.swapaxes(order, -1, -2))
         z = _last_whitened([residual[..., i] for i in range(residual.shape[-1])], covariance)
         # The last whitened coordinate is normal, truncated to values below its limit (above it where side is -1).
         uniform = random.uniform(key, z.shape, minval=jnp.finfo(value.dtype).tiny)

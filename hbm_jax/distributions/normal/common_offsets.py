@@ -98,7 +98,7 @@ def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets
     groups = []
     for component in range(size):
         sensitive = (matrix[:, : component + 1] != 0.0).any(axis=1)
-        members = _similar(sensitive) if grouped else [(np.arange(num), np.arange(num_offsets))]
+        members = _merged_groups(sensitive) if grouped else [(np.arange(num), np.arange(num_offsets))]
         groups.append(tuple(_padded(matrix[:, : component + 1], batch) for batch in _batches(members)))
     return CommonOffsets(tuple(groups), basis)
 
@@ -119,10 +119,11 @@ def _basis(matrix: np.ndarray) -> np.ndarray:
     return np.concatenate(columns).T if columns else np.zeros((rows.shape[1], 0))
 
 
-def _similar(sensitive: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return objects and offsets of groups, where ``sensitive``, (N, B), marks the offsets of each object.
+def _merged_groups(sensitive: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return groups of objects that depend on about the same offsets, each as indices of objects and of offsets.
 
-    Groups are merged as long as this reduces the number of multiplications, R K^2 and an overhead for each.
+    ``sensitive`` (N, B) is True where an object depends on an offset. Groups of R objects and K offsets are merged as
+    long as this reduces the number of multiplications, R K^2 and an overhead for each.
     """
     patterns, index = np.unique(sensitive, axis=0, return_inverse=True)
     nonzero = np.flatnonzero(patterns.any(axis=1))

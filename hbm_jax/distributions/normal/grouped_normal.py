@@ -94,15 +94,15 @@ class GroupedNormal(dist.Distribution):
         super().__init__(lax.broadcast_shapes(*shapes), event, validate_args=validate_args)
 
     def _whitening(self) -> WhitenedNoise:
-        """Return the whitening of the noise."""
+        """Return the whitening of the noise, computed with JAX unless it was given."""
         if self.whitening is not None:
             return self.whitening
         eye = np.eye(self.event_shape[-1])
         inverse = solve_lower(cholesky(self.noise), eye) * self.used[..., None, None]
-        tril = cholesky((jnp.swapaxes(inverse, -1, -2) @ inverse).sum(-3))
-        inverse_tril = solve_lower(tril, eye)
+        precision_tril = cholesky((jnp.swapaxes(inverse, -1, -2) @ inverse).sum(-3))  # of the weighted mean
+        inverse_tril = solve_lower(precision_tril, eye)
         diagonal = jnp.where(self.used[..., None], jnp.diagonal(inverse, axis1=-2, axis2=-1), 1.0)
-        log_det = jnp.log(diagonal).sum((-2, -1)) - jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
+        log_det = jnp.log(diagonal).sum((-2, -1)) - jnp.log(jnp.diagonal(precision_tril, axis1=-2, axis2=-1)).sum(-1)
         return WhitenedNoise(inverse, jnp.swapaxes(inverse_tril, -1, -2) @ inverse_tril, log_det)
 
     def _mean(self, whitening: WhitenedNoise, value):

@@ -185,7 +185,7 @@ class LinearGaussian(dist.Distribution):
         if isinstance(self._scale, tuple) and self.loading is None:
             return with_noise(elements(self.noise_covariance), self._scale)
         scale = elements(self._observed_scale)
-        if self.loading is None:
+        if self.loading is None:  # S is lower triangular, and products with 0.0 cost nothing
             scale = [[a if k <= i else 0.0 for k, a in enumerate(row)] for i, row in enumerate(scale)]
         return with_noise(elements(self.noise_covariance), scale)
 

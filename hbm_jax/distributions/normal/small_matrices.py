@@ -157,7 +157,8 @@ def cholesky(matrix):
     for i in range(size):
         row: list = []
         for j in range(i + 1):
-            remainder = matrix[..., i, j] - sum(row[m] * (row if i == j else rows[j])[m] for m in range(j))
+            other = row if i == j else rows[j]
+            remainder = matrix[..., i, j] - sum(row[m] * other[m] for m in range(j))
             row.append(jnp.sqrt(remainder) if i == j else remainder / rows[j][j])
         rows.append(row)
     return stacked([row + [0.0] * (size - len(row)) for row in rows]) if rows else jnp.zeros(np.shape(matrix))

@@ -167,10 +167,6 @@ def advance(
         Whether to take leapfrog steps; False for an empty slot of the batch.
     options : Options
         Settings.
-
-    Returns
-    -------
-    State, Draw
     """
     key, key_momentum, key_accept = jax.random.split(jax.random.wrap_key_data(state.key), 3)
     warming = state.age < options.num_warmup

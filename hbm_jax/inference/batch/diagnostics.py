@@ -44,19 +44,19 @@ def diagnose_many(draws: np.ndarray) -> ManyDiagnostics:
     r_hat, ess_bulk, ess_tail = (np.full(len(flat), np.nan) for _ in range(3))
     if valid.any():
         valid_draws, num_total = split_draws[valid], split_draws.shape[1]
-        chains = (-1, 2 * num_chains, half)
+        chain_shape = (-1, 2 * num_chains, half)
         ranks, ordered = _ranks(valid_draws)
         # Normal scores depend on the rank alone: one table for all quantities.
         scores = ndtri((np.arange(1, num_total + 1) - 0.375) / (num_total + 0.25))
-        z = scores[ranks].reshape(chains)
+        z = scores[ranks].reshape(chain_shape)
         median = 0.5 * (ordered[:, (num_total - 1) // 2] + ordered[:, num_total // 2])
-        folded = scores[_ranks(np.abs(valid_draws - median[:, None]))[0]].reshape(chains)
+        folded = scores[_ranks(np.abs(valid_draws - median[:, None]))[0]].reshape(chain_shape)
         with np.errstate(divide="ignore", invalid="ignore"):
             r_hat[valid] = np.maximum(_r_hat(z), _r_hat(folded))
             ess_bulk[valid] = _ess(z)
             tail_ranks = [int(np.floor(q * (num_total - 1))) for q in TAIL]
             ess_tail[valid] = np.minimum(
-                *(_ess((ranks <= tail_rank).astype(float).reshape(chains)) for tail_rank in tail_ranks)
+                *(_ess((ranks <= tail_rank).astype(float).reshape(chain_shape)) for tail_rank in tail_ranks)
             )
         for values, fallback in ((r_hat, np.inf), (ess_bulk, 0.0), (ess_tail, 0.0)):
             values[valid & np.isnan(values)] = fallback

@@ -200,15 +200,14 @@ def fit_each(
     start = time.perf_counter()
     with ProgressLine(progress) as progress_line:
         if executor is None:
-            done, cost = fit_task(stacked, np.arange(len(stacked)), progress_line=progress_line)
+            results, cost = fit_task(stacked, np.arange(len(stacked)), progress_line=progress_line)
         else:
-            done, cost = tasks.run_tasks(executor, fit_task, stacked, progress_line)
-        progress_line.close(
-            f"{sum(not d.why for d in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
-        )
-    done = [result._replace(notes=(*notes[result.number], *result.notes)) for result in done]
+            results, cost = tasks.run_tasks(executor, fit_task, stacked, progress_line)
+        num_usable = sum(not result.why for result in results)
+        progress_line.close(f"{num_usable} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s")
+    results = [result._replace(notes=(*notes[result.number], *result.notes)) for result in results]
     run = {name: getattr(settings, name) for name in ("seed", "num_chains", "num_warmup")}
-    return Fits.assemble(labels, done, cost, run)
+    return Fits.assemble(labels, results, cost, run)
 
 
 def _fit_task(
@@ -261,7 +260,8 @@ class _Queue:
     def __init__(self, slots: Slots, keys, options: BatchOptions, bounds):
         self.slots, self.keys, self.until, self.bounds = slots, keys, options.until, bounds
         keep_draws, num_samples = options.keep_draws, options.num_samples
-        self.keep = set() if keep_draws is False else None if keep_draws is True else set(keep_draws)
+        # Indices of the objects whose draws are kept; None for all.
+        self.keep = None if keep_draws is True else set() if keep_draws is False else set(keep_draws)
         self.exact = num_samples is not None
         self.budget = -(-(num_samples or options.max_num_samples) // BLOCK) * BLOCK
         self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks
@@ -364,7 +364,7 @@ class _Queue:
             num_draws = int(np.prod(draws.energy[i].shape))
             judged = statistics | {name: values[i] for name, values in hidden_statistics.items()}
             reasons = ", ".join(
-                filter(None, (unresolved[i], _why(judged, num_divergences, float(bfmi[i]), self.until)))
+                filter(None, (unresolved[i], _reasons(judged, num_divergences, float(bfmi[i]), self.until)))
             )
             notes = () if self.slots.target.observed else (UNOBSERVED,)
             edge_notes = (
@@ -418,7 +418,7 @@ def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.
     return [", ".join(dict.fromkeys(slot_texts)) for slot_texts in texts]
 
 
-def _why(sites, num_divergences: int, bfmi: float, until: float) -> str:
+def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
     """Return the reasons why a posterior is not usable, by the criteria of `verdict.judge`; empty if it is usable."""
     r_hat = max((np.nanmax(values[..., 5], initial=1.0) for values in sites.values()), default=1.0)
     ess = min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf)

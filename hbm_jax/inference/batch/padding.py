@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import distributions as dist
-from numpyro import handlers
 from numpyro.infer.util import log_density
 
-from hbm_jax.inference.arguments import prior_value
+from hbm_jax.inference.arguments import latents_of, prior_trace, prior_value
 from hbm_jax.inference.batch.stacking import Stack, masked
 
 ADVICE = "Give all objects the same number of data, or call fit_each for each number."
@@ -97,7 +96,9 @@ class _Comparison:
         # Passed as arguments, so that they are traced as in the batch.
         self.data = [unpadded_leaves[index] for index in stack.varying], [leaf[row] for leaf in stack.leaves]
         key = jax.random.key(0)
-        shapes = jax.eval_shape(lambda data: [_values(*call, key) for call in self._calls(data)], self.data)
+        shapes = jax.eval_shape(
+            lambda data: [_latents_and_deterministics(prior_trace(*call, key)) for call in self._calls(data)], self.data
+        )
         if list(shapes[0]) != list(shapes[1]):
             differing = sorted(set(shapes[0]) ^ set(shapes[1]))
             raise ValueError(
@@ -113,14 +114,11 @@ class _Comparison:
 
     def _axes(self, name: str, unpadded: tuple, padded: tuple) -> Axes:
         """Return the axes of a site that are longer with padding."""
-        longer = [
-            axis for axis, (size, padded_size) in enumerate(zip(unpadded, padded, strict=False)) if size != padded_size
-        ]
+        longer = [axis for axis in range(min(len(unpadded), len(padded))) if unpadded[axis] != padded[axis]]
         ragged = {size: index for index, size in enumerate(self.padded)}
         axes = tuple((axis, ragged[padded[axis]]) for axis in longer if padded[axis] in ragged)
-        if len(unpadded) != len(padded) or [self.lengths[ragged_axis] for _, ragged_axis in axes] != [
-            unpadded[axis] for axis in longer
-        ]:
+        data_lengths = [self.lengths[ragged_axis] for _, ragged_axis in axes]
+        if len(unpadded) != len(padded) or data_lengths != [unpadded[axis] for axis in longer]:
             raise ValueError(
                 f"fit_each: the objects differ in their number of data; the site {name!r} of object {self.row} has "
                 f"shape {unpadded} without padding and {padded} with it; expected axes as long as those of the data. "
@@ -145,36 +143,24 @@ class _Comparison:
         """
         key_unpadded, key_padded = jax.random.split(key)
         unpadded_call, padded_call = self._calls(data)
-        latents = {
-            name: site["value"]
-            for name, site in _drawn(*unpadded_call, key_unpadded).items()
-            if site["type"] == "sample"
-        }
+        latents = _latents(prior_trace(*unpadded_call, key_unpadded))
 
-        def with_padding(site):
-            drawn = prior_value(site)
-            if drawn is None or not self.axes[site["name"]]:
-                return None if drawn is None else latents[site["name"]]
-            return drawn.at[self._data_slices(site["name"])].set(latents[site["name"]])
+        def latent_with_padding(site):
+            draw, name = prior_value(site), site["name"]
+            if draw is None:
+                return None
+            return draw.at[self._data_slices(name)].set(latents[name]) if self.axes[name] else latents[name]
 
-        values = {
-            name: site["value"]
-            for name, site in _drawn(*padded_call, key_padded, with_padding).items()
-            if site["type"] == "sample"
-        }
+        values = _latents(prior_trace(*padded_call, key_padded, latent_with_padding))
         unpadded, unpadded_trace = log_density(*unpadded_call, {}, latents)
         padded, padded_trace = log_density(*padded_call, {}, values)
         prior = sum((self._prior_of_padding(name, padded_trace[name]) for name in values if self.axes[name]), 0.0)
-        deterministic = [
-            name
+        deterministics = {
+            name: (site["value"], jnp.asarray(padded_trace[name]["value"])[self._data_slices(name)])
             for name, site in unpadded_trace.items()
             if site["type"] == "deterministic" and not name.startswith("_")
-        ]
-        recorded = {
-            name: (unpadded_trace[name]["value"], jnp.asarray(padded_trace[name]["value"])[self._data_slices(name)])
-            for name in deterministic
         }
-        return unpadded, padded - prior, jnp.abs(unpadded) + jnp.abs(padded) + jnp.abs(prior), recorded
+        return unpadded, padded - prior, jnp.abs(unpadded) + jnp.abs(padded) + jnp.abs(prior), deterministics
 
     def _prior_of_padding(self, name: str, site):
         """Return the log prior of the padded entries of a latent site; ValueError if it is not a separate term."""
@@ -190,8 +176,9 @@ class _Comparison:
             or any(axis >= log_prob.ndim for axis, _ in self.axes[name])
         ):
             raise ValueError(
-                f"fit_each: the objects differ in their number of data, and so does their latent site {name!r}; "
-                f"expected it to have independent entries in a plate, with a proper prior that is not scaled. {ADVICE}"
+                "fit_each: the objects differ in their number of data, on which the size of the latent site "
+                f"{name!r} depends; expected it to have independent entries in a plate, with a proper prior that is "
+                f"not scaled. {ADVICE}"
             )
         is_data = jnp.zeros(log_prob.shape, bool).at[self._data_slices(name)].set(True)
         return jnp.where(is_data, 0.0, log_prob).sum()
@@ -202,7 +189,7 @@ class _Comparison:
         tolerance = 1e3 * np.finfo(jnp.zeros(0).dtype).eps
         num_compared = 0
         for seed in range(MAX_DRAWS):
-            unpadded, padded, scale, recorded = jax.device_get(compute_densities(jax.random.key(seed), self.data))
+            unpadded, padded, scale, deterministics = jax.device_get(compute_densities(jax.random.key(seed), self.data))
             if not (np.isfinite(unpadded) or np.isfinite(padded)):
                 continue
             if not (np.isfinite(scale) and abs(padded - unpadded) <= tolerance * scale):
@@ -212,7 +199,7 @@ class _Comparison:
                     "Only observed sites along the data are masked; expected no numpyro.factor, and no sum, mean, "
                     f"difference or length of the data, or of latents along them, in the program. {ADVICE}"
                 )
-            for name, (value, padded_value) in recorded.items():
+            for name, (value, padded_value) in deterministics.items():
                 largest = np.max(np.abs(value), initial=0.0, where=np.isfinite(value))
                 if not np.allclose(padded_value, value, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
                     raise ValueError(
@@ -226,16 +213,12 @@ class _Comparison:
         return num_compared > 0
 
 
-def _drawn(program, args, key, fill=prior_value) -> dict:
-    """Return the latent and deterministic sites of a prior draw."""
-    trace = handlers.trace(handlers.substitute(handlers.seed(program, key), substitute_fn=fill)).get_trace(*args)
-    return {
-        name: site
-        for name, site in trace.items()
-        if site["type"] == "deterministic" or (site["type"] == "sample" and not site["is_observed"])
-    }
+def _latents(trace) -> dict:
+    """Return the values of the latents of a trace."""
+    return {name: site["value"] for name, site in latents_of(trace).items()}
 
 
-def _values(program, args, key) -> dict:
-    """Return the values of latent and deterministic sites, in the order of their names."""
-    return {name: jnp.asarray(site["value"]) for name, site in sorted(_drawn(program, args, key).items())}
+def _latents_and_deterministics(trace) -> dict:
+    """Return the values of latent and deterministic sites of a trace, in the order of their names."""
+    deterministic = {name: site["value"] for name, site in trace.items() if site["type"] == "deterministic"}
+    return {name: jnp.asarray(value) for name, value in sorted((_latents(trace) | deterministic).items())}

@@ -145,7 +145,10 @@ class Fits:
             If there is no such object, or its draws were not kept.
         """
         if name not in self.kept:
-            reason = "keep_draws=True was not given" if not self.kept else "there is none of that name"
+            if not self.kept:
+                reason = "keep_draws=True was not given"
+            else:
+                reason = "it has no draws" if name in self.names else "no object has this name"
             raise KeyError(f"draws of {name!r}: expected an object whose draws were kept; {reason}.")
         return from_dict({"posterior": self.kept[name]})
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from hbm_jax.inference.arguments import latents_of, prior_trace
 from hbm_jax.inference.batch import chees
 from hbm_jax.inference.batch.padding import ragged_axes
 from hbm_jax.inference.batch.stacking import Stack, masked
@@ -111,10 +110,11 @@ class Slots:
         return values
 
     def _choose_num_slots(self, operations: float) -> int:
-        """Return the number of slots: as requested or as suits device and memory, and at most one per object."""
+        """Return the requested number of slots, or one that suits device and memory; at most one for each object."""
         devices = jax.local_devices()
         shapes = jax.eval_shape(self.target.constrain, self.target.start)
-        numbers_per_draw = self.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())
+        # Position, sites, and the energy and statistics of the transition, in double precision.
+        numbers_per_draw = self.target.size + sum(int(np.prod(s.shape)) for s in shapes.values()) + 6
         memory_limit = int(self.max_bytes / (8.0 * COPIES * BLOCK * self.num_chains * numbers_per_draw))
         device_limit = ACCELERATOR_SLOTS
         if devices[0].platform == "cpu":
@@ -129,10 +129,8 @@ class Slots:
         program = masked(self.program, self.stack.padded, lengths)
 
         def draw(key):
-            initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_sample())
-            trace = handlers.trace(initial).get_trace(*self.stack.args(leaves))
-            sites = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
-            return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+            latents = latents_of(prior_trace(program, self.stack.args(leaves), key))
+            return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
 
         return jax.vmap(draw)(jax.random.split(key, CANDIDATES * self.num_chains))
 
@@ -196,18 +194,17 @@ class Slots:
         self.lengths[slots] = self.stack.lengths[objects]
         slot_keys = keys[np.maximum(self.object, 0)]
         if self.state is None:
-            shape = jax.eval_shape(jax.vmap(self._state_template), slot_keys, self.leaves, self.lengths)
+            points = jnp.zeros((self.num_chains, self.target.size))
+
+            def initial_state(key, leaves, lengths):
+                return chees.initial_state(self._value_and_grad(leaves, lengths), points, key, self.dense)
+
+            shape = jax.eval_shape(jax.vmap(initial_state), slot_keys, self.leaves, self.lengths)
             # Sharded as the programs return it: otherwise the second call of `_fill` would compile again.
             self.state = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), self._sharding), shape)
         is_new = np.zeros(self.num_slots, bool)
         is_new[slots] = True
         self.state = self._fill(self.state, is_new, slot_keys, self.leaves, self.lengths)
-
-    def _state_template(self, key, leaves, lengths):
-        """Return the state of a slot at the origin; only its shapes and types are used."""
-        value_and_grad = self._value_and_grad(leaves, lengths)
-        points = jnp.zeros((self.num_chains, self.target.size))
-        return chees.initial_state(value_and_grad, points, key, self.dense)
 
     def shorten(self, slots: np.ndarray):
         """Halve the step size of the objects in these slots."""

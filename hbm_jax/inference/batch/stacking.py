@@ -95,35 +95,36 @@ def stack(data: Any) -> Stack:
                 )
             if value.dtype.hasobject or value.dtype.kind not in "fiub":
                 raise ValueError(f"fit_each: expected numbers in {path}; found {value.dtype} for object {index}.")
-    # Axes that have equal lengths in every object are the same ragged axis.
-    sizes = {
+    # Lengths of each axis in all objects. Axes with equal lengths in every object are the same ragged axis.
+    axis_lengths = {
         (field, axis): tuple(value.shape[axis] for value in column)
         for field, column in enumerate(columns)
         for axis in range(column[0].ndim)
     }
-    ragged = list(dict.fromkeys(size for size in sizes.values() if len(set(size)) > 1))
-    if any(min(size) == 0 for size in ragged):
+    ragged = list(dict.fromkeys(lengths for lengths in axis_lengths.values() if len(set(lengths)) > 1))
+    if any(min(lengths) == 0 for lengths in ragged):
         raise ValueError(f"fit_each: expected data for every object; object {np.argmin(ragged[0])} has none.")
-    used_lengths = {size[0] for size in sizes.values() if len(set(size)) == 1}
+    # A padded length identifies its axis, so it differs from all other lengths.
+    other_lengths = {lengths[0] for lengths in axis_lengths.values() if len(set(lengths)) == 1}
     padded = []
-    for size in ragged:
-        length = max(size)
-        while length in used_lengths:
+    for lengths in ragged:
+        length = max(lengths)
+        while length in other_lengths:
             length += 1
-        used_lengths.add(length)
+        other_lengths.add(length)
         padded.append(length)
     padded_length = dict(zip(ragged, padded, strict=True))
     varying, leaves, first = [], [], []
     for field, column in enumerate(columns):
-        shape = [padded_length.get(sizes[field, axis], column[0].shape[axis]) for axis in range(column[0].ndim)]
+        shape = [padded_length.get(axis_lengths[field, axis], column[0].shape[axis]) for axis in range(column[0].ndim)]
         values = [_pad(value, shape) for value in column]
         first.append(values[0])
         if any(not np.array_equal(value, values[0], equal_nan=value.dtype.kind == "f") for value in values[1:]):
             varying.append(field)
             leaves.append(np.stack(values))
     structure = jax.tree.structure(objects[0])
-    lengths = np.stack(ragged, axis=1) if ragged else np.zeros((len(objects), 0), int)
-    return Stack(jax.tree.unflatten(structure, first), leaves, tuple(varying), lengths, tuple(padded))
+    ragged_lengths = np.stack(ragged, axis=1) if ragged else np.zeros((len(objects), 0), int)
+    return Stack(jax.tree.unflatten(structure, first), leaves, tuple(varying), ragged_lengths, tuple(padded))
 
 
 def _columns(objects: list[tuple]) -> tuple[list[str], list[list[np.ndarray]]]:

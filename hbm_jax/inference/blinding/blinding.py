@@ -152,8 +152,8 @@ def blinding_of(blind: Any, program: Any) -> Blinding | None:
                 "the cosmological ones of the supernova models; found none. Name them: blind=['Om0']."
             )
         return Blinding(tuple(names))
-    listed = not isinstance(blind, str | Mapping) and hasattr(blind, "__iter__")
-    names = list(blind) if listed else []
+    is_sequence = not isinstance(blind, str | Mapping) and hasattr(blind, "__iter__")
+    names = list(blind) if is_sequence else []
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(
             "sample: expected blind to be True, a list of names of parameters, or the `blinding` of another fit; "
@@ -175,6 +175,11 @@ def revealed(fit: Any) -> Any:
     plain = copy.copy(fit)
     plain.tree = blinding.reveal(fit.tree)
     return plain
+
+
+def unconstrained_draws(fit: Any) -> xr.DataArray:
+    """Return the unconstrained draws as they were sampled, (chain, draw, parameter), with labels; see `revealed`."""
+    return revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
 
 
 def _draws_first(variable: xr.DataArray) -> np.ndarray:

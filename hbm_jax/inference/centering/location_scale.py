@@ -22,6 +22,7 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.reparam import Reparam
 
+from hbm_jax.inference.arguments import latents_of
 from hbm_jax.inference.program import name_of
 
 FAMILIES = (
@@ -142,7 +143,7 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
         seeded = handlers.seed(program, key_values)
         substituted = handlers.substitute(seeded, substitute_fn=init_to_sample())  # has a value for improper priors too
         trace = handlers.trace(substituted).get_trace(*args)
-        free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+        free = latents_of(trace)
         for name, site in free.items():
             has_location_scale = _has_location_scale(site["fn"]) and not site.get("_control_flow_done")
             if has_location_scale and site["scale"] is None and not name.startswith("_"):

@@ -25,7 +25,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
-from hbm_jax.inference.arguments import plain_arguments
+from hbm_jax.inference.arguments import latents_of, plain_arguments, prior_trace
 from hbm_jax.inference.centering.location_scale import (
     PartialNonCentring,
     ReparametrisedProgram,
@@ -166,7 +166,7 @@ def choose_centering(
                 break
     rounds = f"{num_rounds} round{'s' * (num_rounds > 1)} of {num_pilots} pilot draws"
     note = (
-        f"from the last of {rounds}, {int(diverging.sum())} of them divergent; it changed no centredness by more "
+        f"from the last of {rounds}, {int(diverging.sum())} of them divergent; it changed no weight by more "
         f"than {change:.2g}"
     )
     return Centering(ReparametrisedProgram(program, reparams), _table(reparams, information), note)
@@ -188,11 +188,8 @@ class Pilot:
         started from the prior instead can end at a scale so small that the data no longer influence it.
         """
         program = ReparametrisedProgram(self.program, reparams)
-        initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_median())
-        trace = handlers.trace(initial).get_trace(*self.args)
-        latent_values = {
-            name: site["value"] for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
-        }
+        latents = latents_of(prior_trace(program, self.args, key, init_to_median()))
+        median = {name: site["value"] for name, site in latents.items()}
         potential = partial(self.potential, reparams)
         value_and_grad = optax.value_and_grad_from_state(potential)
         solver = optax.lbfgs()
@@ -203,7 +200,7 @@ class Pilot:
             updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=potential)
             return (optax.apply_updates(params, updates), state), None
 
-        start = unconstrain_fn(program, self.args, {}, latent_values)
+        start = unconstrain_fn(program, self.args, {}, median)
         (params, _), _ = jax.lax.scan(step, (start, solver.init(start)), length=MODE_STEPS)
         is_finite = jnp.isfinite(potential(params))
         return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), params, start)
@@ -243,7 +240,10 @@ class Pilot:
         return jax.lax.map(at_draw, params)
 
     def _curvature(self, sampled_site, reparams, draws, keys):
-        """Return the curvature of minus the log density, without the prior of a site, at each draw and element."""
+        """Return the curvature of minus the log density, without the prior of a site, at each draw and element.
+
+        Random signs s estimate the diagonal of a Hessian H: it is the mean of s H s.
+        """
         program = ReparametrisedProgram(self.program, reparams)
 
         def at_draw(draw, key):
@@ -253,8 +253,9 @@ class Pilot:
                 density, trace = log_density(program, self.args, {}, draw["others"] | latent_values | {sampled_site: x})
                 return jnp.sum(trace[sampled_site]["fn"].log_prob(x)) - density
 
-            probe = jax.random.rademacher(key, latent_values[sampled_site].shape, latent_values[sampled_site].dtype)
-            return probe * jax.jvp(jax.grad(without_prior), (latent_values[sampled_site],), (probe,))[1]
+            x = latent_values[sampled_site]
+            signs = jax.random.rademacher(key, x.shape, x.dtype)
+            return signs * jax.jvp(jax.grad(without_prior), (x,), (signs,))[1]
 
         return jax.lax.map(lambda draw_and_key: at_draw(*draw_and_key), (draws, keys))
 

@@ -231,7 +231,7 @@ def _ranks(kept: Mapping[int, Mapping[str, np.ndarray]], true_values, sites, see
     columns: dict[str, np.ndarray | None] = {}
     replicates = sorted(kept)
     for name, values in true_values.items():
-        draws, values = np.stack([_thinned(kept[i][sites[name]]) for i in replicates]), values[replicates]
+        draws, values = np.stack([_thin(kept[i][sites[name]]) for i in replicates]), values[replicates]
         for label, index in zip(element_labels(name, values.shape[1:]), np.ndindex(values.shape[1:]), strict=True):
             columns[label] = _rank(draws[(slice(None), slice(None), *index)], values[(slice(None), *index)], rng)
     return pd.DataFrame({name: ranks for name, ranks in columns.items() if ranks is not None}, index=replicates)
@@ -245,7 +245,7 @@ def _rank(draws, true_values, rng) -> np.ndarray | None:
     return (draws < true_values[:, None]).sum(1) + rng.integers(0, num_equal + 1)
 
 
-def _thinned(draws):
+def _thin(draws):
     """Return 99 draws, spread evenly over (chain, draw, ...)."""
     flat = draws.reshape(-1, *draws.shape[2:])
     return flat[np.linspace(0, len(flat) - 1, RANKS - 1).round().astype(int)]

@@ -98,10 +98,6 @@ def compare(
     with_evidence : bool
         Whether to compute also the `evidence` of each fit; results of `loo` have none.
 
-    Returns
-    -------
-    Comparison
-
     Raises
     ------
     ValueError

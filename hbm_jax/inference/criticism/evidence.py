@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats
 from numpyro import distributions as dist
-from numpyro import handlers
 from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.arguments import prior_trace
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.criticism.pointwise import CHUNK, program_of
 from hbm_jax.inference.results import Fit
-from hbm_jax.inference.sampler.target import build_target, is_observation, prior_value
+from hbm_jax.inference.sampler.target import build_target, is_observation
 
 DRAWS_PER_PARAMETER = 10  # draws in the first halves of the chains, from which the covariance is estimated
 NUM_PRIOR_DRAWS = 1000  # from which the widths of the priors are computed
@@ -77,10 +77,6 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
     chunk : int
         Densities evaluated in one batch.
 
-    Returns
-    -------
-    Evidence
-
     Raises
     ------
     TypeError
@@ -112,20 +108,20 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
             "parameters of one posterior."
         )
     program, args = program_of(fit, "evidence"), fit.bound_args
-    stored = revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
-    positions = stored.to_numpy().astype(float)
+    draws = unconstrained_draws(fit)
+    positions = draws.to_numpy().astype(float)
     half = positions.shape[1] // 2
     first, second = positions[:, :half].reshape(-1, positions.shape[-1]), positions[:, half:]
     _require_draws(*first.shape)
     with jax.enable_x64(True):
         target = build_target(program, args, None)
-        if tuple(map(str, stored["parameter"].to_numpy())) != target.labels:
+        if tuple(map(str, draws["parameter"].to_numpy())) != target.labels:
             raise ValueError(
                 f"evidence: expected the program of the draws, with {positions.shape[-1]} unconstrained parameters; "
                 f"found another, with {target.size}."
             )
         factors = _require_normalised(program, args)
-        log_density = _batched(target.potential, chunk)
+        log_density = _batched_log_density(target.potential, chunk)
         log_evidence, error = bridge(log_density, first, second, np.random.default_rng(seed))
         table = _widths(program, args, fit)
     notes = [f"the terms of numpyro.factor are taken as they are ({', '.join(factors)})"] if factors else []
@@ -212,7 +208,7 @@ def bridge(
     return float(log_integral), float(np.sqrt(variance))
 
 
-def _batched(potential: Callable, chunk: int) -> Callable[[np.ndarray], np.ndarray]:
+def _batched_log_density(potential: Callable, chunk: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the log density of many positions (num, size), compiled once for batches of ``chunk``."""
     if chunk < 1:
         raise ValueError(f"chunk: expected 1 or more at a time; found {chunk}.")
@@ -225,8 +221,7 @@ def _require_normalised(program: Callable, args: tuple) -> list[str]:
     sites: dict[str, list[str]] = {"observed": [], "factors": []}
 
     def record(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        for name, site in handlers.trace(seeded).get_trace(*args).items():
+        for name, site in prior_trace(program, args, key).items():
             if site["type"] != "sample":
                 continue
             if site["scale"] is not None:
@@ -261,11 +256,9 @@ def _widths(program: Callable, args: tuple, fit: Fit) -> pd.DataFrame:
     """Return widths of prior and posterior of the parameters, as in `Evidence.table`; empty without prior draws."""
 
     def draw(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        trace = handlers.trace(seeded).get_trace(*args)
         return {
             name: jnp.ravel(site["value"])
-            for name, site in trace.items()
+            for name, site in prior_trace(program, args, key).items()
             if name in fit.posterior.data_vars
             and not site.get("cond_indep_stack")
             and np.size(site["value"]) <= MAX_SIZE

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpyro import handlers
 
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.program import bound_args, coords_of, dims_of
 from hbm_jax.inference.results import Fit
@@ -72,13 +72,13 @@ class Replay:
     def __init__(self, fit: Fit, caller: str):
         self.program = program_of(fit, caller)
         self.args = fit.bound_args
-        positions = revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
-        self.positions = positions.to_numpy()
+        draws = unconstrained_draws(fit)
+        self.positions = draws.to_numpy()
         with jax.enable_x64(True):
             self._target = build_target(self.program, self.args, jax.random.key(0))
-        if tuple(map(str, positions["parameter"].to_numpy())) != self._target.labels:
+        if tuple(map(str, draws["parameter"].to_numpy())) != self._target.labels:
             raise ValueError(
-                f"{caller}: expected the program of the draws, with {len(positions['parameter'])} unconstrained "
+                f"{caller}: expected the program of the draws, with {len(draws['parameter'])} unconstrained "
                 f"parameters; found another, with {self._target.size}."
             )
         self.structure = self._inspect()

@@ -10,7 +10,7 @@ from numpyro import handlers
 from numpyro.distributions import Unit
 
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import revealed, unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.criticism.pointwise import program_of
@@ -132,14 +132,14 @@ def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
     fit = revealed(fit)
     with jax.enable_x64(True):
         target = build_target(fit.program, fit.bound_args, None)
-        stored = fit.tree["unconstrained_posterior"]["position"]
-        labels = [str(label) for label in stored["parameter"].to_numpy()]
+        draws = unconstrained_draws(fit)
+        labels = [str(label) for label in draws["parameter"].to_numpy()]
         if labels != list(target.labels):
             raise ValueError(
                 f"expected the program that was fitted, with the parameters {', '.join(labels[:8])} ...; found one "
                 f"with {', '.join(target.labels[:8])} ..."
             )
-        positions = stored.to_numpy().reshape(-1, target.size)
+        positions = draws.to_numpy().reshape(-1, target.size)
         rows = _evenly_spaced(len(positions), num_draws)
         constrain = compiled(jax.vmap(target.sites), positions[rows], compiler_options=QUICK)
         sites = jax.device_get(constrain(positions[rows]))
@@ -162,7 +162,7 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
     """Run a program many times, with parameters substituted if given; return dimensions and values of its sites."""
     dims: dict[str, list[str]] = {}
 
-    def run_once(key, values):
+    def draw_sites(key, values):
         seeded = handlers.substitute(handlers.seed(program, key), values)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         dims.update(plate_dims(trace))
@@ -181,15 +181,15 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
             sites[name] = site["value"]
         return sites
 
-    def run_chunk(seed, rows, values):
-        return jax.vmap(run_once)(jax.random.split(jax.random.key(seed), num_draws)[rows], values)
+    def draw_chunk(seed, rows, values):
+        return jax.vmap(draw_sites)(jax.random.split(jax.random.key(seed), num_draws)[rows], values)
 
-    run = Compiled(run_chunk, functools.partial(compiled, compiler_options=QUICK))
+    program_of_chunk = Compiled(draw_chunk, functools.partial(compiled, compiler_options=QUICK))
 
-    def run_rows(rows):
-        return run(seed, rows, {name: values[rows] for name, values in (parameters or {}).items()})
+    def draw_rows(rows):
+        return program_of_chunk(seed, rows, {name: values[rows] for name, values in (parameters or {}).items()})
 
-    sites = map_in_chunks(run_rows, BATCH, np.arange(num_draws))
+    sites = map_in_chunks(draw_rows, BATCH, np.arange(num_draws))
     return {name: (dims.get(name, []), value) for name, value in sites.items()}
 
 

@@ -107,7 +107,7 @@ def p_values(histograms: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def _score_tests(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `p_values` from the normal scores alone, at most 1, divided by their shares of the level."""
+    """Return the results of `p_values` without the ECDF: each p-value is divided by its share of the level."""
     num_replicates = int(histograms[0].sum())
     location_z = histograms @ SCORES / np.sqrt(num_replicates * MEAN_SQUARE)
     excess = (histograms @ SCORES**2 / num_replicates - MEAN_SQUARE) / (SD_OF_SQUARE / np.sqrt(num_replicates))
@@ -201,9 +201,9 @@ def _unevenness(histograms):
     counts = histograms.cumsum(axis=1)[:, :-1]
     cdf = _binomial_cdf(num_replicates)
     rank = np.arange(RANKS - 1)
-    low = cdf[rank, counts]
-    high = 1.0 - np.where(counts > 0, cdf[rank, np.maximum(counts - 1, 0)], 0.0)
-    return (2.0 * np.minimum(low, high)).min(axis=1)
+    lower_tail = cdf[rank, counts]
+    upper_tail = 1.0 - np.where(counts > 0, cdf[rank, np.maximum(counts - 1, 0)], 0.0)
+    return (2.0 * np.minimum(lower_tail, upper_tail)).min(axis=1)
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,10 +10,10 @@ import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import Unit, biject_to
-from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.util import potential_energy
 from numpyro.primitives import Messenger
 
+from hbm_jax.inference.arguments import latents_of, prior_trace
 from hbm_jax.inference.program import bound_args, bound_objects, observing_of, unobserved
 
 LOG_DENSITY = "log density"
@@ -98,13 +98,12 @@ class Replicates:
         structure: dict[str, Any] = {}
 
         def inspect_sites():
-            trace, fitted_trace = _trace(program, bound), _trace(fitted, fitted_bound)
-            simulated = handlers.trace(handlers.seed(unobserved(program), jax.random.key(0))).get_trace(*bound)
+            key = jax.random.key(0)
+            trace, fitted_trace = prior_trace(program, bound, key), prior_trace(fitted, fitted_bound, key)
+            simulated = handlers.trace(handlers.seed(unobserved(program), key)).get_trace(*bound)
             structure["factors"] = [n for n, site in simulated.items() if _is_factor(site) and not n.startswith("_")]
             structure["data"] = tuple(name for name, site in trace.items() if _is_data(site))
-            structure["latents"], structure["fitted"] = (
-                {n for n, s in t.items() if _is_latent(s)} for t in (trace, fitted_trace)
-            )
+            structure["same_latents"] = latents_of(trace).keys() == latents_of(fitted_trace).keys()
             return 0
 
         with jax.enable_x64(True):
@@ -117,8 +116,9 @@ class Replicates:
             )
         if not structure["data"]:
             raise ValueError("calibrate: expected a program with observed sites; found none.")
-        same_latents = structure["latents"] == structure["fitted"]
-        return cls(program, bound, fitted, fitted_bound, structure["data"], same_latents, observing_of(fitted))
+        return cls(
+            program, bound, fitted, fitted_bound, structure["data"], structure["same_latents"], observing_of(fitted)
+        )
 
     @property
     def density_label(self) -> str | None:
@@ -128,7 +128,7 @@ class Replicates:
         return LOG_DENSITY if self.same_latents else None
 
     def replicate(self, key: jax.Array):
-        """Return true values, data, and the density of the fitted program at the true values."""
+        """Return true values, data, and the log density of `density_label` at the true values; 0 without one."""
         trace = handlers.trace(handlers.seed(unobserved(self.program), key)).get_trace(*self.args)
         sites = {name: site for name, site in trace.items() if site["type"] in ("sample", "deterministic")}
         data = {name: sites[name]["value"] for name in self.data_names}
@@ -138,7 +138,7 @@ class Replicates:
             return truth, data, _log_likelihood(sites, self.data_names)
         if self.density_label is None:
             return truth, data, jnp.zeros(())
-        latents = {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in unobserved_sites.items() if _is_latent(s)}
+        latents = {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in latents_of(unobserved_sites).items()}
         replaced = ReplacedData(self.fitted, self.fitted_args)
         return truth, data, -potential_energy(replaced, (data,), {}, latents)
 
@@ -181,12 +181,6 @@ class Replicates:
         return _WithLikelihood(self.fitted), bound_objects(self.fitted, objects)
 
 
-def _trace(program, args):
-    """Return a trace of a program with latents drawn from the prior."""
-    seeded = handlers.seed(program, jax.random.key(0))
-    return handlers.trace(handlers.substitute(seeded, substitute_fn=init_to_sample())).get_trace(*args)
-
-
 def _log_likelihood(sites, names) -> jax.Array:
     """Return the log likelihood of the observed sites of a trace."""
     return sum((jnp.sum(sites[name]["fn"].log_prob(sites[name]["value"])) for name in names), jnp.zeros(()))
@@ -200,8 +194,3 @@ def _is_factor(site) -> bool:
 def _is_data(site) -> bool:
     """Return whether a site is observed and not a factor."""
     return site["type"] == "sample" and site["is_observed"] and not _is_factor(site)
-
-
-def _is_latent(site) -> bool:
-    """Return whether a site is a latent variable."""
-    return site["type"] == "sample" and not site["is_observed"]

@@ -94,10 +94,6 @@ def prior_sensitivity(
     chunk, num_draws : int
         As in `log_likelihood`.
 
-    Returns
-    -------
-    Sensitivity
-
     Raises
     ------
     ValueError
@@ -134,11 +130,11 @@ def prior_sensitivity(
     flat = tuple(name for name, value in factors.items() if _is_flat(value))
     varying = {name: value for name, value in factors.items() if name not in flat}
     labels, draws = _parameters(fit, num_draws)
-    by_prior = {name: _power_scaled(draws, value) for name, value in varying.items()}
+    by_prior = {name: _power_scaling_sensitivity(draws, value) for name, value in varying.items()}
     table = pd.DataFrame(
         {
-            "prior": _power_scaled(draws, sum(varying.values(), np.zeros(likelihood.shape))),
-            "likelihood": _power_scaled(draws, likelihood),
+            "prior": _power_scaling_sensitivity(draws, sum(varying.values(), np.zeros(likelihood.shape))),
+            "likelihood": _power_scaling_sensitivity(draws, likelihood),
         },
         index=pd.Index(labels, name="parameter"),
     )
@@ -193,7 +189,7 @@ def _parameters(fit, num_draws) -> tuple[list[str], np.ndarray]:
     return labels, np.concatenate(columns, axis=-1)
 
 
-def _power_scaled(draws: np.ndarray, log_density: np.ndarray) -> np.ndarray:
+def _power_scaling_sensitivity(draws: np.ndarray, log_density: np.ndarray) -> np.ndarray:
     """Return the sensitivity (ArviZ) of each parameter to a density whose logarithm at the draws is (chain, draw)."""
     if _is_flat(log_density):
         return np.zeros(draws.shape[-1])

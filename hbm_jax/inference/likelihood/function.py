@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -17,24 +16,11 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
-from threadpoolctl import ThreadpoolController
 
-from hbm_jax.inference.arguments import prior_value
+from hbm_jax.inference.arguments import prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args, num_data_of
 from hbm_jax.xla_options import QUICK, sampling_options
-
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    """Return the control of the threads of BLAS, cached because finding its libraries takes some 5 ms."""
-    importlib.import_module("scipy.linalg")  # SciPy has a separate BLAS library
-    return ThreadpoolController()
-
-
-def one_blas_thread() -> Any:
-    """Return a context in which BLAS uses one thread: for matrices of a few rows, several only wait for each other."""
-    return _blas().limit(limits=1, user_api="blas")
 
 
 class StatedParameters(numpyro.primitives.Messenger):
@@ -75,12 +61,12 @@ class Likelihood:
     """
 
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
-        program_num_data, model = num_data_of(program, args), program
-        program, self.args = StatedParameters(program), bound_args(program, args)
-        args = self.args
-        inspected = inspect_shared if _can_be_shared(model) else inspect_program
-        names, values, bounds, elements, num_data = inspected(program, args, jax.random.key(seed), num_starts)
-        self.num_data = num_data if program_num_data is None else program_num_data
+        stated, shared = StatedParameters(program), _can_be_shared(program)
+        stated_num_data, args = num_data_of(program, args), bound_args(program, args)
+        self.args = args
+        inspect = inspect_latents_once if shared else inspect_latents
+        names, values, bounds, elements, num_data = inspect(stated, args, jax.random.key(seed), num_starts)
+        self.num_data = num_data if stated_num_data is None else stated_num_data
         template = [np.asarray(values[name][0]) for name in names]
         shapes = {name: value.shape for name, value in zip(names, template, strict=True)}
         self.labels = [label for name in names for label in _labels(name, shapes[name], elements.get(name))]
@@ -95,15 +81,15 @@ class Likelihood:
 
         self._value_and_grad: Callable[[Any], Any]
         self._hessian: Callable[[Any], Any]
-        if _can_be_shared(model):
+        if shared:
             sites = tuple((name, shapes[name]) for name in names)
             self._value_and_grad, self._hessian = (
-                functools.partial(function, model, sites, args) for function in _compiled()
+                functools.partial(function, program, sites, args) for function in _compiled()
             )
             return
 
         def minus_log_likelihood(x):
-            return _minus_log_likelihood(program, seed, args, self.unravel(x))
+            return _minus_log_likelihood(stated, seed, args, self.unravel(x))
 
         self._value_and_grad = Compiled(jax.value_and_grad(minus_log_likelihood))
         self._hessian = Compiled(jax.hessian(minus_log_likelihood))
@@ -197,7 +183,7 @@ def _compiled() -> tuple[Callable, Callable]:
     return jax.jit(value_and_grad, **options), jax.jit(jax.hessian(_minus_log_likelihood_at, argnums=3), **options)
 
 
-def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
+def inspect_latents(program: Callable, args: tuple, key: jax.Array, num: int):
     """Return names, prior draws, bounds and element labels of the latents, and the number of data.
 
     Raises
@@ -207,16 +193,16 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
     """
     structure: dict[str, Any] = {}
     keys = jax.random.split(key, (num, 2))
-    return _inspected(structure, jax.jit(jax.vmap(lambda key: _draw(program, structure, args, key)))(keys))
+    return _checked(structure, jax.jit(jax.vmap(lambda key: _draw(program, structure, args, key)))(keys))
 
 
-def inspect_shared(program: "StatedParameters", args: tuple, key: jax.Array, num: int):
-    """Return the same as `inspect_program`, compiled once for all data of one shape."""
+def inspect_latents_once(program: "StatedParameters", args: tuple, key: jax.Array, num: int):
+    """Return the results of `inspect_latents`, compiled once for all data of one shape."""
     leaves, tree = jax.tree.flatten(args)
     shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
     structure = _structure_of(program.fn, tree, shapes)
-    drawn = _drawn(program.fn, structure, args, jax.random.split(key, (num, 2)))
-    return _inspected(structure.found, drawn)
+    drawn = _prior_draws(program.fn, structure, args, jax.random.split(key, (num, 2)))
+    return _checked(structure.found, drawn)
 
 
 class _Structure:
@@ -233,7 +219,7 @@ def _structure_of(program, tree, shapes) -> _Structure:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
-def _drawn(program, structure, args, keys):
+def _prior_draws(program, structure, args, keys):
     """Return prior draws, bounds and log probabilities of the latents for each key."""
     return jax.vmap(lambda key: _draw(StatedParameters(program), structure.found, args, key))(keys)
 
@@ -242,8 +228,7 @@ def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.A
     """Return a draw of the latents, their bounds, and log probabilities with two draws; note the structure."""
 
     def latents(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        sites = [(n, s) for n, s in handlers.trace(seeded).get_trace(*args).items() if s["type"] == "sample"]
+        sites = [(n, s) for n, s in prior_trace(program, args, key).items() if s["type"] == "sample"]
         observed = [s for _, s in sites if s["is_observed"]]
         structure["observed"], structure["num_data"] = bool(observed), sum(int(np.size(s["value"])) for s in observed)
         return {n: s for n, s in sites if not s["is_observed"]}
@@ -265,8 +250,8 @@ def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.A
     return {name: site["value"] for name, site in first.items()}, bounds, log_probs
 
 
-def _inspected(structure: dict[str, Any], drawn: Any):
-    """Return the results of `inspect_program`, after checks."""
+def _checked(structure: dict[str, Any], drawn: Any):
+    """Return the results of `inspect_latents`, after checks."""
     values, bounds, log_probs = drawn
     if not values:
         raise ValueError("The program has nothing to fit: expected at least one latent site, found none.")

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
+from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
+from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.profile import SAME, MaximumLikelihood, _newton, _Point
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.names import choose
@@ -76,10 +77,6 @@ def profile_grid(
         the bounds of the priors.
     progress : bool
         Whether to show the progress line.
-
-    Returns
-    -------
-    ProfileGrid
 
     Raises
     ------
@@ -204,7 +201,7 @@ class _Surface:
             self.progress.show(f"profile of {', '.join(self.names)}, {number + 1} of {len(order)} points")
             starts = [self.points[near].x for near in neighbours(cell, shape) if near in self.points][:2]
             position = np.array([axis[i] for axis, i in zip(axes, cell, strict=True)])
-            self.points[cell] = self._lowest(position, starts or [self.best])
+            self.points[cell] = self._first_converged(position, starts or [self.best])
         self._search_corners(axes)
         for sweep in range(MAX_SWEEPS):
             if not self._compare(axes, order[:: -1 if sweep % 2 == 0 else 1]):
@@ -218,7 +215,10 @@ class _Surface:
                 self._improve(cell, self._moved(start, position))
 
     def _compare(self, axes: list[np.ndarray], order: list[tuple[int, ...]]) -> bool:
-        """Search again where the other parameters of a neighbour have a higher likelihood; return if any improved."""
+        """Search again where the other parameters of a neighbour have a higher likelihood.
+
+        Return True if any point improved.
+        """
         improved = False
         for cell in order:
             position = np.array([axis[i] for axis, i in zip(axes, cell, strict=True)])
@@ -242,8 +242,8 @@ class _Surface:
         start[self.index] = position
         return np.clip(start, self.likelihood.lower, self.likelihood.upper)
 
-    def _lowest(self, position: np.ndarray, starts: list[np.ndarray]) -> _Point:
-        """Return the best converged point of searches from the first start that converges."""
+    def _first_converged(self, position: np.ndarray, starts: list[np.ndarray]) -> _Point:
+        """Return the first point that converges, of searches from each start; without one, the last point."""
         point = _Point(self._moved(starts[0], position), np.inf, False)
         for start in starts:
             for slopes in (self.slopes, 0.0):

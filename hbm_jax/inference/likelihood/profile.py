@@ -8,7 +8,7 @@ profiles: it transforms bounds away, expects a parabolic minimum within them, an
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,8 +16,9 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.stats import chi2
 
+from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference.arguments import plain_arguments
-from hbm_jax.inference.likelihood.function import Likelihood, one_blas_thread
+from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.program import cautions_of
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import StartError
@@ -81,8 +82,8 @@ class MaximumLikelihood:
                 value, lower, upper = rounded(row["value"], *ends)
             else:
                 value, lower, upper = (f"{number:.5g}" for number in (row["value"], *ends))
-            opening, closing = "(" * bool(row["lower_open"]), ")" * bool(row["upper_open"])
-            interval = f"{opening}{lower} to {upper}{closing}" if not np.isnan(ends).all() else "-"
+            opening, closing = "(" if row["lower_open"] else "", ")" if row["upper_open"] else ""
+            interval = "-" if np.isnan(ends).all() else f"{opening}{lower} to {upper}{closing}"
             lines.append(f"{name:<20} {value:>12} {interval:>26} {row['std']:>10.4g}")
         data = "" if self.num_data is None else f" of {self.num_data} data"
         state = "converged" if self.converged else "NOT CONVERGED"
@@ -256,6 +257,7 @@ def _search(likelihood: Likelihood, progress_line: ProgressLine) -> tuple[_Point
         )
     lowest = min(value for value, _ in ends)
     points = [_newton(likelihood, x) for value, x in ends if value <= lowest + CLOSE]
+    # Of equal maxima, one at which the steps converged
     best = min(points, key=lambda point: point.value - SAME * point.converged)
     num_same = sum(point.value < best.value + SAME for point in points)
     return best, [f"{num_same} of {len(likelihood.starts)} searches ended at this maximum"]
@@ -367,6 +369,14 @@ def _table(
     return pd.DataFrame(columns, index=pd.Index(likelihood.labels, name="parameter")), failures, None
 
 
+class _Trial(NamedTuple):
+    """Maximum of the likelihood with one parameter fixed."""
+
+    value: float  # of this parameter
+    root: float  # square root of the rise in -2 log likelihood
+    parameters: np.ndarray
+
+
 class _Profile:
     """Search for one end of the profile-likelihood interval of one parameter."""
 
@@ -379,23 +389,24 @@ class _Profile:
             self.width = float(np.sqrt(variance))
             self.slope = np.nan_to_num(covariance[:, index] / variance)
         else:
-            self.width = self._guess()
+            self.width = self._guess_width()
 
-    def _guess(self) -> float:
+    def _guess_width(self) -> float:
         """Guess the error bar without a covariance, from the gradient, the curvature or the width of the prior."""
-        gradient, curvature = (
-            self.likelihood.value_and_grad(self.best.x)[1][self.index],
-            self.likelihood.hessian(self.best.x)[self.index, self.index],
-        )
-        widths = [self.rise / abs(gradient)] if abs(gradient) > 1e-6 else []
-        widths += [1.0 / np.sqrt(curvature)] if curvature > 0 else []
-        prior = self.likelihood.upper[self.index] - self.likelihood.lower[self.index]
-        return float(min([*widths, 0.1 * prior if np.isfinite(prior) else max(abs(self.best.x[self.index]), 1.0)]))
+        gradient = self.likelihood.value_and_grad(self.best.x)[1][self.index]
+        curvature = self.likelihood.hessian(self.best.x)[self.index, self.index]
+        prior_width = self.likelihood.upper[self.index] - self.likelihood.lower[self.index]
+        widths = [0.1 * prior_width if np.isfinite(prior_width) else max(abs(self.best.x[self.index]), 1.0)]
+        if abs(gradient) > 1e-6:
+            widths.append(self.rise / abs(gradient))
+        if curvature > 0:
+            widths.append(1.0 / np.sqrt(curvature))
+        return float(min(widths))
 
     def end(self) -> "_Point | tuple[float, bool, bool]":
         """Return the end of the interval, whether it is open and whether the search converged; or a better maximum."""
         center, target = float(self.best.x[self.index]), np.sqrt(2.0 * self.rise)
-        inner, outer = (center, 0.0, self.best.x), None
+        inner, outer = _Trial(center, 0.0, self.best.x), None
         if center == self.limit:
             return self.limit, True, True
         x = center + self.sign * self.width * target
@@ -411,28 +422,28 @@ class _Profile:
             if root < target:
                 if x == self.limit:
                     return x, True, point.converged
-                inner = (x, root, point.x if point.converged else inner[2])
+                inner = _Trial(x, root, point.x if point.converged else inner.parameters)
                 if outer is None:
                     if abs(x - center) > FAR * self.width:
                         return self.limit, True, True
                     x = center + (x - center) * np.clip(1.05 * target / max(root, 1e-300), 1.1, 3.0)
                     continue
             else:
-                outer = (x, root)
-            gap = outer[0] - inner[0]
-            if abs(gap) < 1e-9 * abs(outer[0] - center):
-                return outer[0], outer[0] == self.limit, False
-            fraction = (target - inner[1]) / (outer[1] - inner[1]) if np.isfinite(outer[1]) else 0.5
-            x = inner[0] + gap * np.clip(fraction, 0.02, 0.98)
+                outer = _Trial(x, root, point.x)
+            gap = outer.value - inner.value
+            if abs(gap) < 1e-9 * abs(outer.value - center):
+                return outer.value, outer.value == self.limit, False
+            fraction = (target - inner.root) / (outer.root - inner.root) if np.isfinite(outer.root) else 0.5
+            x = inner.value + gap * np.clip(fraction, 0.02, 0.98)
         return x, False, False
 
-    def _maximise_at(self, value: float, inner) -> _Point:
-        """Maximise with the parameter fixed, starting along the degeneracy direction, then from the last point."""
-        start = inner[2] + self.slope * (value - inner[2][self.index])
+    def _maximise_at(self, value: float, inner: _Trial) -> _Point:
+        """Maximise with the parameter fixed, starting along the degeneracy direction, then from the inner trial."""
+        start = inner.parameters + self.slope * (value - inner.parameters[self.index])
         start[self.index] = value
         point = _newton(self.likelihood, start, self.index)
         if not point.converged:
-            start = inner[2].copy()
+            start = inner.parameters.copy()
             start[self.index] = value
             restarted = _newton(self.likelihood, start, self.index)
             point = restarted if restarted.value < point.value or restarted.converged else point

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.p_values import combined, family_scores_of, p_value_of, scores_of
@@ -91,7 +91,8 @@ def check_model(
     extremes of their distribution; their mean and scatter against every covariate of the data, by rank and in bins,
     and in groups; products of components; and neighbours in the order of each covariate. Latents that were integrated
     out are drawn anew with the replicates; latents of objects that were sampled are kept, and drawn anew in a second
-    set of replicates. The largest score is corrected for the number of statistics by the same replicates.
+    set of replicates. At each draw, the tail probabilities of all statistics are combined, and the combination is
+    ranked among those of the replicates.
 
     `numpyro.factor` terms are not data and are not checked.
 
@@ -134,9 +135,7 @@ def _unchecked(reason: str) -> ModelCheck:
 
 def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
     """Return the unconstrained latents at posterior draws, spread over the chains, (num_draws, ...) by site."""
-    positions = (
-        revealed(fit).tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
-    )
+    positions = unconstrained_draws(fit).to_numpy()
     num_chains, num_per_chain, size = positions.shape
     needed = sum(int(np.prod(shape)) for shape in structure.latents.values())
     if needed != size:
@@ -232,7 +231,8 @@ def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
 
 def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs.Residuals]:
     """Return the residuals of each component and, if they differ, those given all other values."""
-    valid = np.broadcast_to(_valid(pool["valid"], site), site.shape).ravel()
+    mask = pool["valid"]  # of the leading axes of the site
+    valid = np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(site.shape) - mask.ndim)), site.shape).ravel()
     labels = site.components or (name,)
 
     def standardised(array, k, label):
@@ -267,11 +267,6 @@ def _scores_of_components(values: np.ndarray) -> np.ndarray:
     correlation = np.einsum("p...i,p...j->...ij", deviation, deviation) / len(values)
     inverse = np.linalg.pinv(np.nan_to_num(correlation), hermitian=True)
     return np.einsum("...ij,p...j->p...i", inverse, deviation)
-
-
-def _valid(valid: np.ndarray, site: Site) -> np.ndarray:
-    """Return a mask of the leading axes of a site with length-1 axes for its other axes."""
-    return valid.reshape(*valid.shape, *(1,) * (len(site.shape) - valid.ndim))
 
 
 def _nearly_equal(a: rs.Residuals, b: rs.Residuals) -> bool:
@@ -331,15 +326,19 @@ def _table(
     table = pd.DataFrame(list(scored), columns=["site", "level", "residuals", "kind", "covariate"])
     table["family"] = [rs.FAMILIES[kind] for kind in table["kind"]]
     table[["score", "distance"]] = [np.mean(values, axis=0) for values in scored.values()]
-    levels = zip(table["level"], table["family"], strict=True)
-    table["family_score"] = [float(np.mean(family_scores[key])) for key in levels]
     family = [table["level"], table["family"]]
+    table["family_score"] = [float(np.mean(family_scores[key])) for key in zip(*family, strict=True)]
     leading = table["score"] >= table.groupby(family)["score"].transform("max") - AS_UNUSUAL
     largest = table["distance"].where(leading).groupby(family).transform("max")
-    order = table.assign(
-        rank=-(table["family_score"] / AS_UNUSUAL).round(), largest=-largest, leading=~leading, far=-table["distance"]
-    )
-    return table.loc[order.sort_values(["rank", "largest", "leading", "far"]).index]
+    # Families by their score, then by the largest distance of a leading statistic; in a family, leading statistics
+    # first, by their distance.
+    keys = {
+        "rank": -(table["family_score"] / AS_UNUSUAL).round(),
+        "largest": -largest,
+        "leading": ~leading,
+        "distance": -table["distance"],
+    }
+    return table.loc[table.assign(**keys).sort_values(list(keys)).index]
 
 
 def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -362,20 +361,21 @@ def _covariate_name(covariate: str, residuals: Sequence[rs.Residuals]) -> str:
     return f"the residual of {covariate}" if covariate in (other.component for other in residuals) else covariate
 
 
-def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
+def _clauses(table, all_residuals, covariates, structure) -> tuple[list[str], list[str]]:
     """Describe the most unusual statistic of each unusual family, at the last draw; return clauses and families."""
     clauses: list[str] = []
     families: list[str] = []
     for _, rows in table.groupby("family", sort=False):
         leading = rows[rows["score"] >= rows["score"].max() - AS_UNUSUAL]
-        row = next(leading[leading["distance"] >= AS_FAR * leading["distance"].max()].sort_index().itertuples())
+        farthest = leading[leading["distance"] >= AS_FAR * leading["distance"].max()]
+        row = next(farthest.sort_index().itertuples())  # the first in the order of the statistics
         if families and (row.family_score < NOTABLE or len(families) == MAX_CLAUSES):
             break
-        residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)
+        residuals = next((r for r in all_residuals[row.site, row.level] if r.label == row.residuals), None)
         if residuals is None:
             continue
         site = structure.observed[row.site]
-        values, labels = _covariate(row, residuals, last[row.site, row.level], *covariates[row.site])
+        values, labels = _covariate(row, residuals, all_residuals[row.site, row.level], *covariates[row.site])
         if labels and len(labels) == site.shape[0] and row.covariate == site.axes[0]:
             labels = site.axis_labels[0]
 
@@ -383,31 +383,31 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             indices = np.unravel_index(index, site.shape)
             return ", ".join(labels[i] for labels, i in zip(site.axis_labels, indices, strict=True)) or "the datum"
 
-        covariate = _covariate_name(row.covariate, last[row.site, row.level])
+        covariate = _covariate_name(row.covariate, all_residuals[row.site, row.level])
         clause = _describe(row.kind, residuals, covariate, values, labels, name_of)
         clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
         families.append(row.family)
     return clauses, families
 
 
-def _worst(table: pd.DataFrame, last, covariates) -> UnusualResiduals | None:
+def _worst(table: pd.DataFrame, all_residuals, covariates) -> UnusualResiduals | None:
     """Return the residuals of the most unusual statistic, with its covariate."""
     row = next(table.itertuples())
     same = table[(table["site"] == row.site) & (table["level"] == row.level) & (table["residuals"] == row.residuals)]
-    residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)
+    residuals = next((r for r in all_residuals[row.site, row.level] if r.label == row.residuals), None)
     if residuals is None:
         return None
     for candidate in (row, *same.sort_values("score", ascending=False).itertuples()):
-        values, labels = _covariate(candidate, residuals, last[row.site, row.level], *covariates[row.site])
+        values, labels = _covariate(candidate, residuals, all_residuals[row.site, row.level], *covariates[row.site])
         if len(values):
             bins = np.asarray(values, int) if labels else rs.bins_of(values)
-            covariate = _covariate_name(candidate.covariate, last[row.site, row.level])
+            covariate = _covariate_name(candidate.covariate, all_residuals[row.site, row.level])
             return unusual_residuals(row.residuals, covariate, residuals.values, values, labels, bins)
     return unusual_residuals(row.residuals, "", residuals.values, np.zeros(0), (), np.zeros(0, int))
 
 
 def _describe(
-    kind: str, residuals: rs.Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], names
+    kind: str, residuals: rs.Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], name_of
 ) -> str:
     """Describe in one clause what is unusual in the measured residuals.
 
@@ -423,7 +423,7 @@ def _describe(
         Values of the covariate, or codes of its groups; may be empty.
     labels : sequence of str
         Labels of the groups.
-    names : callable
+    name_of : callable
         Position in the flattened site -> name of the element.
     """
     label, r = residuals.label, residuals.values[:, 0].astype(float)
@@ -439,7 +439,7 @@ def _describe(
         "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
         "tails": f"the residuals of {label} have {tails} tails than expected",
-        "largest": f"{label} of {names(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
+        "largest": f"{label} of {name_of(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{num_far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",

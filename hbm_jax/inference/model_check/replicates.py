@@ -15,7 +15,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
 
-from hbm_jax.inference.arguments import prior_value
+from hbm_jax.inference.arguments import prior_trace
 from hbm_jax.inference.program import dims_of, integrated_in, unobserved
 from hbm_jax.inference.sampler.target import is_observation, plate_dims
 
@@ -71,8 +71,7 @@ def inspect_program(program: Callable, args: tuple, coords: Mapping[str, Sequenc
     observed: dict[str, Site] = {}
 
     def record(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        trace = handlers.trace(seeded).get_trace(*args)
+        trace = prior_trace(program, args, key)
         dims = plate_dims(trace) | dims_of(program)
         for name, site in trace.items():
             if site["type"] != "sample":
@@ -147,7 +146,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
 
     def run(latents, key_data):
         key = jax.random.wrap_key_data(key_data)
-        fill = _filling(latents)
+        fill = _substituting(latents)
         seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=fill)
         trace = handlers.trace(seeded).get_trace(*args, **({"recover": True} if integrated else {}))
         measured = {name: jnp.asarray(trace[name]["value"]) for name in structure.observed}
@@ -162,7 +161,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
                 pool["scores"] = jax.vmap(jax.grad(lambda value, fn=fn: -fn.log_prob(value).sum()))(pool["values"])
             pools[name, "given latents"] = pool | {"valid": mask}
         if structure.redrawn:
-            fill_population = _filling(
+            fill_population = _substituting(
                 {name: value for name, value in latents.items() if name not in structure.redrawn}
             )
 
@@ -182,7 +181,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
     return run
 
 
-def _filling(latents: Mapping[str, Any]) -> Callable:
+def _substituting(latents: Mapping[str, Any]) -> Callable:
     """Return a ``substitute_fn`` that constrains unconstrained latents."""
 
     def fill(site):
@@ -200,7 +199,7 @@ def _distribution(fn, measured) -> tuple[dist.Distribution, Any]:
         mask, fn = fn._mask, fn.base_dist
     size = getattr(fn, "total_count", None)
     if size is not None and jnp.issubdtype(jnp.result_type(size), jnp.floating):
-        # NumPyro 0.22 draws no binomial counts with numbers of trials that are not integers.
+        # NumPyro 0.22 cannot draw binomial counts with numbers of trials of a floating-point type.
         fn = copy.copy(fn)
         fn.total_count = jnp.round(size).astype(int)
     batch = np.shape(measured)[: np.ndim(measured) - fn.event_dim]

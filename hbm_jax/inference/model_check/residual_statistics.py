@@ -127,20 +127,17 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
     else:
         yield "", arg
         return
-    texts_by_length = {len(value): value for _, value in items if _is_text(value)}
+    lists = [value for _, value in items if isinstance(value, tuple | list) and value]
+    texts_by_length = {len(value): value for value in lists if all(isinstance(entry, str) for entry in value)}
     for name, value in items:
         nested = dataclasses.is_dataclass(value) or isinstance(value, Mapping) or hasattr(value, "_asdict")
         nested |= isinstance(value, tuple | list) and bool(value) and dataclasses.is_dataclass(value[0])
         if nested and depth:
             prefix = f"{name} " if isinstance(arg, tuple | list) else ""  # to distinguish entries of the same kind
-            yield from ((f"{prefix}{key}".removesuffix(" index"), field) for key, field in fields_of(value, depth - 1))
+            for key, field in fields_of(value, depth - 1):
+                yield f"{prefix}{key}".removesuffix(" index"), field  # the ``index`` of a group names the group itself
         elif not nested:
             yield from _named_columns(name, value, texts_by_length)
-
-
-def _is_text(value: Any) -> bool:
-    """Return whether a value is a non-empty tuple or list of text."""
-    return isinstance(value, tuple | list) and bool(value) and all(isinstance(entry, str) for entry in value)
 
 
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
@@ -188,19 +185,18 @@ def find_covariates(
     positions, groups = _axes_of(shape, axes)
     numeric: list[Covariate] = []
     measured = [np.ravel(values) for values in observed]
-    distinct: list[np.ndarray] = []
-    for position, arg in enumerate(args):
+    for number, arg in enumerate(args):
         for name, value in fields_of(arg):
-            name = name or f"argument {position + 1}"
+            name = name or f"argument {number + 1}"
             for column, values in _aligned(name, value, shape, components):
                 if not any(_repeats(values, other) for other in measured):
-                    _add_covariate(column, values, numeric, groups, distinct)
-    new_positions = [c for c in positions if not any(_same_order(c.values, other) for other in distinct)]
-    # The order of rows is not a covariate if the table is sorted by observed values.
-    candidates = [*numeric[:MAX_COVARIATES], *new_positions]
-    return [
-        c for c in candidates if not any(_is_order(c.values) and _same_order(c.values, y, SORTED) for y in measured)
-    ], groups
+                    _add_covariate(column, values, numeric, groups)
+    positions = [p for p in positions if not any(_same_order(p.values, c.values) for c in numeric)]
+
+    def is_row_number(values):  # of a table that is sorted by observed values
+        return _is_order(values) and any(_same_order(values, y, SORTED) for y in measured)
+
+    return [c for c in (*numeric[:MAX_COVARIATES], *positions) if not is_row_number(c.values)], groups
 
 
 def _axes_of(shape, axes) -> tuple[list[Covariate], list[Covariate]]:
@@ -249,7 +245,7 @@ def _aligned(
         yield (label if trailing else name), np.broadcast_to(entries, shape).ravel()
 
 
-def _add_covariate(name: str, values: np.ndarray, numeric, groups, distinct) -> None:
+def _add_covariate(name: str, values: np.ndarray, numeric, groups) -> None:
     """Append a column to the numeric covariates or the groups, unless it is constant or repeats one of them."""
     text = values.dtype.kind in "US"
     finite = np.ones(len(values), bool) if text else np.isfinite(values.astype(float))
@@ -265,10 +261,8 @@ def _add_covariate(name: str, values: np.ndarray, numeric, groups, distinct) -> 
         if text or len(labels) <= 2:
             return
     numbers = values.astype(float)
-    if any(_same_order(numbers, other) for other in distinct):
-        return
-    distinct.append(numbers)
-    numeric.append(Covariate(name, numbers))
+    if not any(_same_order(numbers, other.values) for other in numeric):
+        numeric.append(Covariate(name, numbers))
 
 
 def _repeats(values: np.ndarray, measured: np.ndarray) -> bool:
@@ -422,7 +416,8 @@ def predictions_of(residuals: Residuals) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and values (element,) of the mean and the scatter of the replicates, if they differ by element."""
     if not len(residuals.mean):
         return
-    spread, noise = residuals.spread, 1.0 / residuals.values.shape[1]  # variance of a mean of replicates, in units
+    spread = residuals.spread
+    noise = 1.0 / residuals.values.shape[1]  # variance of the mean of the replicates, divided by their variance
     if np.var(residuals.mean) > MIN_RATIO * noise * np.mean(spread**2):
         yield "the expected value", residuals.mean
     if np.var(spread) > MIN_RATIO * 0.5 * noise * np.mean(spread) ** 2:

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from hbm_jax.inference.arguments import unsampled_sites
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.modes.tempering import Tempered
 from hbm_jax.inference.sampler.progress import ProgressLine
@@ -87,10 +87,6 @@ def look_for_modes(
     progress : bool
         Whether to show a progress line.
 
-    Returns
-    -------
-    Modes
-
     Raises
     ------
     ValueError
@@ -126,13 +122,7 @@ def look_for_modes(
                 f"look_for_modes: expected num_particles >= {PER_PARAMETER * target.size}, {PER_PARAMETER} for each of "
                 f"{target.size} parameters; found {num_particles}."
             )
-        draws = (
-            revealed(fit)
-            .tree["unconstrained_posterior"]["position"]
-            .transpose("chain", "draw", ...)
-            .to_numpy()
-            .astype(float)
-        )
+        draws = unconstrained_draws(fit).to_numpy().astype(float)
         reference = _Reference.of(fit.program, fit.bound_args, target, draws)
         tempered = Tempered(reference.log_density, lambda x: -target.potential(x), num_particles, target.size)
         rng = np.random.default_rng(seed)

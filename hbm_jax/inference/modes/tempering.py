@@ -58,22 +58,24 @@ class Tempered:
             return Particles(positions, *jax.lax.map(densities, positions, batch_size=BATCH))
 
         def move_half(moving, others, b, key):
+            """Move each particle along the difference of two particles of the other half."""
             key_a, key_b, key_length, key_hop, key_accept = jax.random.split(key, 5)
             num = len(moving.position)
             first = jax.random.randint(key_a, (num,), 0, num)
             second = (first + jax.random.randint(key_b, (num,), 1, num)) % num
-            optimum = 2.38 / np.sqrt(2 * size)
+            optimum = 2.38 / np.sqrt(2 * size)  # for a normal distribution
             length = optimum * SHORTEST ** jax.random.uniform(key_length, (num,))
             length = jnp.where(jax.random.uniform(key_hop, (num,)) < HOPS, 1.0, length)
             step = length[:, None] * (others.position[first] - others.position[second])
             moved = evaluate(moving.position + step)
-            rise = _between(moved, b) - _between(moving, b)
+            rise = _tempered(moved, b) - _tempered(moving, b)
             accepted = jnp.log(jax.random.uniform(key_accept, (num,))) < rise
             return jax.tree.map(
                 lambda new, old: jnp.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old), moved, moving
             )
 
         def move(particles, b, key):
+            """Move the particles, one half after the other, at the exponent ``b``."""
             half = num_particles // 2
 
             def sweep(i, particles):
@@ -112,19 +114,19 @@ class Tempered:
         b, log_evidence = 0.0, 0.0
         for step in range(MAX_STEPS):
             with np.errstate(invalid="ignore"):
-                rise = particles.log_posterior - particles.log_reference
-            rise = np.where(np.isnan(rise), -np.inf, rise)
-            if not np.isfinite(rise.max()):
+                log_ratio = particles.log_posterior - particles.log_reference
+            log_ratio = np.where(np.isnan(log_ratio), -np.inf, log_ratio)
+            if not np.isfinite(log_ratio.max()):
                 raise ValueError(
                     f"look_for_modes: expected a finite density at some of {self.num_particles} draws of the prior; "
                     "found none."
                 )
-            previous, b = b, _next(b, rise)
-            weights = np.exp((b - previous) * (rise - rise.max()))
-            log_evidence += float(np.log(weights.mean()) + (b - previous) * rise.max())
+            previous, b = b, _next_exponent(b, log_ratio)
+            weights = np.exp((b - previous) * (log_ratio - log_ratio.max()))
+            log_evidence += float(np.log(weights.mean()) + (b - previous) * log_ratio.max())
             # Systematic resampling, in random order, because the halves must be alike.
-            points = (np.arange(len(rise)) + rng.uniform()) / len(rise)
-            resampled = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(rise) - 1)
+            points = (np.arange(len(log_ratio)) + rng.uniform()) / len(log_ratio)
+            resampled = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(log_ratio) - 1)
             particles = particles.at(rng.permutation(resampled))
             particles = Particles(*map(np.asarray, self.move(particles, b, jax.random.fold_in(key, step))))
             if b == 1.0:
@@ -134,18 +136,18 @@ class Tempered:
         )
 
 
-def _between(particles: Particles, b):
-    """Return the tempered log density at ``b``."""
+def _tempered(particles: Particles, b):
+    """Return the log density of the particles at the exponent ``b``."""
     value = (1.0 - b) * particles.log_reference + b * particles.log_posterior
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
-def _next(b: float, rise: np.ndarray) -> float:
+def _next_exponent(b: float, log_ratio: np.ndarray) -> float:
     """Return the next b, at which the effective number of the reweighted particles is `EFFICIENCY` of all."""
-    finite = np.isfinite(rise)
+    finite = np.isfinite(log_ratio)
 
     def efficiency(step):
-        weights = np.where(finite, np.exp(step * (np.where(finite, rise, 0.0) - rise[finite].max())), 0.0)
+        weights = np.where(finite, np.exp(step * (np.where(finite, log_ratio, 0.0) - log_ratio[finite].max())), 0.0)
         # Relative to the particles with a finite density; the others are lost at any step.
         return weights.sum() ** 2 / (weights**2).sum() / finite.sum()
 

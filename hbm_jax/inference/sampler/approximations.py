@@ -276,7 +276,7 @@ class ImportanceSample:
 def importance_sample(
     value_and_grad: Callable, approximation: Approximation, rng: np.random.Generator, num: int = NUM_IMPORTANCE_DRAWS
 ) -> ImportanceSample:
-    """Draw from an approximation and compare it with the density."""
+    """Return draws from an approximation, with their log importance weights for the density."""
     noise = rng.normal(size=(num, len(approximation.point)))
     points = approximation.transform(noise)
     log_weights = np.full(num, -np.inf)

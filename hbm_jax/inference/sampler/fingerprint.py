@@ -57,10 +57,10 @@ def fingerprints(args: tuple) -> dict[str, str]:
     """Return the SHA-256 of every array and value in the arguments of a program, by its path."""
     digests: dict[str, str] = {}
     for number, argument in enumerate(args):
-        arrays = arrays_of(argument)
-        if arrays is not None:
-            fields = {f".{name}": value for name, value in arrays.items()}
-        elif hasattr(argument, "to_dict") and isinstance(entries := argument.to_dict(), Mapping):
+        entries: Any = arrays_of(argument)
+        if entries is None and hasattr(argument, "to_dict"):
+            entries = argument.to_dict()
+        if isinstance(entries, Mapping):
             fields = {f".{name}": value for name, value in entries.items()}
         else:
             leaves = jax.tree_util.tree_flatten_with_path(argument)[0]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hbm_jax.inference.blinding.blinding import revealed
+from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.sampler.approximations import Approximation, is_finite
 from hbm_jax.inference.sampler.initialisation import Start, in_units, uninformed_metric
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two
@@ -62,13 +62,14 @@ def given_start(target: Target, init: Any, num_chains: int) -> Start:
 def _one_set_per_chain(target: Target, init: Any, num_chains: int) -> list[dict[str, Any]]:
     """Return the values of each chain by site; raise TypeError or ValueError for invalid forms, names or shapes."""
     shapes = target.latent_shapes
-    sets = [init] if isinstance(init, Mapping) else init
+    is_shared = isinstance(init, Mapping)  # one set for all chains
+    sets = [init] if is_shared else init
     if not isinstance(sets, Sequence) or isinstance(sets, str) or not all(isinstance(s, Mapping) for s in sets):
         raise TypeError(
             "init: expected values by site name, a sequence of these with one for each chain, or an earlier fit; found "
             f"{type(init).__name__}."
         )
-    if len(sets) not in (1, num_chains) or (sets is init and len(sets) != num_chains):
+    if not is_shared and len(sets) != num_chains:
         raise ValueError(f"init: expected one set of values for each of {num_chains} chains; found {len(sets)}.")
     chains: list[dict[str, Any]] = [{} for _ in range(num_chains)]
     for number, values in enumerate(sets):
@@ -76,11 +77,11 @@ def _one_set_per_chain(target: Target, init: Any, num_chains: int) -> list[dict[
             if name not in shapes:
                 raise ValueError(f"init: expected latent sites among {', '.join(shapes)}; found {name!r}.")
             array, shape = np.asarray(value, float), shapes[name]
-            per_chain = sets is not init and array.shape == (num_chains, *shape)
+            per_chain = is_shared and array.shape == (num_chains, *shape)
             if array.shape != shape and not per_chain:
-                alternative = f", or {(num_chains, *shape)} with one value per chain" if sets is not init else ""
+                alternative = f", or {(num_chains, *shape)} with one value per chain" if is_shared else ""
                 raise ValueError(f"init: expected {name!r} of shape {shape}{alternative}; found {array.shape}.")
-            for chain in range(num_chains) if sets is not init else [number]:
+            for chain in range(num_chains) if is_shared else [number]:
                 chains[chain][name] = array[chain] if per_chain else array
     return chains
 
@@ -103,8 +104,8 @@ def _position(target: Target, values: Mapping[str, Any]) -> np.ndarray:
 
 def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
     """Return a start at draws of a fit of the same sites, else raise ValueError; with its covariance and step size."""
-    draws = revealed(fit).tree["unconstrained_posterior"]["position"] if "unconstrained_posterior" in fit.tree else None
-    labels = () if draws is None else tuple(map(str, draws[draws.dims[-1]].values))
+    draws = unconstrained_draws(fit) if "unconstrained_posterior" in fit.tree else None
+    labels = () if draws is None else tuple(map(str, draws["parameter"].to_numpy()))
     if draws is None or labels != target.labels:
         differing = sorted(set(labels) ^ set(target.labels))[:5]
         raise ValueError(
@@ -114,6 +115,7 @@ def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
     positions = draws.to_numpy().astype(float)
     chains = np.arange(num_chains)
     num_fitted, num_draws, size = positions.shape
+    # The last draw of each chain; with more chains than were fitted, also draws evenly spaced before it.
     rounds = -(-num_chains // num_fitted)
     points = positions[chains % num_fitted, num_draws - 1 - (chains // num_fitted) * (num_draws // rounds)]
     flat = positions.reshape(-1, size)

@@ -124,7 +124,7 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
 
 
 def in_units(value_and_grad: Callable, unit: np.ndarray) -> Callable:
-    """Return value and gradient as a function of positions in units, (size,)."""
+    """Return value and gradient as a function of positions divided by `unit`, (size,)."""
 
     def evaluate(z):
         value, gradient = value_and_grad(unit * z)
@@ -151,13 +151,12 @@ class _Search:
         if not self.candidates:
             dispersed = self.dispersed_points()
             self.candidates = list(dispersed)
-        start = None
         if self.size <= MAX_DENSE:
             start = self.from_modes_and_paths()
-        elif self.target.standard.any():
-            start = self.from_best_mode()
-        if start is None and self.size > MAX_DENSE:
-            start = self.from_mean_field(-np.inf, np.inf)
+        else:
+            start = self.from_best_mode() if self.target.standard.any() else None
+            if start is None:
+                start = self.from_mean_field(-np.inf, np.inf)
         if start is not None:
             return start
         return _dispersed_start(self.value_and_grad, self.dispersed_points() if dispersed is None else dispersed)
@@ -169,16 +168,19 @@ class _Search:
         modes, failed, searches = self.search_modes()
         samples = [self.importance_sample(mode) for mode, _ in modes]
         accepted = [sample for sample in samples if self.loss(sample) <= self.max_loss]
-        rejected = [sample for sample in samples if self.loss(sample) > self.max_loss]
-        pairs = zip(samples, modes, strict=True)
-        paths = failed + [path for sample, (_, path) in pairs if self.loss(sample) > self.max_loss]
+        rejected = [
+            (sample, path)
+            for sample, (_, path) in zip(samples, modes, strict=True)
+            if self.loss(sample) > self.max_loss
+        ]
+        paths = failed + [path for _, path in rejected]
         path_fits = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
-        bounded = [
+        not_escaped = [
             sample
             for sample in path_fits
             if sample and np.abs(sample.approximation.point - self.center).max() < MAX_DISTANCE
         ]
-        alternatives = sorted(bounded + rejected, key=lambda sample: -sample.bound)
+        alternatives = sorted(not_escaped + [sample for sample, _ in rejected], key=lambda sample: -sample.bound)
         best_bound = alternatives[0].bound if alternatives else -np.inf
         if accepted and max(sample.bound for sample in accepted) >= best_bound - NEGLIGIBLE:
             return self.around_modes(accepted, len(modes), len(failed), searches)

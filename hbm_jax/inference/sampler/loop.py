@@ -1,7 +1,7 @@
 """Sampling loop: warm-up, draws in blocks, checkpoint after each block, progress line and stopping rule."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
@@ -12,8 +12,8 @@ from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Sa
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
-from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, begun_again
-from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled, groups_of_chains
+from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, with_restarted
+from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled, groups_of_chains
 
 SECONDS_PER_BLOCK = 1.0
 # Largest length of a block, in SECONDS_PER_BLOCK. Blocks grow with the age of a run, so that a long run does not write
@@ -53,7 +53,7 @@ class Loop:
         self.chains, self.draws, self.rule, self.store = chains, draws, rule, store
         self.progress_line = progress_line
         self.num_warmup, self.warmed = num_warmup, 0
-        self.lead = chains.target.processes.lead
+        self.lead = chains.target.processes.lead  # evaluates a decision in process 0, with one result for all
         self.next_check = MIN_SAMPLES
         self.start_time = start_time
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
@@ -166,7 +166,7 @@ class Loop:
                 if self.lost.due:
                     lost = self.lost.compare()
                     self.chains.adaptation.leave_out(lost)
-                    self.chains.state = begun_again(self.chains.state, lost)
+                    self.chains.state = with_restarted(self.chains.state, lost)
                 block = self._draw_block(self.lost.draws_before_comparison(self.num_warmup - self.warmed), warmup=True)
                 seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw
                 self.progress_line.show(
@@ -216,27 +216,26 @@ class Loop:
             return "interrupted"
 
     def _reason_to_stop(self) -> str | None:
-        """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
-        num_draws = self.draws.num_draws
-        if (
-            self.rule.adaptive
-            and num_draws in DIVERGENCE_CHECKS
-            and self.draws.raw("diverging").mean() > MANY_DIVERGENCES
-        ):
+        """Return the reason to stop, or None.
+
+        The numbers of draws at which an adaptive run is checked do not depend on the lengths of its blocks.
+        """
+        num_draws, largest, adaptive = self.draws.num_draws, self.rule.largest_num_samples, self.rule.adaptive
+        if adaptive and num_draws in DIVERGENCE_CHECKS and self.draws.raw("diverging").mean() > MANY_DIVERGENCES:
             return self._stopped_by_divergences()
-        if self.rule.adaptive and num_draws >= max(FEWEST_DRAWS, min(self.next_check, self.rule.largest_num_samples)):
-            shortfall, unresolved, modes = self.lead(self._check_convergence)
-            if unresolved:
-                return f"stopped: {unresolved}"
+        if adaptive and num_draws >= max(FEWEST_DRAWS, min(self.next_check, largest)):
+            shortfall, immobile, in_different_modes = self.lead(self._check_convergence)
+            if immobile:
+                return f"stopped: {immobile}"
             if shortfall <= 1.0:
                 return self.rule.reason_converged
-            if num_draws < self.rule.largest_num_samples and self.draws.raw("diverging").any():
+            if num_draws < largest and self.draws.raw("diverging").any():
                 return self._stopped_by_divergences()
-            if num_draws < self.rule.largest_num_samples and modes:
-                self._note_decided(modes)
-                return f"stopped: {modes} decide the verdict"
+            if num_draws < largest and in_different_modes:
+                self._note_decided("chains in different modes")
+                return "stopped: chains in different modes decide the verdict"
             self.next_check = self.rule.next_check(num_draws, shortfall)
-        return self.rule.reason_exhausted if num_draws >= self.rule.largest_num_samples else None
+        return self.rule.reason_exhausted if num_draws >= largest else None
 
     def _stopped_by_divergences(self) -> str:
         """Return the reason to stop because of divergences, which more draws cannot remove, and add a note."""
@@ -249,20 +248,29 @@ class Loop:
             f"sampling ended after {self.draws.num_draws} draws per chain, because {cause} had decided the verdict"
         )
 
-    def _check_convergence(self) -> tuple[float, str, str]:
-        """Return the required number of draws relative to the current one, and two texts on defects that would remain.
+    def _check_convergence(self) -> tuple[float, str, bool]:
+        """Diagnose the draws so far.
 
-        The first text names parameters that never moved or moved in coarse steps, the second modes between which the
-        chains do not move. Without such a defect the text is empty.
+        Returns
+        -------
+        float
+            Required number of draws, relative to the current one.
+        str
+            Description of parameters that never moved or moved in coarse steps; empty without any.
+        bool
+            True if the chains are in different modes. False if ``until`` names parameters: modes of others do not
+            end the run.
         """
         posterior = _posterior(self.draws)
-        sampled = _diagnosed(self.draws, posterior, self.chains.target.labels)
-        unresolved = ""
-        for labels, problem in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
-            unresolved = f"{', '.join(labels[:5])} {problem}" if labels else unresolved
-        # Modes of other parameters than those that ``until`` names do not end the run.
-        apart = not isinstance(self.rule.until, Mapping) and groups_of_chains(posterior, sampled.table)
-        return self.rule.shortfall(sampled.table), unresolved, "chains in different modes" if apart else ""
+        labels = list(self.chains.target.labels)
+        position = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, ["chain", "draw", "parameter"])
+        sampled = diagnose_sampled(posterior, position)
+        immobile = ""
+        for names, problem in ((sampled.stuck, "never moved"), (sampled.coarse, "moved in coarse steps")):
+            if names and not immobile:
+                immobile = f"{', '.join(names[:5])} {problem}"
+        in_different_modes = not isinstance(self.rule.until, Mapping) and groups_of_chains(posterior, sampled.table)
+        return self.rule.shortfall(sampled.table), immobile, bool(in_different_modes)
 
     def _report(self, block: Block):
         """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""
@@ -296,12 +304,6 @@ def _posterior(draws: Draws) -> dict[str, xr.DataArray]:
         name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
         for name, value in draws.sites().items()
     }
-
-
-def _diagnosed(draws: Draws, posterior: dict[str, xr.DataArray], labels: Sequence[str]) -> Sampled:
-    """Return the diagnostics of the draws so far."""
-    dims = ["chain", "draw", "parameter"]
-    return diagnose_sampled(posterior, xr.DataArray(draws.raw("position"), {"parameter": list(labels)}, dims))
 
 
 def _rate(seconds_per_draw: float, block: Block) -> str:

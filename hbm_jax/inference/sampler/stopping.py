@@ -99,16 +99,16 @@ class StopRule:
         """
         import pandas as pd  # here, because the help of the command line reads the fields of this class
 
-        named = self.until if isinstance(self.until, Mapping) else None
-        target = pd.Series(self.until if np.isscalar(self.until) else MARGIN * MIN_ESS, index=table.index)
-        if named is not None:
-            targets = {label: named.get(label, named.get(label.split("[")[0])) for label in table.index}
-            target = pd.Series({label: value for label, value in targets.items() if value is not None}, dtype=float)
-        rows = table.loc[target.index]
+        if isinstance(self.until, Mapping):
+            targets = {label: self.until.get(label, self.until.get(label.split("[")[0])) for label in table.index}
+            required = pd.Series({label: value for label, value in targets.items() if value is not None}, dtype=float)
+        else:
+            required = pd.Series(MARGIN * MIN_ESS if self.until is None else self.until, index=table.index)
+        rows = table.loc[required.index]
         ess = rows[["ess_bulk", "ess_tail"]].min(axis=1)
-        factor = float((target / ess.clip(lower=1.0)).max(skipna=True)) if len(rows) else 1.0
-        converged = not (rows["r_hat"] >= MAX_R_HAT).any()
+        factor = float((required / ess.clip(lower=1.0)).max(skipna=True)) if len(rows) else 1.0
         factor = 1.0 if np.isnan(factor) else factor  # no parameter varies
+        converged = not (rows["r_hat"] >= MAX_R_HAT).any()
         return factor if converged else max(factor, GROWTH[0])
 
     def next_check(self, num_draws: int, shortfall: float) -> int:

@@ -21,7 +21,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import naming_arguments, plain_arguments, prior_value
+from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.xla_options import QUICK
 
@@ -159,8 +159,8 @@ class Target:
     def unit(self) -> np.ndarray:
         """Powers of two near the spread of the prior of each component, (size,); 1 for the standard ones.
 
-        The median absolute deviation of the prior draws, because priors may have heavy tails; a product with a power of
-        two is exact, so that the units of a parameter do not change a search.
+        The spread is the median absolute deviation of the prior draws, because priors may have heavy tails. A product
+        with a power of two is exact, so that the units of a parameter do not change a search.
         """
         unit = np.ones(self.size)
         if len(self.prior_draws):
@@ -228,9 +228,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
 
     def start(key):
         # Compiled as a whole, not operation by operation; static properties are recorded in `structure`.
-        initial = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        trace = handlers.trace(initial).get_trace(*args)
-        free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+        trace = prior_trace(program, args, key)
+        free = latents_of(trace)
         _require_continuous(free)
         _require_matching_shapes(trace)
         structure.update(_structure(trace, free))

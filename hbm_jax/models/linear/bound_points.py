@@ -73,7 +73,7 @@ class BoundPoints:
     log_evolution : (J, M) or None
         Logarithm of the factor of redshift whose powers multiply the coordinates; 0 in padding.
     common_error : (J,) or None
-        Standard deviation of the error of y that all points of a group have in common.
+        Standard deviation of the error of y that is common to all points of a group.
     injections : (I, D + 1) or None
         Found injections, where the selection is by them: true coordinates and the logarithms of their densities.
     num_injections : () or None
@@ -150,7 +150,7 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
         slopes=slopes,
         means=means,
         x_information=x_information,
-        cuts=tuple(_cut(data, part) for part in model.selections),
+        cuts=tuple(_cut(data, selection) for selection in model.selections),
         log_evolution=log_evolution(model, data),
         common_error=np.asarray(data.common_error_y) if has_common_error(data) else None,
         injections=np.asarray(data.injections) if model.by_injections else None,
@@ -160,7 +160,7 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
 
 
 def has_common_error(data: PointsInGroups) -> bool:
-    """Return whether the points of a group have an error of y in common."""
+    """Return whether the points of a group have a common error of y."""
     return bool(np.any(data.common_error_y))
 
 

@@ -48,7 +48,7 @@ def _check_exponential(model: Any) -> None:
     if model.latents == "sampled":
         raise OptionError(f"{message}latents='marginal'; found 'sampled'.", [Remedy("latents", "marginal")])
     chosen = () if model.by_injections else as_selections(model.selection, "Relation", limits_only=False)
-    if len(chosen) > 1 or any(not isinstance(part, Selection) for part in chosen):
+    if len(chosen) > 1 or any(not isinstance(selection, Selection) for selection in chosen):
         raise OptionError(f"{message}at most one limit; found selection={str(model.selection)!r}.")
 
 
@@ -116,5 +116,5 @@ def _check_errors(model: Any, data: PointsInGroups) -> None:
         if name != "y" and model.x_population == "exponential":
             raise DataError(
                 f"Relation(x_population='exponential'): expected an error of {name} for every point; found points "
-                "without."
+                "without one."
             )

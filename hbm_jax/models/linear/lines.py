@@ -98,7 +98,7 @@ def sample_population(model: Any, bound: BoundPoints) -> Population:
         std = model.sample_site("x_std", unit, shape=(k,))
         return Population(means[:, None], (std**2)[:, None, None], jnp.log(model.sample_site("x_weight")))
     mean, std = model.sample_site("x_mean", unit, center, shape), model.sample_site("x_std", unit, shape=shape)
-    if not shape:
+    if not shape:  # one predictor
         return Population(mean[None, None], (std**2)[None, None, None], jnp.zeros(1), mean, std)
     factor = std[:, None] * numpyro.sample("x_correlation_factor", dist.LKJCholesky(shape[0], 2.0))
     return Population(mean[None], (factor @ factor.T)[None], jnp.zeros(1), mean, std)
@@ -197,12 +197,12 @@ def sample_evolution(model: Any, bound: BoundPoints, lines: Lines) -> Lines:
 
 def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover) -> None:
     """Sample the measured values with true values, and intercepts or common errors of groups, integrated out."""
-    zero, common = jnp.zeros((len(bound.used), 1)), bound.common_error
+    zero, common_error = jnp.zeros((len(bound.used), 1)), bound.common_error
     sampled = lines.beta is not None  # intercepts, beside which the common errors are integrated out
     mean, spread = (lines.beta, 0.0) if sampled else (lines.offset, lines.spread)
-    total = spread if common is None else jnp.sqrt(spread**2 + common**2)
+    total_spread = spread if common_error is None else jnp.sqrt(spread**2 + common_error**2)
     relation = GroupedLinearRelation(
-        population.mean - bound.pivot[0], None, mean, total, lines.alpha, population.std, scatter.std,
+        population.mean - bound.pivot[0], None, mean, total_spread, lines.alpha, population.std, scatter.std,
         zero + bound.pivot[0], zero + lines.evolution, bound.errors, bound.used,
     )  # fmt: skip
     with numpyro.plate("group", len(bound.used)):
@@ -210,22 +210,28 @@ def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter,
     if recover:
         groups = relation.groups(drawn).sample(numpyro.prng_key())
         with numpyro.plate("group", len(bound.used)):
-            _record_groups(groups[..., 1], mean, spread, common, sampled)
+            _record_groups(groups[..., 1], mean, spread, common_error, sampled)
         _record(relation.conditional(drawn, groups).sample(numpyro.prng_key()), 1)
 
 
-def _record_groups(total, mean, spread, common, sampled: bool) -> None:
-    """Record intercepts and common errors of groups whose sum is drawn."""
-    beta = mean if sampled else total
-    if not sampled and common is not None:
-        # Given the sum of two normals, each is normal.
-        weight = spread**2 / (spread**2 + common**2)
-        std = common * jnp.sqrt(weight)
-        beta = mean + weight * (total - mean) + std * random.normal(numpyro.prng_key(), total.shape)
+def _record_groups(shifted_beta, mean, spread, common_error, sampled: bool) -> None:
+    """Record the terms of ``shifted_beta``: the intercepts, unless they were sampled, and the common offsets.
+
+    The intercepts are `mean` if they were sampled, and N(mean, spread^2) otherwise; the offsets are
+    N(0, common_error^2), or none.
+    """
+    if sampled:
+        beta = mean
+    elif common_error is None:
+        beta = shifted_beta
+    else:  # given the sum of two normals, each is normal
+        weight = spread**2 / (spread**2 + common_error**2)
+        std = common_error * jnp.sqrt(weight)
+        beta = mean + weight * (shifted_beta - mean) + std * random.normal(numpyro.prng_key(), shifted_beta.shape)
     if not sampled:
         numpyro.deterministic("beta", beta)
-    if common is not None:
-        numpyro.deterministic("common_offset", total - beta)
+    if common_error is not None:
+        numpyro.deterministic("common_offset", shifted_beta - beta)
 
 
 def sample_points(

@@ -102,9 +102,9 @@ class Relation(PopulationModel):
         the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`. A tabulated efficiency
         is ``"x efficiency 0.5:0 2:1"`` or ``"x from efficiency.csv"``, and a `hbm_jax.models.DetectionFunction` any
         function of measured x and y. Limits are in the units of the data and in coordinates that are not censored.
-        ``"injections"`` is the share of simulated points that were found, see
+        ``"injections"`` estimates the detected fraction from simulated points, see
         `hbm_jax.data.PointsInGroups.with_injections`; it takes one line with scatter, a normal population or a mixture,
-        and no limits, evolution or errors in common. All expect ``latents="marginal"``. The default priors of x_mean
+        and no limits, evolution or common errors. All expect ``latents="marginal"``. The default priors of x_mean
         and x_std are then wider, because the population may extend far beyond the data.
     evolution : str
         Function of redshift of which powers are factors of the relation: ``"log10 E(z)"``, ``"ln E(z)"``,
@@ -185,7 +185,7 @@ class Relation(PopulationModel):
                     raise OptionError(message, [Remedy(name, value)])
             return
         chosen = as_selections(self.selection, "Relation", limits_only=False)
-        is_function = any(isinstance(part, DetectionFunction) for part in chosen)
+        is_function = any(isinstance(selection, DetectionFunction) for selection in chosen)
         object.__setattr__(self, "selection", chosen[0] if is_function else selections_to_text(chosen))
         if len(self.selections) > 2:  # their priors are checked too
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
@@ -196,7 +196,7 @@ class Relation(PopulationModel):
     @cached_property
     def selections(self) -> tuple[Any, ...]:
         """Selections of the model, with the priors of their parameters."""
-        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
+        return tuple(selection.with_priors(self.all_priors) for selection in self._stated_selections)
 
     @cached_property
     def _stated_selections(self) -> tuple[Any, ...]:
@@ -261,7 +261,7 @@ class Relation(PopulationModel):
             sample_points(self, bound, population, scatter, lines, values, recover)
 
     def _integrates(self, num_groups: int, num_predictors: int, limited: bool, common_error: bool) -> bool:
-        """Return whether the intercepts, or errors that groups have in common, are integrated out."""
+        """Return whether the intercepts, or the common errors of groups, are integrated out."""
         normal = self.num_components == 1 and self.x_population == "normal"
         normal = normal and not (self.outliers or self.student_t or limited or self.selections or self.by_injections)
         of_groups = common_error or self.pooling_of(num_groups) == "partial"

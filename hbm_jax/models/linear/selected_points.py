@@ -75,7 +75,7 @@ def check_probability(data: PointsInGroups, selection: Efficiency | DetectionFun
         values = np.asarray(data.values)
         probability = np.broadcast_to(selection.function(values[..., 0], values[..., 1]), used.shape)
     if data.limited != "no":
-        raise DataError(f"{prefix}: expected no upper or lower limits; found some. Only limits combine with them.")
+        raise DataError(f"{prefix}: expected no upper or lower limits; found some. They need a selection by limits.")
     wrong = used & ~((probability > 0.0) & (probability <= 1.0))
     if wrong.any():
         j, i = np.argwhere(wrong)[0]
@@ -122,8 +122,8 @@ def check_injections(data: PointsInGroups, pooling: str) -> None:
     if pooling != "complete":
         raise DataError(f"{prefix} one line for all points, pooling='complete'; found pooling={pooling!r}.")
     if data.limited != "no" or np.any(data.common_error_y):
-        found = "limits" if data.limited != "no" else "errors in common"
-        raise DataError(f"{prefix} points without limits and errors in common; found {found}.")
+        found = "limits" if data.limited != "no" else "common errors"
+        raise DataError(f"{prefix} points without limits and common errors; found {found}.")
 
 
 def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
@@ -131,9 +131,9 @@ def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
     least, num = float(np.min(posterior["effective_injections"].to_numpy())), data.num_points
     error = num / np.sqrt(least)
     sentence = (
-        f"The detected share is that of {len(data.injections)} found injections, over the draws worth {least:.3g} or "
-        f"more, {least / num:.2g} times the {num} objects: its Monte Carlo error changes the log likelihood by up to "
-        f"{error:.2g}"
+        f"The detected fraction is estimated from {len(data.injections)} found injections; their effective number is "
+        f"{least:.3g} or more, {least / num:.2g} times the {num} objects: their Monte Carlo error changes the "
+        f"log likelihood by up to {error:.2g}"
     )
     enough = f"; {ENOUGH:g} times are enough"
     if least < ENOUGH * num:

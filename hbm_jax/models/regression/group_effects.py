@@ -230,7 +230,7 @@ def _centring_weights(group: GroupDesign, residuals, weights, unit: float) -> li
     for c in range(size):
         informative = diagonal[:, c] * variance[:, c] < 1e3  # not degenerate with the other columns
         informative &= diagonal[:, c] > floor[c] * 1e3
-        scale = _scale(values[:, c])
+        scale = float(np.sqrt(np.mean(values[:, c] ** 2))) or 1.0  # 1 for a column of zeros
         standardised = np.where(informative, estimates[:, c], 0.0) / unit * scale
         chosen, reference = centring_weight_of_some(standardised, unit**2 / variance[:, c] / scale**2, informative)
         centring_weights.append((chosen, reference * unit / scale))
@@ -245,8 +245,3 @@ def _walk_centring_weight(group: GroupDesign, value, residuals, weights, unit: f
     estimates = (weights[:, None] * predictors * residuals[:, None]).sum(axis=0) / np.maximum(information, 1e-300)
     chosen, reference = centring_weight_of_some(estimates / unit, unit**2 * information, information > 0)
     return chosen, reference * unit
-
-
-def _scale(value: np.ndarray) -> float:
-    """Return the root mean square of a column, or 1 if it is 0."""
-    return float(np.sqrt(np.mean(value**2))) or 1.0

@@ -108,7 +108,7 @@ class Rates(PopulationModel):
     def program(self, bound: BoundRates, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; ``recover`` draws the rates, which are integrated out."""
         size = bound.size
-        alpha, beta = self._shape(bound)
+        alpha, beta = self._sample_shape_parameters(bound)
         if self.family == "binomial":
             marginal = dist.BetaBinomial(alpha, beta, size)
         else:
@@ -121,13 +121,15 @@ class Rates(PopulationModel):
                     posterior = dist.Beta(alpha + drawn, beta + size - drawn)
                 numpyro.deterministic("rate", posterior.sample(numpyro.prng_key()))
 
-    def _shape(self, bound: BoundRates):
-        """Sample the parameters of the population; return alpha and beta."""
+    def _sample_shape_parameters(self, bound: BoundRates):
+        """Sample the parameters of the population; return its shape parameters alpha and beta."""
         priors = self.all_priors
         if self.parameters == "shape":
             return sample_prior("alpha", priors["alpha"]), sample_prior("beta", priors["beta"])
-        is_relative = self.family == "poisson" and "mean" not in self.priors
-        mean = sample_prior("mean", dist.LogNormal(bound.log_mean, 2.0) if is_relative else priors["mean"])
+        mean_prior = priors["mean"]
+        if self.family == "poisson" and "mean" not in self.priors:
+            mean_prior = dist.LogNormal(bound.log_mean, 2.0)  # the default is relative to the mean of the data
+        mean = sample_prior("mean", mean_prior)
         dispersion = sample_prior("dispersion", priors["dispersion"])
         total = dispersion**-2.0
         if self.family == "binomial":

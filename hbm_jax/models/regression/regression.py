@@ -203,8 +203,12 @@ class Regression(PopulationModel):
                     f"{match[2]!r}{did_you_mean(match[2], known)}."
                 )
         values, text = self._family.values, data.categories
-        expected = "text" if values == "category" else "numbers or two categories" if values == "binary" else "numbers"
-        valid = bool(text) if values == "category" else not text or (values == "binary" and len(text) == 2)
+        if values == "category":
+            expected, valid = "text", bool(text)
+        elif values == "binary":
+            expected, valid = "numbers or two categories", len(text) in (0, 2)
+        else:
+            expected, valid = "numbers", not text
         if not valid:
             response = f"text ({listed(text)})" if text else "numbers"
             raise DataError(f"{data.response}: expected {expected} for the family {self.family!r}; found {response}.")

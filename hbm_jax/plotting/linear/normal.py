@@ -55,9 +55,9 @@ def forest(fit: Fit) -> Figure:
     >>> forest(fit).savefig("forest.pdf")  # doctest: +SKIP
     """
     model, data = _model_and_data(fit, "forest")
-    theta = _theta(fit, data)
+    theta = _true_value_draws(fit, data)
     mean, error = _unpooled(fit, model, data)
-    mu = _vector(fit, data, "mu")
+    mu = _component_draws(fit, data, "mu")
     shown = spread(len(data), MAX_GROUPS)
     rows = np.arange(len(shown), 0, -1)
     size = len(data.components)
@@ -179,7 +179,7 @@ def _funnel_draws(fit: Fit, group: str | int, component: int) -> _FunnelDraws:
         raise ValueError(f"funnel: expected a component from 0 to {len(data.components) - 1}; found {component}.")
     if "tau" not in fit.posterior:
         raise ValueError("funnel: expected a fit in which tau varies; found a fixed tau.")
-    log_tau = np.log(_vector(fit, data, "tau")[:, component])
+    log_tau = np.log(_component_draws(fit, data, "tau")[:, component])
     diverging = fit.tree["sample_stats"]["diverging"].transpose("chain", "draw").to_numpy().ravel()
     keep = np.zeros(len(log_tau), bool)
     keep[spread(len(log_tau), NUM_DRAWS)] = True
@@ -187,7 +187,7 @@ def _funnel_draws(fit: Fit, group: str | int, component: int) -> _FunnelDraws:
         keep |= diverging
         theta = parameter(fit, "theta").reshape(len(log_tau), len(data), -1)[keep]
     else:
-        theta = _theta(fit, data)
+        theta = _true_value_draws(fit, data)
     return _FunnelDraws(theta[:, row, component], log_tau[keep], diverging[keep], log_tau, data.name[row])
 
 
@@ -197,7 +197,7 @@ def _model_and_data(fit: Fit, figure_name: str) -> tuple[Normal | NormalVectors,
     return model_and_data(fit, kind, ValuesInGroups, figure_name)
 
 
-def _vector(fit: Fit, data: ValuesInGroups, name: str) -> np.ndarray:
+def _component_draws(fit: Fit, data: ValuesInGroups, name: str) -> np.ndarray:
     """Return the draws of a parameter with one element per component, (draw, D); one draw if it is fixed."""
     if name in fit.posterior:
         values = parameter(fit, name)
@@ -205,7 +205,7 @@ def _vector(fit: Fit, data: ValuesInGroups, name: str) -> np.ndarray:
     return np.full((1, len(data.components)), float(parameter(fit, name)[0]))
 
 
-def _theta(fit: Fit, data: ValuesInGroups) -> np.ndarray:
+def _true_value_draws(fit: Fit, data: ValuesInGroups) -> np.ndarray:
     """Return draws of the true values, (draw, K, D)."""
     if "theta" in fit.posterior:
         drawn = parameter(fit, "theta")
@@ -220,7 +220,7 @@ def _unpooled(fit: Fit, model, data: ValuesInGroups) -> tuple[np.ndarray, np.nda
     used = np.asarray(data.used)[..., None]
     variance = np.diagonal(np.asarray(data.errors), axis1=-2, axis2=-1)
     if model.sigma == "inferred":
-        variance = variance + np.median(_vector(fit, data, "sigma"), axis=0) ** 2
+        variance = variance + np.median(_component_draws(fit, data, "sigma"), axis=0) ** 2
     weights = np.where(used, 1.0 / np.where(used, variance, 1.0), 0.0)
     total = weights.sum(axis=1)
     return (weights * np.asarray(data.values)).sum(axis=1) / total, 1.0 / np.sqrt(total)

@@ -68,7 +68,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     slopes, beta = _lines(fit, model, data)
     alpha = slopes[..., index]
     values = _partial_residuals(model, data, slopes, index, _evolution(fit, model, data, slopes))
-    rows = _rows(data, names)
+    rows = _group_indices(data, names)
     columns = min(COLUMNS, len(rows))
     num_rows = -(-len(rows) // columns)
     size = (5.0, 3.8) if len(rows) == 1 else (2.1 * columns + 0.6, 1.9 * num_rows + 0.6)
@@ -252,7 +252,7 @@ def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, in
     return list(zip(slopes[..., index].mean(axis=0), intercepts.mean(axis=0), strict=True))
 
 
-def _rows(data: PointsInGroups, names) -> list[int]:
+def _group_indices(data: PointsInGroups, names) -> list[int]:
     """Return the indices of the named groups, or of the groups with the most points."""
     if names is None:
         sizes = np.asarray(data.used).sum(axis=1)

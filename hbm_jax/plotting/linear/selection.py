@@ -59,7 +59,7 @@ def selected_points(fit: Fit) -> Figure:
             "selected_points: expected a fit with a selection, one predictor, one normal population of x and pooled "
             f"lines without predictors of groups; found {model.description}."
         )
-    names = {name for part in model.selections for name in part.priors}
+    names = {name for selection in model.selections for name in selection.priors}
     priors = {name: prior for name, prior in model.priors.items() if name not in names}
     pooling: Any = model.pooling_of(len(data))
     unselected = dataclasses.replace(model, selection="none", pooling=pooling, priors=priors)
@@ -76,9 +76,9 @@ def selected_points(fit: Fit) -> Figure:
         axes[0].plot(*measured.T, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         axes[0].set(xlabel=data.predictors[0], ylabel="y")
         axes[0].legend(loc="best", markerscale=2.0)
-        for axis, part in zip(axes[1:], model.selections, strict=True):
-            column = (*data.predictors, "y").index(part.quantity)
-            limit = float(np.median(_limits(part, data, means)))
+        for axis, selection in zip(axes[1:], model.selections, strict=True):
+            column = (*data.predictors, "y").index(selection.quantity)
+            limit = float(np.median(_limits(selection, data, means)))
             (axes[0].axvline if column == 0 else axes[0].axhline)(limit, color=BLACK, lw=0.8, ls="--")
             draw_distribution(axis, measured[:, column], points[:, column], detected, limit)
             axis.set(xlabel=data.predictors[0] if column == 0 else "y", ylabel="points")
@@ -90,7 +90,7 @@ def selected_points(fit: Fit) -> Figure:
 def drawable(model: Relation, data: PointsInGroups) -> bool:
     """Return whether `selected_points` can draw a fit of this model and these data."""
     simple = model.num_components == 1 and model.pooling != "none"
-    limits = bool(model.selections) and all(isinstance(part, Selection) for part in model.selections)
+    limits = bool(model.selections) and all(isinstance(selection, Selection) for selection in model.selections)
     return limits and simple and len(data.predictors) == 1 and not data.group_predictor_names
 
 
@@ -104,16 +104,18 @@ def _population(
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
     used = np.asarray(design.used)
     points, probability = np.asarray(drawn.values)[used], np.ones(int(used.sum()))
-    for part in selections:
-        value = points[:, (*data.predictors, "y").index(part.quantity)]
-        margin = (_limits(part, design, means)[used] - value) * (-1.0 if part.missing == "below" else 1.0)
-        probability = probability * ((margin >= 0.0) if part.is_step else ndtr(margin / means[part.names[1]]))
-    return points[order := np.random.default_rng(SEED).permutation(len(points))], probability[order]
+    for selection in selections:
+        value = points[:, (*data.predictors, "y").index(selection.quantity)]
+        sign = -1.0 if selection.missing == "below" else 1.0
+        margin = sign * (_limits(selection, design, means)[used] - value)
+        probability = probability * (margin >= 0.0 if selection.is_step else ndtr(margin / means[selection.names[1]]))
+    order = np.random.default_rng(SEED).permutation(len(points))
+    return points[order], probability[order]
 
 
-def _limits(part: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.ndarray:
+def _limits(selection: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.ndarray:
     """Return the limit of each point, (J, M)."""
-    if part.of_objects:
-        return np.asarray(data.cut)[..., (*data.predictors, "y").index(part.quantity)]
-    limits = np.resize(np.atleast_1d(means[part.names[0]]), len(data))  # one for all, or those of repeated groups
+    if selection.of_objects:
+        return np.asarray(data.cut)[..., (*data.predictors, "y").index(selection.quantity)]
+    limits = np.resize(np.atleast_1d(means[selection.names[0]]), len(data))  # one for all, or those of repeated groups
     return np.broadcast_to(limits[:, None], np.shape(data.used))

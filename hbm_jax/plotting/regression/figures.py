@@ -135,7 +135,7 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
 
 
 def _draw_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, c: int, draws: np.ndarray) -> None:
-    """Draw a coefficient that is a random walk against time."""
+    """Draw a coefficient as a function of time, along which it is a random walk."""
     column = group.columns[c]
     if column in data.terms:
         draws = draws + parameter(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]

@@ -16,7 +16,7 @@ from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra.folding.banded import BandedResponse
 from hbm_jax.spectra.folding.fold import Folded, fold
 from hbm_jax.spectra.folding.panels import Fold
-from hbm_jax.spectra.model.composition import Component, Line, separated
+from hbm_jax.spectra.model.composition import Component, Line, split_terms
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, integrals, padded_edges, pieces
 
@@ -101,8 +101,8 @@ class ExpectedCounts:
             Number of blocks of groups in the responses on nodes.
         """
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
-        smooth, lines = separated(spectrum)
-        smooth_trial, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
+        smooth, lines = split_terms(spectrum)
+        smooth_trial, _ = split_terms(spectrum if trial_spectrum is None else trial_spectrum)
         # Instruments of a kind have the same energies: the photons of their trial spectra are computed once.
         is_same = isinstance(trials, Mapping) and smooth_trial is not None and smooth_trial.of_source(0) == smooth_trial
         known: dict | None = {} if is_same else None
@@ -167,7 +167,7 @@ class ExpectedCounts:
         by the mean transmission of the bin.
         """
         edges = padded_edges([np.asarray(energy, float) for energy, _ in responses], _PADDING)
-        smooth, lines = separated(spectrum)
+        smooth, lines = split_terms(spectrum)
         average = None if smooth is None else smooth.averaged(edges)
         in_bins = tuple(
             (integrals(None, [Line(line, None)], edges), None if factor is None else factor.averaged(edges))

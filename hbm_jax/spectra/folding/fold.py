@@ -15,7 +15,7 @@ from scipy import sparse
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.panels import Fold, dense, integrals_of, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
-from hbm_jax.spectra.model.composition import Component, Values, components_of, separated
+from hbm_jax.spectra.model.composition import Component, Values, components_of, split_terms
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
 from hbm_jax.validation import Floats
@@ -150,7 +150,7 @@ def has_free_features(spectrum: Component, *, lines: bool = True) -> bool:
 
     With ``lines=False`` lines do not count, because `hbm_jax.spectra.folding.expected_counts` folds them on all bins.
     """
-    smooth = spectrum if lines else separated(spectrum)[0]
+    smooth = spectrum if lines else split_terms(spectrum)[0]
     parts = () if smooth is None else components_of(smooth)
     names = (name for part in parts for name in part.own_parameters)
     return any(part.moves for part in parts) or any(name == "z" or name.startswith("energy") for name in names)

@@ -252,7 +252,7 @@ class Component:
         lows, highs = concrete(low), concrete(high)
         if lows is None or highs is None:
             raise ValueError(f"integral of {self}: expected a band of concrete energies; found traced ones.")
-        smooth, lines = separated(self)
+        smooth, lines = split_terms(self)
         edges = pieces_of_bands(self, lows, highs, LINE_WIDTH if lines else WIDTH)
         return jnp.sum(integrals(smooth, lines, edges, power)(values), axis=-1)
 
@@ -455,13 +455,16 @@ class Line(NamedTuple):
     factor: Component | None
 
 
-def separated(
+def split_terms(
     spectrum: Component, is_line: Callable[[Component], bool] = operator.attrgetter("narrow")
 ) -> tuple[Component | None, tuple[Line, ...]]:
-    """Split a spectrum into its part without lines, or None, and its lines, for which `is_line` is true."""
+    """Split an expression into the part without lines, or None, and the lines: the terms for which `is_line` is true.
+
+    By default the lines are narrow components.
+    """
     if not isinstance(spectrum, Sum | Product):
         return (None, (Line(spectrum, None),)) if is_line(spectrum) else (spectrum, ())
-    split = [separated(part, is_line) for part in spectrum.parts]
+    split = [split_terms(part, is_line) for part in spectrum.parts]
     lines = tuple(line for _, part_lines in split for line in part_lines)
     if not lines:
         return spectrum, ()

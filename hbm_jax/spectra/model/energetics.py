@@ -20,7 +20,7 @@ from hbm_jax.cosmology.distances import luminosity_distance
 from hbm_jax.names import choose
 from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.components import GaussianLine
-from hbm_jax.spectra.model.composition import Component, Line, Values, separated
+from hbm_jax.spectra.model.composition import Component, Line, Values, split_terms
 from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.validation import concrete
 
@@ -259,7 +259,7 @@ _WIDEST = 10.0  # standard deviations of a line on either side that are covered
 
 def gaussian_lines(spectrum: Component) -> dict[str, Line]:
     """Return the Gaussian emission lines of an expression, with the factors that multiply them, by label or name."""
-    _, lines = separated(spectrum, lambda part: isinstance(part, GaussianLine))
+    _, lines = split_terms(spectrum, lambda part: isinstance(part, GaussianLine))
     return {line.component.label or type(line.component).__name__: line for line in lines}
 
 
@@ -313,7 +313,7 @@ def equivalent_width_function(spectrum: Component, line: str, low: float, high: 
     """Return `equivalent_width` as a differentiable function of values for which the line is from low to high [keV]."""
     spectrum = without_instrument(spectrum)
     component, factor = gaussian_lines(spectrum)[line]
-    continuum, _ = separated(spectrum, lambda part: isinstance(part, GaussianLine))
+    continuum, _ = split_terms(spectrum, lambda part: isinstance(part, GaussianLine))
     if continuum is None:
         raise ValueError(f"equivalent_width: expected a continuum besides the lines; found {spectrum}.")
     low, high = max(low, 0.5 * high / (1.0 + _WIDEST)), high

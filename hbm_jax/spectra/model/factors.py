@@ -12,7 +12,7 @@ from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.absorbers import Absorption, _at_redshift, _Multiplicative, _redshift
-from hbm_jax.spectra.model.composition import Component, Parameter, components_of, floating, separated
+from hbm_jax.spectra.model.composition import Component, Parameter, components_of, floating, split_terms
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, WIDTH, check_band, integrals, pieces_of_bands
 
@@ -380,7 +380,7 @@ class FluxScale(_Multiplicative):
     def _tables(self, energy):
         rows = np.shape(energy)[:-1]
         low, high = (np.full(rows, limit) for limit in self._observed_band())
-        smooth, lines = separated(self.of, lambda part: part.integrable and not part.smooth)
+        smooth, lines = split_terms(self.of, lambda part: part.integrable and not part.smooth)
         edges = pieces_of_bands(self.of, low, high, LINE_WIDTH if lines else WIDTH)
         return np.ones(np.shape(energy)), integrals(smooth, lines, edges, 1), np.asarray(self._log10_area())
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jax.typing import ArrayLike
 
-from hbm_jax.spectra.model.composition import Component, Line, Parameter, Values, components_of, floating, separated
+from hbm_jax.spectra.model.composition import Component, Line, Parameter, Values, components_of, floating, split_terms
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, NUM_NODES, WIDTH, density_weights, in_bins, integrals, pieces
 
 __all__ = ["GaussianSmoothing", "exact_terms", "photons"]
@@ -75,8 +75,8 @@ def exact_terms(spectrum: Component, edges: np.ndarray) -> tuple[Component | Non
     The edges [keV] of the bins are (num_bins + 1,). If every term has a closed form and no factor, all terms are
     returned as lines, and bins are not divided.
     """
-    smooth, lines = separated(spectrum, lambda part: part.integrable and not part.smooth)
-    remainder, closed_forms = (None, ()) if smooth is None else separated(smooth, lambda part: part.integrable)
+    smooth, lines = split_terms(spectrum, lambda part: part.integrable and not part.smooth)
+    remainder, closed_forms = (None, ()) if smooth is None else split_terms(smooth, lambda part: part.integrable)
     if remainder is None and all(term.factor is None for term in (*closed_forms, *lines)):
         return None, (*closed_forms, *lines), edges
     are_absorbed = any(line.factor is not None for line in lines)

@@ -222,7 +222,10 @@ class IndependentProposals(Hamiltonian):
         return Proposals.disabled(size)
 
     def fit(self, variables: np.ndarray, block: Block, num: int) -> Proposals:
-        """Fit proposals to a round or the second half of the warm-up; the last fit decides whether they are used."""
+        """Fit proposals to round ``num``, or for 0 to the second half of the warm-up; see `Sampler.fit`.
+
+        The last fit decides whether they are used.
+        """
         is_proposal = block.num_steps == 0
         fitted_draws = variables if num else variables[:, variables.shape[1] // 2 :]
         proposals = Proposals.fit(fitted_draws.reshape(-1, variables.shape[-1]))
@@ -296,18 +299,16 @@ class _Moves(NamedTuple):
     num_draws: Any
 
     def carry(self, state, empty: Block) -> _Carry:
-        """Return the carry before the first draw."""
-        num_proposals = len(self.proposed.weight)
-
-        def with_room(proposed_values, initial_value):
-            return jnp.concatenate([proposed_values, jnp.zeros_like(proposed_values), initial_value[None]])
-
+        """Return the carry before the first draw, at which the chain is at the last candidate, its initial state."""
         initial_state = state.z, state.potential_energy, self._weight(state)
         proposed = self.proposed.position, self.proposed.potential, self.proposed.weight
-        candidates = tuple(map(with_room, proposed, initial_state))
+        candidates = tuple(
+            jnp.concatenate([values, jnp.zeros_like(values), initial[None]])  # zeros for the ends of trajectories
+            for values, initial in zip(proposed, initial_state, strict=True)
+        )
         zero = jnp.zeros_like(self.num_draws)
-        initial = zero + 2 * num_proposals
-        return _Carry(zero, initial, state, candidates, jnp.zeros(self.chain.buffer, zero.dtype), empty)
+        current = zero + 2 * len(self.proposed.weight)
+        return _Carry(zero, current, state, candidates, jnp.zeros(self.chain.buffer, zero.dtype), empty)
 
     def _weight(self, state):
         """Return the log ratio of posterior to proposal density at a state."""

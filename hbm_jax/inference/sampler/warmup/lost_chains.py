@@ -22,7 +22,7 @@ class LostChains:
     Attributes
     ----------
     notes : list of str
-        A sentence for each chain that was begun again.
+        A sentence for each chain that was restarted.
     """
 
     def __init__(self, num_warmup: int):
@@ -53,8 +53,8 @@ class LostChains:
         lost = lost_chains(positions, np.concatenate([block.potential_energy for block in self.blocks], axis=1))
         self.blocks = []
         self.notes += [
-            f"chain {chain} was begun again from chain {donor} after {self.num_draws} warm-up draws, because it was in "
-            "a region of negligible posterior mass"
+            f"chain {chain} was restarted from chain {donor} after {self.num_draws} warm-up draws, because it was in a "
+            "region of negligible posterior mass"
             for chain, donor in lost.items()
         ]
         return lost
@@ -90,7 +90,7 @@ def lost_chains(positions: np.ndarray, potentials: np.ndarray) -> dict[int, int]
     return {int(chain): int(donors[i % len(donors)]) for i, chain in enumerate(np.flatnonzero(lost))}
 
 
-def begun_again(state: Any, lost: Mapping[int, int]) -> Any:
+def with_restarted(state: Any, lost: Mapping[int, int]) -> Any:
     """Return the state of all chains, (num_chains, ...), with that of its donor for each lost chain, except its key."""
     if not lost:
         return state
