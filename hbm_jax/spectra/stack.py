@@ -188,10 +188,6 @@ class SpectrumStack:
         name : str or sequence of str, optional
             One of `hbm_jax.spectra.STATISTICS`, or one for each spectrum; default: `default_statistic`.
 
-        Returns
-        -------
-        Statistic or JointStatistic
-
         Raises
         ------
         ValueError

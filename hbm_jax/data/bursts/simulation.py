@@ -124,10 +124,6 @@ class BurstPopulation:
         seed : int
             Seed of the random numbers.
 
-        Returns
-        -------
-        SimulatedBursts
-
         Raises
         ------
         DataError

@@ -62,10 +62,6 @@ def read_burst(
     grouping, group_by, bad_channels
         As in `BurstSpectra.of`.
 
-    Returns
-    -------
-    BurstSpectra
-
     Raises
     ------
     DataError
@@ -117,10 +113,6 @@ def read_burst_spectra(
         As in `read_burst`, for all bursts.
     leave_out
         Names of bursts to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
-
-    Returns
-    -------
-    BurstSpectra
 
     Raises
     ------

@@ -130,10 +130,6 @@ class BurstSpectraPopulation:
         seed : int
             Seed of the random numbers.
 
-        Returns
-        -------
-        SimulatedBurstSpectra
-
         Raises
         ------
         DataError

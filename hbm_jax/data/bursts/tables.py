@@ -48,10 +48,6 @@ def read_bursts(
         They are converted to bolometric fluxes or fluences and observed peak energies, so that the cosmology of a model
         may be another one, and selections are in what was observed.
 
-    Returns
-    -------
-    Bursts
-
     Raises
     ------
     FileNotFoundError, DataError

@@ -135,10 +135,6 @@ class AfterglowPopulation:
         response : Response, optional
             Response of the instrument; by default an idealised one similar to that of Swift XRT.
 
-        Returns
-        -------
-        SimulatedAfterglows
-
         Raises
         ------
         DataError

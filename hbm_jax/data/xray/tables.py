@@ -66,10 +66,6 @@ def read_afterglows(
     leave_out
         Names of sources to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
 
-    Returns
-    -------
-    Afterglows
-
     Raises
     ------
     FileNotFoundError

@@ -55,10 +55,6 @@ def fit_intervals(
         Effective areas of the non-reference detectors relative to the reference detectors; 1 by default.
     num_steps : int
         Largest number of steps.
-
-    Returns
-    -------
-    IntervalFits
     """
     num_free = folded.of_free.shape[1]
     area = np.ones(num_free) if effective_area is None else np.asarray(effective_area, float)

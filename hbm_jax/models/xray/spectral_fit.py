@@ -329,10 +329,6 @@ class SpectralFit(PopulationModel):
         ----------
         data, parameters
             As for `expected`; for example the ``parameters`` of `hbm_jax.maximum_likelihood`.
-
-        Returns
-        -------
-        Deviance
         """
         bound = self.bound(data)
         with jax.enable_x64(True):
@@ -362,10 +358,6 @@ class SpectralFit(PopulationModel):
             As for `expected`.
         seed, num_simulations : int
             As in `hbm_jax.spectra.statistics.goodness.goodness_of_fit`, whose notes state the limits of these p-values.
-
-        Returns
-        -------
-        Goodness
         """
         bound = self.bound(data)
         with jax.enable_x64(True):

@@ -123,10 +123,6 @@ def fold_on_panels(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_
     num_nodes : int or (num_panels,) int
         Gauss-Legendre nodes per panel.
 
-    Returns
-    -------
-    Fold
-
     Examples
     --------
     >>> fold = fold_on_panels([1.0, 2.0, 3.0], np.eye(2), [1.0, 1.5, 3.0])

@@ -259,10 +259,6 @@ def read_spectrum(
         Cache of files already read. With the same dictionary in all calls, a redistribution matrix shared by several
         spectra is read and stored once.
 
-    Returns
-    -------
-    Spectrum
-
     Raises
     ------
     DataError

@@ -126,10 +126,6 @@ def write_pha2(
     telescope, instrument : str
         Values of TELESCOP and INSTRUME.
 
-    Returns
-    -------
-    path
-
     Raises
     ------
     FileExistsError

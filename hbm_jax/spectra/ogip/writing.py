@@ -50,10 +50,6 @@ def write_pha(
     telescope, instrument : str
         Values of TELESCOP and INSTRUME.
 
-    Returns
-    -------
-    path
-
     Raises
     ------
     FileExistsError
@@ -150,10 +146,6 @@ def write_rmf(
         True: the matrix includes the area [cm^2], and the extension is SPECRESP MATRIX instead of MATRIX. Default: True
         if a row sum exceeds 1.5, for ``rmf.full``, and for a `Response`.
 
-    Returns
-    -------
-    path
-
     Raises
     ------
     FileExistsError, DataError
@@ -216,10 +208,6 @@ def write_arf(
         As for `write_pha`.
     arf : Arf
         Effective area [cm^2].
-
-    Returns
-    -------
-    path
 
     Raises
     ------

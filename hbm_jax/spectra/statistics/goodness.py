@@ -75,10 +75,6 @@ def goodness_of_fit(
     num_simulations : int
         Number of simulations; posterior draws are used in turn.
 
-    Returns
-    -------
-    Goodness
-
     Raises
     ------
     ValueError

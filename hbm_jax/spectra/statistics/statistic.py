@@ -232,10 +232,6 @@ def prepare(
         Standard deviation of the counts for chi2; for the other chi-square statistics a systematic error, whose square
         is added to their variance.
 
-    Returns
-    -------
-    Statistic
-
     Raises
     ------
     ValueError
