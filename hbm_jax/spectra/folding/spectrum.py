@@ -1,6 +1,5 @@
 """Observed spectrum: counts in detector channels, with exposure, background and response."""
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,12 +85,3 @@ class Spectrum:
             return (background.exposure * background.backscal * background.areascal) / (
                 self.exposure * self.backscal * self.areascal
             )
-
-    def with_response(self, response: Response) -> "Spectrum":
-        """Return a copy with another response; raise DataError if its channels differ."""
-        if not np.array_equal(response.channels, self.channels):
-            raise DataError(
-                f"{self.name}: expected a response for channels {self.channels[0]} to {self.channels[-1]}; found "
-                f"channels {response.channels[0]} to {response.channels[-1]}."
-            )
-        return dataclasses.replace(self, response=response)

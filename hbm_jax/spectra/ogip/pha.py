@@ -6,7 +6,7 @@ Tennant, OGIP/92-007. Response files are read in `responses`; files are written 
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -271,8 +271,8 @@ def read_spectrum(
             f"{path}: expected one spectrum; found {len(spectra)} (type II). Select one, as in '{base.name}{{1}}', or "
             "read all with read_spectra."
         )
-    file_names = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
-    spectrum = _with_files(spectra[0], base, number, file_names, name, {} if cache is None else cache)
+    files = {"background": background, "rmf": rmf, "arf": arf}
+    spectrum = _with_files(spectra[0], base, number, files, name, {} if cache is None else cache)
     if spectrum is None:
         raise DataError(f"{path}: expected a background with a positive exposure [s]; found none.")
     return spectrum
@@ -304,34 +304,32 @@ def read_spectra(
     DataError
         As for `read_spectrum`; also if no row remains.
     """
-    rows = read_rows(path, background=background, rmf=rmf, arf=arf)
+    rows = read_rows(path, {"background": background, "rmf": rmf, "arf": arf})
     spectra = [spectrum for spectrum in rows if spectrum is not None]
     if not spectra:
         raise DataError(f"{path}: expected spectra and backgrounds with positive exposures [s]; found none.")
     return spectra
 
 
-def read_rows(
-    path: str | Path,
-    *,
-    background: str | Path | None = None,
-    rmf: str | Path | None = None,
-    arf: str | Path | None = None,
-) -> list[Spectrum | None]:
-    """Read all rows of a PHA file as `read_spectra` does; None for each row that it leaves out."""
+def read_rows(path: str | Path, files: Mapping[str, Any]) -> list[Spectrum | None]:
+    """Read all rows of a PHA file as `read_spectra` does with these files; None for each row that it leaves out.
+
+    ``files["rmf"]`` may be a list, with a file for each row.
+    """
     base, number = numbered(path)
-    file_names = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
     spectra = _rows(base, number, False)
     cache: dict = {}
-    is_type2 = number is None and len(spectra) > 1
+    numbers = range(1, len(spectra) + 1) if number is None and len(spectra) > 1 else [number]
+    rmf = files.get("rmf")
+    files_of_rows = [{**files, "rmf": name} for name in (rmf if isinstance(rmf, list) else [rmf] * len(spectra))]
     return [
-        None if spectrum is None else _with_files(spectrum, base, row if is_type2 else number, file_names, None, cache)
-        for row, spectrum in enumerate(spectra, start=1)
+        None if spectrum is None else _with_files(spectrum, base, row, row_files, None, cache)
+        for spectrum, row, row_files in zip(spectra, numbers, files_of_rows, strict=True)
     ]
 
 
 def _with_files(
-    spectrum: Spectrum, base: Path, row: int | None, file_names: dict[str, Any], name: str | None, cache: dict
+    spectrum: Spectrum, base: Path, row: int | None, files: Mapping[str, Any], name: str | None, cache: dict
 ) -> Spectrum | None:
     """Return the spectrum in `row` with its background and response; None if the background has no exposure."""
 
@@ -340,7 +338,9 @@ def _with_files(
             cache[read, *key] = read(*key)
         return cache[read, *key]
 
-    background_file, rmf_file, arf_file = (file_of(spectrum, base, key, file_names[key]) for key in OPTIONS)
+    background_file, rmf_file, arf_file = (
+        file_of(spectrum, base, key, files.get(option)) for key, option in OPTIONS.items()
+    )
     if background_file is not None:
         backgrounds = cached(_rows, background_file[0], None, True)
         background_row = _number_in_file(background_file, len(backgrounds), row, "spectra", "background")
