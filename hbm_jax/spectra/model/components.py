@@ -56,7 +56,9 @@ class _Additive(Component):
         "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "photon flux density of the low-energy power law at the pivot energy"
     )
     smooth: ClassVar[bool] = True
-    unit: ClassVar[float] = 1.0  # shape per unit amplitude, with energies in units of the pivot
+    # Shape per unit amplitude, with energies in units of the pivot: the unit times this power of the pivot.
+    unit: ClassVar[float] = 1.0
+    unit_power: ClassVar[float] = 0.0
 
     def __post_init__(self):
         if not (np.ndim(self.pivot) == 0 and 0 < self.pivot < math.inf):
@@ -92,13 +94,18 @@ class _Additive(Component):
         raise NotImplementedError
 
     def _log_integral(self, middle: Any, width: Any, power: int, params: dict[str, jax.Array]) -> jax.Array:
-        """Return the logarithm of the integral of energy^power times the shape over a band in x."""
-        raise NotImplementedError
+        """Return the logarithm of the integral of energy^power times the shape over a band in x; here by quadrature."""
+        columns = {name: jnp.expand_dims(value, -1) for name, value in params.items()}
+
+        def integrand(x):
+            return (power + 1.0) * x + self._shape(x, jnp.exp(x), columns)
+
+        return jnp.log(width) + shapes.log_mean(integrand, middle, width)
 
     def _log_scale(self, params: dict[str, jax.Array]) -> jax.Array:
         """Return the logarithm of the factor that normalises the shape."""
         if self.norm == "amplitude":
-            return _LN10 * params["log10_amplitude"] + math.log(self.unit)
+            return _LN10 * params["log10_amplitude"] + math.log(self.unit) + self.unit_power * math.log(self.pivot)
         log10_flux = params["log10_flux"]
         band = _band(*self.norm, self._pivot, log10_flux.dtype)
         return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self._pivot)) - self._log_integral(*band, 1, params)
@@ -189,10 +196,10 @@ class PowerLaw(_Additive):
         return {"photon_index": _INDEX}
 
     def _shape(self, x, energy, params):
-        return shapes.power_law(x, params["photon_index"])
+        return -params["photon_index"] * x
 
     def _log_integral(self, middle, width, power, params):
-        return shapes.power_law_integral(middle, width, power, params["photon_index"])
+        return jnp.log(width) + shapes.log_mean_power(power + 1.0 - params["photon_index"], middle, width)
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,8 @@ class BrokenPowerLaw(_Additive):
         return params["photon_index"], params["photon_index_high"], log_break
 
     def _shape(self, x, energy, params):
-        return shapes.broken_power_law(x, *self._arguments(params))
+        low, high, log_break = self._arguments(params)
+        return -low * jnp.minimum(x, log_break) - high * jnp.maximum(x - log_break, 0.0)
 
     def _log_integral(self, middle, width, power, params):
         return shapes.broken_power_law_integral(middle, width, power, *self._arguments(params))
@@ -273,16 +281,10 @@ class CutoffPowerLaw(_Additive):
             "e_peak": Parameter("keV", "LogNormal(2.3, 1.5)", "energy at which E^2 N(E) is largest"),
         }
 
-    def _arguments(self, params):
+    def _shape(self, x, energy, params):
         index = params["photon_index"]
         rate = (2.0 - index) / params["e_peak"] if self.peak else 1.0 / params["e_cut"]
-        return index, jnp.where(rate >= 0.0, rate, jnp.nan) * self.pivot
-
-    def _shape(self, x, energy, params):
-        return shapes.cutoff_power_law(x, energy, *self._arguments(params))
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.cutoff_power_law_integral(middle, width, power, *self._arguments(params))
+        return -index * x - jnp.where(rate >= 0.0, rate, jnp.nan) * self.pivot * energy
 
 
 @dataclass(frozen=True)
@@ -312,10 +314,7 @@ class LogParabola(_Additive):
         }
 
     def _shape(self, x, energy, params):
-        return shapes.log_parabola(x, params["alpha"], params["beta"])
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.log_parabola_integral(middle, width, power, params["alpha"], params["beta"])
+        return -(params["alpha"] + params["beta"] / _LN10 * x) * x
 
 
 @dataclass(frozen=True)
@@ -386,20 +385,14 @@ class BlackBody(_Additive):
     """
 
     amplitude: ClassVar[Parameter] = Parameter("(km / 10 kpc)^2", "Normal(2.0, 2.0)", "(radius over distance)^2")
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return _BLACK_BODY * self.pivot**2
+    unit: ClassVar[float] = _BLACK_BODY
+    unit_power: ClassVar[float] = 2.0
 
     def _shape_parameters(self):
         return {"kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the frame of the source")}
 
     def _shape(self, x, energy, params):
         return shapes.black_body(x, energy, params["kT"] / self.pivot)
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.black_body_integral(middle, width, power, params["kT"] / self.pivot)
 
 
 @dataclass(frozen=True)
@@ -442,11 +435,7 @@ class GaussianLine(_Additive):
     integrable: ClassVar[bool] = True
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photon flux of the whole line")
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return 1.0 / self.pivot
+    unit_power: ClassVar[float] = -1.0
 
     def _shape_parameters(self):
         return {

@@ -14,7 +14,6 @@ from hbm_jax.spectra.model.composition import Parameter
 
 __all__ = ["BlackBodyLuminosity", "Bremsstrahlung", "DiskBlackBody"]
 
-_BLACK_BODY_LUMINOSITY = 8.0525  # photons/cm^2/s keV, XSPEC's value
 # photons/cm^2/s/keV^3 for an inner radius of 1 km at 10 kpc. The value of XSPEC, measured on its approximation, is
 # 0.08 % above that of physical constants, 1.0380e-3, and 0.4 % above that of its bbodyrad.
 _DISK = 1.03878e-3
@@ -82,13 +81,6 @@ def gaunt_factor(u, gamma2):
     return math.sqrt(3.0) / math.pi * jnp.sum(integrand * largest * weights, axis=-1)
 
 
-def _log_gaunt(energy, kT, kT_in_kev):
-    """Return ln of g_H + 4 n_He / n_H g_He, with the Gaunt factors g; energy and kT are in the same unit."""
-    u = energy / kT
-    hydrogen, helium = (gaunt_factor(u, charge**2 * _RYDBERG / kT_in_kev + 0.0 * u) for charge in (1, 2))
-    return jnp.log(hydrogen + 4.0 * _HELIUM * helium)
-
-
 @dataclass(frozen=True)
 class BlackBodyLuminosity(_Additive):
     """Black body, A(E) = 8.0525 K E^2 / (kT^4 (exp(E / kT) - 1)), XSPEC's bbody.
@@ -107,11 +99,8 @@ class BlackBodyLuminosity(_Additive):
     amplitude: ClassVar[Parameter] = Parameter(
         "1e39 erg/s / (10 kpc)^2", "Normal(-4.0, 2.0)", "luminosity over distance^2"
     )
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return _BLACK_BODY_LUMINOSITY / self.pivot**2
+    unit: ClassVar[float] = 8.0525  # photons/cm^2/s keV, XSPEC's value
+    unit_power: ClassVar[float] = -2.0
 
     def _shape_parameters(self):
         return {"kT": _KT}
@@ -119,10 +108,6 @@ class BlackBodyLuminosity(_Additive):
     def _shape(self, x, energy, params):
         kT = params["kT"] / self.pivot
         return shapes.black_body(x, energy, kT) - 4.0 * jnp.log(kT)
-
-    def _log_integral(self, middle, width, power, params):
-        kT = params["kT"] / self.pivot
-        return shapes.black_body_integral(middle, width, power, kT) - 4.0 * jnp.log(kT)
 
 
 @dataclass(frozen=True)
@@ -148,20 +133,14 @@ class DiskBlackBody(_Additive):
     amplitude: ClassVar[Parameter] = Parameter(
         "(km / 10 kpc)^2", "Normal(2.0, 2.0)", "(inner radius over distance)^2 times the cosine of the inclination"
     )
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return _DISK * self.pivot**2
+    unit: ClassVar[float] = _DISK
+    unit_power: ClassVar[float] = 2.0
 
     def _shape_parameters(self):
         return {"kT": Parameter(_KT.unit, _KT.prior, "temperature at the inner edge of the disc")}
 
     def _shape(self, x, energy, params):
         return log_disk(x, energy, params["kT"] / self.pivot)
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.integral_by_quadrature(log_disk, middle, width, power, params["kT"] / self.pivot)
 
 
 @dataclass(frozen=True)
@@ -190,20 +169,13 @@ class Bremsstrahlung(_Additive):
     amplitude: ClassVar[Parameter] = Parameter(
         "3.02e-15 / (4 pi) cm^-5", "Normal(-3.0, 2.0)", "emission measure over distance^2"
     )
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return self.pivot**-1.5
+    unit_power: ClassVar[float] = -1.5
 
     def _shape_parameters(self):
         return {"kT": Parameter("keV", "LogNormal(1.0, 1.0)", "temperature of the plasma")}
 
-    def _log_density(self, x, energy, kT):
-        return _log_gaunt(energy, kT, kT * self.pivot) - energy / kT - x - 0.5 * jnp.log(kT)
-
     def _shape(self, x, energy, params):
-        return self._log_density(x, energy, params["kT"] / self.pivot)
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.integral_by_quadrature(self._log_density, middle, width, power, params["kT"] / self.pivot)
+        kT = params["kT"] / self.pivot
+        # Hydrogen and helium, g_H + 4 n_He / n_H g_He.
+        hydrogen, helium = (gaunt_factor(energy / kT, charge**2 * _RYDBERG / params["kT"]) for charge in (1, 2))
+        return jnp.log(hydrogen + 4.0 * _HELIUM * helium) - energy / kT - x - 0.5 * jnp.log(kT)
