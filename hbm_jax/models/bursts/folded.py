@@ -148,16 +148,15 @@ class FoldedBursts:
             in_order=np.array_equal(order, np.arange(len(slots))),
         )
 
-    def expected(self, values: Mapping[str, Any], effective_area: Any = None) -> jax.Array:
+    def expected(self, values: Mapping[str, Any]) -> jax.Array:
         """Return the expected counts of the bursts without background.
 
         Parameters
         ----------
         values : mapping of str to (I,) array
             Values of the sites ``spectrum.names``: ``log10_E_peak`` in the rest frame [keV]; the other parameters, such
-            as ``alpha`` and ``beta``; ``log10_flux`` in the band [erg/cm^2/s].
-        effective_area : (F,), optional
-            Effective areas of the non-reference detectors relative to the reference detectors; 1 where omitted.
+            as ``alpha`` and ``beta``; ``log10_flux`` in the band [erg/cm^2/s]. Optional: ``effective_area`` (F,), of
+            the non-reference detectors relative to the reference detectors; 1 where omitted.
 
         Returns
         -------
@@ -169,8 +168,8 @@ class FoldedBursts:
         in_slots = columns.reshape(len(parameters), self.num_instruments, -1)
         counts = self.source(dict(zip(parameters, in_slots, strict=True))).reshape(len(self.exposure), -1)
         factor = self.exposure
-        if effective_area is not None:
-            factor = factor * (self.of_detector @ (self.reference + self.of_free @ effective_area))
+        if "effective_area" in values:
+            factor = factor * (self.of_detector @ (self.reference + self.of_free @ values["effective_area"]))
         # Far above a cut-off the interpolating polynomial can be negative, by 1e-8 counts.
         counts = jnp.maximum(counts * factor[:, None], MIN_EXPECTED)
         return counts if self.in_order else counts[self.order]

@@ -210,6 +210,8 @@ class Golenetskii(PopulationModel):
     """
 
     Bound: ClassVar[type] = BoundBursts
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["burst", "interval", "observable"]}
+    units: ClassVar[dict[str, str]] = UNITS
     remedies: ClassVar[dict[str, str]] = {
         "trend": "truncated=True or selection=, if faint intervals are missing, or another cosmology=",
         "groups": 'pooling="partial", if bursts differ',
@@ -233,13 +235,9 @@ class Golenetskii(PopulationModel):
             choose("cosmology", self.cosmology, expansion.FREE)
         if self.correlated and self.pooling == "complete":
             raise ValueError("Golenetskii: correlated=True expects pooling='partial'; found 'complete'.")
-        self._check_selection()
-        object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
-
-    def _check_selection(self) -> None:
-        """Store the selection as text; raise ValueError for one that cannot be integrated."""
         object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Golenetskii")))
         check_options(self)
+        object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
 
     @cached_property
     def selections(self) -> tuple[Selection, ...]:
@@ -448,11 +446,6 @@ class Golenetskii(PopulationModel):
         model = self if self.selections else dataclasses.replace(self, latents="sampled")
         return PopulationModel.simulate(model, key, inside(data, self.selections), parameters)
 
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site, including those not named by plates."""
-        return {"observed": ["burst", "interval", "observable"]}
-
     def coords(self, data: Bursts) -> dict[str, list]:
         """Return the labels of the dimensions."""
         names = np.asarray(data.name)
@@ -468,11 +461,6 @@ class Golenetskii(PopulationModel):
         priors = [prior for part in self.selections for prior in part.priors.values()]
         inferred = any(isinstance(prior, dist.Distribution) for prior in priors)
         return 0.95 if inferred else 0.8
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters that are not dimensionless."""
-        return UNITS
 
     @property
     def description(self) -> str:

@@ -188,6 +188,8 @@ class GolenetskiiCounts(PopulationModel):
     """
 
     Bound: ClassVar[type] = PreparedBursts
+    dims: ClassVar[dict[str, list[str]]] = {"counts": ["spectrum", "group"]}
+    target_accept_prob: ClassVar[float] = 0.9  # short steps, because few bursts allow population widths near zero
 
     spectrum: Any = field(default="band", metadata={"help": "band, cutoff, or an expression with a peak energy"})
     band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "band of the energy flux [keV]"})
@@ -303,7 +305,7 @@ class GolenetskiiCounts(PopulationModel):
                     )
                 else:
                     spectra["log10_flux"] = numpyro.deterministic("log10_flux", flux)
-        expected = self.expected(folded, spectra | self._effective_areas(folded, priors))
+        expected = folded.expected(spectra | self._effective_areas(folded, priors))
         num, num_groups = np.shape(folded.statistic.counts)
         values = folded.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
@@ -349,25 +351,7 @@ class GolenetskiiCounts(PopulationModel):
             area = sample_prior("effective_area", priors["effective_area"])
             return {"effective_area": jnp.broadcast_to(area, num)}
 
-    def expected(self, folded: FoldedBursts, values: Mapping[str, Any]):
-        """Return the expected counts of the bursts in all spectra and groups, without background, (N, G).
-
-        Parameters
-        ----------
-        folded : FoldedBursts
-            Precomputed responses, from `prepare`.
-        values : mapping of str to array
-            Sites of the spectra, such as ``log10_E_peak, alpha, beta, log10_flux`` (I,), and ``effective_area`` (F,) if
-            it is free.
-        """
-        return folded.expected(values, values.get("effective_area"))
-
     # Interface to inference, command line and report.
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site, the same as its plates."""
-        return {"counts": ["spectrum", "group"]}
 
     def coords(self, data: BurstSpectra) -> dict[str, list]:
         """Return the labels of the dimensions."""
@@ -382,11 +366,6 @@ class GolenetskiiCounts(PopulationModel):
         """Units of the parameters that are not dimensionless."""
         units = {name: unit for varying in self.peaked.sites for name, unit in varying.units.items()}
         return UNITS | units
-
-    @property
-    def target_accept_prob(self) -> float:
-        """Default for `hbm_jax.sample`: short steps, because few bursts allow population widths near zero."""
-        return 0.9
 
     @property
     def description(self) -> str:

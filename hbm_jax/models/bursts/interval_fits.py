@@ -95,7 +95,9 @@ def _fit(folded: FoldedBursts, area, num_steps: int) -> IntervalFits:
 def _evaluate(folded: FoldedBursts, area, theta):
     """Return log likelihood, score, expected Fisher information and expected counts of each interval, and deviances."""
     statistic, names = folded.statistic, folded.spectrum.names
-    mu, derivatives = linearized(lambda t: folded.expected(dict(zip(names, t.T, strict=True)), area), theta)
+    mu, derivatives = linearized(
+        lambda t: folded.expected(dict(zip(names, t.T, strict=True)) | {"effective_area": area}), theta
+    )
     background, background_variance = statistic.background_moments()
     weights = jnp.where(statistic.used, 1.0 / jnp.maximum(mu + background + background_variance, 1e-6), 0.0)
     of_interval = folded.of_interval[folded.order]  # (N, I)

@@ -132,6 +132,7 @@ class Afterglow(PopulationModel):
     """
 
     Bound: ClassVar[type] = AbsorbedCounts
+    dims: ClassVar[dict[str, list[str]]] = {"counts": ["source", "group"]}
 
     spectrum: Any = field(default=None, metadata={"help": 'such as "tbabs(mw) * ztbabs(host) * cutoffpl"'})
     common: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with one value for all sources"})
@@ -361,11 +362,6 @@ class Afterglow(PopulationModel):
             statistic = jax.device_get(bound.statistic.with_counts(values["counts"]))
         bound = dataclasses.replace(bound, statistic=statistic)
         return (dataclasses.replace(bound, source_information=SourceInformation.of(bound)),)
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site: the names of its plates."""
-        return {"counts": ["source", "group"]}
 
     def coords(self, data: Afterglows) -> dict[str, list]:
         """Return the labels of the dimensions."""

@@ -113,6 +113,7 @@ class SpectralFit(PopulationModel):
     """
 
     Bound: ClassVar[type] = FoldedSpectra
+    dims: ClassVar[dict[str, list[str]]] = {"counts": ["spectrum", "group"]}
     read_prior = staticmethod(prior_from_text)
 
     spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
@@ -401,11 +402,6 @@ class SpectralFit(PopulationModel):
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
         errors = self.bound(data if bound is None else bound).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site: the names of its plates."""
-        return {"counts": ["spectrum", "group"]}
 
     def coords(self, data: SpectrumStack) -> dict[str, list]:
         """Return the labels of the dimensions."""

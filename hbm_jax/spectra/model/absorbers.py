@@ -66,11 +66,7 @@ class Constant(_Multiplicative):
     """
 
     flat: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """The factor."""
-        return {"factor": Parameter("", "LogNormal(0.0, 0.1)", "constant factor")}
+    own_parameters: ClassVar[dict[str, Parameter]] = {"factor": Parameter("", "LogNormal(0.0, 0.1)", "constant factor")}
 
     def _tables(self, energy):
         return np.ones(energy.shape)

@@ -94,14 +94,10 @@ class HighEnergyCutoff(_AtRedshift):
 
     smooth: ClassVar[bool] = False
     moves: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Cut-off energy and folding energy."""
-        return {
-            "e_cut": Parameter("keV", "LogNormal(2.3, 1.0)", "energy above which the spectrum is cut off"),
-            "e_fold": Parameter("keV", "LogNormal(2.7, 1.0)", "folding energy of the cut-off"),
-        }
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "e_cut": Parameter("keV", "LogNormal(2.3, 1.0)", "energy above which the spectrum is cut off"),
+        "e_fold": Parameter("keV", "LogNormal(2.7, 1.0)", "folding energy of the cut-off"),
+    }
 
     def _log_factor(self, energy, params):
         return jnp.where(energy > params["e_cut"], (params["e_cut"] - energy) / params["e_fold"], 0.0)
@@ -123,11 +119,9 @@ class LowEnergyCutoff(_AtRedshift):
     """
 
     absorbs: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """E-folding energy."""
-        return {"e_cut": Parameter("keV", "LogNormal(0.0, 1.0)", "e-folding energy of the absorption")}
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "e_cut": Parameter("keV", "LogNormal(0.0, 1.0)", "e-folding energy of the absorption")
+    }
 
     def _log_factor(self, energy, params):
         return -params["e_cut"] / energy
@@ -157,14 +151,10 @@ class Edge(_AtRedshift):
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     moves: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Energy of the edge, and optical depth there."""
-        return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the edge in the frame of the absorber"),
-            "max_tau": Parameter("", "HalfNormal(1.0)", "optical depth at the edge"),
-        }
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the edge in the frame of the absorber"),
+        "max_tau": Parameter("", "HalfNormal(1.0)", "optical depth at the edge"),
+    }
 
     def _log_factor(self, energy, params):
         return jnp.where(energy >= params["energy"], -params["max_tau"] * (params["energy"] / energy) ** 3, 0.0)
@@ -193,15 +183,11 @@ class GaussianAbsorption(_AtRedshift):
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     moves: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Energy, width and strength of the line."""
-        return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the absorber"),
-            "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line"),
-            "strength": Parameter("keV", "HalfNormal(1.0)", "optical depth integrated over energy"),
-        }
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the absorber"),
+        "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line"),
+        "strength": Parameter("keV", "HalfNormal(1.0)", "optical depth integrated over energy"),
+    }
 
     def _log_factor(self, energy, params):
         sigma = jnp.where(params["sigma"] > 0.0, params["sigma"], jnp.nan)
@@ -268,11 +254,7 @@ class Wabs(_AtRedshift):
     """
 
     absorbs: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Column density."""
-        return {"nh": _COLUMN}
+    own_parameters: ClassVar[dict[str, Parameter]] = {"nh": _COLUMN}
 
     def _tables(self, energy):
         energy = np.asarray(_at_redshift(energy, self.z))

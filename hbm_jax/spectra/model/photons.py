@@ -121,6 +121,9 @@ class GaussianSmoothing(Component):
 
     narrow: ClassVar[bool] = True
     integrable: ClassVar[bool] = True
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "sigma": Parameter("keV", "HalfNormal(0.1)", "standard deviation of the smoothing at 6 keV")
+    }
     _: KW_ONLY
     of: Any = None
     index: float = 0.0
@@ -140,11 +143,6 @@ class GaussianSmoothing(Component):
                 "gsmooth: expected a name for its parameter that the expression does not have; found 'sigma' in both. "
                 "Give it a label."
             )
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Width of the Gaussian."""
-        return {"sigma": Parameter("keV", "HalfNormal(0.1)", "standard deviation of the smoothing at 6 keV")}
 
     @property
     def parameters(self) -> dict[str, Parameter]:
