@@ -101,16 +101,8 @@ class FoldedBursts:
         ----------
         data : BurstSpectra
             The bursts.
-        spectrum : PeakedSpectrum or str
-            Model expression; see `PeakedSpectrum.of`.
-        band : (float, float)
-            Band of the energy flux [keV].
-        frame : str
-            Frame of the band: ``"rest"`` or ``"observer"``.
-        statistic : str, optional
-            As in `SpectrumStack.statistic`.
-        H0, Om0 : float
-            Hubble constant [km/s/Mpc] and matter density of a flat universe.
+        spectrum, band, frame, statistic, H0, Om0
+            As in `hbm_jax.models.GolenetskiiCounts`.
         tolerance : float
             Upper limit of ``errors``. Where no nodes meet it, all bins are folded if that is more accurate.
         """

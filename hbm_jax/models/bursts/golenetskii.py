@@ -265,15 +265,8 @@ class Golenetskii(PopulationModel):
     def bind(self, data: Bursts) -> BoundBursts:
         """Return measured values, indices of known and unknown redshifts, and conversions of fluxes to luminosities.
 
-        Parameters
-        ----------
-        data : Bursts
-            The sample.
-
-        Raises
-        ------
-        DataError
-            If the data are not `Bursts`, have no flux limit with ``truncated``, or fluxes below a known limit.
+        Raises DataError if the data are not `Bursts`, have no flux limit with ``truncated``, or fluxes below a known
+        limit.
         """
         self.check_container(data, Bursts, "Read them with hbm_jax.data.read_bursts, or use Bursts.from_columns.")
         self.cautions(data)

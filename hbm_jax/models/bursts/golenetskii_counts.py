@@ -84,23 +84,10 @@ class PreparedBursts:
 def _lines_and_centring(
     folded: FoldedBursts, values, covariance, conditional_variance, level
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a line through the fluxes of each burst, and weights of the partial non-centring, from single fits.
+    """Return ``lines`` and ``centring`` of `PreparedBursts` from fits of the I intervals of B bursts.
 
-    Parameters
-    ----------
-    folded : FoldedBursts
-        Bursts with I intervals of B bursts.
-    values, conditional_variance : (I, P)
-        Best-fit sites of each interval, the flux last, and the variance of each given those before it.
-    covariance : (I, P, P)
-        Covariance of the sites of each interval.
-    level : (B,)
-        Mean of log10_E_peak - 2 in each burst.
-
-    Returns
-    -------
-    (B, 2) array, dict of str to CentringWeight
-        As the attributes ``lines`` and ``centring`` of `PreparedBursts`.
+    Best-fit sites ``values`` (I, P), the flux last, have the ``covariance`` (I, P, P), and each of them the
+    ``conditional_variance`` (I, P) given those before it; ``level`` (B,) is the mean of log10_E_peak - 2.
     """
     centring_weights = {}
     for k, varying in enumerate(folded.spectrum.sites):
@@ -230,31 +217,12 @@ class GolenetskiiCounts(PopulationModel):
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
         """Precompute responses on quadrature nodes and fits of single intervals, which depend on the data alone.
 
-        A call of the model does this automatically and accepts the result in place of the data.
-
-        Parameters
-        ----------
-        data : BurstSpectra
-            The bursts.
-        tolerance : float
-            Largest error of the expected counts in standard deviations; see ``FoldedBursts.errors``.
-
-        Raises
-        ------
-        DataError
-            If ``data`` are not burst spectra.
+        As `hbm_jax.models.base.PopulationModel.bind`, with the largest error of the expected counts in standard
+        deviations, ``FoldedBursts.errors``, as ``tolerance``.
         """
         self.check_container(data, BurstSpectra, "Read them with hbm_jax.data.read_burst_spectra.")
-        folded = FoldedBursts.of(
-            data,
-            spectrum=self.peaked,
-            band=self.band,
-            frame=self.frame,
-            statistic=self.statistic,
-            H0=self.H0,
-            Om0=self.Om0,
-            tolerance=tolerance,
-        )
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("band", "frame", "statistic", "H0", "Om0")}
+        folded = FoldedBursts.of(data, spectrum=self.peaked, tolerance=tolerance, **options)
         values, covariance, _ = fit_intervals(folded, num_steps=FIT_STEPS)
         slopes = np.zeros_like(covariance)
         conditional_variance = np.diagonal(covariance, axis1=1, axis2=2).copy()  # given the parameters before
@@ -275,11 +243,7 @@ class GolenetskiiCounts(PopulationModel):
         return fold_cautions(errors, TOLERANCE, names, "expected counts, in standard deviations of the data,")
 
     def program(self, bound: PreparedBursts, observed: bool, recover: bool) -> None:
-        """Run the NumPyro program.
-
-        With ``observed=False`` the counts in the source regions are drawn. With marginal latents ``recover`` also draws
-        gamma and log10_N of each burst from their exact conditional.
-        """
+        """Run the NumPyro program; with marginal latents ``recover`` draws the lines of the bursts exactly."""
         folded = bound.folded
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}

@@ -39,18 +39,10 @@ def at_known_redshifts(
     tolerance: float,
     trials_of_sources: list[dict[str, np.ndarray]] | None = None,
 ) -> ExpectedCounts:
-    """Fold sources of known redshift on quadrature nodes, or exactly where they do not suffice.
+    """Fold the sources of known redshift ``rows`` on quadrature nodes, or exactly where these do not suffice.
 
-    Parameters
-    ----------
-    data : Afterglows
-        The sample.
-    rows : (n,)
-        Indices of the sources.
-    medium, band, tolerance
-        As in `AbsorbedCounts.of`.
-    trials_of_sources : list of dict, optional
-        Parameters of the trial spectra of each source; by default those of `trials` for all.
+    The trial spectra of each source are those of ``trials_of_sources``, by default those of `trials` for all. All other
+    arguments are those of `AbsorbedCounts.of`.
     """
     z = np.asarray(data.z)[rows]
     # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
@@ -152,18 +144,8 @@ class AbsorbedCounts:
     ) -> "AbsorbedCounts":
         """Precompute responses and tables, which depend on the data and the options of the model alone.
 
-        Parameters
-        ----------
-        data : Afterglows
-            The sample.
-        medium : Medium
-            Options of the absorbers.
-        band : (float, float)
-            Energy range of the fluxes [keV].
-        statistic : str, optional
-            As in `SpectrumStack.statistic`.
-        tolerance : float
-            As in `hbm_jax.spectra.fold`.
+        ``band`` is the energy range of the fluxes [keV]; ``statistic`` is as in `SpectrumStack.statistic`, and
+        ``tolerance`` as in `hbm_jax.spectra.fold`.
         """
         known_rows, uncertain_rows = (np.flatnonzero(mask) for mask in (data.knows_redshift, ~data.knows_redshift))
         known, uncertain, errors = None, None, np.zeros(len(data))

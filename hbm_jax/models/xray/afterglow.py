@@ -231,20 +231,9 @@ class Afterglow(PopulationModel):
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
         """Precompute responses on nodes, cross sections and tables of the WHIM, which depend on the data alone.
 
-        Calling the model with data does this automatically. The result can be passed in place of the data, also with
-        traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
-
-        Parameters
-        ----------
-        data : Afterglows
-            The sample.
-        tolerance : float
-            Largest change of the log likelihood of a source by the choice of nodes.
-
-        Raises
-        ------
-        DataError
-            If the data are not `Afterglows`, or a required Galactic column, or its error, is missing.
+        As `hbm_jax.models.base.PopulationModel.bind`, with the largest change of the log likelihood of a source by the
+        choice of nodes as ``tolerance``. Also raises DataError if a required Galactic column, or its error, is missing.
+        The result may have traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
         """
         self.check_container(data, Afterglows, "Read them with hbm_jax.data.read_afterglows.")
         self._require_columns(data)

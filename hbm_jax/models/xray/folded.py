@@ -47,23 +47,11 @@ class FoldedSpectra:
         *,
         tolerance: float = TOLERANCE,
     ) -> "FoldedSpectra":
-        """Choose the nodes of each spectrum and precompute responses and tables.
+        """Precompute responses and tables for a model expression.
 
-        Parameters
-        ----------
-        spectrum : Component
-            Additive model expression.
-        data : SpectrumStack
-            The observed spectra.
-        statistic : str or tuple of str, optional
-            As in `SpectrumStack.statistic`.
-        trials, tolerance
-            As in `ExpectedCounts.of`.
+        ``statistic`` is as in `SpectrumStack.statistic`, ``trials`` and ``tolerance`` as in `ExpectedCounts.of`.
         """
-        responses = [data.sparse_response(row) for row in range(len(data))]
-        counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in enumerate(responses)]
-        tolerance = tolerance if has_free_features(spectrum, lines=False) else SMOOTH * tolerance
-        source = ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance)
+        source = folded(spectrum, data, range(len(data)), trials, tolerance)
         return cls(data.statistic(statistic), source, source.errors)
 
     @property
@@ -87,6 +75,18 @@ class FoldedSpectra:
         """
         total = self.source(values)
         return total if factor is None else total * factor[:, None]
+
+
+def folded(
+    spectrum: Component, data: SpectrumStack, rows: range, trials: Mapping[str, np.ndarray], tolerance: float
+) -> ExpectedCounts:
+    """Fold a model expression through the responses of some of the spectra."""
+    responses = [data.sparse_response(row) for row in rows]
+    pairs = zip(rows, responses, strict=True)
+    counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in pairs]
+    tolerance = tolerance if has_free_features(spectrum, lines=False) else SMOOTH * tolerance
+    num_groups = np.shape(data.counts)[1]
+    return ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance, num_groups=num_groups)
 
 
 def equivalent_counts(data: SpectrumStack, row: int) -> np.ndarray:

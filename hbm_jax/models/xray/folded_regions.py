@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.models.xray.folded import SMOOTH, TOLERANCE, FoldedSpectra, equivalent_counts
+from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra, folded
 from hbm_jax.spectra.background_regions import RegionStack
-from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
-from hbm_jax.spectra.folding.fold import has_free_features
 from hbm_jax.spectra.model.components import Component
-from hbm_jax.spectra.model.composition import separated
 
 
 @jax.tree_util.register_dataclass
@@ -50,30 +47,12 @@ class FoldedRegions(FoldedSpectra):
         *,
         tolerance: float = TOLERANCE,
     ) -> "FoldedRegions":
-        """Choose the nodes of each spectrum and precompute responses and tables.
-
-        Parameters
-        ----------
-        spectrum, background : Component
-            Additive model expressions of the source and of the background.
-        data : RegionStack
-            The observed spectra.
-        statistic, trials, tolerance
-            As in `FoldedSpectra.of`.
-        """
-        num, num_groups = data.num_sources, np.shape(data.counts)[1]
-        folded = []
-        for expression, rows in ((spectrum, range(num)), (background, range(num, len(data)))):
-            responses = [data.sparse_response(row) for row in rows]
-            pairs = zip(rows, responses, strict=True)
-            counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in pairs]
-            smooth, _ = separated(expression)
-            factor = 1.0 if smooth is None or has_free_features(smooth) else SMOOTH
-            options = {"tolerance": factor * tolerance, "num_groups": num_groups}
-            folded.append(ExpectedCounts.of(expression, responses, counts, trials, **options))
-        errors = np.concatenate([part.errors for part in folded])
+        """Precompute responses and tables for expressions of source and background; see `FoldedSpectra.of`."""
+        in_source = folded(spectrum, data, range(data.num_sources), trials, tolerance)
+        in_background = folded(background, data, range(data.num_sources, len(data)), trials, tolerance)
+        errors = np.concatenate([in_source.errors, in_background.errors])
         ratio = np.asarray(data.region_ratio)
-        return cls(data.statistic(statistic), folded[0], errors, folded[1], ratio, data.source_row)
+        return cls(data.statistic(statistic), in_source, errors, in_background, ratio, data.source_row)
 
     @property
     def num_sources(self) -> int:

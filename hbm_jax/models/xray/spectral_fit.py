@@ -212,19 +212,8 @@ class SpectralFit(PopulationModel):
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
         """Precompute responses on nodes, cross sections and tables, which depend on the data alone.
 
-        Calling the model with data does this automatically. The result can be passed in place of the data.
-
-        Parameters
-        ----------
-        data : SpectrumStack
-            The spectra.
-        tolerance : float
-            Largest change of the log likelihood of a spectrum by the choice of nodes.
-
-        Raises
-        ------
-        DataError
-            If ``data`` is not a `SpectrumStack`.
+        As `hbm_jax.models.base.PopulationModel.bind`, with the largest change of the log likelihood of a spectrum by
+        the choice of nodes as ``tolerance``.
         """
         self.check_container(data, SpectrumStack, "Build one with SpectrumStack.of.")
         if self.background_spectrum is not None or isinstance(data, RegionStack):
@@ -294,7 +283,8 @@ class SpectralFit(PopulationModel):
         data : SpectrumStack or FoldedSpectra
             The spectra, or the result of `prepare`, which need not be computed again in every call.
         parameters : mapping of str to () or (N,) array
-            Values by name; ``calibration`` is (N - 1,). Fixed and tied parameters may be omitted.
+            Values by name, such as the ``parameters`` of `hbm_jax.maximum_likelihood`; ``calibration`` is (N - 1,).
+            Fixed and tied parameters may be omitted.
 
         Raises
         ------
@@ -324,13 +314,7 @@ class SpectralFit(PopulationModel):
         return values, factors
 
     def deviance(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> Deviance:
-        """Return the deviance of the data from the model.
-
-        Parameters
-        ----------
-        data, parameters
-            As for `expected`; for example the ``parameters`` of `hbm_jax.maximum_likelihood`.
-        """
+        """Return the deviance of the data from the model; the arguments are those of `expected`."""
         bound = self.bound(data)
         with jax.enable_x64(True):
             groups = np.asarray(_deviance(bound.statistic, self._expected(bound, parameters)))
@@ -353,12 +337,8 @@ class SpectralFit(PopulationModel):
     ) -> Goodness:
         """Compare the deviance of the data with those of data simulated from the model.
 
-        Parameters
-        ----------
-        data, parameters
-            As for `expected`.
-        seed, num_simulations : int
-            As in `hbm_jax.spectra.statistics.goodness.goodness_of_fit`, whose notes state the limits of these p-values.
+        Data and parameters are those of `expected`; for the other arguments and the limits of the p-values see
+        `hbm_jax.spectra.statistics.goodness.goodness_of_fit`.
         """
         bound = self.bound(data)
         with jax.enable_x64(True):
@@ -370,26 +350,10 @@ class SpectralFit(PopulationModel):
         return int(np.asarray(self.bound(data).statistic.used).sum())
 
     def simulate(self, key, data: SpectrumStack, parameters: Mapping[str, float] | None = None):
-        """Draw spectra with the design of ``data``.
+        """Draw spectra as `hbm_jax.models.base.PopulationModel.simulate`.
 
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : SpectrumStack
-            Design: instruments, exposures and backgrounds.
-        parameters : mapping of str to float, optional
-            True values by name, the same for all spectra; all other parameters are drawn from their priors.
-
-        Returns
-        -------
-        SpectrumStack, dict
-            The spectra with simulated counts, and the true value of every parameter.
-
-        Raises
-        ------
-        ValueError
-            With a chi-square statistic, whose data are not counts.
+        True values are the same for all spectra. Raises ValueError with a chi-square statistic, whose data are not
+        counts.
         """
         gaussian = [name for name in self._statistics if name.startswith("chi2_")]
         if gaussian:

@@ -143,11 +143,9 @@ def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.i
 
     Parameters
     ----------
-    spectrum : Spectrum
-        Spectrum whose ``grouping`` is used: 1 begins a group, -1 continues it, 0 is a group of a single channel.
-    noticed : (num_channels,) of bool, optional
-        Channels to use, as returned by `noticed`. Default: the good ones. A group keeps only its used channels, and is
-        divided where an unused channel lies between them.
+    spectrum, noticed
+        As in `group`. In ``spectrum.grouping`` 1 begins a group, -1 continues it, 0 is a group of a single channel. A
+        group keeps only its used channels, and is divided where an unused channel lies between them.
 
     Returns
     -------
@@ -170,22 +168,10 @@ def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.i
 
 
 def fwhm(response: Response) -> Floats:
-    """Return the spectral resolution (full width at half maximum) at the nominal energy of each channel.
+    """Return the full width at half maximum, in channels, at the nominal energy of each channel, (num_channels,).
 
-    Parameters
-    ----------
-    response : Response
-        Response of the instrument.
-
-    Returns
-    -------
-    (num_channels,)
-        In channels, at least 1. Channels outside the energy range of the response have the width at its nearest end.
-
-    Notes
-    -----
-    The width is that of the highest peak in the matrix row of the nominal energy, with linear interpolation at half of
-    the maximum.
+    It is that of the highest peak in the matrix row of the nominal energy, with linear interpolation at half of the
+    maximum, and at least 1. Channels outside the energy range of the response have the width at its nearest end.
     """
     matrix = response.matrix
     nonzero_rows = np.flatnonzero(matrix.max(axis=1).toarray().ravel() > 0)
@@ -218,10 +204,8 @@ def optimal_widths(spectrum: Spectrum, noticed: ArrayLike | None = None) -> Floa
 
     Parameters
     ----------
-    spectrum : Spectrum
-        Spectrum with a response.
-    noticed : (num_channels,) of bool, optional
-        Channels to use, as returned by `noticed`. Default: the good ones.
+    spectrum, noticed
+        As in `group`; the spectrum has a response.
 
     Returns
     -------
@@ -264,12 +248,11 @@ def _ends(spectrum: Spectrum, method: str, amount: float, used: Mask) -> Callabl
     if method == "width":
         response = _response(spectrum, "groups of a width in keV")
         e_min, e_max = response.e_min.tolist(), response.e_max.tolist()
-        return lambda start, stop: _while_narrow(
-            start,
-            stop,
-            # Channel energies of grating spectra decrease.
-            lambda a, b: max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount,
-        )
+
+        def fits(a: int, b: int) -> bool:  # channel energies of grating spectra decrease
+            return max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount
+
+        return lambda start, stop: _while_narrow(start, stop, fits)
     allowed = np.floor(optimal_widths(spectrum, used) * (1 + ROUNDING))
     return lambda start, stop: _while_narrow(start, stop, lambda a, b: b - a + 1 <= allowed[a : b + 1].min())
 

@@ -156,13 +156,9 @@ def bin_average(integral, log_edges):
 
 def _lagrange(nodes, u):
     """Return Lagrange weights (n, R) of nodes (n, R) for interpolation at u (n,)."""
-    nodes = jnp.asarray(nodes)
-    products = []
-    for i in range(nodes.shape[1]):
-        others = np.delete(np.arange(nodes.shape[1]), i)
-        factors = (u[:, None] - nodes[:, others]) / (nodes[:, i, None] - nodes[:, others])
-        products.append(jnp.prod(factors, axis=1))
-    return jnp.stack(products, axis=1)
+    nodes, is_same = jnp.asarray(nodes), np.eye(np.shape(nodes)[1], dtype=bool)
+    distances = jnp.where(is_same, 1.0, nodes[:, :, None] - nodes[:, None, :])
+    return jnp.prod(jnp.where(is_same, 1.0, (u[:, None, None] - nodes[:, None, :]) / distances), axis=2)
 
 
 @dataclass(frozen=True)
@@ -399,13 +395,8 @@ class Whim(_Absorber):
 
     def _table(self, energy, z) -> WhimTable | WhimIons:
         """Return the precomputed optical depth for energies (num, num_energies) and redshifts (num,)."""
-        options: dict[str, Any] = {
-            "cosmology": self.cosmology,
-            "abundances": self.abundances if isinstance(self.abundances, str) else np.asarray(self.abundances),
-            "mode": self.mode,
-            "rates": self.rates,
-            "photon_index": self.photon_index,
-        }
+        options: dict[str, Any] = {key: getattr(self, key) for key in ("cosmology", "mode", "rates", "photon_index")}
+        options["abundances"] = self.abundances if isinstance(self.abundances, str) else np.asarray(self.abundances)
         if self.log10_xi is None:
             return WhimIons(energy, z, **options)
         log10_xi = self.log10_xi + float(self._xi_shift)
