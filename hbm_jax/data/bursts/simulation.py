@@ -115,14 +115,7 @@ class BurstPopulation:
         require(self, ("unknown",), "a fraction or a number of bursts", lambda value: value >= 0)
 
     def draw(self, num: int, *, seed: int) -> SimulatedBursts:
-        """Draw a sample.
-
-        Parameters
-        ----------
-        num : int
-            Number of bursts.
-        seed : int
-            Seed of the random numbers.
+        """Draw a sample of ``num`` bursts.
 
         Raises
         ------

@@ -274,14 +274,9 @@ class BurstSpectra(HasSpectra):
 
         burst = np.asarray(self.interval_burst)
         counts = np.bincount(self.spectrum_interval, np.asarray(self.spectra.counts).sum(axis=1), minlength=len(burst))
+        columns = {"name": [self.name[b] for b in burst], "z": np.asarray(self.z)[burst]}
         return Table(
-            {
-                "name": [self.name[b] for b in burst],
-                "z": np.asarray(self.z)[burst],
-                "start": np.array(self.start),
-                "stop": np.array(self.stop),
-                "counts": counts.astype(int),
-            }
+            columns | {"start": np.array(self.start), "stop": np.array(self.stop), "counts": counts.astype(int)}
         )
 
 
