@@ -136,18 +136,9 @@ class ExpectedCounts:
     def on_nodes(
         cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, num_blocks: int = 1, shared: bool = False
     ) -> "ExpectedCounts":
-        """Stack responses on nodes, and precompute the tables of the expression; errors are set to 0.
+        """Stack responses on nodes, and precompute the tables of an expression without lines; errors are set to 0.
 
-        Parameters
-        ----------
-        spectrum : Component
-            Model expression, without lines.
-        folds : sequence of Fold
-            Each response on its nodes.
-        num_groups, num_blocks : int
-            G, and the number of blocks of groups.
-        shared : bool
-            True: each response folds several spectra, with parameter values (N, S).
+        With ``shared`` each response folds several spectra, with parameter values (N, S).
         """
         num_nodes = max(len(f.energy) for f in folds)
         # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
@@ -201,10 +192,8 @@ class ExpectedCounts:
 def _averaged(average, lines, widths, values):
     """Return the mean density in bins of a smooth spectrum and of lines, each with its mean transmission."""
     densities = [] if average is None else [average(values)]
-    for in_bins, factor in lines:
-        photons = in_bins(values) * (1.0 if factor is None else factor(values))
-        densities.append(photons / jnp.asarray(widths, photons.dtype))
-    return functools.reduce(jnp.add, densities)
+    photons = (in_bins(values) * (1.0 if factor is None else factor(values)) for in_bins, factor in lines)
+    return functools.reduce(jnp.add, [*densities, *(line / jnp.asarray(widths, line.dtype) for line in photons)])
 
 
 def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:

@@ -114,14 +114,10 @@ def fold_on_panels(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_
 
     Parameters
     ----------
-    energy : (num_energies + 1,)
-        Edges of the energy bins of the response [keV].
+    energy, panels, num_nodes
+        As in `integrals_of`.
     matrix : (num_energies, num_groups), may be a SciPy sparse matrix
         Response, constant within each energy bin.
-    panels : (num_panels + 1,)
-        Panel edges over the same band, from `panel_edges`.
-    num_nodes : int or (num_panels,) int
-        Gauss-Legendre nodes per panel.
 
     Examples
     --------
@@ -143,15 +139,17 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3)
 
     Parameters
     ----------
-    energy, panels, num_nodes
-        As in `fold_on_panels`.
+    energy : (num_energies + 1,)
+        Edges of the energy bins of the response [keV].
+    panels : (num_panels + 1,)
+        Panel edges over the same band, from `panel_edges`.
+    num_nodes : int or (num_panels,) int
+        Gauss-Legendre nodes per panel.
 
     Returns
     -------
-    nodes : (num_nodes,)
-        [keV].
-    matrix : sparse (num_energies, num_nodes)
-        [keV].
+    (num_nodes,), sparse (num_energies, num_nodes)
+        [keV] each.
     """
     energy, panels = np.asarray(energy, float), np.asarray(panels, float)
     width = np.diff(panels)

@@ -163,21 +163,19 @@ class Component:
             if invalid.any() or not numbers.ndim:
                 first = numbers[invalid][0] if numbers.ndim else numbers
                 raise ValueError(f"energy: expected an array of positive numbers [keV]; found {first}.")
-        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._tables(energy))
+        return self._evaluated(self._tables(energy))
 
     def averaged(self, edges: ArrayLike) -> Callable[[Values], jax.Array]:
-        """Return the spectrum averaged over energy bins, as a function of its parameters; see `on`.
+        """Return the spectrum averaged over energy bins between edges (..., K + 1) [keV]; see `on`.
 
         Cross sections of cold matter are averaged over ln E in each bin, also if the redshift is free. All other
         components are evaluated at the middle of the bin in ln E.
-
-        Parameters
-        ----------
-        edges : (..., K + 1)
-            Edges of the bins [keV], positive and increasing.
         """
-        edges = np.asarray(edges, float)
-        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._bin_tables(edges))
+        return self._evaluated(self._bin_tables(np.asarray(edges, float)))
+
+    def _evaluated(self, tables: Any) -> Partial:
+        """Return the spectrum with these tables as a function of its parameters."""
+        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), tables)
 
     def discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies [keV] from low to high at which the spectrum is discontinuous, in increasing order.
@@ -237,12 +235,7 @@ class Component:
             Limits of the band [keV], broadcast against the values. They may be traced only if the spectrum has no
             absorbers.
         power : int
-            0 for the photon flux, 1 for the energy flux.
-
-        Returns
-        -------
-        (...)
-            [photons/cm^2/s] for power 0, [keV/cm^2/s] for power 1.
+            0 for the photon flux [photons/cm^2/s], 1 for the energy flux [keV/cm^2/s].
 
         Raises
         ------
@@ -285,7 +278,7 @@ class _Evaluated:
 
 def _terms(component: Component, kind: type) -> tuple[Component, ...]:
     """Return the parts of a sum or product of this kind, else the component itself."""
-    return component.parts if isinstance(component, _Composite) and type(component) is kind else (component,)
+    return component.parts if type(component) is kind else (component,)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

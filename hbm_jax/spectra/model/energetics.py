@@ -112,27 +112,20 @@ def k_correction(
 
     Parameters
     ----------
-    spectrum, values
-        As in `photon_flux`.
+    spectrum, values, unabsorbed
+        As in `photon_flux`, which raises the same errors.
     z : scalar or (...)
         Redshift of the source.
     rest : (low, high)
         Band in the rest frame of the source [keV], observed at (low, high) / (1 + z).
     observed : (low, high)
         Band in which the flux was measured [keV].
-    unabsorbed : bool
-        True: remove the absorbers.
 
     Returns
     -------
     (...)
         Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands
         (1 + z)^(photon_index - 2).
-
-    Raises
-    ------
-    ValueError
-        As for `photon_flux`.
 
     Examples
     --------
@@ -187,23 +180,16 @@ def luminosity(
 
     Parameters
     ----------
-    spectrum, values, z, unabsorbed
-        As in `k_correction`.
+    spectrum, values, z, rest, unabsorbed
+        As in `k_correction`, which raises the same errors.
     cosmology : Cosmology
         Background cosmology.
-    rest : (low, high)
-        Band in the rest frame of the source [keV], observed at (low, high) / (1 + z).
 
     Returns
     -------
     (...)
         [erg/s], always in double precision, because single precision overflows above 3e38. Gradients with respect to
         parameters in single precision overflow; those of `log10_luminosity` do not.
-
-    Raises
-    ------
-    ValueError
-        As for `photon_flux`.
 
     Examples
     --------
@@ -358,7 +344,6 @@ def _additive(spectrum: Component, unabsorbed: bool) -> Component:
 
 def _observed(rest: Band, z: ArrayLike) -> Band:
     """Return the observed band of a rest-frame band."""
-    concrete_z = concrete(z)
-    one_plus_z = 1.0 + (z if concrete_z is None else concrete_z)
-    low, high = (np.asarray(limit, dtype=float) / one_plus_z for limit in rest)
+    number = concrete(z)
+    low, high = (np.asarray(limit, float) / (1.0 + (z if number is None else number)) for limit in rest)
     return low, high
