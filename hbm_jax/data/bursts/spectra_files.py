@@ -112,15 +112,7 @@ def read_burst_spectra(
     energies, grouping, group_by, bad_channels
         As in `read_burst`, for all bursts.
     leave_out
-        Names of bursts to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the catalogue or the folder does not exist.
-    DataError
-        For invalid catalogues and spectra. All bursts are read first; the message lists every invalid burst and the
-        reason.
+        As in `hbm_jax.data.read_afterglows`, which raises the same errors.
 
     Examples
     --------
@@ -166,8 +158,7 @@ def _read(
     paths: dict[str, Path] = {}
     for detector, entry in files.items():
         file_names = dict(entry) if isinstance(entry, Mapping) else {"spectrum": entry}
-        unknown = [key for key in file_names if key not in FILES]
-        if unknown or "spectrum" not in file_names:
+        if not {"spectrum"} <= file_names.keys() <= set(FILES):
             raise DataError(f"{name}, {detector}: expected the files {listed(FILES)}; found {listed(file_names)}.")
         path = paths[detector] = Path(file_names.pop("spectrum"))
         times[detector] = read_intervals(path)

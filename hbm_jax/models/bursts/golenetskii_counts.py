@@ -315,8 +315,6 @@ class GolenetskiiCounts(PopulationModel):
             area = sample_prior("effective_area", priors["effective_area"])
             return {"effective_area": jnp.broadcast_to(area, num)}
 
-    # Interface to inference, command line and report.
-
     def coords(self, data: BurstSpectra) -> dict[str, list]:
         """Return the labels of the dimensions."""
         if not isinstance(data, BurstSpectra):

@@ -45,16 +45,9 @@ class IntervalFits(NamedTuple):
 def fit_intervals(
     folded: FoldedBursts, effective_area: ArrayLike | None = None, *, num_steps: int = STEPS
 ) -> IntervalFits:
-    """Fit every interval independently, by Fisher scoring.
+    """Fit every interval independently, by at most ``num_steps`` steps of Fisher scoring.
 
-    Parameters
-    ----------
-    folded : FoldedBursts
-        Spectra of all bursts with precomputed responses.
-    effective_area : (F,), optional
-        Effective areas of the non-reference detectors relative to the reference detectors; 1 by default.
-    num_steps : int
-        Largest number of steps.
+    The effective areas (F,) of the non-reference detectors relative to the reference detectors are 1 by default.
     """
     num_free = folded.of_free.shape[1]
     area = np.ones(num_free) if effective_area is None else np.asarray(effective_area, float)

@@ -17,6 +17,7 @@ from hbm_jax.spectra.model.quadrature import (
     LINE_WIDTH,
     WIDTH,
     density_weights,
+    flat,
     integrals,
     nodes_between,
     pieces_of_bands,
@@ -116,8 +117,7 @@ class Component:
 
     def _weight_tables(self, edges: Floats) -> Any:
         """Precompute the tables of `_integrals_and_weights` for bins between edges (..., K + 1)."""
-        nodes = nodes_between(edges)
-        return self._tables(nodes.reshape(*nodes.shape[:-2], -1))
+        return self._tables(flat(nodes_between(edges)))
 
     def _integrals_and_weights(self, limits: Any, tables: Any, values: Values) -> tuple[jax.Array, jax.Array]:
         """Return the photons in bins (..., K), and the weights of each bin's nodes in a mean over its photons."""

@@ -105,8 +105,7 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
 
 def _has_exposure(table: "_Table", row: int) -> bool:
     """Return True if a spectrum of type II has a positive exposure."""
-    times = table.per_channel("EXPOSURE", np.nan, row, len(table.values(row)))
-    return bool((times > 0).all())
+    return bool((table.per_channel("EXPOSURE", np.nan, row, len(table.values(row))) > 0).all())
 
 
 class _Table:

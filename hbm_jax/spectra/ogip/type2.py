@@ -18,18 +18,10 @@ if TYPE_CHECKING:
 
 
 def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
-    """Read start and stop times of the spectra of a PHA file.
+    """Read start and stop times of the spectra of a PHA file of type I or II, [s], (num_spectra,) each.
 
-    Parameters
-    ----------
-    path : path
-        PHA file of type I or II. Times are columns or keywords: TSTART, and TSTOP or TELAPSE. TRIGTIME is subtracted
-        from mission times.
-
-    Returns
-    -------
-    start, stop : (num_spectra,)
-        Times [s]. The result is None if the file has no times.
+    Times are columns or keywords: TSTART, and TSTOP or TELAPSE. TRIGTIME is subtracted from mission times. The result
+    is None if the file has no times.
 
     Raises
     ------
@@ -63,10 +55,7 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
 def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
     """Read start and stop times of the matrices of a response file (RSP II), as `read_intervals` does for spectra.
 
-    Returns
-    -------
-    start, stop : (num_matrices,)
-        Times [s]. The result is None unless all matrices have times.
+    The result is None unless all matrices have times.
     """
     path = Path(path)
     with opened(path) as hdus:
@@ -113,25 +102,19 @@ def write_pha2(
 
     Parameters
     ----------
-    path : path
-        File to write. It is written completely or not at all.
+    path, overwrite, telescope, instrument
+        As for `hbm_jax.spectra.write_pha`.
     spectra : sequence of Spectrum
         Spectra on the same channels, all Poisson or all with errors.
     start, stop : (num_spectra,)
         Start and stop times of the intervals [s].
-    overwrite : bool
-        True: replace an existing file.
     background, rmf : str, optional
         File names for BACKFILE and RESPFILE. The background of each row is written as ``background{row}``.
-    telescope, instrument : str
-        Values of TELESCOP and INSTRUME.
 
     Raises
     ------
-    FileExistsError
-        If the file exists and `overwrite` is false.
-    DataError
-        If there are no spectra, channels differ, only some spectra have errors, or values are not finite.
+    FileExistsError, DataError
+        As for `hbm_jax.spectra.write_pha`; also if there are no spectra, channels differ, or only some have errors.
 
     Notes
     -----
@@ -143,12 +126,8 @@ def write_pha2(
     path, num = Path(path), len(spectra)
     start, stop = (np.broadcast_to(np.asarray(times, float), num) for times in (start, stop))
     _check_rows(path, spectra, start, stop)
-    numbers = range(1, num + 1)
-    files = {
-        "BACKFILE": ["none" if background is None else f"{background}{{{number}}}" for number in numbers],
-        "RESPFILE": [rmf or "none"] * num,
-        "ANCRFILE": ["none"] * num,
-    }
+    backgrounds = ["none" if background is None else f"{background}{{{number}}}" for number in range(1, num + 1)]
+    files = {"BACKFILE": backgrounds, "RESPFILE": [rmf or "none"] * num, "ANCRFILE": ["none"] * num}
     columns = [
         fits.Column("TSTART", "D", unit="s", array=start),
         fits.Column("TSTOP", "D", unit="s", array=stop),

@@ -184,12 +184,7 @@ def background_integral(
 def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> BackgroundSeries:
     """Compute the coefficients of the polynomial in 1 / mu to which P(S | mu) is proportional.
 
-    Parameters
-    ----------
-    counts, shape, rate : (..., G)
-        As in `background_integral`.
-    degree : int
-        Largest power K, at least 1; rounded up to fill whole blocks.
+    Counts, shape and rate are those of `background_integral`; the degree, at least 1, is rounded up to whole blocks.
     """
     K = -(-(degree + 1) // BLOCK) * BLOCK - 1
     D = jnp.minimum(counts, float(K))
