@@ -18,25 +18,24 @@ __all__ = ["METHODS", "fwhm", "group", "groups", "noticed", "optimal_widths"]
 
 Mask = NDArray[np.bool_]
 
-# Meaning of the amount for each method; None for methods without an amount.
-METHODS: dict[str, str | None] = {
+# Meaning and domain of the amount for each method; None for methods without an amount.
+METHODS: dict[str, tuple[str, str, Callable[[float], bool]] | None] = {
     "file": None,
     "none": None,
-    "min_counts": "minimum counts per group",
-    "min_signal_to_noise": "minimum signal-to-noise ratio per group",
-    "channels_per_group": "number of channels per group",
-    "width": "maximum width of a group [keV]",
+    "min_counts": ("minimum counts per group", "1 or more", lambda amount: amount >= 1),
+    "min_signal_to_noise": ("minimum signal-to-noise ratio per group", "above 0", lambda amount: amount > 0),
+    "channels_per_group": (
+        "number of channels per group", "a whole number of 1 or more", lambda amount: amount >= 1 and amount % 1 == 0
+    ),
+    "width": ("maximum width of a group [keV]", "above 0", lambda amount: amount > 0),
     "optimal": None,
-}
+}  # fmt: skip
 ROUNDING = 1e-6  # relative tolerance of channel energies, which files store in single precision
 TURN = 2.119  # x of Kaastra & Bleeker (2016) below which the optimal bin width is the resolution
 
 
 def noticed(
-    spectrum: Spectrum,
-    energies: Sequence[float] | Sequence[Sequence[float]] | None = None,
-    *,
-    keep_bad: bool = False,
+    spectrum: Spectrum, energies: Sequence[float] | Sequence[Sequence[float]] | None = None, *, keep_bad: bool = False
 ) -> Mask:
     """Return the mask of the channels to use.
 
@@ -332,16 +331,12 @@ def _ranges(energies) -> list[tuple[float, float]]:
 
 def _check_amount(method: str, amount: float | None) -> None:
     """Raise DataError unless the amount is valid for the method."""
-    quantity = METHODS[method]
-    if quantity is None:
+    allowed = METHODS[method]
+    if allowed is None:
         if amount is not None:
             raise DataError(f"grouping {method!r}: expected no amount; found {amount}.")
         return
-    minimum = 1.0 if method in ("min_counts", "channels_per_group") else 0.0
+    quantity, domain, is_valid = allowed
     number = float(amount) if isinstance(amount, (int, float, np.number)) and not isinstance(amount, bool) else np.nan
-    valid = np.isfinite(number) and (number >= minimum if minimum else number > 0)
-    if not valid or (method == "channels_per_group" and number % 1):
-        domain = (
-            "a whole number of 1 or more" if method == "channels_per_group" else ("1 or more" if minimum else "above 0")
-        )
+    if not (np.isfinite(number) and is_valid(number)):
         raise DataError(f"grouping {method!r}: expected the {quantity}, {domain}; found {amount}.")

@@ -104,7 +104,7 @@ def _at_redshift(energy: np.ndarray, z: Any) -> np.ndarray:
     return energy * (1.0 + np.asarray(z))[:, None]
 
 
-def _cross_section(energy, model, abundances, grains, molecules):
+def _cross_section(energy, abundances, model, grains, molecules):
     """Return `neutral_cross_section`; abundances are hashable."""
     numbers = abundances if isinstance(abundances, str) else np.asarray(abundances)
     return neutral_cross_section(energy, model=model, abundances=numbers, grains=grains, molecules=molecules)
@@ -123,8 +123,8 @@ def precise_cross_section(
     molecules: bool | float = True,
 ) -> Floats:
     """Return `neutral_cross_section` [1e-22 cm^2 per H] in double precision, for energies [keV] of any shape."""
-    options = {"model": model, "abundances": abundances, "grains": grains, "molecules": molecules}
-    return elementwise(functools.partial(_compiled_cross_section, **options), energy)
+    options = abundances, model, grains, molecules
+    return elementwise(lambda chunk: _compiled_cross_section(chunk, *options), energy)
 
 
 @functools.cache
@@ -257,8 +257,7 @@ class Absorption(_Absorber):
         if isinstance(tables, tuple):
             integral, log_edges = tables
             return -nh * bin_average(jnp.asarray(integral), log_edges + jnp.log(stretch))
-        abundances, model, grains, molecules = self._options
-        return -nh * _cross_section(jnp.asarray(tables, nh.dtype) * stretch, model, abundances, grains, molecules)
+        return -nh * _cross_section(jnp.asarray(tables, nh.dtype) * stretch, *self._options)
 
     def discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies of the absorption edges [keV]; empty if the redshift is a parameter."""
