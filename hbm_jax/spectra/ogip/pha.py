@@ -18,16 +18,7 @@ from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
-from hbm_jax.spectra.ogip.tables import (
-    as_floats,
-    consecutive,
-    keyword,
-    numbered,
-    opened,
-    reject,
-    spectrum_table,
-    whole,
-)
+from hbm_jax.spectra.ogip.tables import as_floats, consecutive, keyword, numbered, opened, reject, spectrum_table, whole
 from hbm_jax.validation import DataError, Floats, Remedy, warn_unusual
 
 if TYPE_CHECKING:
