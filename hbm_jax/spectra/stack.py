@@ -364,10 +364,7 @@ class SpectrumStack:
     def replace_observations(self, counts: ArrayLike) -> "SpectrumStack":
         """Return a copy with new counts in the source region, (N, G).
 
-        Raises
-        ------
-        DataError
-            If the counts have another shape; if Poisson counts are negative or not whole numbers.
+        Raises DataError if the counts have another shape; if Poisson counts are negative or not whole numbers.
         """
         counts = np.asarray(counts, float)
         if counts.shape != np.shape(self.counts):

@@ -261,10 +261,7 @@ class Bursts(HasWarnings):
     def without_redshifts(self, which: ArrayLike) -> "Bursts":
         """Return a copy in which the redshifts of some bursts, given by a mask (B,), indices or names, are unknown.
 
-        Raises
-        ------
-        DataError
-            For a name that is not in the sample.
+        Raises DataError for a name that is not in the sample.
         """
         selected = np.asarray(which)
         names = [str(value) for value in selected] if selected.dtype.kind in "US" else []

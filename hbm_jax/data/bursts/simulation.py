@@ -117,10 +117,7 @@ class BurstPopulation:
     def draw(self, num: int, *, seed: int) -> SimulatedBursts:
         """Draw a sample of ``num`` bursts.
 
-        Raises
-        ------
-        DataError
-            If hardly any interval is above the flux limit.
+        Raises DataError if hardly any interval is above the flux limit.
         """
         rng = np.random.default_rng(seed)
         z = self._redshifts(rng, num)

@@ -211,10 +211,8 @@ class BurstSpectra(HasSpectra):
     def subset(self, rows: ArrayLike) -> "BurstSpectra":
         """Return the bursts selected by a boolean mask (B,) or by integer indices.
 
-        Raises
-        ------
-        DataError
-            If the mask has the wrong length, an index is out of range or repeated, or the selection is empty.
+        Raises DataError if the mask has the wrong length, an index is out of range or repeated, or the selection is
+        empty.
         """
         index = selected_rows(rows, len(self), "burst")
         if len(np.unique(index)) < len(index):

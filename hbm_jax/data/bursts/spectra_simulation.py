@@ -123,10 +123,7 @@ class BurstSpectraPopulation:
     def draw(self, num: int, *, seed: int) -> SimulatedBurstSpectra:
         """Draw a sample of ``num`` bursts; their spectra are integrated more finely than in fits (`channel_rates`).
 
-        Raises
-        ------
-        DataError
-            If hardly any burst passes the threshold.
+        Raises DataError if hardly any burst passes the threshold.
         """
         rng = np.random.default_rng(seed)
         rmfs = {kind: gbm_like_rmf(kind) for kind in set(self.detectors.values())}

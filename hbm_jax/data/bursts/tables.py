@@ -79,7 +79,9 @@ def read_bursts(
 def load_konus(relation: str = "amati") -> Bursts:
     """Load the Konus-Wind bursts of known redshift, bundled with the package.
 
-    Tsvetkova, A. et al. 2017, ApJ 850, 161: long bursts (class II) of the triggered mode, 1997 to 2016.
+    Tsvetkova, A. et al. 2017, ApJ 850, 161: long bursts (class II) of the triggered mode, 1997 to 2016. Errors of peak
+    energies are symmetrised in the logarithm, see `Bursts.from_columns`. The peak flux is measured in 64 ms of the rest
+    frame, its peak energy in a longer interval.
 
     Parameters
     ----------
@@ -98,11 +100,6 @@ def load_konus(relation: str = "amati") -> Bursts:
     ------
     ValueError
         For an unknown relation.
-
-    Notes
-    -----
-    Errors of peak energies are symmetrised in the logarithm, see `Bursts.from_columns`. The peak flux is measured in 64
-    ms of the rest frame, its peak energy in a longer interval.
 
     Examples
     --------

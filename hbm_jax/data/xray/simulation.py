@@ -130,12 +130,8 @@ class AfterglowPopulation:
     def draw(self, num: int, *, seed: int, response: Response | None = None) -> SimulatedAfterglows:
         """Draw a sample of ``num`` sources; their spectra are integrated more finely than in fits (`channel_rates`).
 
-        The response is by default an idealised one similar to that of Swift XRT.
-
-        Raises
-        ------
-        DataError
-            If hardly any source has enough counts.
+        The response is by default an idealised one similar to that of Swift XRT. Raises DataError if hardly any source
+        has enough counts.
         """
         response = Response.of(rmf := xrt_like_rmf(), xrt_like_arf(rmf)) if response is None else response
         rng = np.random.default_rng(seed)

@@ -70,6 +70,8 @@ class Coordinates(NamedTuple):
 class BurstFluxes(dist.Distribution):
     """Distribution of log10 of the fluxes of I intervals of B bursts, in the coordinates of the sampler.
 
+    Variances of 0 are allowed: all bursts then share that coefficient. The solution does not divide by them.
+
     Parameters
     ----------
     x : (I,)
@@ -82,10 +84,6 @@ class BurstFluxes(dist.Distribution):
         Population of lines.
     coordinates : Coordinates
         Coordinates of the values.
-
-    Notes
-    -----
-    Variances of 0 are allowed: all bursts then share that coefficient. The solution does not divide by them.
     """
 
     arg_constraints: ClassVar[dict] = {}

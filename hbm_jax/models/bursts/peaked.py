@@ -62,11 +62,8 @@ class PeakedSpectrum:
     def of(cls, spectrum: "Component | str | PeakedSpectrum") -> "PeakedSpectrum":
         """Read an expression, its text, or one of the names ``"band"`` and ``"cutoff"``.
 
-        Raises
-        ------
-        ValueError
-            If the text cannot be read, or unless one component has a parameter ``e_peak`` and is normalised by a flux
-            or an amplitude.
+        Raises ValueError if the text cannot be read, or unless one component has a parameter ``e_peak`` and is
+        normalised by a flux or an amplitude.
         """
         return spectrum if isinstance(spectrum, PeakedSpectrum) else _read(spectrum)
 

@@ -189,10 +189,7 @@ class AbsorbedCounts:
     def each(self) -> "list[AbsorbedCounts]":
         """Return one `AbsorbedCounts` for each source, all of the same shapes, for `hbm_jax.fit_each`.
 
-        Raises
-        ------
-        ValueError
-            If a redshift is uncertain, or the response to lines is stored by blocks of all sources.
+        Raises ValueError if a redshift is uncertain, or the response to lines is stored by blocks of all sources.
         """
         if self.uncertain is not None or self.known is None:
             raise ValueError("AbsorbedCounts.each: expected known redshifts; found uncertain ones.")

@@ -186,15 +186,12 @@ class SpectralFit(PopulationModel):
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return parameter values with those of fixed and of tied parameters added.
 
+        Raises ValueError if the value of a parameter to which another is tied is missing.
+
         Parameters
         ----------
         parameters : mapping of str to () or (N,) array
             Values of the free parameters by name; for example the ``parameters`` of `hbm_jax.maximum_likelihood`.
-
-        Raises
-        ------
-        ValueError
-            If the value of a parameter to which another is tied is missing.
         """
         fixed = {name: prior for name, prior in self.all_priors.items() if isinstance(prior, int | float)}
         values: dict[str, Any] = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
@@ -278,6 +275,8 @@ class SpectralFit(PopulationModel):
     def expected(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> np.ndarray:
         """Return the expected counts of the source without background, (N, G); of both with a model of the background.
 
+        Raises ValueError for a missing value.
+
         Parameters
         ----------
         data : SpectrumStack or FoldedSpectra
@@ -285,11 +284,6 @@ class SpectralFit(PopulationModel):
         parameters : mapping of str to () or (N,) array
             Values by name, such as the ``parameters`` of `hbm_jax.maximum_likelihood`; ``calibration`` is (N - 1,).
             Fixed and tied parameters may be omitted.
-
-        Raises
-        ------
-        ValueError
-            For a missing value.
         """
         bound = self.bound(data)
         with jax.enable_x64(True):
@@ -393,10 +387,7 @@ class SpectralFit(PopulationModel):
     def to_config(self) -> dict:
         """Return the options as plain values, spectrum and priors as text; ``SpectralFit(**config)`` is the same model.
 
-        Raises
-        ------
-        ValueError
-            For a component that is not registered, or a prior that cannot be written as text.
+        Raises ValueError for a component that is not registered, or a prior that cannot be written as text.
         """
         statistic = list(self.statistic) if isinstance(self.statistic, tuple) else self.statistic
         texts = {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own), "statistic": statistic}

@@ -168,10 +168,7 @@ class AreaComponents:
 def read_area_components(path: str | Path) -> AreaComponents:
     """Read the components that `AreaComponents.write` wrote; the last 8 files are cached.
 
-    Raises
-    ------
-    DataError
-        If the file cannot be read, or has no such table.
+    Raises DataError if the file cannot be read, or has no such table.
     """
     path = Path(path)
     try:

@@ -140,6 +140,8 @@ def group(
 def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.int64]:
     """Return the group number of each channel.
 
+    Raises DataError if `noticed` is not a mask of the channels or selects none.
+
     Parameters
     ----------
     spectrum, noticed
@@ -150,11 +152,6 @@ def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.i
     -------
     (num_channels,) of int
         Increasing from 0; -1 for unused channels.
-
-    Raises
-    ------
-    DataError
-        If `noticed` is not a mask of the channels or selects none.
 
     Examples
     --------
@@ -201,6 +198,8 @@ def _half_width(profile: Floats) -> float:
 def optimal_widths(spectrum: Spectrum, noticed: ArrayLike | None = None) -> Floats:
     """Return the largest group width around each channel without loss of information, in channels.
 
+    Raises DataError if the spectrum has no response.
+
     Parameters
     ----------
     spectrum, noticed
@@ -210,11 +209,6 @@ def optimal_widths(spectrum: Spectrum, noticed: ArrayLike | None = None) -> Floa
     -------
     (num_channels,)
         At least 1.
-
-    Raises
-    ------
-    DataError
-        If the spectrum has no response.
 
     Notes
     -----

@@ -79,6 +79,7 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
     It has a Gaussian peak with a width proportional to the square root of the energy, and a continuum up to the Compton
     edge, from photons that scatter once and escape; their fraction rises with energy. Energies and channels are spaced
     evenly in logarithm: 5 keV to 50 MeV and 4 keV to 2 MeV (``"nai"``), 0.1 to 200 MeV and 0.1 to 50 MeV (``"bgo"``).
+    Raises ValueError if the detector is unknown.
 
     Parameters
     ----------
@@ -91,11 +92,6 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
     -------
     Rmf
         For simulations and tests; it is not the response of a real instrument.
-
-    Raises
-    ------
-    ValueError
-        If the detector is unknown.
     """
     parameters = _scintillator(detector)
     (lowest, highest), (first, last) = parameters["energy"], parameters["channels"]
@@ -117,7 +113,7 @@ def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
     """Return the effective area of an idealised scintillator at normal incidence.
 
     It includes the transmission of the entrance window, the finite thickness of the crystal, and for ``"nai"`` the K
-    edge of iodine.
+    edge of iodine. Raises ValueError if the detector is unknown.
 
     Parameters
     ----------
@@ -125,11 +121,6 @@ def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
         ``"nai"`` or ``"bgo"``.
     rmf : Rmf, optional
         Redistribution whose energy bins are used; default: that of `gbm_like_rmf`.
-
-    Raises
-    ------
-    ValueError
-        If the detector is unknown.
     """
     parameters = _scintillator(detector)
     energy = (rmf or gbm_like_rmf(detector)).energy

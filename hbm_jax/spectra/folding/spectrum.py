@@ -73,10 +73,7 @@ class Spectrum:
     def background_ratio(self) -> Floats:
         """Ratio of the background expected in the background region to that in the source region, (num_channels,).
 
-        Raises
-        ------
-        DataError
-            If there is no background.
+        Raises DataError if there is no background.
         """
         if self.background is None:
             raise DataError(f"{self.name}: expected a background; found none.")

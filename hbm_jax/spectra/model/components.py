@@ -206,16 +206,14 @@ class PowerLaw(_Additive):
 class BrokenPowerLaw(_Additive):
     """Broken power law.
 
+    Continuous at the break. The derivative of the flux density at energy E with respect to ``energy_break`` is
+    discontinuous at ``energy_break`` = E; that of the photons in a bin is continuous.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is that of the low-energy power law at the pivot energy, as in XSPEC's bknpower,
         even if the break lies below the pivot.
-
-    Notes
-    -----
-    Continuous at the break. The derivative of the flux density at energy E with respect to ``energy_break`` is
-    discontinuous at ``energy_break`` = E; that of the photons in a bin is continuous.
 
     Examples
     --------
@@ -291,15 +289,13 @@ class CutoffPowerLaw(_Additive):
 class LogParabola(_Additive):
     """Power law whose index changes with the logarithm of energy, (E / pivot)^-(alpha + beta log10(E / pivot)).
 
+    The energy flux in the band ``norm`` is computed with 64 quadrature nodes: its relative error is below 1e-12 for
+    bands of four decades and a curvature ``beta`` from -3 to 3 (``tests/spectra/test_more_components.py``).
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is that at the pivot energy, as in XSPEC's logpar.
-
-    Notes
-    -----
-    The energy flux in the band ``norm`` is computed with 64 quadrature nodes: its relative error is below 1e-12 for
-    bands of four decades and a curvature ``beta`` from -3 to 3 (``tests/spectra/test_more_components.py``).
 
     Examples
     --------
@@ -368,15 +364,13 @@ class Band(_Additive):
 class BlackBody(_Additive):
     """Black body, A(E) = 1.0344e-3 K E^2 / (exp(E / kT) - 1).
 
+    1.0344e-3 is the value of XSPEC, so that K is that of bbodyrad. Physical constants give 1.0380e-3, and therefore a
+    radius smaller by 0.17 %.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is K = (R / km)^2 / (D / 10 kpc)^2, as in XSPEC's bbodyrad, for any pivot.
-
-    Notes
-    -----
-    1.0344e-3 is the value of XSPEC, so that K is that of bbodyrad. Physical constants give 1.0380e-3, and therefore a
-    radius smaller by 0.17 %.
 
     Examples
     --------

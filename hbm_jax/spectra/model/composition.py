@@ -211,10 +211,7 @@ class Component:
     def unabsorbed(self) -> "Component":
         """The spectrum without its absorbers; constant factors are kept.
 
-        Raises
-        ------
-        ValueError
-            If no additive component remains.
+        Raises ValueError if no additive component remains.
         """
         remaining = self._without_absorbers()
         if remaining is None or remaining.kind != "additive":
@@ -336,10 +333,7 @@ class _Composite(Component):
 class Sum(_Composite):
     """Sum of additive components, the result of ``a + b``.
 
-    Raises
-    ------
-    ValueError
-        If a part is multiplicative, or two parts have a parameter of the same name.
+    Raises ValueError if a part is multiplicative, or two parts have a parameter of the same name.
 
     Examples
     --------
@@ -369,10 +363,7 @@ class Sum(_Composite):
 class Product(_Composite):
     """Product of factors and at most one additive component, the result of ``a * b``.
 
-    Raises
-    ------
-    ValueError
-        If two parts are additive, or two parts have a parameter of the same name.
+    Raises ValueError if two parts are additive, or two parts have a parameter of the same name.
 
     Examples
     --------
@@ -473,10 +464,7 @@ def separated(
 def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
     """Return the parameter values of a spectrum as arrays of a common floating type.
 
-    Raises
-    ------
-    ValueError
-        If a value is missing.
+    Raises ValueError if a value is missing.
     """
     params = {}
     for name in spectrum.parameters:

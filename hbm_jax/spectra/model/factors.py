@@ -75,16 +75,14 @@ class _AtRedshift(_Multiplicative):
 class HighEnergyCutoff(_AtRedshift):
     """Exponential cut-off above an energy: exp((e_cut - E) / e_fold) for E > e_cut, 1 below; XSPEC's highecut.
 
+    The slope is discontinuous at ``e_cut``.
+
     Parameters
     ----------
     label : str
         Prefix of the parameter names.
     z : float or tuple
         Redshift of the source, or one for each source. Energies of parameters are those in the frame of the source.
-
-    Notes
-    -----
-    The slope is discontinuous at ``e_cut``.
 
     Examples
     --------
@@ -164,15 +162,13 @@ class Edge(_AtRedshift):
 class GaussianAbsorption(_AtRedshift):
     """Absorption line whose optical depth is a Gaussian of energy; XSPEC's gabs.
 
+    exp(-strength N(E | energy, sigma)), with the normal density N. The optical depth at the centre of the line is
+    strength / (sigma sqrt(2 pi)). Domain: sigma > 0.
+
     Parameters
     ----------
     label, z
         As in `HighEnergyCutoff`.
-
-    Notes
-    -----
-    exp(-strength N(E | energy, sigma)), with the normal density N. The optical depth at the centre of the line is
-    strength / (sigma sqrt(2 pi)). Domain: sigma > 0.
 
     Examples
     --------

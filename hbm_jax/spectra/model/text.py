@@ -19,11 +19,8 @@ ARGUMENTS = {cls.__name__: cls for cls in (Cosmology, FlatCosmology, Radiation, 
 def spectrum_to_text(spectrum: Component) -> str:
     """Return a model expression as text that `spectrum_from_text` reads.
 
-    Raises
-    ------
-    ValueError
-        If a component is neither of hbm_jax nor registered (`hbm_jax.spectra.component`), or has an attribute that
-        cannot be written as text.
+    Raises ValueError if a component is neither of hbm_jax nor registered (`hbm_jax.spectra.component`), or has an
+    attribute that cannot be written as text.
 
     Examples
     --------

@@ -58,17 +58,15 @@ def log_disk(x, energy, kT):
 def gaunt_factor(u, gamma2):
     """Return the free-free Gaunt factor averaged over a Maxwellian plasma, by Elwert's correction of Born's formula.
 
+    Quadrature over v, where u sinh(v)^2 is the energy of the electron after the emission, divided by kT. Without the
+    correction the result is exp(u / 2) K_0(u / 2) sqrt(3) / pi.
+
     Parameters
     ----------
     u : (...)
         Photon energy divided by kT.
     gamma2 : (...)
         Charge squared times 13.6 eV, divided by kT.
-
-    Notes
-    -----
-    Quadrature over v, where u sinh(v)^2 is the energy of the electron after the emission, divided by kT. Without the
-    correction the result is exp(u / 2) K_0(u / 2) sqrt(3) / pi.
     """
     u, gamma2 = (jnp.asarray(value)[..., None] for value in (u, gamma2))
     fraction, weights = (array.astype(u.dtype) for array in _nodes())

@@ -21,12 +21,8 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
     """Read start and stop times of the spectra of a PHA file of type I or II, [s], (num_spectra,) each.
 
     Times are columns or keywords: TSTART, and TSTOP or TELAPSE. TRIGTIME is subtracted from mission times. The result
-    is None if the file has no times.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, a time is not finite, or a stop time is not after its start time.
+    is None if the file has no times. Raises DataError if the file cannot be read, a time is not finite, or a stop time
+    is not after its start time.
     """
     path = Path(path)
     with opened(path) as hdus:

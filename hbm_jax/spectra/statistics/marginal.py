@@ -70,6 +70,9 @@ class BackgroundQuadrature(NamedTuple):
 def marginal_background(expected: ArrayLike, background: BackgroundSeries | BackgroundQuadrature) -> jax.Array:
     """Return the deviance of Poisson counts, integrated over the posterior of the background.
 
+    The series takes two multiplications for each power and two logarithms; its gradient takes two more multiplications
+    for each power. The quadrature takes one logarithm and one exponential for each node.
+
     Parameters
     ----------
     expected : (..., G)
@@ -82,11 +85,6 @@ def marginal_background(expected: ArrayLike, background: BackgroundSeries | Back
     (..., G)
         2 ln P(S | S) - 2 ln of the integral of P(S | mu + b) p(b | B) over b. It is positive even at the best fit,
         because the background is uncertain there too.
-
-    Notes
-    -----
-    The series takes two multiplications for each power and two logarithms; its gradient takes two more multiplications
-    for each power. The quadrature takes one logarithm and one exponential for each node.
     """
     expected = floating(expected)
     background = jax.tree.map(lambda x: jnp.asarray(x, expected.dtype), background)
@@ -149,6 +147,8 @@ def background_integral(
 ) -> BackgroundSeries | BackgroundQuadrature:
     """Precompute the integral over the background for `marginal_background`.
 
+    Log likelihoods are accurate to 1e-7 near the best fit, up to 10^4 counts (``tests/spectra/test_marginal.py``).
+
     Parameters
     ----------
     counts : (..., G)
@@ -163,10 +163,6 @@ def background_integral(
         every mu whose deviance is within 100 of its minimum. At lower mu, the truncated P is too small.
     BackgroundQuadrature
         Otherwise: Gauss-Legendre quadrature in sqrt(b), with about 3.5 sqrt(S) + 25 nodes, accurate at every mu.
-
-    Notes
-    -----
-    Log likelihoods are accurate to 1e-7 near the best fit, up to 10^4 counts (``tests/spectra/test_marginal.py``).
     """
     counts, shape, rate = np.broadcast_arrays(*(np.asarray(x, float) for x in (counts, shape, rate)))
     degree = _degree(*np.unique(np.stack([x.ravel() for x in (counts, shape, rate)]), axis=1))
