@@ -104,6 +104,10 @@ class SpectrumStack:
     ) -> "SpectrumStack":
         """Stack spectra, summed in their groups of channels.
 
+        Raises DataError if there are no spectra; if a spectrum has no response or no used channels, or Gaussian errors
+        where its counts must be Poisson; if the counts of a used channel are NaN, or its background ratio is not
+        positive.
+
         Parameters
         ----------
         spectra : sequence of Spectrum
@@ -112,12 +116,6 @@ class SpectrumStack:
             Channels to use in each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
         poisson : bool
             True: reject counts with Gaussian errors.
-
-        Raises
-        ------
-        DataError
-            If there are no spectra; if a spectrum has no response or no used channels, or Gaussian errors where its
-            counts must be Poisson; if the counts of a used channel are NaN, or its background ratio is not positive.
         """
         if not spectra:
             raise DataError("spectra: expected at least one; found none.")

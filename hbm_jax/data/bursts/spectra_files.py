@@ -42,6 +42,8 @@ def read_burst(
 ) -> BurstSpectra:
     """Read the spectra of one burst.
 
+    Raises DataError for files that cannot be read, or whose intervals differ between detectors.
+
     Parameters
     ----------
     files : mapping or sequence of paths
@@ -61,11 +63,6 @@ def read_burst(
         Reference detector, whose effective area is not scaled; the first by default.
     grouping, group_by, bad_channels
         As in `BurstSpectra.of`.
-
-    Raises
-    ------
-    DataError
-        For files that cannot be read, or whose intervals differ between detectors.
 
     Notes
     -----

@@ -161,6 +161,9 @@ class BoundBursts:
 class Golenetskii(PopulationModel):
     """Hierarchical model of the Golenetskii relation; an instance is a NumPyro program of the data.
 
+    Uncertain redshifts are sample sites: ``z`` for unknown redshifts, ``z_measured`` for redshifts with an error. For
+    fluences instead of fluxes, energies take the place of luminosities, and log10_N is in erg.
+
     Parameters
     ----------
     pooling : str
@@ -197,11 +200,6 @@ class Golenetskii(PopulationModel):
     ------
     ValueError
         For an unknown option or prior name (the message suggests the nearest known name), or incompatible options.
-
-    Notes
-    -----
-    Uncertain redshifts are sample sites: ``z`` for unknown redshifts, ``z_measured`` for redshifts with an error. For
-    fluences instead of fluxes, energies take the place of luminosities, and log10_N is in erg.
 
     Examples
     --------

@@ -165,6 +165,9 @@ def _lagrange(nodes, u):
 class Absorption(_Absorber):
     """Absorption by cold interstellar matter, exp(-nh sigma(E (1 + z))), in the Milky Way or a host galaxy.
 
+    ``nh`` is the hydrogen column density [1e22 cm^-2]. At a fixed redshift the cross section is precomputed in double
+    precision.
+
     Parameters
     ----------
     label : str
@@ -181,11 +184,6 @@ class Absorption(_Absorber):
     ValueError
         If the redshift, model or abundance table is invalid. `on` raises it for energies outside 0.03 to 500 keV in the
         rest frame of the absorber.
-
-    Notes
-    -----
-    ``nh`` is the hydrogen column density [1e22 cm^-2]. At a fixed redshift the cross section is precomputed in double
-    precision.
 
     Examples
     --------
@@ -269,6 +267,9 @@ class Absorption(_Absorber):
 class Whim(_Absorber):
     """Absorption by the warm-hot intergalactic medium, computed by `hbm_jax.absorption.WhimTable` or `WhimIons`.
 
+    `on` takes seconds per hundred thousand energies, and 0.8 kB of memory per energy (1.6 kB if the metallicity is a
+    parameter).
+
     Parameters
     ----------
     label : str
@@ -293,11 +294,6 @@ class Whim(_Absorber):
     ------
     ValueError
         If an argument is outside its domain; `on` raises it for energies outside the domain.
-
-    Notes
-    -----
-    `on` takes seconds per hundred thousand energies, and 0.8 kB of memory per energy (1.6 kB if the metallicity is a
-    parameter).
 
     Examples
     --------

@@ -158,6 +158,9 @@ _INDEX = Parameter("", "Normal(2.0, 1.0)", "photon index: photons/keV fall as E^
 class PowerLaw(_Additive):
     """Power law, N(E) proportional to E^-photon_index.
 
+    Integrals and all their derivatives are finite at every photon index, including the energy flux at index 2 and the
+    photon flux at index 1.
+
     Parameters
     ----------
     label : str
@@ -176,11 +179,6 @@ class PowerLaw(_Additive):
     ------
     ValueError
         If the norm, the pivot energy or the redshift is invalid.
-
-    Notes
-    -----
-    Integrals and all their derivatives are finite at every photon index, including the energy flux at index 2 and the
-    photon flux at index 1.
 
     Examples
     --------

@@ -137,6 +137,9 @@ class Component:
     def on(self, energy: ArrayLike) -> Callable[[Values], jax.Array]:
         """Return the spectrum at the energies as a function of its parameters.
 
+        Raises ValueError if an energy is not positive and finite, or outside the domain of an absorber. The callable
+        raises it if a parameter value is missing.
+
         Parameters
         ----------
         energy : (..., K)
@@ -150,12 +153,6 @@ class Component:
             ``energy[..., 0]``. Returns photons/cm^2/s/keV, or the factor of a multiplicative component, (..., K), in
             the floating type of the values. Names of other parameters are ignored. The callable is a pytree whose
             leaves are the tables: if it is an argument of a compiled function, they are not constants of the program.
-
-        Raises
-        ------
-        ValueError
-            If an energy is not positive and finite, or outside the domain of an absorber. The callable raises it if a
-            parameter value is missing.
         """
         numbers = concrete(energy)
         if numbers is not None:
@@ -224,6 +221,8 @@ class Component:
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral over a band of energy^power times the spectrum.
 
+        Raises ValueError if the band is not positive and increasing, or traced although the spectrum has absorbers.
+
         Parameters
         ----------
         values : mapping
@@ -233,11 +232,6 @@ class Component:
             absorbers.
         power : int
             0 for the photon flux [photons/cm^2/s], 1 for the energy flux [keV/cm^2/s].
-
-        Raises
-        ------
-        ValueError
-            If the band is not positive and increasing, or traced although the spectrum has absorbers.
         """
         lows, highs = concrete(low), concrete(high)
         if lows is None or highs is None:

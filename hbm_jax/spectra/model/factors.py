@@ -275,6 +275,9 @@ class Wabs(_AtRedshift):
 class FluxScale(_Multiplicative):
     """Factor that scales an expression to the energy flux ``log10_flux`` in a band, XSPEC's cflux.
 
+    One normalisation of the expression has no effect and must be fixed, as in XSPEC:
+    ``priors={"log10_amplitude": 0.0}``.
+
     Parameters
     ----------
     label : str
@@ -289,11 +292,6 @@ class FluxScale(_Multiplicative):
     ------
     ValueError
         If the expression is not additive, or the band is invalid.
-
-    Notes
-    -----
-    One normalisation of the expression has no effect and must be fixed, as in XSPEC:
-    ``priors={"log10_amplitude": 0.0}``.
 
     Examples
     --------

@@ -64,6 +64,8 @@ def _is_default(item: dataclasses.Field, value) -> bool:
 def spectrum_from_text(text: str) -> Component:
     """Read a model expression from text, without evaluating it as code.
 
+    Raises ValueError if the text is not such an expression, or a component rejects its arguments.
+
     Parameters
     ----------
     text : str
@@ -74,11 +76,6 @@ def spectrum_from_text(text: str) -> Component:
         the expression ``a`` scaled to a flux or luminosity, ``gsmooth(a)`` is the expression smoothed by a Gaussian,
         ``atable("a.mod")`` is a table model, and ``AreaErrors("a.fits")`` the errors of an effective area; a label is
         their second argument.
-
-    Raises
-    ------
-    ValueError
-        If the text is not such an expression, or a component rejects its arguments.
 
     Examples
     --------

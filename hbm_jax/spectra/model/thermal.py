@@ -112,15 +112,13 @@ class BlackBodyLuminosity(_Additive):
 class DiskBlackBody(_Additive):
     """Accretion disc of black bodies with a temperature that falls as radius^(-3/4), XSPEC's diskbb.
 
+    Mitsuda et al. 1984, PASJ 36, 741. The integral over the disc is accurate to 1e-12
+    (``tests/spectra/test_more_components.py``); XSPEC's approximation of it to 1e-5.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is K = (R_in / km)^2 cos(inclination) / (D / 10 kpc)^2, for any pivot.
-
-    Notes
-    -----
-    Mitsuda et al. 1984, PASJ 36, 741. The integral over the disc is accurate to 1e-12
-    (``tests/spectra/test_more_components.py``); XSPEC's approximation of it to 1e-5.
 
     Examples
     --------

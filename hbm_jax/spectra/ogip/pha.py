@@ -33,6 +33,8 @@ ROUNDING = (1e-3, 3e-7)
 def read_pha(path: str | Path) -> list[Spectrum]:
     """Read the spectra of a PHA file, without their background and response files.
 
+    Raises DataError as for `read_arf`; also if counts or scales are negative or an exposure is not positive.
+
     Parameters
     ----------
     path : path
@@ -43,11 +45,6 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     -------
     list of Spectrum
         ``files`` has the values of BACKFILE, RESPFILE and ANCRFILE, except those that are "none".
-
-    Raises
-    ------
-    DataError
-        As for `read_arf`; also if counts or scales are negative or an exposure is not positive.
 
     Notes
     -----
@@ -277,6 +274,8 @@ def read_spectra(
 ) -> list[Spectrum]:
     """Read all spectra of a PHA file of type II with their backgrounds and responses.
 
+    Raises DataError as for `read_spectrum`; also if no row remains.
+
     Parameters
     ----------
     path, background, rmf, arf
@@ -288,11 +287,6 @@ def read_spectra(
     list of Spectrum
         A single spectrum for a file of type I. Rows without a positive exposure of source or background are left out
         with a warning.
-
-    Raises
-    ------
-    DataError
-        As for `read_spectrum`; also if no row remains.
     """
     rows = read_rows(path, {"background": background, "rmf": rmf, "arf": arf})
     spectra = [spectrum for spectrum in rows if spectrum is not None]

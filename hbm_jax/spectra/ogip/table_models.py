@@ -98,6 +98,9 @@ class TableModel:
 def read_table_model(path: str | Path) -> TableModel:
     """Read a table model.
 
+    Raises DataError if the file cannot be read, an extension or column is missing, or spectra and parameters do not
+    form a grid.
+
     Parameters
     ----------
     path : path
@@ -107,11 +110,6 @@ def read_table_model(path: str | Path) -> TableModel:
     -------
     TableModel
         The last 8 files are cached, and read again if they were modified.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, an extension or column is missing, or spectra and parameters do not form a grid.
     """
     path = Path(path)
     try:

@@ -96,6 +96,9 @@ def write_pha2(
 ) -> Path:
     """Write spectra of one detector as a PHA file of type II (OGIP/92-007), without backgrounds and responses.
 
+    Counts and errors are restored exactly when read. The counts with errors of a row must not all be whole numbers,
+    because whole COUNTS are read as Poisson.
+
     Parameters
     ----------
     path, overwrite, telescope, instrument
@@ -111,11 +114,6 @@ def write_pha2(
     ------
     FileExistsError, DataError
         As for `hbm_jax.spectra.write_pha`; also if there are no spectra, channels differ, or only some have errors.
-
-    Notes
-    -----
-    Counts and errors are restored exactly when read. The counts with errors of a row must not all be whole numbers,
-    because whole COUNTS are read as Poisson.
     """
     from astropy.io import fits
 

@@ -35,7 +35,8 @@ def write_pha(
     """Write a spectrum as a PHA file of type I (OGIP/92-007).
 
     Background and response are written separately, with ``write_pha(other, spectrum.background)``, `write_rmf` and
-    `write_arf`.
+    `write_arf`. `read_pha` restores the values exactly. Counts with Gaussian errors that are all whole numbers are
+    written as RATE, because whole COUNTS are read as Poisson; their errors are then restored to rounding.
 
     Parameters
     ----------
@@ -57,11 +58,6 @@ def write_pha(
     DataError
         If the file cannot store a value: arrays of different lengths, values that are not finite (except counts
         of bad channels, which may be NaN), names that are not ASCII.
-
-    Notes
-    -----
-    `read_pha` restores the values exactly. Counts with Gaussian errors that are all whole numbers are written as RATE,
-    because whole COUNTS are read as Poisson; their errors are then restored to rounding.
     """
     _require_writable(spectrum)
     poisson = spectrum.error is None
