@@ -125,16 +125,13 @@ def group(
     reject_unknown([method], list(METHODS), "method of grouping")
     _check_amount(method, amount)
     used = _used(spectrum, noticed)
-    numbers = groups(spectrum, used) if method == "file" else np.full(len(spectrum), -1)
-    if method != "file":
-        group_ends = _ends(spectrum, method, amount or 0.0, used)
-        number = 0
+    if method == "file":
+        begins = _begins(spectrum, used)
+    else:
+        begins, group_ends = np.zeros(len(spectrum), bool), _ends(spectrum, method, amount or 0.0, used)
         for start, stop in _runs(used):
-            for end in group_ends(start, stop):
-                numbers[start:end], start, number = number, end, number + 1
-    grouping = np.where(used, -1, 0)
-    grouping[np.unique(numbers, return_index=True)[1]] = 1
-    return dataclasses.replace(spectrum, grouping=np.where(used, grouping, 0))
+            begins[[start, *group_ends(start, stop)][:-1]] = True
+    return dataclasses.replace(spectrum, grouping=np.where(begins, 1, np.where(used, -1, 0)))
 
 
 def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.int64]:
@@ -158,9 +155,12 @@ def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.i
     Counts in groups: ``np.bincount(number[number >= 0], weights=spectrum.counts[number >= 0])``.
     """
     used = _used(spectrum, noticed)
-    previous_used = np.concatenate([[False], used[:-1]])
-    begins = used & ((spectrum.grouping != -1) | ~previous_used)
-    return np.where(used, np.cumsum(begins) - 1, -1)
+    return np.where(used, np.cumsum(_begins(spectrum, used)) - 1, -1)
+
+
+def _begins(spectrum: Spectrum, used: Mask) -> Mask:
+    """Return the mask of the used channels at which the groups of a spectrum begin."""
+    return used & ((spectrum.grouping != -1) | ~np.concatenate([[False], used[:-1]]))
 
 
 def fwhm(response: Response) -> Floats:

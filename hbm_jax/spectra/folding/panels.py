@@ -109,26 +109,6 @@ def num_nodes_of(panels: ArrayLike, error: float) -> NDArray[np.int64]:
     return num_nodes
 
 
-def fold_on_panels(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> Fold:
-    """Return the response on quadrature nodes: integrals of the interpolating polynomials, times the response.
-
-    Parameters
-    ----------
-    energy, panels, num_nodes
-        As in `integrals_of`.
-    matrix : (num_energies, num_groups), may be a SciPy sparse matrix
-        Response, constant within each energy bin.
-
-    Examples
-    --------
-    >>> fold = fold_on_panels([1.0, 2.0, 3.0], np.eye(2), [1.0, 1.5, 3.0])
-    >>> (fold.matrix @ fold.energy**2).round(4).tolist()  # the integrals of E^2 from 1 to 2 and from 2 to 3
-    [2.3333, 6.3333]
-    """
-    nodes, integrals = integrals_of(energy, panels, num_nodes)
-    return Fold(nodes, np.ascontiguousarray(dense(integrals.T @ matrix).T))
-
-
 def dense(matrix: Any) -> Floats:
     """Return a matrix, which may be sparse, as an array."""
     return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix, float)
@@ -150,6 +130,12 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3)
     -------
     (num_nodes,), sparse (num_energies, num_nodes)
         [keV] each.
+
+    Examples
+    --------
+    >>> nodes, integrals = integrals_of([1.0, 2.0, 3.0], [1.0, 1.5, 3.0])
+    >>> (integrals @ nodes**2).round(4).tolist()  # the integrals of E^2 from 1 to 2 and from 2 to 3
+    [2.3333, 6.3333]
     """
     energy, panels = np.asarray(energy, float), np.asarray(panels, float)
     width = np.diff(panels)

@@ -56,6 +56,7 @@ class _Additive(Component):
         "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "photon flux density of the low-energy power law at the pivot energy"
     )
     smooth: ClassVar[bool] = True
+    shape_parameters: ClassVar[dict[str, Parameter]]
     # Shape per unit amplitude, with energies in units of the pivot: the unit times this power of the pivot.
     unit: ClassVar[float] = 1.0
     unit_power: ClassVar[float] = 0.0
@@ -81,13 +82,10 @@ class _Additive(Component):
     @property
     def own_parameters(self) -> dict[str, Parameter]:
         if self.norm == "amplitude":
-            return self._shape_parameters() | {"log10_amplitude": self.amplitude}
+            return self.shape_parameters | {"log10_amplitude": self.amplitude}
         band = f"{self.norm[0]:g} to {self.norm[1]:g} keV"
         flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux in the observed band {band}")
-        return self._shape_parameters() | {"log10_flux": flux}
-
-    def _shape_parameters(self) -> dict[str, Parameter]:
-        raise NotImplementedError
+        return self.shape_parameters | {"log10_flux": flux}
 
     def _shape(self, x: Any, energy: Any, params: dict[str, jax.Array]) -> jax.Array:
         """Return the logarithm of the shape at x = ln(E / pivot) and energy = E / pivot."""
@@ -189,9 +187,7 @@ class PowerLaw(_Additive):
     """
 
     integrable: ClassVar[bool] = True
-
-    def _shape_parameters(self):
-        return {"photon_index": _INDEX}
+    shape_parameters: ClassVar[dict[str, Parameter]] = {"photon_index": _INDEX}
 
     def _shape(self, x, energy, params):
         return -params["photon_index"] * x
@@ -221,13 +217,11 @@ class BrokenPowerLaw(_Additive):
 
     smooth: ClassVar[bool] = False
     integrable: ClassVar[bool] = True
-
-    def _shape_parameters(self):
-        return {
-            "photon_index": dataclasses.replace(_INDEX, help="photon index below the break"),
-            "photon_index_high": dataclasses.replace(_INDEX, help="photon index above the break"),
-            "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "break energy"),
-        }
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "photon_index": dataclasses.replace(_INDEX, help="photon index below the break"),
+        "photon_index_high": dataclasses.replace(_INDEX, help="photon index above the break"),
+        "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "break energy"),
+    }
 
     def _arguments(self, params):
         log_break = jnp.log(params["energy_break"]) - math.log(self.pivot)
@@ -268,7 +262,9 @@ class CutoffPowerLaw(_Additive):
     _: KW_ONLY
     peak: bool = False
 
-    def _shape_parameters(self):
+    @property
+    def shape_parameters(self) -> dict[str, Parameter]:  # type: ignore[override]
+        """Photon index, and energy of the cut-off or the peak."""
         if not self.peak:
             cut = Parameter("keV", "LogNormal(2.3, 1.5)", "cut-off energy")
             return {"photon_index": _INDEX, "e_cut": cut}
@@ -301,11 +297,10 @@ class LogParabola(_Additive):
     ['alpha', 'beta', 'log10_amplitude']
     """
 
-    def _shape_parameters(self):
-        return {
-            "alpha": dataclasses.replace(_INDEX, help="photon index at the pivot energy"),
-            "beta": Parameter("", "Normal(0.0, 1.0)", "half the change of the photon index per decade of energy"),
-        }
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "alpha": dataclasses.replace(_INDEX, help="photon index at the pivot energy"),
+        "beta": Parameter("", "Normal(0.0, 1.0)", "half the change of the photon index per decade of energy"),
+    }
 
     def _shape(self, x, energy, params):
         return -(params["alpha"] + params["beta"] / _LN10 * x) * x
@@ -340,13 +335,11 @@ class Band(_Additive):
     pivot: float = 100.0
     flux_prior: ClassVar[str] = "Normal(-6.0, 2.0)"
     amplitude: ClassVar[Parameter] = dataclasses.replace(_Additive.amplitude, prior="Normal(-2.0, 2.0)")
-
-    def _shape_parameters(self):
-        return {
-            "alpha": Parameter("", "TruncatedNormal(-1.0, 0.5, low=-2.0)", "low-energy photon index, E^alpha"),
-            "beta": Parameter("", "TruncatedNormal(-2.5, 0.5, high=-2.0)", "high-energy photon index, E^beta"),
-            "e_peak": Parameter("keV", "LogNormal(5.3, 1.0)", "energy at which E^2 N(E) is largest"),
-        }
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "alpha": Parameter("", "TruncatedNormal(-1.0, 0.5, low=-2.0)", "low-energy photon index, E^alpha"),
+        "beta": Parameter("", "TruncatedNormal(-2.5, 0.5, high=-2.0)", "high-energy photon index, E^beta"),
+        "e_peak": Parameter("keV", "LogNormal(5.3, 1.0)", "energy at which E^2 N(E) is largest"),
+    }
 
     def _arguments(self, params):
         return params["alpha"], params["beta"], params["e_peak"] / self.pivot
@@ -379,9 +372,9 @@ class BlackBody(_Additive):
     amplitude: ClassVar[Parameter] = Parameter("(km / 10 kpc)^2", "Normal(2.0, 2.0)", "(radius over distance)^2")
     unit: ClassVar[float] = _BLACK_BODY
     unit_power: ClassVar[float] = 2.0
-
-    def _shape_parameters(self):
-        return {"kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the frame of the source")}
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the frame of the source")
+    }
 
     def _shape(self, x, energy, params):
         return shapes.black_body(x, energy, params["kT"] / self.pivot)
@@ -428,14 +421,10 @@ class GaussianLine(_Additive):
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photon flux of the whole line")
     unit_power: ClassVar[float] = -1.0
-
-    def _shape_parameters(self):
-        return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the source"),
-            "sigma": Parameter(
-                "keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line in the frame of the source"
-            ),
-        }
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the source"),
+        "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line in the frame of the source"),
+    }
 
     def _arguments(self, params):
         return params["energy"] / self.pivot, params["sigma"] / self.pivot

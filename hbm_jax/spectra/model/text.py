@@ -51,14 +51,9 @@ def _written(spectrum: Component) -> str:
     changed = (
         f"{item.name}={_written(value) if isinstance(value, Component) else repr(value)}"
         for item, value in attributes
-        if not _is_default(item, value)
+        if type(value) is not type(item.default) or value != item.default
     )
     return f"{type(spectrum).__name__}({', '.join(changed)})"
-
-
-def _is_default(item: dataclasses.Field, value) -> bool:
-    """Return True if an attribute has its default value and type."""
-    return type(value) is type(item.default) and value == item.default
 
 
 def spectrum_from_text(text: str) -> Component:

@@ -99,9 +99,7 @@ class BlackBodyLuminosity(_Additive):
     )
     unit: ClassVar[float] = 8.0525  # photons/cm^2/s keV, XSPEC's value
     unit_power: ClassVar[float] = -2.0
-
-    def _shape_parameters(self):
-        return {"kT": _KT}
+    shape_parameters: ClassVar[dict[str, Parameter]] = {"kT": _KT}
 
     def _shape(self, x, energy, params):
         kT = params["kT"] / self.pivot
@@ -131,9 +129,9 @@ class DiskBlackBody(_Additive):
     )
     unit: ClassVar[float] = _DISK
     unit_power: ClassVar[float] = 2.0
-
-    def _shape_parameters(self):
-        return {"kT": Parameter(_KT.unit, _KT.prior, "temperature at the inner edge of the disc")}
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "kT": Parameter(_KT.unit, _KT.prior, "temperature at the inner edge of the disc")
+    }
 
     def _shape(self, x, energy, params):
         return log_disk(x, energy, params["kT"] / self.pivot)
@@ -166,9 +164,9 @@ class Bremsstrahlung(_Additive):
         "3.02e-15 / (4 pi) cm^-5", "Normal(-3.0, 2.0)", "emission measure over distance^2"
     )
     unit_power: ClassVar[float] = -1.5
-
-    def _shape_parameters(self):
-        return {"kT": Parameter("keV", "LogNormal(1.0, 1.0)", "temperature of the plasma")}
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "kT": Parameter("keV", "LogNormal(1.0, 1.0)", "temperature of the plasma")
+    }
 
     def _shape(self, x, energy, params):
         kT = params["kT"] / self.pivot
