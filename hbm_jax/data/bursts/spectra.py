@@ -298,11 +298,9 @@ def _check_burst(burst: BurstObservation, names: Sequence[str]) -> str:
     empty = [i for i in range(num) if all(spectra[i] is None for spectra in burst.spectra.values())]
     if empty:
         raise DataError(f"{name}, interval {empty[0] + 1}: expected a spectrum in at least one detector; found none.")
-    for kind, names_in_option in (
-        ("reference", [burst.reference] if burst.reference else []),
-        ("energies", burst.energies),
-    ):
-        for detector in names_in_option:
+    options = {"reference": [burst.reference] if burst.reference else [], "energies": burst.energies}
+    for kind, detectors in options.items():
+        for detector in detectors:
             if detector not in burst.spectra:
                 raise DataError(f"{name}: {kind}: expected one of {listed(burst.spectra)}; found {detector!r}.")
     return burst.reference or next(iter(burst.spectra))

@@ -141,7 +141,7 @@ class FoldedBursts:
         )
 
     def expected(self, values: Mapping[str, Any]) -> jax.Array:
-        """Return the expected counts of the bursts without background.
+        """Return the expected counts of the bursts without background, (N, G).
 
         Parameters
         ----------
@@ -149,10 +149,6 @@ class FoldedBursts:
             Values of the sites ``spectrum.names``: ``log10_E_peak`` in the rest frame [keV]; the other parameters, such
             as ``alpha`` and ``beta``; ``log10_flux`` in the band [erg/cm^2/s]. Optional: ``effective_area`` (F,), of
             the non-reference detectors relative to the reference detectors; 1 where omitted.
-
-        Returns
-        -------
-        (N, G)
         """
         parameters = self.spectrum.parameters(values, self.log10_stretch, self.low, self.high)
         # One matrix product maps all parameters from intervals to spectra.

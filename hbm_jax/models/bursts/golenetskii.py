@@ -78,14 +78,8 @@ class BoundBursts:
 
     Attributes
     ----------
-    observed : (B, J, 2)
-        Measured log10_E_peak and log10_flux.
-    errors : (B, J, 3)
-        Their variances and covariance, as in `Bursts`.
-    used : (B, J)
-        False for padding.
-    log10_flux_limit, log10_peak_flux_limit : (B,)
-        Limits of every flux, and of the brightest one of each burst; -inf for no limit.
+    observed, errors, used, log10_flux_limit, log10_peak_flux_limit, quantity
+        As in `Bursts`.
     known_z, uncertain_z : (number known,), (number uncertain, 4)
         Redshifts without error; measured redshifts with their errors and the bounds of their distributions.
     order : (B,)
@@ -102,8 +96,6 @@ class BoundBursts:
         log10 of measured flux over luminosity; None if it depends on parameters.
     num_unknown : int
         Number of unknown redshifts.
-    quantity : str
-        ``"flux"`` or ``"fluence"``.
     """
 
     observed: Any

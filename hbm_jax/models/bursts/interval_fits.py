@@ -149,9 +149,8 @@ def interval_fits(
     for name in ("log10_flux", "log10_E_peak", *spectra.names[1:-1]):
         table[name], table[f"sigma_{name}"] = values[name], errors[name]
     table["cov_log10_flux_log10_E_peak"] = fits.covariance[:, 0, -1]
-    interval = np.asarray(data.spectrum_interval)
+    interval, num_groups = np.asarray(data.spectrum_interval), np.asarray(data.spectra.used).sum(axis=1)
     table["deviance"] = np.bincount(interval, fits.deviance, minlength=len(table))
-    num_groups = np.asarray(data.spectra.used).sum(axis=1)
     table["num_groups"] = np.bincount(interval, num_groups, minlength=len(table)).astype(int)
     table.meta |= {"band_low": float(band[0]), "band_high": float(band[1]), "band_frame": frame}
     table.meta["spectrum"] = str(spectrum)

@@ -214,17 +214,10 @@ class AbsorbedCounts:
         return [single(row) for row in range(len(self.z))]
 
     def expected(self, p: dict[str, Any]) -> jax.Array:
-        """Return the expected counts of the sources without background.
+        """Return the expected counts of the sources without background, (N, G).
 
-        Parameters
-        ----------
-        p : dict of str to array
-            ``photon_index, log10_flux, nh, nh_mw`` (N,), and with uncertain redshifts ``z`` (N,); with a WHIM
-            ``log10_n0`` () or (N,), ``log10_T, log10_xi, metallicity`` ().
-
-        Returns
-        -------
-        (N, G)
+        Parameters are ``photon_index, log10_flux, nh, nh_mw`` (N,), and with uncertain redshifts ``z`` (N,); with a
+        WHIM ``log10_n0`` () or (N,), ``log10_T, log10_xi, metallicity`` ().
         """
         parts = []
         if self.known is not None:

@@ -60,18 +60,9 @@ class FoldedSpectra:
         return len(self.errors)
 
     def expected(self, values: Mapping[str, Any], factor: Any = None) -> jax.Array:
-        """Return the expected counts of the source without background.
+        """Return the expected counts of the source without background, (N, G).
 
-        Parameters
-        ----------
-        values : mapping of str to () or (N,) array
-            Parameters of the model expression.
-        factor : (N,), optional
-            Calibration factor of each spectrum.
-
-        Returns
-        -------
-        (N, G)
+        Values of the parameters are () or (N,); ``factor`` (N,) is the calibration factor of each spectrum.
         """
         total = self.source(values)
         return total if factor is None else total * factor[:, None]

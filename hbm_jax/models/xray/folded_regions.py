@@ -60,18 +60,10 @@ class FoldedRegions(FoldedSpectra):
         return len(self.errors) - len(self.source_row)
 
     def expected(self, values: Mapping[str, Any], factor: Any = None) -> jax.Array:
-        """Return the expected counts of source and background in every region.
+        """Return the expected counts of source and background in every region, (M, G).
 
-        Parameters
-        ----------
-        values : mapping of str to () or (N,) array
-            Parameters of the model of the source, and () or (M - N,) of the background.
-        factor : (N,), optional
-            Calibration factor of each source region.
-
-        Returns
-        -------
-        (M, G)
+        Values are () or (N,) for the model of the source, and () or (M - N,) for that of the background; ``factor``
+        (N,) is the calibration factor of each source region.
         """
         source, background = self.parts(values, factor)
         return source + background

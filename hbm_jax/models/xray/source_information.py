@@ -99,20 +99,10 @@ class SourceInformation:
         the counts do. Index and flux are sampled next, in units of their population, from their approximately normal
         distribution given the column.
 
-        Parameters
-        ----------
-        depth : (N, D) or None
-            Optical depths of the WHIM, as in `AbsorbedCounts.depth`; None without a WHIM.
-        galactic : (N,)
-            Columns of the Milky Way [1e22 cm^-2].
-        sites : sequence of Varying
-            The K varying parameters; the column of the host, if there is one, is the last.
-        means, stds : sequences of K
-            Means and standard deviations of their populations.
-        population : Distribution
-            Population of log10 column.
-        detection : SourceDetection, optional
-            Selection of the sources.
+        The arguments are the optical depths ``depth`` (N, D) as in `AbsorbedCounts.depth`, None without a WHIM; columns
+        ``galactic`` (N,) of the Milky Way [1e22 cm^-2]; the K varying parameters ``sites``, the column of the host
+        last, with ``means`` and ``stds`` of their populations; the ``population`` of log10 column; and a
+        `SourceDetection`.
         """
         vector = self.information_vector + self.vector_per_galactic * (galactic - self.galactic)[:, None]
         if depth is not None:

@@ -299,13 +299,12 @@ class SpectralFit(PopulationModel):
 
     def _values_and_factors(self, bound: FoldedSpectra, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return values with fixed and tied parameters added, and calibration factors or None."""
-        values = self.complete(parameters)
-        factors, num = None, bound.num_sources
-        if self.calibration and num > 1:
-            if "calibration" not in values:
-                raise ValueError("SpectralFit: expected a value of 'calibration' for each spectrum after the first.")
-            factors = jnp.append(1.0, jnp.broadcast_to(jnp.asarray(values["calibration"]), num - 1))
-        return values, factors
+        values, num = self.complete(parameters), bound.num_sources
+        if not self.calibration or num < 2:
+            return values, None
+        if "calibration" not in values:
+            raise ValueError("SpectralFit: expected a value of 'calibration' for each spectrum after the first.")
+        return values, jnp.append(1.0, jnp.broadcast_to(jnp.asarray(values["calibration"]), num - 1))
 
     def deviance(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> Deviance:
         """Return the deviance of the data from the model; the arguments are those of `expected`."""

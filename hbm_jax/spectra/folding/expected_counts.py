@@ -80,8 +80,8 @@ class ExpectedCounts:
         spectrum : Component
             Additive model expression, for one source or for as many sources as responses. Lines, and other components
             that may be narrower than the bins, are folded exactly.
-        responses : sequence of (energy, matrix)
-            As in `fold`.
+        responses, backgrounds, draws
+            Pairs (energy, matrix), expected background counts of each response, and random spectra, as in `fold`.
         counts : sequence of (num_groups,) or (num_spectra, num_groups) arrays
             Observed counts. With two axes, each response folds several spectra, and parameter values are (N, S).
         trials : mapping of str to (num_trials,) array
@@ -91,14 +91,8 @@ class ExpectedCounts:
             is less accurate.
         trial_spectrum : Component, optional
             Expression of the trial spectra, if it has other parameters.
-        backgrounds : sequence of (num_spectra, num_groups) arrays, optional
-            Expected background counts, as in `fold`.
-        draws : pair of mappings, optional
-            As in `fold`.
-        num_groups : int, optional
-            G; by default the largest number of groups of a response.
-        num_blocks : int
-            Number of blocks of groups in the responses on nodes.
+        num_groups, num_blocks : int
+            G, by default the largest number of groups of a response, and the number of blocks of groups on nodes.
         """
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         smooth, lines = separated(spectrum)

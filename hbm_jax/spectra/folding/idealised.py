@@ -1,4 +1,7 @@
-"""Idealised responses for simulations and tests: an X-ray telescope with a CCD, and a gamma-ray burst monitor."""
+"""Idealised responses for simulations and tests: an X-ray telescope with a CCD, and a gamma-ray burst monitor.
+
+They are not responses of real instruments.
+"""
 
 from typing import Any
 
@@ -24,11 +27,6 @@ def xrt_like_rmf(num_energies: int = 1190, num_channels: int = 1024) -> Rmf:
     ----------
     num_energies, num_channels : int
         Numbers of photon energy bins and of channels.
-
-    Returns
-    -------
-    Rmf
-        For simulations and tests; it is not the response of a real instrument.
     """
     energy = np.linspace(0.1, 12.0, num_energies + 1)
     bounds = np.asarray(np.arange(num_channels + 1) * 0.01, float)
@@ -87,11 +85,6 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
         ``"nai"`` or ``"bgo"``.
     num_energies, num_channels : int
         Numbers of photon energy bins and of channels; channels are numbered from 0.
-
-    Returns
-    -------
-    Rmf
-        For simulations and tests; it is not the response of a real instrument.
     """
     parameters = _scintillator(detector)
     (lowest, highest), (first, last) = parameters["energy"], parameters["channels"]

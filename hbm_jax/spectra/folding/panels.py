@@ -86,20 +86,10 @@ def panel_edges(
 
 
 def num_nodes_of(panels: ArrayLike, error: float) -> NDArray[np.int64]:
-    """Return the smallest sufficient number of Gauss-Legendre nodes in each panel.
+    """Return the smallest sufficient number of Gauss-Legendre nodes in each panel, from 1 to ``MAX_NODES``.
 
-    Parameters
-    ----------
-    panels : (num_panels + 1,)
-        Panel edges, from `panel_edges`.
-    error : float
-        Largest error of the integral over ln E of a panel: the remainder of Gauss-Legendre quadrature of exp(s ln E)
-        with s = ``STEEPNESS``.
-
-    Returns
-    -------
-    (num_panels,) int
-        From 1 to ``MAX_NODES``.
+    The error is that of the integral over ln E of a panel: the remainder of Gauss-Legendre quadrature of exp(s ln E)
+    with s = ``STEEPNESS``. The result is (num_panels,) for panel edges (num_panels + 1,).
     """
     width = np.diff(np.log(np.asarray(panels, float)))
     num_nodes = np.full(len(width), MAX_NODES)
