@@ -297,29 +297,22 @@ class SpectrumStack:
             return np.broadcast_to(np.asarray(self.background) / np.asarray(self.ratio), source.shape)
         return np.zeros_like(source)
 
-    def grouped_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, Floats]:
-        """Return the grouped response of one spectrum times its exposure.
-
-        Parameters
-        ----------
-        row : int
-            Index of the spectrum.
-        per_second : bool
-            True: do not multiply by the exposure; the unit of the matrix is then cm^2.
+    def sparse_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, sparse.csr_matrix]:
+        """Return the grouped response of one spectrum times its exposure, or without it if `per_second`.
 
         Returns
         -------
         (num_energies + 1,), (num_energies, num_groups)
             Edges of the energy bins [keV], and response in the groups of this spectrum, without padding [cm^2 s].
         """
-        energy, matrix = self.sparse_response(row, per_second=per_second)
-        return energy, matrix.toarray()
-
-    def sparse_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, sparse.csr_matrix]:
-        """Return the same as `grouped_response`, with a sparse matrix."""
         response, used = self.responses[row], np.asarray(self.used[row])
         scale = (1.0 if per_second else self.exposure[row]) * np.asarray(self.areascal[row])[used]
         return response.energy, sparse.csr_matrix(response.in_groups(self.grouping[row]) @ sparse.diags(scale))
+
+    def grouped_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, Floats]:
+        """Return the same as `sparse_response`, with a dense matrix."""
+        energy, matrix = self.sparse_response(row, per_second=per_second)
+        return energy, matrix.toarray()
 
     def subset(self, rows: ArrayLike) -> "SpectrumStack":
         """Return the stack of the spectra with these integer indices, or where a mask is True."""

@@ -58,7 +58,7 @@ class SimulatedBurstSpectra(NamedTuple):
 class BurstSpectraPopulation:
     """A population of bursts whose intervals obey L = N (E_peak (1 + z) / 100 keV)^gamma, with the observed E_peak.
 
-    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise. Raises ValueError for invalid values.
 
     Parameters
     ----------
@@ -87,11 +87,6 @@ class BurstSpectraPopulation:
     threshold : float
         Detection threshold on the signal-to-noise ratio: each detector has the ratio of its brightest interval, and a
         burst is drawn again if the second largest of these is below the threshold.
-
-    Raises
-    ------
-    ValueError
-        For invalid values.
     """
 
     redshift: Sequence[float] = (0.5, 3.0)

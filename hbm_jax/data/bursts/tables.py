@@ -81,7 +81,7 @@ def load_konus(relation: str = "amati") -> Bursts:
 
     Tsvetkova, A. et al. 2017, ApJ 850, 161: long bursts (class II) of the triggered mode, 1997 to 2016. Errors of peak
     energies are symmetrised in the logarithm, see `Bursts.from_columns`. The peak flux is measured in 64 ms of the rest
-    frame, its peak energy in a longer interval.
+    frame, its peak energy in a longer interval. Raises ValueError for an unknown relation.
 
     Parameters
     ----------
@@ -95,11 +95,6 @@ def load_konus(relation: str = "amati") -> Bursts:
         One interval per burst. Fluences and fluxes are the published E_iso and L_iso converted back with the paper's
         redshifts and cosmology, so that a fit can use any cosmology. Their observed band, 1 / (1 + z) keV to 10 MeV, is
         treated as bolometric.
-
-    Raises
-    ------
-    ValueError
-        For an unknown relation.
 
     Examples
     --------

@@ -54,7 +54,8 @@ class SimulatedAfterglows(NamedTuple):
 class AfterglowPopulation:
     """A population of absorbed power laws.
 
-    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise. Raises ValueError for an unknown
+    redshift distribution or host, or numbers out of range.
 
     Parameters
     ----------
@@ -89,11 +90,6 @@ class AfterglowPopulation:
         that is the probability of detection; sources that are not detected are drawn again.
     abundances : str
         Abundance table of all absorbers.
-
-    Raises
-    ------
-    ValueError
-        For an unknown redshift distribution or host, or numbers out of range.
 
     Examples
     --------

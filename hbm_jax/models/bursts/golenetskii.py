@@ -154,7 +154,8 @@ class Golenetskii(PopulationModel):
     """Hierarchical model of the Golenetskii relation; an instance is a NumPyro program of the data.
 
     Uncertain redshifts are sample sites: ``z`` for unknown redshifts, ``z_measured`` for redshifts with an error. For
-    fluences instead of fluxes, energies take the place of luminosities, and log10_N is in erg.
+    fluences instead of fluxes, energies take the place of luminosities, and log10_N is in erg. Raises ValueError for an
+    unknown option or prior name (the message suggests the nearest known name), or incompatible options.
 
     Parameters
     ----------
@@ -187,11 +188,6 @@ class Golenetskii(PopulationModel):
     priors : mapping of str to Distribution, float or str
         Priors by parameter name that replace the defaults of `Golenetskii.all_priors`; a number fixes the parameter.
         ``z`` is the prior of every unknown redshift.
-
-    Raises
-    ------
-    ValueError
-        For an unknown option or prior name (the message suggests the nearest known name), or incompatible options.
 
     Examples
     --------

@@ -122,6 +122,8 @@ def _lines_and_centring(
 class GolenetskiiCounts(PopulationModel):
     """Hierarchical model of the spectra of gamma-ray bursts; an instance is a NumPyro program of the data.
 
+    Raises ValueError for an unknown option, parameter or prior, or an invalid band.
+
     Parameters
     ----------
     spectrum : Component or str
@@ -148,11 +150,6 @@ class GolenetskiiCounts(PopulationModel):
         Hubble constant [km/s/Mpc] and matter density of a flat universe.
     priors : mapping of str to Distribution, float or str
         Priors by parameter name that replace the defaults; a number fixes the parameter.
-
-    Raises
-    ------
-    ValueError
-        For an unknown option, parameter or prior, or an invalid band.
 
     Notes
     -----

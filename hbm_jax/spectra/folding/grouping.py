@@ -39,6 +39,9 @@ def noticed(
 ) -> Mask:
     """Return the mask of the channels to use.
 
+    Raises DataError if a range is not a pair of increasing numbers or contains no channel entirely, if no channel is
+    good, or if `energies` is given for a spectrum without a response.
+
     Parameters
     ----------
     spectrum : Spectrum
@@ -53,12 +56,6 @@ def noticed(
     Returns
     -------
     (num_channels,) of bool
-
-    Raises
-    ------
-    DataError
-        If a range is not a pair of increasing numbers or contains no channel entirely, if no channel is good, or if
-        `energies` is given for a spectrum without a response.
     """
     good = np.ones(len(spectrum), bool)
     for region in (spectrum, spectrum.background):
@@ -86,6 +83,9 @@ def group(
 ) -> Spectrum:
     """Return a copy of a spectrum with a new grouping of its channels.
 
+    Raises DataError if the method is unknown, the amount is missing or invalid, or ``"optimal"`` or ``"width"`` is used
+    without a response.
+
     Parameters
     ----------
     spectrum : Spectrum
@@ -104,12 +104,6 @@ def group(
     -------
     Spectrum
         ``grouping`` is 1 where a group begins, -1 within a group and 0 in unused channels.
-
-    Raises
-    ------
-    DataError
-        If the method is unknown, the amount is missing or invalid, or ``"optimal"`` or ``"width"`` is used without a
-        response.
 
     Notes
     -----
@@ -198,7 +192,10 @@ def _half_width(profile: Floats) -> float:
 def optimal_widths(spectrum: Spectrum, noticed: ArrayLike | None = None) -> Floats:
     """Return the largest group width around each channel without loss of information, in channels.
 
-    Raises DataError if the spectrum has no response.
+    It is the optimal bin width of Kaastra & Bleeker (2016, A&A 587, A151): the full width at half maximum of the
+    response, times (0.08 + 7.0 / x + 1.8 / x^2) / (1 + 5.9 / x) where x > 2.119. Here x = ln(N_r (1 + 0.2 ln R)), N_r
+    is the number of counts within one full width around the channel, and R the number of full widths in the used
+    channels. Raises DataError if the spectrum has no response.
 
     Parameters
     ----------
@@ -209,12 +206,6 @@ def optimal_widths(spectrum: Spectrum, noticed: ArrayLike | None = None) -> Floa
     -------
     (num_channels,)
         At least 1.
-
-    Notes
-    -----
-    The optimal bin width of Kaastra & Bleeker (2016, A&A 587, A151): the full width at half maximum of the response,
-    times (0.08 + 7.0 / x + 1.8 / x^2) / (1 + 5.9 / x) where x > 2.119. Here x = ln(N_r (1 + 0.2 ln R)), N_r is the
-    number of counts within one full width around the channel, and R the number of full widths in the used channels.
     """
     used = _used(spectrum, noticed)
     width = fwhm(_response(spectrum, "optimal groups"))

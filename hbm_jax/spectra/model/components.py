@@ -157,7 +157,7 @@ class PowerLaw(_Additive):
     """Power law, N(E) proportional to E^-photon_index.
 
     Integrals and all their derivatives are finite at every photon index, including the energy flux at index 2 and the
-    photon flux at index 1.
+    photon flux at index 1. Raises ValueError if the norm, the pivot energy or the redshift is invalid.
 
     Parameters
     ----------
@@ -172,11 +172,6 @@ class PowerLaw(_Additive):
     z : float
         Redshift of the source. Energies of parameters and the pivot are those in the frame of the source; the observed
         spectrum is N(E (1 + z)), as in XSPEC's zpowerlw. The band of ``norm`` is observed.
-
-    Raises
-    ------
-    ValueError
-        If the norm, the pivot energy or the redshift is invalid.
 
     Examples
     --------
@@ -239,6 +234,10 @@ class BrokenPowerLaw(_Additive):
 class CutoffPowerLaw(_Additive):
     """Power law with an exponential cut-off, E^-photon_index exp(-E / e_cut).
 
+    With ``e_peak`` the domain is photon_index <= 2: E^2 N(E) of a steeper spectrum has no peak, and the result is NaN.
+    At photon_index = 2 there is no cut-off. The energy flux in the band ``norm`` is computed with 64 quadrature nodes;
+    ``tests/spectra/test_energetics.py`` asserts its error.
+
     Parameters
     ----------
     label, norm, pivot, z
@@ -246,12 +245,6 @@ class CutoffPowerLaw(_Additive):
     peak : bool
         True: use the parameter ``e_peak`` = (2 - photon_index) e_cut, the energy at which E^2 N(E) is largest, instead
         of ``e_cut``.
-
-    Notes
-    -----
-    With ``e_peak`` the domain is photon_index <= 2: E^2 N(E) of a steeper spectrum has no peak, and the result is NaN.
-    At photon_index = 2 there is no cut-off. The energy flux in the band ``norm`` is computed with 64 quadrature nodes;
-    ``tests/spectra/test_energetics.py`` asserts its error.
 
     Examples
     --------
@@ -310,19 +303,17 @@ class LogParabola(_Additive):
 class Band(_Additive):
     """Band function of gamma-ray bursts: E^alpha exp(-E / E_0) below a break and E^beta above it.
 
+    Band et al. 1993, ApJ 413, 281. ``alpha`` and ``beta`` are signed photon indices; ``e_peak`` = (2 + alpha) E_0 is
+    the energy at which E^2 N(E) is largest, if beta < -2. The break is at (alpha - beta) E_0, where the function and
+    all its first derivatives are continuous. Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere. At alpha =
+    -2 cut-off and break are at infinity; the limit is E^-2, with a finite gradient. At alpha = beta the break is at 0;
+    the limit is E^beta. Its gradient is finite and correct for a norm by flux; that of a norm by amplitude is infinite,
+    and its finite part is returned.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is that of E^alpha at the pivot energy, as in XSPEC's grbm.
-
-    Notes
-    -----
-    Band et al. 1993, ApJ 413, 281. ``alpha`` and ``beta`` are signed photon indices; ``e_peak`` = (2 + alpha) E_0 is
-    the energy at which E^2 N(E) is largest, if beta < -2. The break is at (alpha - beta) E_0, where the function and
-    all its first derivatives are continuous. Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere. At
-    alpha = -2 cut-off and break are at infinity; the limit is E^-2, with a finite gradient. At alpha = beta the break
-    is at 0; the limit is E^beta. Its gradient is finite and correct for a norm by flux; that of a norm by amplitude is
-    infinite, and its finite part is returned.
 
     Examples
     --------

@@ -43,6 +43,8 @@ def photon_flux(
 ) -> jax.Array:
     """Return the photon flux in a band.
 
+    Raises ValueError if the band is invalid, a parameter value is missing, or the spectrum has no additive component.
+
     Parameters
     ----------
     spectrum : Component
@@ -58,11 +60,6 @@ def photon_flux(
     -------
     (...)
         [photons/cm^2/s].
-
-    Raises
-    ------
-    ValueError
-        If the band is invalid, a parameter value is missing, or the spectrum has no additive component.
 
     Examples
     --------
@@ -252,6 +249,8 @@ def gaussian_lines(spectrum: Component) -> dict[str, Line]:
 def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Array:
     """Return the equivalent width of an emission line, the integral over energy of line divided by continuum.
 
+    Raises ValueError if there is no such line, or no continuum.
+
     Parameters
     ----------
     spectrum : Component
@@ -266,11 +265,6 @@ def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Arra
     (...)
         [keV] in the frame of the observer; times 1 + z in that of the source. The continuum is everything but the
         Gaussian lines. Both are absorbed, so that absorbers in common have no effect. NaN where there is no continuum.
-
-    Raises
-    ------
-    ValueError
-        If there is no such line, or no continuum.
 
     Notes
     -----

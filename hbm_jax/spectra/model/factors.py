@@ -227,15 +227,12 @@ class PartialAbsorption(Absorption):
 class Wabs(_AtRedshift):
     """Absorption by cold matter with the cross sections of Morrison & McCammon (1983), XSPEC's wabs and zwabs.
 
+    `on` raises ValueError for energies below 0.03 keV in the frame of the absorber.
+
     Parameters
     ----------
     label, z
         As in `HighEnergyCutoff`.
-
-    Raises
-    ------
-    ValueError
-        `on` raises it for energies below 0.03 keV in the frame of the absorber.
 
     Notes
     -----
@@ -276,7 +273,7 @@ class FluxScale(_Multiplicative):
     """Factor that scales an expression to the energy flux ``log10_flux`` in a band, XSPEC's cflux.
 
     One normalisation of the expression has no effect and must be fixed, as in XSPEC:
-    ``priors={"log10_amplitude": 0.0}``.
+    ``priors={"log10_amplitude": 0.0}``. Raises ValueError if the expression is not additive, or the band is invalid.
 
     Parameters
     ----------
@@ -287,11 +284,6 @@ class FluxScale(_Multiplicative):
         text is ``cflux(a)``.
     band : (float, float)
         Observed band [keV].
-
-    Raises
-    ------
-    ValueError
-        If the expression is not additive, or the band is invalid.
 
     Examples
     --------

@@ -26,6 +26,8 @@ _PIVOT = 6.0  # keV, energy at which the width is given, as in XSPEC's gsmooth
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
     """Return a function that computes the photons in energy bins.
 
+    Raises ValueError if the edges are not positive and increasing.
+
     Parameters
     ----------
     spectrum : Component
@@ -37,11 +39,6 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     -------
     callable
         A pytree. Takes parameter values as in `Component.on`; returns photons/cm^2/s in each bin, (..., num_bins).
-
-    Raises
-    ------
-    ValueError
-        If the edges are not positive and increasing.
 
     Notes
     -----
@@ -92,6 +89,8 @@ def _integral_of_ndtr(u):
 class GaussianSmoothing(Component):
     """Additive expression smoothed by a Gaussian of standard deviation sigma (E / 6 keV)^index, XSPEC's gsmooth.
 
+    Raises ValueError if the expression is not additive, or has a parameter of the same name.
+
     Parameters
     ----------
     label : str
@@ -100,11 +99,6 @@ class GaussianSmoothing(Component):
         The additive expression. In text: ``gsmooth(powerlaw + gauss)``, ``gsmooth(powerlaw, label, index=1)``.
     index : float
         Power of the energy with which the width grows.
-
-    Raises
-    ------
-    ValueError
-        If the expression is not additive, or has a parameter of the same name.
 
     Notes
     -----
