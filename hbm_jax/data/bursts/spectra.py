@@ -119,6 +119,11 @@ class BurstSpectra(HasSpectra):
     ) -> "BurstSpectra":
         """Build the container: check the bursts, select and group their channels, and stack their spectra.
 
+        Raises DataError for no bursts, duplicate names, a redshift that is missing or out of range (0 to 20), an
+        interval that does not end after its start, a detector whose number of spectra differs from the number of
+        intervals, an interval without any spectrum, an unknown reference detector, and everything that
+        `SpectrumStack.of` rejects.
+
         Parameters
         ----------
         bursts : iterable of BurstObservation
@@ -129,14 +134,6 @@ class BurstSpectra(HasSpectra):
             True: include channels flagged as bad in the files.
         left_out : sequence of (str, str)
             Names of bursts of the catalogue that are not in `bursts`, each with the reason.
-
-        Raises
-        ------
-        DataError
-            For no bursts, duplicate names, a redshift that is missing or out of range (0 to 20), an interval that does
-            not end after its start, a detector whose number of spectra differs from the number of intervals, an
-            interval without any spectrum, an unknown reference detector, and everything that `SpectrumStack.of`
-            rejects.
         """
         bursts = list(bursts)
         if not bursts:

@@ -68,6 +68,8 @@ UNITS = {
 class Afterglow(PopulationModel):
     """Hierarchical model of absorbed afterglow spectra; calling it with data is a NumPyro program.
 
+    Raises ValueError for an unknown option or prior name; the message suggests the nearest known one.
+
     Parameters
     ----------
     spectrum : Component or str, optional
@@ -110,11 +112,6 @@ class Afterglow(PopulationModel):
     priors : mapping of str to Distribution, float or str
         Priors that replace the defaults, by parameter name; a number fixes the parameter. The defaults are in
         `Afterglow.all_priors`.
-
-    Raises
-    ------
-    ValueError
-        For an unknown option or prior name; the message suggests the nearest known one.
 
     Notes
     -----

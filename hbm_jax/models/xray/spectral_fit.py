@@ -68,6 +68,9 @@ class Deviance(NamedTuple):
 class SpectralFit(PopulationModel):
     """Model expression fitted to one or several observed spectra; calling it with data is a NumPyro program.
 
+    Raises ValueError for an expression without additive component, or an unknown statistic, parameter or prior; for a
+    formula with an unknown parameter, and formulas that depend on each other.
+
     Parameters
     ----------
     spectrum : Component or str
@@ -88,12 +91,6 @@ class SpectralFit(PopulationModel):
         distribution such as ``"Uniform(0, 10)"`` are hard limits. A formula of other parameters, such as
         ``"2 * a_nh"``, ties the parameter to them; see `hbm_jax.models.ties.Tie`. A formula that names an untied
         parameter has a value for each spectrum.
-
-    Raises
-    ------
-    ValueError
-        For an expression without additive component, or an unknown statistic, parameter or prior; for a formula with an
-        unknown parameter, and formulas that depend on each other.
 
     Notes
     -----

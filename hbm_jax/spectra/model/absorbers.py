@@ -166,7 +166,8 @@ class Absorption(_Absorber):
     """Absorption by cold interstellar matter, exp(-nh sigma(E (1 + z))), in the Milky Way or a host galaxy.
 
     ``nh`` is the hydrogen column density [1e22 cm^-2]. At a fixed redshift the cross section is precomputed in double
-    precision.
+    precision. Raises ValueError if the redshift, model or abundance table is invalid. `on` raises it for energies
+    outside 0.03 to 500 keV in the rest frame of the absorber.
 
     Parameters
     ----------
@@ -178,12 +179,6 @@ class Absorption(_Absorber):
         absorption edges are not known in advance.
     model, abundances, grains, molecules
         As in `hbm_jax.absorption.neutral_cross_section`.
-
-    Raises
-    ------
-    ValueError
-        If the redshift, model or abundance table is invalid. `on` raises it for energies outside 0.03 to 500 keV in the
-        rest frame of the absorber.
 
     Examples
     --------
@@ -268,7 +263,7 @@ class Whim(_Absorber):
     """Absorption by the warm-hot intergalactic medium, computed by `hbm_jax.absorption.WhimTable` or `WhimIons`.
 
     `on` takes seconds per hundred thousand energies, and 0.8 kB of memory per energy (1.6 kB if the metallicity is a
-    parameter).
+    parameter). Raises ValueError if an argument is outside its domain; `on` raises it for energies outside the domain.
 
     Parameters
     ----------
@@ -289,11 +284,6 @@ class Whim(_Absorber):
         sources.
     double, log10_temperatures
         As in `hbm_jax.absorption.WhimTable`; see also `tabulated_for`.
-
-    Raises
-    ------
-    ValueError
-        If an argument is outside its domain; `on` raises it for energies outside the domain.
 
     Examples
     --------

@@ -375,6 +375,14 @@ class BlackBody(_Additive):
 class GaussianLine(_Additive):
     """Emission line with a Gaussian profile in energy.
 
+    ``energy`` and ``sigma`` are those in the frame of the source [keV]; the result is NaN for a negative sigma. At any
+    width, including 0, `photons` and `hbm_jax.models.SpectralFit` count all photons of the line, and absorbers act at
+    the energies of the line (``tests/spectra/test_line_widths.py``). A response does not resolve energies within a bin,
+    so the likelihood of a line much narrower than the bins is constant in ``energy`` within each bin: use a sigma of
+    about one bin width if the line energy is a free parameter. The derivative with respect to the energy of a line of
+    zero width is that within a bin (0 without absorbers); it does not include the move of the photons to the next bin.
+    All other derivatives are exact.
+
     Parameters
     ----------
     label : str
@@ -387,16 +395,6 @@ class GaussianLine(_Additive):
     z : float
         Redshift of the source, as in `PowerLaw`. The observed photon flux is the amplitude divided by 1 + z, as in
         XSPEC's zgauss.
-
-    Notes
-    -----
-    ``energy`` and ``sigma`` are those in the frame of the source [keV]; the result is NaN for a negative sigma. At any
-    width, including 0, `photons` and `hbm_jax.models.SpectralFit` count all photons of the line, and absorbers act at
-    the energies of the line (``tests/spectra/test_line_widths.py``). A response does not resolve energies within a bin,
-    so the likelihood of a line much narrower than the bins is constant in ``energy`` within each bin: use a sigma of
-    about one bin width if the line energy is a free parameter. The derivative with respect to the energy of a line of
-    zero width is that within a bin (0 without absorbers); it does not include the move of the photons to the next bin.
-    All other derivatives are exact.
 
     Examples
     --------

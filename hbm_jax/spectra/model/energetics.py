@@ -76,6 +76,10 @@ def energy_flux(
 ) -> jax.Array:
     """Return the energy flux in a band.
 
+    Relative error without absorbers: 1e-12 for bands of up to four decades, if cut-off energies and temperatures are at
+    least 0.03 times the lower limit. With absorbers: 1e-9, or 1e-4 if the break of a `BrokenPowerLaw` lies in the band,
+    because the quadrature does not divide its pieces there (``tests/spectra/test_energetics.py``).
+
     Parameters
     ----------
     spectrum, values, low, high, unabsorbed
@@ -85,12 +89,6 @@ def energy_flux(
     -------
     (...)
         [erg/cm^2/s].
-
-    Notes
-    -----
-    Relative error without absorbers: 1e-12 for bands of up to four decades, if cut-off energies and temperatures are at
-    least 0.03 times the lower limit. With absorbers: 1e-9, or 1e-4 if the break of a `BrokenPowerLaw` lies in the band,
-    because the quadrature does not divide its pieces there (``tests/spectra/test_energetics.py``).
 
     Examples
     --------

@@ -129,16 +129,14 @@ class LowEnergyCutoff(_AtRedshift):
 class Edge(_AtRedshift):
     """Absorption edge, exp(-max_tau (E / energy)^-3) at and above its energy, 1 below; XSPEC's edge and zedge.
 
+    The factor is discontinuous at ``energy``. The derivative with respect to ``energy`` does not include the motion of
+    the discontinuity: fix the energy of the edge, or give it a narrow prior and check the verdict. The derivative with
+    respect to ``max_tau`` is exact.
+
     Parameters
     ----------
     label, z
         As in `HighEnergyCutoff`.
-
-    Notes
-    -----
-    The factor is discontinuous at ``energy``. The derivative with respect to ``energy`` does not include the motion of
-    the discontinuity: fix the energy of the edge, or give it a narrow prior and check the verdict. The derivative with
-    respect to ``max_tau`` is exact.
 
     Examples
     --------
@@ -227,18 +225,14 @@ class PartialAbsorption(Absorption):
 class Wabs(_AtRedshift):
     """Absorption by cold matter with the cross sections of Morrison & McCammon (1983), XSPEC's wabs and zwabs.
 
-    `on` raises ValueError for energies below 0.03 keV in the frame of the absorber.
+    For comparison with published fits: the abundances are those of Anders & Ebihara (1982). The cross section is that
+    of XSPEC's wabs to 2e-5 from 0.1 to 10 keV, and to 1e-3 up to 20 keV (``tests/spectra/test_more_components.py``);
+    above 10 keV it falls as E^-3. `on` raises ValueError for energies below 0.03 keV in the frame of the absorber.
 
     Parameters
     ----------
     label, z
         As in `HighEnergyCutoff`.
-
-    Notes
-    -----
-    For comparison with published fits: the abundances are those of Anders & Ebihara (1982). The cross section is that
-    of XSPEC's wabs to 2e-5 from 0.1 to 10 keV, and to 1e-3 up to 20 keV (``tests/spectra/test_more_components.py``);
-    above 10 keV it falls as E^-3.
 
     Examples
     --------

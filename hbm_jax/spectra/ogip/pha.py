@@ -232,6 +232,8 @@ def read_spectrum(
 ) -> Spectrum:
     """Read a spectrum with its background and response.
 
+    Raises DataError if a file is missing or cannot be read, or if channels or energies differ between files.
+
     Parameters
     ----------
     path : path
@@ -245,11 +247,6 @@ def read_spectrum(
     cache : dict, optional
         Cache of files already read. With the same dictionary in all calls, a redistribution matrix shared by several
         spectra is read and stored once.
-
-    Raises
-    ------
-    DataError
-        If a file is missing or cannot be read, or if channels or energies differ between files.
     """
     base, number = numbered(path)
     spectra = _rows(base, number, False)
