@@ -95,7 +95,8 @@ def read_afterglows(
     grouped, masks, numbers = zip(*sources, strict=True)
     stack = SpectrumStack.of(grouped, masks, poisson=True)
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
-    values = {key: np.array([row[key] for row in numbers]) for key in COLUMNS if key in catalogue.column_names}
+    present = [key for key in COLUMNS if key in catalogue.column_names]
+    values: dict[str, Any] = {key: np.array([row[key] for row in numbers]) for key in present}
     with named_errors(catalogue.origin):
         return Afterglows.from_spectra(stack, left_out=left_out, column_names=catalogue.column_names, **values)
 
