@@ -130,14 +130,15 @@ def with_fold(model, prepared, contestant):
 def fine(data, model, prepared):
     """Return a fold of six nodes in panels of 2.5 % cut at every edge, in the same form as ours."""
     from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
-    from hbm_jax.spectra.folding.panels import fold_on_panels, panel_edges
+    from hbm_jax.spectra.folding.panels import Fold, integrals_of, panel_edges
 
     folds, spectrum = [], model.medium.spectrum(np.asarray(data.z), model.band)
     for row in range(len(data)):
         energy, response = data.spectra.grouped_response(row)
         low, high, source = energy[0], energy[-1], spectrum.of_source(row)
         cuts = source.discontinuities(low, high), source.slope_discontinuities(low, high)
-        folds.append(fold_on_panels(energy, response, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6))
+        nodes, integrals = integrals_of(energy, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6)
+        folds.append(Fold(nodes, (integrals.T @ response).T))
     known = ExpectedCounts.on_nodes(spectrum, folds, np.shape(data.spectra.counts)[1], NUM_BLOCKS)
     return dataclasses.replace(prepared, known=known)
 

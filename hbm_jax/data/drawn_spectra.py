@@ -19,21 +19,9 @@ _NUM_NODES, _WIDTH = 6, 0.025
 
 
 def channel_rates(spectrum: Component, response: Response, values: Mapping[str, Any]) -> np.ndarray:
-    """Return the expected count rates in all channels, more accurately than in any fit.
+    """Return the count rates of an additive expression in all channels [count/s], 0 or more, (num, num_channels).
 
-    Parameters
-    ----------
-    spectrum : Component
-        Additive model expression.
-    response : Response
-        Response of the instrument.
-    values : mapping of str to (num,) array
-        Parameters; others are ignored.
-
-    Returns
-    -------
-    (num, num_channels)
-        [count/s], 0 or more.
+    They are more accurate than in any fit. Values of parameters are (num,) each; others are ignored.
     """
     edges = response.energy
     values = {name: np.asarray(values[name], float) for name in spectrum.parameters}

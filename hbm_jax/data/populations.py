@@ -62,15 +62,9 @@ def log10_areas(z: ArrayLike, H0: float, Om0: float) -> Floats:
 def draw_until(num: int, draw: Callable[[int, int], Drawn | None], unreachable: str) -> tuple[list[Drawn], int]:
     """Draw objects until `num` are accepted; return these, and the number of objects drawn.
 
-    ``draw(num_drawn, num_accepted)`` returns an object, or None if it is not accepted.
-
-    Raises
-    ------
-    ValueError
-        If `num` is below 1.
-    DataError
-        If 200 draws per object do not suffice. The message is `unreachable`, a template with ``{accepted}`` and
-        ``{drawn}``.
+    ``draw(num_drawn, num_accepted)`` returns an object, or None if it is not accepted. Raises ValueError if `num` is
+    below 1, and DataError if 200 draws per object do not suffice, with the message `unreachable`, a template with
+    ``{accepted}`` and ``{drawn}``.
     """
     if num < 1:
         raise ValueError(f"draw: expected at least one object; found {num}.")

@@ -54,16 +54,11 @@ def fisher_scoring(
     evaluate : callable
         Returns the `Evaluation` at parameters (N, K). A step to a NaN log likelihood is rejected.
     theta, evaluation : (N, K), Evaluation
-        Starting point, and the result of ``evaluate`` there.
+        Starting point, and the result of ``evaluate`` there; returned are those at the maximum.
     mean, precision : (K,)
         Means and inverse variances of the prior; 0 for a flat prior.
     num_steps : int
         Largest number of steps; the iteration ends when the fits of all objects have converged.
-
-    Returns
-    -------
-    (N, K), Evaluation
-        The best parameters, and the result of ``evaluate`` there.
     """
     K, damping = theta.shape[1], np.full(len(theta), _DAMPING)
     for _ in range(num_steps):

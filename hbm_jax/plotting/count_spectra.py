@@ -71,10 +71,6 @@ def spectra(
     ------
     ValueError
         If the fit is not one of spectra or was loaded without its program and data, or for an unknown source.
-
-    Examples
-    --------
-    >>> spectra(fit, ["GRB 061121"]).savefig("spectra.pdf")  # doctest: +SKIP
     """
     model = folded(fit, "spectra") if expected is None else expected
     rows = rows_of(fit.data, names, max_num, "spectra")
@@ -240,10 +236,6 @@ def unfolded_spectrum(
     ------
     ValueError
         If the fit is not one of spectra or was loaded without its program and data, or for an unknown source.
-
-    Examples
-    --------
-    >>> unfolded_spectrum(fit, "GRB 061121").savefig("unfolded.pdf")  # doctest: +SKIP
     """
     if not isinstance(model_of(fit), SpectralFit):
         model_and_data(fit, Afterglow, Afterglows, "unfolded_spectrum")

@@ -74,7 +74,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
         draws, prepared = _draws(fit, names, chosen), fit.bound_args[0].folded
 
         def expected(draw):
-            return program.expected(prepared, draw)
+            return prepared.expected(draw)
 
     else:
         model_and_data(fit, Afterglow, Afterglows, caller)

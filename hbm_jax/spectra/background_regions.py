@@ -52,6 +52,9 @@ class RegionStack(SpectrumStack):
     ) -> "RegionStack":
         """Stack source regions and background regions.
 
+        Raises DataError as `SpectrumStack.of`; if no spectrum has a background, one has Gaussian errors, or the ratio
+        of the regions varies by more than 1 % within a group.
+
         Parameters
         ----------
         spectra, noticed
@@ -59,12 +62,6 @@ class RegionStack(SpectrumStack):
         response : {"rmf", "source"}
             Response to the background: the redistribution matrix of the source without its effective area, so that
             amplitudes of the model are counts/s/keV; or the response of the source.
-
-        Raises
-        ------
-        DataError
-            As `SpectrumStack.of`; if no spectrum has a background, one has Gaussian errors, or the ratio of the regions
-            varies by more than 1 % within a group.
         """
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
         rows = tuple(row for row, spectrum in enumerate(spectra) if spectrum.background is not None)

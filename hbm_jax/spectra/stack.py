@@ -17,7 +17,6 @@ from hbm_jax.spectra.folding.grouping import groups
 from hbm_jax.spectra.folding.response import Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
-from hbm_jax.spectra.statistics.kernels import gaussian_background, profiled_background
 from hbm_jax.spectra.statistics.statistic import STATISTICS, Statistic, prepare
 from hbm_jax.validation import DataError, Floats, Remedy, frozen_array, warn_unusual
 
@@ -105,6 +104,10 @@ class SpectrumStack:
     ) -> "SpectrumStack":
         """Stack spectra, summed in their groups of channels.
 
+        Raises DataError if there are no spectra; if a spectrum has no response or no used channels, or Gaussian errors
+        where its counts must be Poisson; if the counts of a used channel are NaN, or its background ratio is not
+        positive.
+
         Parameters
         ----------
         spectra : sequence of Spectrum
@@ -113,18 +116,12 @@ class SpectrumStack:
             Channels to use in each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
         poisson : bool
             True: reject counts with Gaussian errors.
-
-        Raises
-        ------
-        DataError
-            If there are no spectra; if a spectrum has no response or no used channels, or Gaussian errors where its
-            counts must be Poisson; if the counts of a used channel are NaN, or its background ratio is not positive.
         """
         if not spectra:
             raise DataError("spectra: expected at least one; found none.")
-        for spectrum in spectra:
-            if poisson and spectrum.error is not None:
-                raise DataError(f"{spectrum.name}: expected Poisson counts; found counts with Gaussian errors.")
+        gaussian = [spectrum.name for spectrum in spectra if spectrum.error is not None]
+        if poisson and gaussian:
+            raise DataError(f"{gaussian[0]}: expected Poisson counts; found counts with Gaussian errors.")
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
         rows = [grouped_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
         group_warnings = warn_unusual([text for row in rows for text in row.pop("warnings")])
@@ -187,10 +184,6 @@ class SpectrumStack:
         ----------
         name : str or sequence of str, optional
             One of `hbm_jax.spectra.STATISTICS`, or one for each spectrum; default: `default_statistic`.
-
-        Returns
-        -------
-        Statistic or JointStatistic
 
         Raises
         ------
@@ -287,61 +280,39 @@ class SpectrumStack:
             raise ValueError(f"{name}: expected {expected} in {self.name[int(rows.argmax())]}. Use {alternative}.")
 
     def expected_background(self, source: Floats, statistic: AnyStatistic) -> Floats:
-        """Return the expected background counts in the source region.
+        """Return the background counts expected in the source region, for expected counts of the source (..., N, G).
 
-        Parameters
-        ----------
-        source : (..., N, G)
-            Expected counts of the source.
-        statistic : Statistic or JointStatistic
-            Result of `statistic`.
-
-        Returns
-        -------
-        (..., N, G)
-            The most likely background for these counts (wstat, pgstat), its posterior mean given the background region
-            (marginal), the scaled counts of the background region (chi-square), or 0.
+        They are the most likely background (wstat, pgstat), its posterior mean given the background region (marginal),
+        the scaled counts of the background region (chi-square), or 0. ``statistic`` is the result of `statistic`.
         """
         if isinstance(statistic, JointStatistic):
             parts = [np.where(part.used, self.expected_background(source, part), 0.0) for part in statistic.parts]
             return np.sum(parts, axis=0)
-        s = statistic
-        with jax.enable_x64(True):
-            if s.name == "wstat":
-                return np.asarray(profiled_background(s.counts, source, s.background, s.ratio)[1])
-            if s.name == "pgstat":
-                return np.asarray(gaussian_background(s.counts, source, s.background, s.background_error)[1])
-        if s.name == "marginal":
-            return np.broadcast_to(s.shape / s.rate, source.shape)
-        if s.name.startswith("chi2"):
+        if statistic.name in ("wstat", "pgstat"):
+            with jax.enable_x64(True):
+                return np.asarray(statistic.most_likely_background(source))
+        if statistic.name == "marginal":
+            return np.broadcast_to(statistic.shape / statistic.rate, source.shape)
+        if statistic.name.startswith("chi2"):
             return np.broadcast_to(np.asarray(self.background) / np.asarray(self.ratio), source.shape)
         return np.zeros_like(source)
 
-    def grouped_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, Floats]:
-        """Return the grouped response of one spectrum times its exposure.
-
-        Parameters
-        ----------
-        row : int
-            Index of the spectrum.
-        per_second : bool
-            True: do not multiply by the exposure; the unit of the matrix is then cm^2.
+    def sparse_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, sparse.csr_matrix]:
+        """Return the grouped response of one spectrum times its exposure, or without it if `per_second`.
 
         Returns
         -------
-        energy : (num_energies + 1,)
-            Edges of the energy bins [keV].
-        matrix : (num_energies, num_groups)
-            Response in the groups of this spectrum, without padding [cm^2 s].
+        (num_energies + 1,), (num_energies, num_groups)
+            Edges of the energy bins [keV], and response in the groups of this spectrum, without padding [cm^2 s].
         """
-        energy, matrix = self.sparse_response(row, per_second=per_second)
-        return energy, matrix.toarray()
-
-    def sparse_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, sparse.csr_matrix]:
-        """Return the same as `grouped_response`, with a sparse matrix."""
         response, used = self.responses[row], np.asarray(self.used[row])
         scale = (1.0 if per_second else self.exposure[row]) * np.asarray(self.areascal[row])[used]
         return response.energy, sparse.csr_matrix(response.in_groups(self.grouping[row]) @ sparse.diags(scale))
+
+    def grouped_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, Floats]:
+        """Return the same as `sparse_response`, with a dense matrix."""
+        energy, matrix = self.sparse_response(row, per_second=per_second)
+        return energy, matrix.toarray()
 
     def subset(self, rows: ArrayLike) -> "SpectrumStack":
         """Return the stack of the spectra with these integer indices, or where a mask is True."""
@@ -384,10 +355,7 @@ class SpectrumStack:
     def replace_observations(self, counts: ArrayLike) -> "SpectrumStack":
         """Return a copy with new counts in the source region, (N, G).
 
-        Raises
-        ------
-        DataError
-            If the counts have another shape; if Poisson counts are negative or not whole numbers.
+        Raises DataError if the counts have another shape; if Poisson counts are negative or not whole numbers.
         """
         counts = np.asarray(counts, float)
         if counts.shape != np.shape(self.counts):
@@ -413,7 +381,10 @@ class SpectrumStack:
         stored["area"] = np.stack([_padded(r.area, num_bins, 0.0) for r in self.responses])
         stored["grouping"] = np.stack([_padded(g, num_channels, -1) for g in self.grouping])
         for number, rmf in enumerate(rmfs):
-            stored |= {f"rmf{number}_{key}": np.array(value) for key, value in _parts_of(rmf).items()}
+            parts = rmf.energy, rmf.channels, rmf.e_min, rmf.e_max, rmf.name
+            sparse_parts = rmf.matrix.data, rmf.matrix.indices, rmf.matrix.indptr
+            names = [f"rmf{number}_{key}" for key in RMF_PARTS]
+            stored |= {key: np.array(part) for key, part in zip(names, (*parts, *sparse_parts), strict=True)}
         return stored
 
     @classmethod
@@ -429,8 +400,7 @@ class SpectrumStack:
         """Build a stack from arrays, without background regions as spectra of their own."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
-            parts = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS}
-            rmfs.append(_rmf_of(parts))
+            rmfs.append(_rmf_of([stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS]))
         responses, grouping = [], []
         for number, area, group in zip(stored["rmf_number"], stored["area"], stored["grouping"], strict=True):
             rmf = rmfs[int(number)]
@@ -472,16 +442,9 @@ def _padded(values, num: int, padding) -> np.ndarray:
 RMF_PARTS = ("energy", "channels", "e_min", "e_max", "name", "values", "columns", "row_starts")
 
 
-def _parts_of(rmf: Rmf) -> dict[str, Any]:
-    """Return the fields of a redistribution matrix and the arrays of its sparse matrix, by the names `RMF_PARTS`."""
-    matrix = rmf.matrix
-    fields = (rmf.energy, rmf.channels, rmf.e_min, rmf.e_max, rmf.name, matrix.data, matrix.indices, matrix.indptr)
-    return dict(zip(RMF_PARTS, fields, strict=True))
-
-
-def _rmf_of(parts: Mapping[str, Any]) -> Rmf:
+def _rmf_of(parts: Sequence[Any]) -> Rmf:
     """Build a redistribution matrix from its stored parts."""
-    energy, channels, e_min, e_max, name, *arrays = (parts[key] for key in RMF_PARTS)
+    energy, channels, e_min, e_max, name, *arrays = parts
     matrix = sparse.csr_matrix(tuple(arrays), shape=(len(energy) - 1, len(channels)))
     return Rmf(energy, matrix, channels, e_min, e_max, str(name))
 

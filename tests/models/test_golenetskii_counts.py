@@ -106,7 +106,7 @@ def textbook_pgstat(S, mu, b, error):
 
 @jax.jit
 def _expected(folded, truth, area):
-    mu = folded.expected(truth, area)
+    mu = folded.expected(truth | {"effective_area": area})
     return mu, folded.statistic.log_likelihood(mu)
 
 

@@ -232,19 +232,10 @@ class Bursts(HasWarnings):
         return np.asarray(self.used) & np.isfinite(self.flux_band).all(axis=-1) & np.isfinite(self.alpha)
 
     def log10_k(self, z: ArrayLike, rest: tuple[float, float] = BOLOMETRIC):
-        """Return the k-correction: log10 of the ratio of the flux in a rest-frame band to the measured flux.
+        """Return log10 of the ratio of the flux in a rest-frame band [keV] to the measured flux, (B, J).
 
-        Parameters
-        ----------
-        z : (B,)
-            Redshifts; may be traced.
-        rest : (low, high)
-            Rest-frame band [keV].
-
-        Returns
-        -------
-        (B, J)
-            0 for bolometric fluxes. The measured peak energies and indices are used; their errors are not propagated.
+        It is 0 for bolometric fluxes. Redshifts (B,) may be traced. The measured peak energies and indices are used;
+        their errors are not propagated.
         """
         bands = FluxBands.of(self)
         return np.zeros(np.shape(self.used)) if bands is None else bands.log10_k(z, rest)
@@ -270,10 +261,7 @@ class Bursts(HasWarnings):
     def without_redshifts(self, which: ArrayLike) -> "Bursts":
         """Return a copy in which the redshifts of some bursts, given by a mask (B,), indices or names, are unknown.
 
-        Raises
-        ------
-        DataError
-            For a name that is not in the sample.
+        Raises DataError for a name that is not in the sample.
         """
         selected = np.asarray(which)
         names = [str(value) for value in selected] if selected.dtype.kind in "US" else []
@@ -327,20 +315,12 @@ class Bursts(HasWarnings):
         used = arrays["used"].astype(bool)
         burst_index = np.repeat(np.arange(len(used)), used.sum(axis=1))
         errors, band = arrays["errors"][used], arrays["flux_band"][used]
-        columns = {
-            "burst": arrays["name"][burst_index],
-            "z": arrays["z"][burst_index],
-            "sigma_z": arrays["sigma_z"][burst_index],
-            "log10_E_peak": arrays["log10_E_peak"][used],
-            "log10_flux": arrays["log10_flux"][used],
-            "sigma_log10_E_peak": np.sqrt(errors[:, 0]),
-            "sigma_log10_flux": np.sqrt(errors[:, 2]),
-            "covariance": errors[:, 1],
-            "alpha": arrays["alpha"][used],
-            "beta": arrays["beta"][used],
-            "band_low": band[:, 0],
-            "band_high": band[:, 1],
-        }
+        columns = {"burst": arrays["name"][burst_index]}
+        columns |= {key: arrays[key][burst_index] for key in ("z", "sigma_z")}
+        columns |= {key: arrays[key][used] for key in ("log10_E_peak", "log10_flux")}
+        columns |= {"sigma_log10_E_peak": np.sqrt(errors[:, 0]), "sigma_log10_flux": np.sqrt(errors[:, 2])}
+        columns |= {"covariance": errors[:, 1], "alpha": arrays["alpha"][used], "beta": arrays["beta"][used]}
+        columns |= {"band_low": band[:, 0], "band_high": band[:, 1]}
         for name in LIMITS:
             columns[name] = np.where(np.isinf(arrays[name]), np.nan, arrays[name])[burst_index]
         return {key: value for key, value in columns.items() if key in ("burst", "z") or not np.isnan(value).all()}

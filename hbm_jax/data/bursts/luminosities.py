@@ -35,10 +35,7 @@ def rest_columns(quantity: str) -> dict[str, Column]:
 def quantity_of(names: Iterable[str]) -> str:
     """Return ``"fluence"`` for columns with isotropic energies, otherwise ``"flux"``.
 
-    Raises
-    ------
-    DataError
-        For columns with isotropic energies and with luminosities.
+    Raises DataError for columns with isotropic energies and with luminosities.
     """
     energies, luminosities = ({name, f"log10_{name}"} & set(names) for name in ("E_iso", "L_iso"))
     if energies and luminosities:
@@ -53,6 +50,9 @@ def observed_columns(
     columns: Mapping[str, Any], quantity: str, H0: float, Om0: float, column_names: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return columns in which luminosities, energies and peak energies in the rest frame are those observed.
+
+    Raises DataError for a value that is missing or out of range, a luminosity of a burst without redshift, and a
+    quantity both in the rest frame and observed.
 
     Parameters
     ----------
@@ -70,12 +70,6 @@ def observed_columns(
     -------
     dict, dict
         The columns, and their names in messages.
-
-    Raises
-    ------
-    DataError
-        For a value that is missing or out of range, a luminosity of a burst without redshift, and a quantity both in
-        the rest frame and observed.
     """
     declared, name = rest_columns(quantity), OBSERVED[quantity]
     given = [key for key in columns if key in declared]

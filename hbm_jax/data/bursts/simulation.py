@@ -43,7 +43,7 @@ class SimulatedBursts(NamedTuple):
 class BurstPopulation:
     """A population of bursts whose intervals obey L = N (E_peak (1 + z) / 100 keV)^gamma, with the observed E_peak.
 
-    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise. Raises ValueError for invalid values.
 
     Parameters
     ----------
@@ -76,11 +76,6 @@ class BurstPopulation:
         Limit on the measured flux [log10 erg/cm^2/s]; intervals below it are drawn again.
     H0, Om0 : float
         Parameters of the flat LCDM cosmology.
-
-    Raises
-    ------
-    ValueError
-        For invalid values.
 
     Examples
     --------
@@ -115,23 +110,9 @@ class BurstPopulation:
         require(self, ("unknown",), "a fraction or a number of bursts", lambda value: value >= 0)
 
     def draw(self, num: int, *, seed: int) -> SimulatedBursts:
-        """Draw a sample.
+        """Draw a sample of ``num`` bursts.
 
-        Parameters
-        ----------
-        num : int
-            Number of bursts.
-        seed : int
-            Seed of the random numbers.
-
-        Returns
-        -------
-        SimulatedBursts
-
-        Raises
-        ------
-        DataError
-            If hardly any interval is above the flux limit.
+        Raises DataError if hardly any interval is above the flux limit.
         """
         rng = np.random.default_rng(seed)
         z = self._redshifts(rng, num)

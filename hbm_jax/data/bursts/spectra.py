@@ -119,6 +119,11 @@ class BurstSpectra(HasSpectra):
     ) -> "BurstSpectra":
         """Build the container: check the bursts, select and group their channels, and stack their spectra.
 
+        Raises DataError for no bursts, duplicate names, a redshift that is missing or out of range (0 to 20), an
+        interval that does not end after its start, a detector whose number of spectra differs from the number of
+        intervals, an interval without any spectrum, an unknown reference detector, and everything that
+        `SpectrumStack.of` rejects.
+
         Parameters
         ----------
         bursts : iterable of BurstObservation
@@ -129,14 +134,6 @@ class BurstSpectra(HasSpectra):
             True: include channels flagged as bad in the files.
         left_out : sequence of (str, str)
             Names of bursts of the catalogue that are not in `bursts`, each with the reason.
-
-        Raises
-        ------
-        DataError
-            For no bursts, duplicate names, a redshift that is missing or out of range (0 to 20), an interval that does
-            not end after its start, a detector whose number of spectra differs from the number of intervals, an
-            interval without any spectrum, an unknown reference detector, and everything that `SpectrumStack.of`
-            rejects.
         """
         bursts = list(bursts)
         if not bursts:
@@ -211,10 +208,8 @@ class BurstSpectra(HasSpectra):
     def subset(self, rows: ArrayLike) -> "BurstSpectra":
         """Return the bursts selected by a boolean mask (B,) or by integer indices.
 
-        Raises
-        ------
-        DataError
-            If the mask has the wrong length, an index is out of range or repeated, or the selection is empty.
+        Raises DataError if the mask has the wrong length, an index is out of range or repeated, or the selection is
+        empty.
         """
         index = selected_rows(rows, len(self), "burst")
         if len(np.unique(index)) < len(index):
@@ -274,14 +269,9 @@ class BurstSpectra(HasSpectra):
 
         burst = np.asarray(self.interval_burst)
         counts = np.bincount(self.spectrum_interval, np.asarray(self.spectra.counts).sum(axis=1), minlength=len(burst))
+        columns = {"name": [self.name[b] for b in burst], "z": np.asarray(self.z)[burst]}
         return Table(
-            {
-                "name": [self.name[b] for b in burst],
-                "z": np.asarray(self.z)[burst],
-                "start": np.array(self.start),
-                "stop": np.array(self.stop),
-                "counts": counts.astype(int),
-            }
+            columns | {"start": np.array(self.start), "stop": np.array(self.stop), "counts": counts.astype(int)}
         )
 
 
@@ -305,11 +295,9 @@ def _check_burst(burst: BurstObservation, names: Sequence[str]) -> str:
     empty = [i for i in range(num) if all(spectra[i] is None for spectra in burst.spectra.values())]
     if empty:
         raise DataError(f"{name}, interval {empty[0] + 1}: expected a spectrum in at least one detector; found none.")
-    for kind, names_in_option in (
-        ("reference", [burst.reference] if burst.reference else []),
-        ("energies", burst.energies),
-    ):
-        for detector in names_in_option:
+    options = {"reference": [burst.reference] if burst.reference else [], "energies": burst.energies}
+    for kind, detectors in options.items():
+        for detector in detectors:
             if detector not in burst.spectra:
                 raise DataError(f"{name}: {kind}: expected one of {listed(burst.spectra)}; found {detector!r}.")
     return burst.reference or next(iter(burst.spectra))

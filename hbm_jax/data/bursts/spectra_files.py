@@ -15,10 +15,10 @@ from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.pha import file_of, read_pha, read_rows
-from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
+from hbm_jax.spectra.ogip.responses import num_matrices
 from hbm_jax.spectra.ogip.tables import numbered
 from hbm_jax.spectra.ogip.type2 import read_detector, read_intervals, read_matrix_times
-from hbm_jax.validation import DataError, warn_unusual
+from hbm_jax.validation import DataError
 
 FILES = ("spectrum", "background", "rmf", "arf")
 SUFFIXES = (".pha", ".pha2", ".pi", ".fits", ".fit")
@@ -42,6 +42,8 @@ def read_burst(
 ) -> BurstSpectra:
     """Read the spectra of one burst.
 
+    Raises DataError for files that cannot be read, or whose intervals differ between detectors.
+
     Parameters
     ----------
     files : mapping or sequence of paths
@@ -61,15 +63,6 @@ def read_burst(
         Reference detector, whose effective area is not scaled; the first by default.
     grouping, group_by, bad_channels
         As in `BurstSpectra.of`.
-
-    Returns
-    -------
-    BurstSpectra
-
-    Raises
-    ------
-    DataError
-        For files that cannot be read, or whose intervals differ between detectors.
 
     Notes
     -----
@@ -116,19 +109,7 @@ def read_burst_spectra(
     energies, grouping, group_by, bad_channels
         As in `read_burst`, for all bursts.
     leave_out
-        Names of bursts to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
-
-    Returns
-    -------
-    BurstSpectra
-
-    Raises
-    ------
-    FileNotFoundError
-        If the catalogue or the folder does not exist.
-    DataError
-        For invalid catalogues and spectra. All bursts are read first; the message lists every invalid burst and the
-        reason.
+        As in `hbm_jax.data.read_afterglows`, which raises the same errors.
 
     Examples
     --------
@@ -174,8 +155,7 @@ def _read(
     paths: dict[str, Path] = {}
     for detector, entry in files.items():
         file_names = dict(entry) if isinstance(entry, Mapping) else {"spectrum": entry}
-        unknown = [key for key in file_names if key not in FILES]
-        if unknown or "spectrum" not in file_names:
+        if not {"spectrum"} <= file_names.keys() <= set(FILES):
             raise DataError(f"{name}, {detector}: expected the files {listed(FILES)}; found {listed(file_names)}.")
         path = paths[detector] = Path(file_names.pop("spectrum"))
         times[detector] = read_intervals(path)
@@ -226,28 +206,14 @@ def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict)
     file, number = numbered(response) if response is not None else (None, None)
     is_rsp2 = file is not None and number is None and file.is_file() and num_matrices(file) > 1
     matrix_times = read_matrix_times(file) if is_rsp2 and times is not None else None  # type: ignore[arg-type]
-    if matrix_times is None:
-        return [_share_matrix(spectrum, rmf_cache) for spectrum in read_rows(path, **files)]
-    area = files.get("arf")
-    arf = None if area is None or str(area).lower() == "none" else read_arf(area)
-    spectra = read_rows(path, **{**files, "rmf": "none", "arf": "none"})
-    middle = 0.5 * (times[0] + times[1])
-    outside = np.maximum(matrix_times[0] - middle[:, None], middle[:, None] - matrix_times[1])
-    centre = np.abs(0.5 * (matrix_times[0] + matrix_times[1]) - middle[:, None])
-    # Nearest matrix: by distance of the interval's middle from its time range (0 within), then from its centre.
-    nearest = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
-    matrices = {int(index): read_rmf(file, int(index) + 1) for index in np.unique(nearest)}  # type: ignore[arg-type]
-    warnings = {index: (*rmf.warnings, *warn_unusual(area_warnings(rmf, arf))) for index, rmf in matrices.items()}
-    with_responses = [
-        None
-        if spectrum is None
-        else dataclasses.replace(
-            spectrum.with_response(Response.of(matrices[int(index)], arf)),
-            warnings=(*spectrum.warnings, *warnings[int(index)]),
-        )
-        for spectrum, index in zip(spectra, nearest, strict=True)
-    ]
-    return [_share_matrix(spectrum, rmf_cache) for spectrum in with_responses]
+    if matrix_times is not None:
+        middle = 0.5 * (times[0] + times[1])
+        outside = np.maximum(matrix_times[0] - middle[:, None], middle[:, None] - matrix_times[1])
+        centre = np.abs(0.5 * (matrix_times[0] + matrix_times[1]) - middle[:, None])
+        # Nearest matrix: by distance of the interval's middle from its time range (0 within), then from its centre.
+        nearest = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
+        files = {**files, "rmf": [f"{file}{{{index + 1}}}" for index in nearest], "arf": files.get("arf") or "none"}
+    return [_share_matrix(spectrum, rmf_cache) for spectrum in read_rows(path, files)]
 
 
 def _share_matrix(spectrum: Spectrum | None, rmf_cache: dict) -> Spectrum | None:

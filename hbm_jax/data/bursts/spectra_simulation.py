@@ -58,7 +58,7 @@ class SimulatedBurstSpectra(NamedTuple):
 class BurstSpectraPopulation:
     """A population of bursts whose intervals obey L = N (E_peak (1 + z) / 100 keV)^gamma, with the observed E_peak.
 
-    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise. Raises ValueError for invalid values.
 
     Parameters
     ----------
@@ -87,11 +87,6 @@ class BurstSpectraPopulation:
     threshold : float
         Detection threshold on the signal-to-noise ratio: each detector has the ratio of its brightest interval, and a
         burst is drawn again if the second largest of these is below the threshold.
-
-    Raises
-    ------
-    ValueError
-        For invalid values.
     """
 
     redshift: Sequence[float] = (0.5, 3.0)
@@ -121,27 +116,9 @@ class BurstSpectraPopulation:
         require(self, ("detectors",), "at least one", bool)
 
     def draw(self, num: int, *, seed: int) -> SimulatedBurstSpectra:
-        """Draw a sample.
+        """Draw a sample of ``num`` bursts; their spectra are integrated more finely than in fits (`channel_rates`).
 
-        Parameters
-        ----------
-        num : int
-            Number of bursts.
-        seed : int
-            Seed of the random numbers.
-
-        Returns
-        -------
-        SimulatedBurstSpectra
-
-        Raises
-        ------
-        DataError
-            If hardly any burst passes the threshold.
-
-        Notes
-        -----
-        Spectra are integrated with six quadrature nodes in panels of 2.5 % in energy, finer than in fits.
+        Raises DataError if hardly any burst passes the threshold.
         """
         rng = np.random.default_rng(seed)
         rmfs = {kind: gbm_like_rmf(kind) for kind in set(self.detectors.values())}
@@ -206,7 +183,8 @@ class BurstSpectraPopulation:
             response = Response.from_area(rmf, gbm_like_arf(kind, rmf).area * rng.uniform(0.4, 1.0))
             rate = factor * channel_rates(shape, response, values)
             background_rate = self._background(kind, response)
-            in_range = _in_default_range(detector, response)
+            low, high = default_range(detector) or (response.e_min[0], response.e_max[-1])
+            in_range = (response.e_min >= low) & (response.e_max <= high)
             spectra[detector], ratios = [], []
             for interval, exposure in enumerate(burst["width"]):
                 expected = background_rate * exposure
@@ -223,12 +201,10 @@ class BurstSpectraPopulation:
 
     def _spectrum(self, burst) -> tuple[Component, dict[str, Any]]:
         """Return the spectral component of a burst, and its parameters in the intervals."""
-        values = {"e_peak": 10.0 ** burst["log10_E_peak"] / (1.0 + burst["z"])}
-        shape: Component = CutoffPowerLaw(norm="amplitude", pivot=100.0, peak=True)
-        if self.spectrum == "band":
-            shape, values = Band(norm="amplitude"), values | {"alpha": burst["alpha"], "beta": burst["beta"]}
-        else:
-            values["photon_index"] = -burst["alpha"]
+        is_band = self.spectrum == "band"
+        shape = Band(norm="amplitude") if is_band else CutoffPowerLaw(norm="amplitude", pivot=100.0, peak=True)
+        values = {"alpha": burst["alpha"], "beta": burst["beta"]} if is_band else {"photon_index": -burst["alpha"]}
+        values["e_peak"] = 10.0 ** burst["log10_E_peak"] / (1.0 + burst["z"])
         low, high = (energy / (1.0 + burst["z"]) for energy in BAND)
         with jax.enable_x64(True):
             unit = energy_flux(shape, values | {"log10_amplitude": np.zeros(len(burst["alpha"]))}, low, high)
@@ -241,12 +217,6 @@ class BurstSpectraPopulation:
         return self.background[kind] * shape / shape.sum()
 
 
-def _in_default_range(detector: str, response: Response):
-    """Return a mask of the channels within the detector's default energy range."""
-    low, high = default_range(detector) or (response.e_min[0], response.e_max[-1])
-    return (response.e_min >= low) & (response.e_max <= high)
-
-
 def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, overwrite: bool = False) -> Path:
     """Write a simulated sample as OGIP files, which `hbm_jax.data.read_burst_spectra` and other software can read.
 
@@ -255,20 +225,8 @@ def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, ov
     folder : path
         Output folder, created if missing. The files are the catalogue ``bursts.ecsv``, and one folder per burst with
         the spectra (PHA II), backgrounds (PHA II) and response (RSP) of each detector.
-    sample : SimulatedBurstSpectra
-        Output of `BurstSpectraPopulation.draw`.
-    overwrite : bool
-        True: replace existing files.
-
-    Returns
-    -------
-    path
-        The catalogue, with the true parameters as in `hbm_jax.data.write_afterglows`.
-
-    Raises
-    ------
-    FileExistsError
-        If the catalogue exists and `overwrite` is false.
+    sample, overwrite
+        As for `hbm_jax.data.write_afterglows`; so are the result, true parameters and errors.
     """
     catalogue = new_catalogue(folder, BURST_CATALOG, overwrite)
     for burst in sample.bursts:

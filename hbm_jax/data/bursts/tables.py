@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.building import build_from_table, named_errors
 from hbm_jax.data.bursts.bursts import FLUX_UNITS, Bursts, columns_of
 from hbm_jax.data.bursts.luminosities import observed_columns, quantity_of, rest_columns
+from hbm_jax.data.populations import log10_areas
 from hbm_jax.data.tables import read_bundled, read_table
 from hbm_jax.names import listed
-from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.validation import float_vector
 
 KONUS_COSMOLOGY: dict[str, Any] = {"H0": 67.3, "Om0": 0.315}  # of Tsvetkova et al. 2017
@@ -48,10 +46,6 @@ def read_bursts(
         They are converted to bolometric fluxes or fluences and observed peak energies, so that the cosmology of a model
         may be another one, and selections are in what was observed.
 
-    Returns
-    -------
-    Bursts
-
     Raises
     ------
     FileNotFoundError, DataError
@@ -78,23 +72,16 @@ def read_bursts(
         values, column_names = observed_columns(values, kind, H0, Om0, column_names)
         return Bursts.from_columns(values, quantity=kind, column_names=column_names)
 
-    return build_from_table(
-        table,
-        make,
-        declared,
-        columns=columns,
-        leave_out=leave_out,
-        required=("burst", "z"),
-        name="burst",
-        aliases=ALIASES,
-        quantities=("z",),
-    )
+    options: dict[str, Any] = {"required": ("burst", "z"), "name": "burst", "aliases": ALIASES, "quantities": ("z",)}
+    return build_from_table(table, make, declared, columns=columns, leave_out=leave_out, **options)
 
 
 def load_konus(relation: str = "amati") -> Bursts:
     """Load the Konus-Wind bursts of known redshift, bundled with the package.
 
-    Tsvetkova, A. et al. 2017, ApJ 850, 161: long bursts (class II) of the triggered mode, 1997 to 2016.
+    Tsvetkova, A. et al. 2017, ApJ 850, 161: long bursts (class II) of the triggered mode, 1997 to 2016. Errors of peak
+    energies are symmetrised in the logarithm, see `Bursts.from_columns`. The peak flux is measured in 64 ms of the rest
+    frame, its peak energy in a longer interval. Raises ValueError for an unknown relation.
 
     Parameters
     ----------
@@ -108,16 +95,6 @@ def load_konus(relation: str = "amati") -> Bursts:
         One interval per burst. Fluences and fluxes are the published E_iso and L_iso converted back with the paper's
         redshifts and cosmology, so that a fit can use any cosmology. Their observed band, 1 / (1 + z) keV to 10 MeV, is
         treated as bolometric.
-
-    Raises
-    ------
-    ValueError
-        For an unknown relation.
-
-    Notes
-    -----
-    Errors of peak energies are symmetrised in the logarithm, see `Bursts.from_columns`. The peak flux is measured in 64
-    ms of the rest frame, its peak energy in a longer interval.
 
     Examples
     --------
@@ -134,14 +111,9 @@ def load_konus(relation: str = "amati") -> Bursts:
     burst_row = burst_row[used]
     key = "e_iso" if relation == "amati" else "l_iso"
     z, value, error = (float_vector(energies.values(name)[burst_row], name) for name in ("z", key, f"sigma_{key}"))
-    with jax.enable_x64(True):
-        log10_area = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
-    log10_flux = 51.0 + np.log10(value) - log10_area + (np.log10(1.0 + z) if relation == "amati" else 0.0)
-    columns = {
-        "burst": energies.values("grb")[burst_row],
-        "z": z,
-        "log10_flux": log10_flux,
-        "sigma_log10_flux": error / (value * np.log(10.0)),
-        **{key: spectra.values(key.lower())[used] for key in KONUS_SPECTRA},
-    }
+    stretch = np.log10(1.0 + z) if relation == "amati" else 0.0
+    log10_flux = 51.0 + np.log10(value) - log10_areas(z, **KONUS_COSMOLOGY) + stretch
+    columns = {"burst": energies.values("grb")[burst_row], "z": z, "log10_flux": log10_flux}
+    columns |= {key: spectra.values(key.lower())[used] for key in KONUS_SPECTRA}
+    columns["sigma_log10_flux"] = error / (value * np.log(10.0))
     return Bursts.from_columns(columns, quantity="fluence" if relation == "amati" else "flux")

@@ -71,6 +71,9 @@ class Afterglows(HasSpectra):
     ) -> "Afterglows":
         """Build the container from spectra, redshifts and columns, after checking them.
 
+        Raises DataError for unequal lengths, duplicate names, a redshift that is missing or out of range, a column
+        density that is negative or above 50e22 cm^-2, a negative error, or a source without any counts.
+
         Parameters
         ----------
         spectra : SpectrumStack
@@ -87,12 +90,6 @@ class Afterglows(HasSpectra):
             Names of sources of the catalogue that are not in `spectra`, each with the reason.
         column_names : mapping, optional
             Names of columns in the user's table, by standard name, for use in messages.
-
-        Raises
-        ------
-        DataError
-            For unequal lengths, duplicate names, a redshift that is missing or out of range, a column density that is
-            negative or above 50e22 cm^-2, a negative error, or a source without any counts.
         """
         column_names = column_names or {}
         names = tuple(str(n) for n in (spectra.name if name is None else name))

@@ -9,10 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hbm_jax import constants
-from hbm_jax.cosmology import Cosmology, differential_comoving_volume, luminosity_distance
+from hbm_jax.cosmology import Cosmology, differential_comoving_volume
 from hbm_jax.data.drawn_spectra import channel_rates, ungrouped
-from hbm_jax.data.populations import draw_until, moments, redshift, require, require_choice, require_moments
+from hbm_jax.data.populations import (
+    draw_until,
+    log10_areas,
+    moments,
+    redshift,
+    require,
+    require_choice,
+    require_moments,
+)
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.response import Response
@@ -21,6 +28,7 @@ from hbm_jax.spectra.model.components import Absorption, PowerLaw, Whim
 
 BAND = (0.3, 10.0)  # keV, band of fluxes, luminosities and the minimum counts
 STAR_FORMATION = "star formation"
+H0, Om0 = 70.0, 0.3  # of the simulations
 
 
 class SimulatedAfterglows(NamedTuple):
@@ -46,7 +54,8 @@ class SimulatedAfterglows(NamedTuple):
 class AfterglowPopulation:
     """A population of absorbed power laws.
 
-    Pairs of numbers are a mean and a standard deviation, unless stated otherwise.
+    Pairs of numbers are a mean and a standard deviation, unless stated otherwise. Raises ValueError for an unknown
+    redshift distribution or host, or numbers out of range.
 
     Parameters
     ----------
@@ -82,11 +91,6 @@ class AfterglowPopulation:
     abundances : str
         Abundance table of all absorbers.
 
-    Raises
-    ------
-    ValueError
-        For an unknown redshift distribution or host, or numbers out of range.
-
     Examples
     --------
     >>> sample = AfterglowPopulation(log10_n0=-7.0).draw(10, seed=1)
@@ -112,42 +116,18 @@ class AfterglowPopulation:
     abundances: str = "wilm"
 
     def __post_init__(self):
-        require(
-            self,
-            ("redshift",),
-            f"{STAR_FORMATION!r}, a range or a list",
-            lambda values: not isinstance(values, str) or values == STAR_FORMATION,
-        )
+        if isinstance(self.redshift, str):
+            require(self, ("redshift",), f"{STAR_FORMATION!r}, a range or a list", lambda name: name == STAR_FORMATION)
         require_choice(self, "host", ("log-normal", "cloud"))
         require(self, ("exposure", "background_ratio"), "a positive number", lambda value: value > 0)
         flux = tuple(name for name in ("log10_flux", "log10_flux_limit") if getattr(self, name) is not None)
         require_moments(self, "photon_index", *flux, "log10_luminosity", "log10_nh", "log10_nh_mw")
 
     def draw(self, num: int, *, seed: int, response: Response | None = None) -> SimulatedAfterglows:
-        """Draw a sample.
+        """Draw a sample of ``num`` sources; their spectra are integrated more finely than in fits (`channel_rates`).
 
-        Parameters
-        ----------
-        num : int
-            Number of sources.
-        seed : int
-            Seed of the random numbers.
-        response : Response, optional
-            Response of the instrument; by default an idealised one similar to that of Swift XRT.
-
-        Returns
-        -------
-        SimulatedAfterglows
-
-        Raises
-        ------
-        DataError
-            If hardly any source has enough counts.
-
-        Notes
-        -----
-        Spectra are integrated with six quadrature nodes in panels of at most 2.5 % in energy, split at every absorption
-        edge. This is finer than the quadrature used in fits.
+        The response is by default an idealised one similar to that of Swift XRT. Raises DataError if hardly any source
+        has enough counts.
         """
         response = Response.of(rmf := xrt_like_rmf(), xrt_like_arf(rmf)) if response is None else response
         rng = np.random.default_rng(seed)
@@ -185,10 +165,8 @@ class AfterglowPopulation:
         """Draw redshift, spectral parameters and column densities of a source."""
         z = self._redshift(rng, number)
         index = rng.normal(*self.photon_index)
-        with jax.enable_x64(True):
-            distance = float(luminosity_distance(z, _cosmology())) * constants.megaparsec * 100.0  # cm
         # Flux and luminosity refer to the same band, one in the observer's frame and the other in the rest frame.
-        offset = math.log10(4.0 * math.pi * distance**2) + (index - 2.0) * math.log10(1.0 + z)
+        offset = float(log10_areas(z, H0, Om0)) + (index - 2.0) * math.log10(1.0 + z)
         if self.log10_flux is not None:
             flux = rng.normal(*self.log10_flux)
         else:
@@ -196,14 +174,8 @@ class AfterglowPopulation:
         column = rng.normal(*self.log10_nh)
         if self.host == "cloud":
             column += math.log10(_path_out_of_sphere(rng))
-        return {
-            "z": z,
-            "photon_index": index,
-            "log10_flux": flux,
-            "log10_luminosity": flux + offset,
-            "log10_nh": column,
-            "nh_mw": 10.0 ** rng.normal(*self.log10_nh_mw),
-        }
+        source = {"z": z, "photon_index": index, "log10_flux": flux, "log10_luminosity": flux + offset}
+        return source | {"log10_nh": column, "nh_mw": 10.0 ** rng.normal(*self.log10_nh_mw)}
 
     def _redshift(self, rng, number: int) -> float:
         """Draw a redshift, or return that of source `number` from a list of redshifts."""
@@ -248,7 +220,7 @@ def _cumulative_burst_rate() -> tuple[np.ndarray, np.ndarray]:
 
 def _cosmology() -> Cosmology:
     """Return the cosmology of the simulations."""
-    return Cosmology.flat(H0=70.0, Om0=0.3)
+    return Cosmology.flat(H0=H0, Om0=Om0)
 
 
 def _path_out_of_sphere(rng) -> float:

@@ -108,10 +108,7 @@ def _of_instrument(spectrum: Spectrum, name: str) -> tuple[tuple[float, float], 
     band = f"{chosen.low:g} to {chosen.high:g} keV"
     if chosen.known:
         return (chosen.low, chosen.high), f"Energies: {band}, the default of {chosen.instrument}."
-    return (
-        (chosen.low, chosen.high),
-        f"Energies: {band}, because {chosen.instrument} has no default (set energies).",
-    )
+    return ((chosen.low, chosen.high), f"Energies: {band}, because {chosen.instrument} has no default (set energies).")
 
 
 def _entries(files: Any) -> list[Any]:

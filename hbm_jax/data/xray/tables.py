@@ -66,10 +66,6 @@ def read_afterglows(
     leave_out
         Names of sources to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
 
-    Returns
-    -------
-    Afterglows
-
     Raises
     ------
     FileNotFoundError
@@ -99,27 +95,23 @@ def read_afterglows(
     grouped, masks, numbers = zip(*sources, strict=True)
     stack = SpectrumStack.of(grouped, masks, poisson=True)
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
-    values = {key: np.array([row[key] for row in numbers]) for key in COLUMNS if key in catalogue.column_names}
-    names = [spectrum.name for spectrum in grouped]
+    present = [key for key in COLUMNS if key in catalogue.column_names]
+    values: dict[str, Any] = {key: np.array([row[key] for row in numbers]) for key in present}
     with named_errors(catalogue.origin):
-        return Afterglows.from_spectra(
-            stack, name=names, left_out=left_out, column_names=catalogue.column_names, **values
-        )
+        return Afterglows.from_spectra(stack, left_out=left_out, column_names=catalogue.column_names, **values)
 
 
 def _read(catalogue: Catalogue, row: int, name: str, rmf: str | None, cache: dict) -> Spectrum:
     """Read the spectrum of one source; redistribution matrices shared by several sources are read once."""
     texts = {key: catalogue.text(key, row) for key in FILES}
-    paths = {key: _path_of(catalogue.folder, text) for key, text in texts.items() if text}
-    path = paths.pop("spectrum", None) or _spectrum_of(name, catalogue.folder)
+    folder = catalogue.folder
+    paths: dict[str, Any] = {
+        key: folder / text if text.lower() != "none" else text for key, text in texts.items() if text
+    }
+    path = paths.pop("spectrum", None) or _spectrum_of(name, folder)
     if rmf is not None:
         paths.setdefault("rmf", Path(rmf))
     return read_spectrum(path, name=name, cache=cache, **paths)
-
-
-def _path_of(folder: Path, text: str) -> str | Path:
-    """Return the path of a file named in the catalogue, or ``none`` for no file."""
-    return text if text.lower() == "none" else folder / text
 
 
 def _spectrum_of(name: str, folder: Path) -> Path:

@@ -15,6 +15,8 @@ CATALOG, SPECTRA = "catalog.ecsv", "spectra"
 def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwrite: bool = False) -> Path:
     """Write a simulated sample as OGIP files, which `hbm_jax.data.read_afterglows` and other software can read.
 
+    Raises FileExistsError if the catalogue exists and `overwrite` is false.
+
     Parameters
     ----------
     folder : path
@@ -30,11 +32,6 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
     path
         The catalogue. Its header contains the true population parameters; columns beginning with ``true_`` contain
         those of each source.
-
-    Raises
-    ------
-    FileExistsError
-        If the catalogue exists and `overwrite` is false.
     """
     catalogue = new_catalogue(folder, CATALOG, overwrite)
     spectra = catalogue.parent / SPECTRA

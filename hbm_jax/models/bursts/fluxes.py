@@ -70,22 +70,16 @@ class Coordinates(NamedTuple):
 class BurstFluxes(dist.Distribution):
     """Distribution of log10 of the fluxes of I intervals of B bursts, in the coordinates of the sampler.
 
+    Variances of 0 are allowed: all bursts then share that coefficient. The solution does not divide by them.
+
     Parameters
     ----------
-    x : (I,)
-        log10_E_peak - 2.
-    sphere : (I,)
-        log10 of 4 pi d_L^2 [cm^2].
+    x, sphere : (I,)
+        log10_E_peak - 2, and log10 of 4 pi d_L^2 [cm^2].
     of_burst : (I, B)
         1 where an interval belongs to a burst, else 0.
-    line : Line
-        Population of lines.
-    coordinates : Coordinates
-        Coordinates of the values.
-
-    Notes
-    -----
-    Variances of 0 are allowed: all bursts then share that coefficient. The solution does not divide by them.
+    line, coordinates : Line, Coordinates
+        Population of lines, and coordinates of the values.
     """
 
     arg_constraints: ClassVar[dict] = {}

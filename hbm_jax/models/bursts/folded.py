@@ -101,16 +101,8 @@ class FoldedBursts:
         ----------
         data : BurstSpectra
             The bursts.
-        spectrum : PeakedSpectrum or str
-            Model expression; see `PeakedSpectrum.of`.
-        band : (float, float)
-            Band of the energy flux [keV].
-        frame : str
-            Frame of the band: ``"rest"`` or ``"observer"``.
-        statistic : str, optional
-            As in `SpectrumStack.statistic`.
-        H0, Om0 : float
-            Hubble constant [km/s/Mpc] and matter density of a flat universe.
+        spectrum, band, frame, statistic, H0, Om0
+            As in `hbm_jax.models.GolenetskiiCounts`.
         tolerance : float
             Upper limit of ``errors``. Where no nodes meet it, all bins are folded if that is more accurate.
         """
@@ -148,20 +140,15 @@ class FoldedBursts:
             in_order=np.array_equal(order, np.arange(len(slots))),
         )
 
-    def expected(self, values: Mapping[str, Any], effective_area: Any = None) -> jax.Array:
-        """Return the expected counts of the bursts without background.
+    def expected(self, values: Mapping[str, Any]) -> jax.Array:
+        """Return the expected counts of the bursts without background, (N, G).
 
         Parameters
         ----------
         values : mapping of str to (I,) array
             Values of the sites ``spectrum.names``: ``log10_E_peak`` in the rest frame [keV]; the other parameters, such
-            as ``alpha`` and ``beta``; ``log10_flux`` in the band [erg/cm^2/s].
-        effective_area : (F,), optional
-            Effective areas of the non-reference detectors relative to the reference detectors; 1 where omitted.
-
-        Returns
-        -------
-        (N, G)
+            as ``alpha`` and ``beta``; ``log10_flux`` in the band [erg/cm^2/s]. Optional: ``effective_area`` (F,), of
+            the non-reference detectors relative to the reference detectors; 1 where omitted.
         """
         parameters = self.spectrum.parameters(values, self.log10_stretch, self.low, self.high)
         # One matrix product maps all parameters from intervals to spectra.
@@ -169,8 +156,8 @@ class FoldedBursts:
         in_slots = columns.reshape(len(parameters), self.num_instruments, -1)
         counts = self.source(dict(zip(parameters, in_slots, strict=True))).reshape(len(self.exposure), -1)
         factor = self.exposure
-        if effective_area is not None:
-            factor = factor * (self.of_detector @ (self.reference + self.of_free @ effective_area))
+        if "effective_area" in values:
+            factor = factor * (self.of_detector @ (self.reference + self.of_free @ values["effective_area"]))
         # Far above a cut-off the interpolating polynomial can be negative, by 1e-8 counts.
         counts = jnp.maximum(counts * factor[:, None], MIN_EXPECTED)
         return counts if self.in_order else counts[self.order]

@@ -78,14 +78,8 @@ class BoundBursts:
 
     Attributes
     ----------
-    observed : (B, J, 2)
-        Measured log10_E_peak and log10_flux.
-    errors : (B, J, 3)
-        Their variances and covariance, as in `Bursts`.
-    used : (B, J)
-        False for padding.
-    log10_flux_limit, log10_peak_flux_limit : (B,)
-        Limits of every flux, and of the brightest one of each burst; -inf for no limit.
+    observed, errors, used, log10_flux_limit, log10_peak_flux_limit, quantity
+        As in `Bursts`.
     known_z, uncertain_z : (number known,), (number uncertain, 4)
         Redshifts without error; measured redshifts with their errors and the bounds of their distributions.
     order : (B,)
@@ -102,8 +96,6 @@ class BoundBursts:
         log10 of measured flux over luminosity; None if it depends on parameters.
     num_unknown : int
         Number of unknown redshifts.
-    quantity : str
-        ``"flux"`` or ``"fluence"``.
     """
 
     observed: Any
@@ -161,6 +153,10 @@ class BoundBursts:
 class Golenetskii(PopulationModel):
     """Hierarchical model of the Golenetskii relation; an instance is a NumPyro program of the data.
 
+    Uncertain redshifts are sample sites: ``z`` for unknown redshifts, ``z_measured`` for redshifts with an error. For
+    fluences instead of fluxes, energies take the place of luminosities, and log10_N is in erg. Raises ValueError for an
+    unknown option or prior name (the message suggests the nearest known name), or incompatible options.
+
     Parameters
     ----------
     pooling : str
@@ -193,16 +189,6 @@ class Golenetskii(PopulationModel):
         Priors by parameter name that replace the defaults of `Golenetskii.all_priors`; a number fixes the parameter.
         ``z`` is the prior of every unknown redshift.
 
-    Raises
-    ------
-    ValueError
-        For an unknown option or prior name (the message suggests the nearest known name), or incompatible options.
-
-    Notes
-    -----
-    Uncertain redshifts are sample sites: ``z`` for unknown redshifts, ``z_measured`` for redshifts with an error. For
-    fluences instead of fluxes, energies take the place of luminosities, and log10_N is in erg.
-
     Examples
     --------
     >>> sorted(Golenetskii(pooling="complete").all_priors)[:3]
@@ -210,6 +196,8 @@ class Golenetskii(PopulationModel):
     """
 
     Bound: ClassVar[type] = BoundBursts
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["burst", "interval", "observable"]}
+    units: ClassVar[dict[str, str]] = UNITS
     remedies: ClassVar[dict[str, str]] = {
         "trend": "truncated=True or selection=, if faint intervals are missing, or another cosmology=",
         "groups": 'pooling="partial", if bursts differ',
@@ -233,13 +221,9 @@ class Golenetskii(PopulationModel):
             choose("cosmology", self.cosmology, expansion.FREE)
         if self.correlated and self.pooling == "complete":
             raise ValueError("Golenetskii: correlated=True expects pooling='partial'; found 'complete'.")
-        self._check_selection()
-        object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
-
-    def _check_selection(self) -> None:
-        """Store the selection as text; raise ValueError for one that cannot be integrated."""
         object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Golenetskii")))
         check_options(self)
+        object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
 
     @cached_property
     def selections(self) -> tuple[Selection, ...]:
@@ -267,15 +251,8 @@ class Golenetskii(PopulationModel):
     def bind(self, data: Bursts) -> BoundBursts:
         """Return measured values, indices of known and unknown redshifts, and conversions of fluxes to luminosities.
 
-        Parameters
-        ----------
-        data : Bursts
-            The sample.
-
-        Raises
-        ------
-        DataError
-            If the data are not `Bursts`, have no flux limit with ``truncated``, or fluxes below a known limit.
+        Raises DataError if the data are not `Bursts`, have no flux limit with ``truncated``, or fluxes below a known
+        limit.
         """
         self.check_container(data, Bursts, "Read them with hbm_jax.data.read_bursts, or use Bursts.from_columns.")
         self.cautions(data)
@@ -448,11 +425,6 @@ class Golenetskii(PopulationModel):
         model = self if self.selections else dataclasses.replace(self, latents="sampled")
         return PopulationModel.simulate(model, key, inside(data, self.selections), parameters)
 
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site, including those not named by plates."""
-        return {"observed": ["burst", "interval", "observable"]}
-
     def coords(self, data: Bursts) -> dict[str, list]:
         """Return the labels of the dimensions."""
         names = np.asarray(data.name)
@@ -468,11 +440,6 @@ class Golenetskii(PopulationModel):
         priors = [prior for part in self.selections for prior in part.priors.values()]
         inferred = any(isinstance(prior, dist.Distribution) for prior in priors)
         return 0.95 if inferred else 0.8
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters that are not dimensionless."""
-        return UNITS
 
     @property
     def description(self) -> str:

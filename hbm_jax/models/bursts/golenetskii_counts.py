@@ -84,23 +84,10 @@ class PreparedBursts:
 def _lines_and_centring(
     folded: FoldedBursts, values, covariance, conditional_variance, level
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a line through the fluxes of each burst, and weights of the partial non-centring, from single fits.
+    """Return ``lines`` and ``centring`` of `PreparedBursts` from fits of the I intervals of B bursts.
 
-    Parameters
-    ----------
-    folded : FoldedBursts
-        Bursts with I intervals of B bursts.
-    values, conditional_variance : (I, P)
-        Best-fit sites of each interval, the flux last, and the variance of each given those before it.
-    covariance : (I, P, P)
-        Covariance of the sites of each interval.
-    level : (B,)
-        Mean of log10_E_peak - 2 in each burst.
-
-    Returns
-    -------
-    (B, 2) array, dict of str to CentringWeight
-        As the attributes ``lines`` and ``centring`` of `PreparedBursts`.
+    Best-fit sites ``values`` (I, P), the flux last, have the ``covariance`` (I, P, P), and each of them the
+    ``conditional_variance`` (I, P) given those before it; ``level`` (B,) is the mean of log10_E_peak - 2.
     """
     centring_weights = {}
     for k, varying in enumerate(folded.spectrum.sites):
@@ -135,6 +122,8 @@ def _lines_and_centring(
 class GolenetskiiCounts(PopulationModel):
     """Hierarchical model of the spectra of gamma-ray bursts; an instance is a NumPyro program of the data.
 
+    Raises ValueError for an unknown option, parameter or prior, or an invalid band.
+
     Parameters
     ----------
     spectrum : Component or str
@@ -162,11 +151,6 @@ class GolenetskiiCounts(PopulationModel):
     priors : mapping of str to Distribution, float or str
         Priors by parameter name that replace the defaults; a number fixes the parameter.
 
-    Raises
-    ------
-    ValueError
-        For an unknown option, parameter or prior, or an invalid band.
-
     Notes
     -----
     The peak energies of all intervals form one population: ``log10_E_peak_std`` is their total scatter, while in
@@ -188,6 +172,8 @@ class GolenetskiiCounts(PopulationModel):
     """
 
     Bound: ClassVar[type] = PreparedBursts
+    dims: ClassVar[dict[str, list[str]]] = {"counts": ["spectrum", "group"]}
+    target_accept_prob: ClassVar[float] = 0.9  # short steps, because few bursts allow population widths near zero
 
     spectrum: Any = field(default="band", metadata={"help": "band, cutoff, or an expression with a peak energy"})
     band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "band of the energy flux [keV]"})
@@ -228,31 +214,12 @@ class GolenetskiiCounts(PopulationModel):
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
         """Precompute responses on quadrature nodes and fits of single intervals, which depend on the data alone.
 
-        A call of the model does this automatically and accepts the result in place of the data.
-
-        Parameters
-        ----------
-        data : BurstSpectra
-            The bursts.
-        tolerance : float
-            Largest error of the expected counts in standard deviations; see ``FoldedBursts.errors``.
-
-        Raises
-        ------
-        DataError
-            If ``data`` are not burst spectra.
+        As `hbm_jax.models.base.PopulationModel.bind`, with the largest error of the expected counts in standard
+        deviations, ``FoldedBursts.errors``, as ``tolerance``.
         """
         self.check_container(data, BurstSpectra, "Read them with hbm_jax.data.read_burst_spectra.")
-        folded = FoldedBursts.of(
-            data,
-            spectrum=self.peaked,
-            band=self.band,
-            frame=self.frame,
-            statistic=self.statistic,
-            H0=self.H0,
-            Om0=self.Om0,
-            tolerance=tolerance,
-        )
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("band", "frame", "statistic", "H0", "Om0")}
+        folded = FoldedBursts.of(data, spectrum=self.peaked, tolerance=tolerance, **options)
         values, covariance, _ = fit_intervals(folded, num_steps=FIT_STEPS)
         slopes = np.zeros_like(covariance)
         conditional_variance = np.diagonal(covariance, axis1=1, axis2=2).copy()  # given the parameters before
@@ -273,11 +240,7 @@ class GolenetskiiCounts(PopulationModel):
         return fold_cautions(errors, TOLERANCE, names, "expected counts, in standard deviations of the data,")
 
     def program(self, bound: PreparedBursts, observed: bool, recover: bool) -> None:
-        """Run the NumPyro program.
-
-        With ``observed=False`` the counts in the source regions are drawn. With marginal latents ``recover`` also draws
-        gamma and log10_N of each burst from their exact conditional.
-        """
+        """Run the NumPyro program; with marginal latents ``recover`` draws the lines of the bursts exactly."""
         folded = bound.folded
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
@@ -303,7 +266,7 @@ class GolenetskiiCounts(PopulationModel):
                     )
                 else:
                     spectra["log10_flux"] = numpyro.deterministic("log10_flux", flux)
-        expected = self.expected(folded, spectra | self._effective_areas(folded, priors))
+        expected = folded.expected(spectra | self._effective_areas(folded, priors))
         num, num_groups = np.shape(folded.statistic.counts)
         values = folded.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
@@ -349,26 +312,6 @@ class GolenetskiiCounts(PopulationModel):
             area = sample_prior("effective_area", priors["effective_area"])
             return {"effective_area": jnp.broadcast_to(area, num)}
 
-    def expected(self, folded: FoldedBursts, values: Mapping[str, Any]):
-        """Return the expected counts of the bursts in all spectra and groups, without background, (N, G).
-
-        Parameters
-        ----------
-        folded : FoldedBursts
-            Precomputed responses, from `prepare`.
-        values : mapping of str to array
-            Sites of the spectra, such as ``log10_E_peak, alpha, beta, log10_flux`` (I,), and ``effective_area`` (F,) if
-            it is free.
-        """
-        return folded.expected(values, values.get("effective_area"))
-
-    # Interface to inference, command line and report.
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site, the same as its plates."""
-        return {"counts": ["spectrum", "group"]}
-
     def coords(self, data: BurstSpectra) -> dict[str, list]:
         """Return the labels of the dimensions."""
         if not isinstance(data, BurstSpectra):
@@ -382,11 +325,6 @@ class GolenetskiiCounts(PopulationModel):
         """Units of the parameters that are not dimensionless."""
         units = {name: unit for varying in self.peaked.sites for name, unit in varying.units.items()}
         return UNITS | units
-
-    @property
-    def target_accept_prob(self) -> float:
-        """Default for `hbm_jax.sample`: short steps, because few bursts allow population widths near zero."""
-        return 0.9
 
     @property
     def description(self) -> str:

@@ -45,20 +45,9 @@ class IntervalFits(NamedTuple):
 def fit_intervals(
     folded: FoldedBursts, effective_area: ArrayLike | None = None, *, num_steps: int = STEPS
 ) -> IntervalFits:
-    """Fit every interval independently, by Fisher scoring.
+    """Fit every interval independently, by at most ``num_steps`` steps of Fisher scoring.
 
-    Parameters
-    ----------
-    folded : FoldedBursts
-        Spectra of all bursts with precomputed responses.
-    effective_area : (F,), optional
-        Effective areas of the non-reference detectors relative to the reference detectors; 1 by default.
-    num_steps : int
-        Largest number of steps.
-
-    Returns
-    -------
-    IntervalFits
+    The effective areas (F,) of the non-reference detectors relative to the reference detectors are 1 by default.
     """
     num_free = folded.of_free.shape[1]
     area = np.ones(num_free) if effective_area is None else np.asarray(effective_area, float)
@@ -99,7 +88,9 @@ def _fit(folded: FoldedBursts, area, num_steps: int) -> IntervalFits:
 def _evaluate(folded: FoldedBursts, area, theta):
     """Return log likelihood, score, expected Fisher information and expected counts of each interval, and deviances."""
     statistic, names = folded.statistic, folded.spectrum.names
-    mu, derivatives = linearized(lambda t: folded.expected(dict(zip(names, t.T, strict=True)), area), theta)
+    mu, derivatives = linearized(
+        lambda t: folded.expected(dict(zip(names, t.T, strict=True)) | {"effective_area": area}), theta
+    )
     background, background_variance = statistic.background_moments()
     weights = jnp.where(statistic.used, 1.0 / jnp.maximum(mu + background + background_variance, 1e-6), 0.0)
     of_interval = folded.of_interval[folded.order]  # (N, I)
@@ -158,9 +149,8 @@ def interval_fits(
     for name in ("log10_flux", "log10_E_peak", *spectra.names[1:-1]):
         table[name], table[f"sigma_{name}"] = values[name], errors[name]
     table["cov_log10_flux_log10_E_peak"] = fits.covariance[:, 0, -1]
-    interval = np.asarray(data.spectrum_interval)
+    interval, num_groups = np.asarray(data.spectrum_interval), np.asarray(data.spectra.used).sum(axis=1)
     table["deviance"] = np.bincount(interval, fits.deviance, minlength=len(table))
-    num_groups = np.asarray(data.spectra.used).sum(axis=1)
     table["num_groups"] = np.bincount(interval, num_groups, minlength=len(table)).astype(int)
     table.meta |= {"band_low": float(band[0]), "band_high": float(band[1]), "band_frame": frame}
     table.meta["spectrum"] = str(spectrum)

@@ -62,11 +62,8 @@ class PeakedSpectrum:
     def of(cls, spectrum: "Component | str | PeakedSpectrum") -> "PeakedSpectrum":
         """Read an expression, its text, or one of the names ``"band"`` and ``"cutoff"``.
 
-        Raises
-        ------
-        ValueError
-            If the text cannot be read, or unless one component has a parameter ``e_peak`` and is normalised by a flux
-            or an amplitude.
+        Raises ValueError if the text cannot be read, or unless one component has a parameter ``e_peak`` and is
+        normalised by a flux or an amplitude.
         """
         return spectrum if isinstance(spectrum, PeakedSpectrum) else _read(spectrum)
 
@@ -90,7 +87,7 @@ class PeakedSpectrum:
         values = self.in_domain(values)
         values["log10_E_peak"] = values["log10_E_peak"] - log10_stretch
         parameters = {v.parameter: v.value(values[v.site]) for v in self.sites}
-        amplitude = _prefixed(self.peak, AMPLITUDE)
+        amplitude = self.peak._prefixed(AMPLITUDE)
         unit = parameters | {amplitude: jnp.zeros_like(values[FLUX])}
         log10_unit = jnp.log10(constants.kev_in_erg * self.peak.integral(unit, low, high, 1))
         return parameters | {amplitude: values[FLUX] - log10_unit}
@@ -120,13 +117,13 @@ class PeakedSpectrum:
             *(name for name in _peak_populations(self.peak) if name in self.peak.own_parameters and name != PEAK),
         ]
         grid = np.meshgrid(*(_TRIALS[name] for name in names), indexing="ij")
-        known = {_prefixed(self.peak, name): axis.ravel() for name, axis in zip(names, grid, strict=True)}
+        known = {self.peak._prefixed(name): axis.ravel() for name, axis in zip(names, grid, strict=True)}
         rng, others = np.random.default_rng(0), [v for v in self.sites if v.parameter not in known]
         num = grid[0].size * (-(-_MIN_TRIALS // grid[0].size) if others else 1)
         values = {name: np.resize(column, num) for name, column in known.items()}
         values |= {v.parameter: np.asarray(v.spread(rng.uniform(-1.0, 1.0, num))) for v in others}
         norm = {FLUX: _TRIAL_FLUX} if hasattr(self.peak, "norm") else {AMPLITUDE: 0.0}
-        return values | {_prefixed(self.peak, name): np.full(num, value) for name, value in norm.items()}
+        return values | {self.peak._prefixed(name): np.full(num, value) for name, value in norm.items()}
 
 
 def _read(spectrum: Any) -> PeakedSpectrum:
@@ -148,7 +145,7 @@ def _read(spectrum: Any) -> PeakedSpectrum:
     if AMPLITUDE not in peak.own_parameters:
         raise ValueError(f"spectrum of bursts: expected a parameter {AMPLITUDE} of {peak}; found none.")
     expression = spectrum.mapped(lambda part: peak if part is peaks[0] else part)
-    peak_parameters, known = {_prefixed(peak, name): name for name in peak.own_parameters}, _peak_populations(peak)
+    peak_parameters, known = {peak._prefixed(name): name for name in peak.own_parameters}, _peak_populations(peak)
 
     def varying(name):
         if peak_parameters.get(name) in known:
@@ -172,11 +169,6 @@ def _read(spectrum: Any) -> PeakedSpectrum:
 def _peak_populations(component: Component) -> dict[str, Varying]:
     """Return the populations of parameters of a component with a peak that do not follow from default priors."""
     return KNOWN if isinstance(component, Band | CutoffPowerLaw) else {PEAK: KNOWN[PEAK]}
-
-
-def _prefixed(component: Component, name: str) -> str:
-    """Return the full name of a parameter of a component."""
-    return f"{component.label}_{name}" if component.label else name
 
 
 def _soft_positive(x):

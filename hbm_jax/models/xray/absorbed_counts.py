@@ -39,18 +39,10 @@ def at_known_redshifts(
     tolerance: float,
     trials_of_sources: list[dict[str, np.ndarray]] | None = None,
 ) -> ExpectedCounts:
-    """Fold sources of known redshift on quadrature nodes, or exactly where they do not suffice.
+    """Fold the sources of known redshift ``rows`` on quadrature nodes, or exactly where these do not suffice.
 
-    Parameters
-    ----------
-    data : Afterglows
-        The sample.
-    rows : (n,)
-        Indices of the sources.
-    medium, band, tolerance
-        As in `AbsorbedCounts.of`.
-    trials_of_sources : list of dict, optional
-        Parameters of the trial spectra of each source; by default those of `trials` for all.
+    The trial spectra of each source are those of ``trials_of_sources``, by default those of `trials` for all. All other
+    arguments are those of `AbsorbedCounts.of`.
     """
     z = np.asarray(data.z)[rows]
     # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
@@ -152,18 +144,8 @@ class AbsorbedCounts:
     ) -> "AbsorbedCounts":
         """Precompute responses and tables, which depend on the data and the options of the model alone.
 
-        Parameters
-        ----------
-        data : Afterglows
-            The sample.
-        medium : Medium
-            Options of the absorbers.
-        band : (float, float)
-            Energy range of the fluxes [keV].
-        statistic : str, optional
-            As in `SpectrumStack.statistic`.
-        tolerance : float
-            As in `hbm_jax.spectra.fold`.
+        ``band`` is the energy range of the fluxes [keV]; ``statistic`` is as in `SpectrumStack.statistic`, and
+        ``tolerance`` as in `hbm_jax.spectra.fold`.
         """
         known_rows, uncertain_rows = (np.flatnonzero(mask) for mask in (data.knows_redshift, ~data.knows_redshift))
         known, uncertain, errors = None, None, np.zeros(len(data))
@@ -207,10 +189,7 @@ class AbsorbedCounts:
     def each(self) -> "list[AbsorbedCounts]":
         """Return one `AbsorbedCounts` for each source, all of the same shapes, for `hbm_jax.fit_each`.
 
-        Raises
-        ------
-        ValueError
-            If a redshift is uncertain, or the response to lines is stored by blocks of all sources.
+        Raises ValueError if a redshift is uncertain, or the response to lines is stored by blocks of all sources.
         """
         if self.uncertain is not None or self.known is None:
             raise ValueError("AbsorbedCounts.each: expected known redshifts; found uncertain ones.")
@@ -235,17 +214,10 @@ class AbsorbedCounts:
         return [single(row) for row in range(len(self.z))]
 
     def expected(self, p: dict[str, Any]) -> jax.Array:
-        """Return the expected counts of the sources without background.
+        """Return the expected counts of the sources without background, (N, G).
 
-        Parameters
-        ----------
-        p : dict of str to array
-            ``photon_index, log10_flux, nh, nh_mw`` (N,), and with uncertain redshifts ``z`` (N,); with a WHIM
-            ``log10_n0`` () or (N,), ``log10_T, log10_xi, metallicity`` ().
-
-        Returns
-        -------
-        (N, G)
+        Parameters are ``photon_index, log10_flux, nh, nh_mw`` (N,), and with uncertain redshifts ``z`` (N,); with a
+        WHIM ``log10_n0`` () or (N,), ``log10_T, log10_xi, metallicity`` ().
         """
         parts = []
         if self.known is not None:

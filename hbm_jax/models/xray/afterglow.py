@@ -68,6 +68,8 @@ UNITS = {
 class Afterglow(PopulationModel):
     """Hierarchical model of absorbed afterglow spectra; calling it with data is a NumPyro program.
 
+    Raises ValueError for an unknown option or prior name; the message suggests the nearest known one.
+
     Parameters
     ----------
     spectrum : Component or str, optional
@@ -111,11 +113,6 @@ class Afterglow(PopulationModel):
         Priors that replace the defaults, by parameter name; a number fixes the parameter. The defaults are in
         `Afterglow.all_priors`.
 
-    Raises
-    ------
-    ValueError
-        For an unknown option or prior name; the message suggests the nearest known one.
-
     Notes
     -----
     Redshifts with an error in the catalogue are parameters ``z``, normal and truncated at four standard deviations.
@@ -132,6 +129,7 @@ class Afterglow(PopulationModel):
     """
 
     Bound: ClassVar[type] = AbsorbedCounts
+    dims: ClassVar[dict[str, list[str]]] = {"counts": ["source", "group"]}
 
     spectrum: Any = field(default=None, metadata={"help": 'such as "tbabs(mw) * ztbabs(host) * cutoffpl"'})
     common: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with one value for all sources"})
@@ -230,20 +228,9 @@ class Afterglow(PopulationModel):
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
         """Precompute responses on nodes, cross sections and tables of the WHIM, which depend on the data alone.
 
-        Calling the model with data does this automatically. The result can be passed in place of the data, also with
-        traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
-
-        Parameters
-        ----------
-        data : Afterglows
-            The sample.
-        tolerance : float
-            Largest change of the log likelihood of a source by the choice of nodes.
-
-        Raises
-        ------
-        DataError
-            If the data are not `Afterglows`, or a required Galactic column, or its error, is missing.
+        As `hbm_jax.models.base.PopulationModel.bind`, with the largest change of the log likelihood of a source by the
+        choice of nodes as ``tolerance``. Also raises DataError if a required Galactic column, or its error, is missing.
+        The result may have traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
         """
         self.check_container(data, Afterglows, "Read them with hbm_jax.data.read_afterglows.")
         self._require_columns(data)
@@ -361,11 +348,6 @@ class Afterglow(PopulationModel):
             statistic = jax.device_get(bound.statistic.with_counts(values["counts"]))
         bound = dataclasses.replace(bound, statistic=statistic)
         return (dataclasses.replace(bound, source_information=SourceInformation.of(bound)),)
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site: the names of its plates."""
-        return {"counts": ["source", "group"]}
 
     def coords(self, data: Afterglows) -> dict[str, list]:
         """Return the labels of the dimensions."""

@@ -27,22 +27,14 @@ class Medium:
 
     Attributes
     ----------
-    abundances : str
-        Abundance table of all three absorbers.
-    whim : bool
-        Whether the WHIM absorbs.
+    abundances, whim, H0, Om0, common
+        As in `hbm_jax.models.Afterglow`.
     mode : str
-        Ionisation of the WHIM, as in `hbm_jax.absorption.whim_optical_depth`.
-    log10_xi : float or None
-        Ionisation parameter of the WHIM; None if it is sampled.
-    metallicity : float or None
-        Metallicity of the WHIM; None if it is sampled.
-    H0, Om0 : float
-        Flat cosmology of the line-of-sight integral.
+        Ionisation of the WHIM.
+    log10_xi, metallicity : float or None
+        Ionisation parameter and metallicity of the WHIM; None if they are sampled.
     expression : Component or None
         Model expression; None: a power law absorbed by Milky Way, host and, with ``whim``, WHIM.
-    common : tuple of str
-        Parameters of the expression with one value for all sources.
     """
 
     abundances: str = "wilm"

@@ -70,12 +70,9 @@ class SourceInformation:
 
     @classmethod
     def of(cls, bound: Any) -> "SourceInformation":
-        """Fit all sources at once and expand their likelihoods about the fits.
+        """Fit all sources of `AbsorbedCounts` at once and expand their likelihoods about the fits.
 
-        Parameters
-        ----------
-        bound : AbsorbedCounts
-            The sources, at the redshifts of the catalogue; a missing column of the Milky Way is set to 10^20.7 cm^-2.
+        Redshifts are those of the catalogue; a missing column of the Milky Way is set to 10^20.7 cm^-2.
         """
         known = np.isfinite(np.asarray(bound.nh_mw))
         galactic = np.where(known, np.asarray(bound.nh_mw), 0.05)
@@ -91,14 +88,8 @@ class SourceInformation:
             precision = fisher_information + np.diag([_BROAD.get(v.site, 1.0) for v in bound.medium.sites])
             shift = np.linalg.solve(precision, vector_per_density[middle][..., None])[..., 0]
             density_information = 1e-14 * (unmarginalised[middle] - np.sum(shift * vector_per_density[middle], axis=1))
-        return cls(
-            fisher_information,
-            vector,
-            vector_per_depth,
-            vector_per_galactic,
-            galactic,
-            np.maximum(density_information, 1e-6),
-        )
+        density_information = np.maximum(density_information, 1e-6)
+        return cls(fisher_information, vector, vector_per_depth, vector_per_galactic, galactic, density_information)
 
     def sample(self, depth, galactic, sites, means, stds, population, detection=None) -> dict[str, Any]:
         """Sample all varying parameters of every source and return the values of their sites.
@@ -108,20 +99,10 @@ class SourceInformation:
         the counts do. Index and flux are sampled next, in units of their population, from their approximately normal
         distribution given the column.
 
-        Parameters
-        ----------
-        depth : (N, D) or None
-            Optical depths of the WHIM, as in `AbsorbedCounts.depth`; None without a WHIM.
-        galactic : (N,)
-            Columns of the Milky Way [1e22 cm^-2].
-        sites : sequence of Varying
-            The K varying parameters; the column of the host, if there is one, is the last.
-        means, stds : sequences of K
-            Means and standard deviations of their populations.
-        population : Distribution
-            Population of log10 column.
-        detection : SourceDetection, optional
-            Selection of the sources.
+        The arguments are the optical depths ``depth`` (N, D) as in `AbsorbedCounts.depth`, None without a WHIM; columns
+        ``galactic`` (N,) of the Milky Way [1e22 cm^-2]; the K varying parameters ``sites``, the column of the host
+        last, with ``means`` and ``stds`` of their populations; the ``population`` of log10 column; and a
+        `SourceDetection`.
         """
         vector = self.information_vector + self.vector_per_galactic * (galactic - self.galactic)[:, None]
         if depth is not None:
@@ -142,8 +123,9 @@ class SourceInformation:
             column = (score[:, num] - jnp.sum(regression * scaled_score, axis=1)) / column_information
             log10_nh = _sample_column(column_information, column, means[num], stds[num], population)
             scaled_score = scaled_score - cross * (10.0**log10_nh)[:, None]
+        # Coordinates (x - mean) / std of normal populations.
         coordinates = {
-            v.site: _standardised(mean, std, galactic.shape)
+            v.site: Coordinate(dist.Normal().expand(galactic.shape), lambda V, mean=mean, std=std: mean + std * V)
             for v, mean, std in zip(sites[:num], means[:num], stds[:num], strict=True)
         }
         if detection is not None:
@@ -196,11 +178,6 @@ def _sample_column(information, best, mean, std, population):
     return numpyro.deterministic("log10_nh", to_v.inv(V))
 
 
-def _standardised(mean, std, shape) -> Coordinate:
-    """Return the coordinate (x - mean) / std of a normal population."""
-    return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
-
-
 def _fit(bound: Any, galactic):
     """Fit all sources by penalised Fisher scoring, with a normal population that is estimated with them.
 
@@ -232,7 +209,7 @@ def _fit(bound: Any, galactic):
         mean = (np.sum(theta, axis=0) + _PRIOR_WEIGHT * start[0]) / (num + _PRIOR_WEIGHT)
         square = np.sum((theta - mean) ** 2 + np.einsum("nkk->nk", covariance), axis=0) + _PRIOR_WEIGHT * start[1] ** 2
         std = np.maximum(np.sqrt(square / (num + _PRIOR_WEIGHT)), [v.min_std for v in sites])
-    _, _, score, information, derivatives, channel_information = _evaluate(bound, galactic, theta)
+    _, _, score, information, *by_channel = _evaluate(bound, galactic, theta)
     score, information = np.asarray(score), np.asarray(information)
     values, jacobian = theta.copy(), np.ones((num, K))
     if sites[-1].parameter == "host_nh":  # chain rule from the logarithm of the column to the column
@@ -240,12 +217,9 @@ def _fit(bound: Any, galactic):
         jacobian[:, -1] = 1.0 / (_LN10 * values[:, -1])
     fisher_information = jacobian[:, :, None] * information[:, :K, :K] * jacobian[:, None, :]
     vector = np.einsum("nkl,nl->nk", fisher_information, values) + jacobian * score
-    score_per_density, depth, density_information = jax.device_get(
-        _whim_response(bound, galactic, theta, derivatives, channel_information)
-    )
-    vector_per_galactic = -jacobian * information[:, :K, K]
-    vector_per_density = jacobian * score_per_density
-    return fisher_information, vector, vector_per_galactic, vector_per_density, depth, density_information
+    score_per_density, depth, density_information = jax.device_get(_whim_response(bound, galactic, theta, *by_channel))
+    galactic_and_density = -jacobian * information[:, :K, K], jacobian * score_per_density
+    return fisher_information, vector, *galactic_and_density, depth, density_information
 
 
 def expected_counts(bound, theta, galactic, common=None, log10_n0=-30.0, log10_T=6.0):

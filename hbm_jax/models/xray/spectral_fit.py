@@ -68,6 +68,9 @@ class Deviance(NamedTuple):
 class SpectralFit(PopulationModel):
     """Model expression fitted to one or several observed spectra; calling it with data is a NumPyro program.
 
+    Raises ValueError for an expression without additive component, or an unknown statistic, parameter or prior; for a
+    formula with an unknown parameter, and formulas that depend on each other.
+
     Parameters
     ----------
     spectrum : Component or str
@@ -89,12 +92,6 @@ class SpectralFit(PopulationModel):
         ``"2 * a_nh"``, ties the parameter to them; see `hbm_jax.models.ties.Tie`. A formula that names an untied
         parameter has a value for each spectrum.
 
-    Raises
-    ------
-    ValueError
-        For an expression without additive component, or an unknown statistic, parameter or prior; for a formula with an
-        unknown parameter, and formulas that depend on each other.
-
     Notes
     -----
     Sample the model with `hbm_jax.sample`, or maximise its likelihood with `hbm_jax.maximum_likelihood`, which ignores
@@ -113,6 +110,7 @@ class SpectralFit(PopulationModel):
     """
 
     Bound: ClassVar[type] = FoldedSpectra
+    dims: ClassVar[dict[str, list[str]]] = {"counts": ["spectrum", "group"]}
     read_prior = staticmethod(prior_from_text)
 
     spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
@@ -185,15 +183,12 @@ class SpectralFit(PopulationModel):
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return parameter values with those of fixed and of tied parameters added.
 
+        Raises ValueError if the value of a parameter to which another is tied is missing.
+
         Parameters
         ----------
         parameters : mapping of str to () or (N,) array
             Values of the free parameters by name; for example the ``parameters`` of `hbm_jax.maximum_likelihood`.
-
-        Raises
-        ------
-        ValueError
-            If the value of a parameter to which another is tied is missing.
         """
         fixed = {name: prior for name, prior in self.all_priors.items() if isinstance(prior, int | float)}
         values: dict[str, Any] = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
@@ -211,19 +206,8 @@ class SpectralFit(PopulationModel):
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
         """Precompute responses on nodes, cross sections and tables, which depend on the data alone.
 
-        Calling the model with data does this automatically. The result can be passed in place of the data.
-
-        Parameters
-        ----------
-        data : SpectrumStack
-            The spectra.
-        tolerance : float
-            Largest change of the log likelihood of a spectrum by the choice of nodes.
-
-        Raises
-        ------
-        DataError
-            If ``data`` is not a `SpectrumStack`.
+        As `hbm_jax.models.base.PopulationModel.bind`, with the largest change of the log likelihood of a spectrum by
+        the choice of nodes as ``tolerance``.
         """
         self.check_container(data, SpectrumStack, "Build one with SpectrumStack.of.")
         if self.background_spectrum is not None or isinstance(data, RegionStack):
@@ -288,17 +272,15 @@ class SpectralFit(PopulationModel):
     def expected(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> np.ndarray:
         """Return the expected counts of the source without background, (N, G); of both with a model of the background.
 
+        Raises ValueError for a missing value.
+
         Parameters
         ----------
         data : SpectrumStack or FoldedSpectra
             The spectra, or the result of `prepare`, which need not be computed again in every call.
         parameters : mapping of str to () or (N,) array
-            Values by name; ``calibration`` is (N - 1,). Fixed and tied parameters may be omitted.
-
-        Raises
-        ------
-        ValueError
-            For a missing value.
+            Values by name, such as the ``parameters`` of `hbm_jax.maximum_likelihood`; ``calibration`` is (N - 1,).
+            Fixed and tied parameters may be omitted.
         """
         bound = self.bound(data)
         with jax.enable_x64(True):
@@ -314,26 +296,15 @@ class SpectralFit(PopulationModel):
 
     def _values_and_factors(self, bound: FoldedSpectra, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return values with fixed and tied parameters added, and calibration factors or None."""
-        values = self.complete(parameters)
-        factors, num = None, bound.num_sources
-        if self.calibration and num > 1:
-            if "calibration" not in values:
-                raise ValueError("SpectralFit: expected a value of 'calibration' for each spectrum after the first.")
-            factors = jnp.append(1.0, jnp.broadcast_to(jnp.asarray(values["calibration"]), num - 1))
-        return values, factors
+        values, num = self.complete(parameters), bound.num_sources
+        if not self.calibration or num < 2:
+            return values, None
+        if "calibration" not in values:
+            raise ValueError("SpectralFit: expected a value of 'calibration' for each spectrum after the first.")
+        return values, jnp.append(1.0, jnp.broadcast_to(jnp.asarray(values["calibration"]), num - 1))
 
     def deviance(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> Deviance:
-        """Return the deviance of the data from the model.
-
-        Parameters
-        ----------
-        data, parameters
-            As for `expected`; for example the ``parameters`` of `hbm_jax.maximum_likelihood`.
-
-        Returns
-        -------
-        Deviance
-        """
+        """Return the deviance of the data from the model; the arguments are those of `expected`."""
         bound = self.bound(data)
         with jax.enable_x64(True):
             groups = np.asarray(_deviance(bound.statistic, self._expected(bound, parameters)))
@@ -356,16 +327,8 @@ class SpectralFit(PopulationModel):
     ) -> Goodness:
         """Compare the deviance of the data with those of data simulated from the model.
 
-        Parameters
-        ----------
-        data, parameters
-            As for `expected`.
-        seed, num_simulations : int
-            As in `hbm_jax.spectra.statistics.goodness.goodness_of_fit`, whose notes state the limits of these p-values.
-
-        Returns
-        -------
-        Goodness
+        Data and parameters are those of `expected`; for the other arguments and the limits of the p-values see
+        `hbm_jax.spectra.statistics.goodness.goodness_of_fit`.
         """
         bound = self.bound(data)
         with jax.enable_x64(True):
@@ -377,26 +340,10 @@ class SpectralFit(PopulationModel):
         return int(np.asarray(self.bound(data).statistic.used).sum())
 
     def simulate(self, key, data: SpectrumStack, parameters: Mapping[str, float] | None = None):
-        """Draw spectra with the design of ``data``.
+        """Draw spectra as `hbm_jax.models.base.PopulationModel.simulate`.
 
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : SpectrumStack
-            Design: instruments, exposures and backgrounds.
-        parameters : mapping of str to float, optional
-            True values by name, the same for all spectra; all other parameters are drawn from their priors.
-
-        Returns
-        -------
-        SpectrumStack, dict
-            The spectra with simulated counts, and the true value of every parameter.
-
-        Raises
-        ------
-        ValueError
-            With a chi-square statistic, whose data are not counts.
+        True values are the same for all spectra. Raises ValueError with a chi-square statistic, whose data are not
+        counts.
         """
         gaussian = [name for name in self._statistics if name.startswith("chi2_")]
         if gaussian:
@@ -409,11 +356,6 @@ class SpectralFit(PopulationModel):
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
         errors = self.bound(data if bound is None else bound).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site: the names of its plates."""
-        return {"counts": ["spectrum", "group"]}
 
     def coords(self, data: SpectrumStack) -> dict[str, list]:
         """Return the labels of the dimensions."""
@@ -441,10 +383,7 @@ class SpectralFit(PopulationModel):
     def to_config(self) -> dict:
         """Return the options as plain values, spectrum and priors as text; ``SpectralFit(**config)`` is the same model.
 
-        Raises
-        ------
-        ValueError
-            For a component that is not registered, or a prior that cannot be written as text.
+        Raises ValueError for a component that is not registered, or a prior that cannot be written as text.
         """
         statistic = list(self.statistic) if isinstance(self.statistic, tuple) else self.statistic
         texts = {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own), "statistic": statistic}

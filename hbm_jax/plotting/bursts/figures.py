@@ -72,10 +72,6 @@ def golenetskii_planes(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is of another model, or was loaded without its program and data.
-
-    Examples
-    --------
-    >>> golenetskii_planes(fit).savefig("planes.pdf")  # doctest: +SKIP
     """
     program: Any = model_of(fit)
     if isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):

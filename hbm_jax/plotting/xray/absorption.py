@@ -34,10 +34,6 @@ def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", 
     -------
     matplotlib.figure.Figure
         Upper panel: sigma E^3 against energy. Lower panel, if there are several tables: ratio to the first.
-
-    Examples
-    --------
-    >>> neutral_cross_sections().savefig("cross_sections.pdf")  # doctest: +SKIP
     """
     with jax.enable_x64(True):
         curves = {name: np.asarray(neutral_cross_section(ENERGY, model=model, abundances=name)) for name in abundances}
@@ -77,10 +73,6 @@ def ionization(element: str = "O", log10_xi: Sequence[float] = (-1.0, 1.0, 2.0))
     ------
     ValueError
         For any other element.
-
-    Examples
-    --------
-    >>> ionization("O").savefig("ionization.pdf")  # doctest: +SKIP
     """
     ions = [i for i, (Z, _) in enumerate(IONS) if ELEMENTS[Z - 1] == element]
     if not ions:
@@ -148,10 +140,6 @@ def whim_transmission(
     ------
     ValueError
         For a parameter whose values are not a sequence.
-
-    Examples
-    --------
-    >>> whim_transmission({"z": (0.5, 1, 2, 5)}).savefig("whim.pdf")  # doctest: +SKIP
     """
     vary = vary or {"z": (0.5, 1.0, 2.0, 5.0), "n0": (5e-8, 1e-7, 3e-7, 1e-6), "log10_T": (5.0, 6.0, 6.5, 7.0)}
     common: dict[str, Any] = {
@@ -205,10 +193,6 @@ def transmissions(energy: ArrayLike, absorbers: Mapping[str, ArrayLike]) -> Figu
     ------
     ValueError
         If there is no absorber.
-
-    Examples
-    --------
-    >>> transmissions(energy, {"host": tau_host, "Milky Way": tau_mw}).savefig("t.pdf")  # doctest: +SKIP
     """
     depths = {name: np.asarray(tau, dtype=float) for name, tau in absorbers.items()}
     if not depths:

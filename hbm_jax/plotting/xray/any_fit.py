@@ -32,10 +32,6 @@ def spectra(
     ------
     ValueError
         If the fit is not one of spectra, or for an unknown source.
-
-    Examples
-    --------
-    >>> spectra(fit, ["GRB 061121"]).savefig("spectra.pdf")  # doctest: +SKIP
     """
     if isinstance(fit, BestFit):
         return best_fit_spectra(fit)
@@ -66,10 +62,6 @@ def unfolded_spectrum(
     ------
     ValueError
         If the fit is not one of spectra, or for an unknown source.
-
-    Examples
-    --------
-    >>> unfolded_spectrum(fit, "GRB 061121").savefig("unfolded.pdf")  # doctest: +SKIP
     """
     if isinstance(fit, BestFit):
         return best_fit_unfolded(fit, rows_of(fit.data, name, 1, "unfolded_spectrum")[0])

@@ -59,10 +59,6 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     ValueError
         If a fit is not one of afterglows, has no host columns or was loaded without its program and data, or if the
         fits have no source in common.
-
-    Examples
-    --------
-    >>> host_columns(hosts_alone, with_whim).savefig("columns.pdf")  # doctest: +SKIP
     """
     fits = [fit] if other is None else [fit, other]
     models = [model_and_data(member, Afterglow, Afterglows, "host_columns")[0] for member in fits]
@@ -152,10 +148,6 @@ def whim_contour(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is not one of afterglows, or has no WHIM of free density and temperature.
-
-    Examples
-    --------
-    >>> whim_contour(fit).savefig("whim.pdf")  # doctest: +SKIP
     """
     model, _ = model_and_data(fit, Afterglow, Afterglows, "whim_contour")
     names = whim_parameters(model)
@@ -211,10 +203,6 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     ------
     ValueError
         If the fit is not one of afterglows or was loaded without its program and data.
-
-    Examples
-    --------
-    >>> afterglow_populations(fit).savefig("populations.pdf")  # doctest: +SKIP
     """
     model, _ = model_and_data(fit, Afterglow, Afterglows, "afterglow_populations")
     with house_style():

@@ -73,6 +73,9 @@ class AreaComponents:
     ) -> "AreaComponents":
         """Return the principal components of a set of effective areas, such as draws of the calibration.
 
+        Components are those of the areas in cm^2, as in Lee et al. (2011), divided by the default area, and 0 where
+        that is 0. The covariance of the set is that of the components if all are kept.
+
         Parameters
         ----------
         arfs : sequence of Arf
@@ -88,11 +91,6 @@ class AreaComponents:
         ------
         DataError
             For fewer than two areas, different energies, equal areas, or an invalid ``num`` or ``fraction``.
-
-        Notes
-        -----
-        Components are those of the areas in cm^2, as in Lee et al. (2011), divided by the default area, and 0 where
-        that is 0. The covariance of the set is that of the components if all are kept.
         """
         if len(arfs) < 2:
             raise DataError(f"AreaComponents: expected at least two effective areas; found {len(arfs)}.")
@@ -168,10 +166,7 @@ class AreaComponents:
 def read_area_components(path: str | Path) -> AreaComponents:
     """Read the components that `AreaComponents.write` wrote; the last 8 files are cached.
 
-    Raises
-    ------
-    DataError
-        If the file cannot be read, or has no such table.
+    Raises DataError if the file cannot be read, or has no such table.
     """
     path = Path(path)
     try:

@@ -80,8 +80,8 @@ class ExpectedCounts:
         spectrum : Component
             Additive model expression, for one source or for as many sources as responses. Lines, and other components
             that may be narrower than the bins, are folded exactly.
-        responses : sequence of (energy, matrix)
-            As in `fold`.
+        responses, backgrounds, draws
+            Pairs (energy, matrix), expected background counts of each response, and random spectra, as in `fold`.
         counts : sequence of (num_groups,) or (num_spectra, num_groups) arrays
             Observed counts. With two axes, each response folds several spectra, and parameter values are (N, S).
         trials : mapping of str to (num_trials,) array
@@ -91,14 +91,8 @@ class ExpectedCounts:
             is less accurate.
         trial_spectrum : Component, optional
             Expression of the trial spectra, if it has other parameters.
-        backgrounds : sequence of (num_spectra, num_groups) arrays, optional
-            Expected background counts, as in `fold`.
-        draws : pair of mappings, optional
-            As in `fold`.
-        num_groups : int, optional
-            G; by default the largest number of groups of a response.
-        num_blocks : int
-            Number of blocks of groups in the responses on nodes.
+        num_groups, num_blocks : int
+            G, by default the largest number of groups of a response, and the number of blocks of groups on nodes.
         """
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         smooth, lines = split_terms(spectrum)
@@ -136,18 +130,9 @@ class ExpectedCounts:
     def on_nodes(
         cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, num_blocks: int = 1, shared: bool = False
     ) -> "ExpectedCounts":
-        """Stack responses on nodes, and precompute the tables of the expression; errors are set to 0.
+        """Stack responses on nodes, and precompute the tables of an expression without lines; errors are set to 0.
 
-        Parameters
-        ----------
-        spectrum : Component
-            Model expression, without lines.
-        folds : sequence of Fold
-            Each response on its nodes.
-        num_groups, num_blocks : int
-            G, and the number of blocks of groups.
-        shared : bool
-            True: each response folds several spectra, with parameter values (N, S).
+        With ``shared`` each response folds several spectra, with parameter values (N, S).
         """
         num_nodes = max(len(f.energy) for f in folds)
         # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
@@ -201,10 +186,8 @@ class ExpectedCounts:
 def _averaged(average, lines, widths, values):
     """Return the mean density in bins of a smooth spectrum and of lines, each with its mean transmission."""
     densities = [] if average is None else [average(values)]
-    for in_bins, factor in lines:
-        photons = in_bins(values) * (1.0 if factor is None else factor(values))
-        densities.append(photons / jnp.asarray(widths, photons.dtype))
-    return functools.reduce(jnp.add, densities)
+    photons = (in_bins(values) * (1.0 if factor is None else factor(values)) for in_bins, factor in lines)
+    return functools.reduce(jnp.add, [*densities, *(line / jnp.asarray(widths, line.dtype) for line in photons)])
 
 
 def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:

@@ -18,27 +18,29 @@ __all__ = ["METHODS", "fwhm", "group", "groups", "noticed", "optimal_widths"]
 
 Mask = NDArray[np.bool_]
 
-# Meaning of the amount for each method; None for methods without an amount.
-METHODS: dict[str, str | None] = {
+# Meaning and domain of the amount for each method; None for methods without an amount.
+METHODS: dict[str, tuple[str, str, Callable[[float], bool]] | None] = {
     "file": None,
     "none": None,
-    "min_counts": "minimum counts per group",
-    "min_signal_to_noise": "minimum signal-to-noise ratio per group",
-    "channels_per_group": "number of channels per group",
-    "width": "maximum width of a group [keV]",
+    "min_counts": ("minimum counts per group", "1 or more", lambda amount: amount >= 1),
+    "min_signal_to_noise": ("minimum signal-to-noise ratio per group", "above 0", lambda amount: amount > 0),
+    "channels_per_group": (
+        "number of channels per group", "a whole number of 1 or more", lambda amount: amount >= 1 and amount % 1 == 0
+    ),
+    "width": ("maximum width of a group [keV]", "above 0", lambda amount: amount > 0),
     "optimal": None,
-}
+}  # fmt: skip
 ROUNDING = 1e-6  # relative tolerance of channel energies, which files store in single precision
 TURN = 2.119  # x of Kaastra & Bleeker (2016) below which the optimal bin width is the resolution
 
 
 def noticed(
-    spectrum: Spectrum,
-    energies: Sequence[float] | Sequence[Sequence[float]] | None = None,
-    *,
-    keep_bad: bool = False,
+    spectrum: Spectrum, energies: Sequence[float] | Sequence[Sequence[float]] | None = None, *, keep_bad: bool = False
 ) -> Mask:
     """Return the mask of the channels to use.
+
+    Raises DataError if a range is not a pair of increasing numbers or contains no channel entirely, if no channel is
+    good, or if `energies` is given for a spectrum without a response.
 
     Parameters
     ----------
@@ -54,12 +56,6 @@ def noticed(
     Returns
     -------
     (num_channels,) of bool
-
-    Raises
-    ------
-    DataError
-        If a range is not a pair of increasing numbers or contains no channel entirely, if no channel is good, or if
-        `energies` is given for a spectrum without a response.
     """
     good = np.ones(len(spectrum), bool)
     for region in (spectrum, spectrum.background):
@@ -87,6 +83,9 @@ def group(
 ) -> Spectrum:
     """Return a copy of a spectrum with a new grouping of its channels.
 
+    Raises DataError if the method is unknown, the amount is missing or invalid, or ``"optimal"`` or ``"width"`` is used
+    without a response.
+
     Parameters
     ----------
     spectrum : Spectrum
@@ -106,12 +105,6 @@ def group(
     Spectrum
         ``grouping`` is 1 where a group begins, -1 within a group and 0 in unused channels.
 
-    Raises
-    ------
-    DataError
-        If the method is unknown, the amount is missing or invalid, or ``"optimal"`` or ``"width"`` is used without a
-        response.
-
     Notes
     -----
     Groups do not extend across unused channels. Channels at the end of a run of used channels that do not reach the
@@ -126,66 +119,49 @@ def group(
     reject_unknown([method], list(METHODS), "method of grouping")
     _check_amount(method, amount)
     used = _used(spectrum, noticed)
-    numbers = groups(spectrum, used) if method == "file" else np.full(len(spectrum), -1)
-    if method != "file":
-        group_ends = _ends(spectrum, method, amount or 0.0, used)
-        number = 0
+    if method == "file":
+        begins = _begins(spectrum, used)
+    else:
+        begins, group_ends = np.zeros(len(spectrum), bool), _ends(spectrum, method, amount or 0.0, used)
         for start, stop in _runs(used):
-            for end in group_ends(start, stop):
-                numbers[start:end], start, number = number, end, number + 1
-    grouping = np.where(used, -1, 0)
-    grouping[np.unique(numbers, return_index=True)[1]] = 1
-    return dataclasses.replace(spectrum, grouping=np.where(used, grouping, 0))
+            begins[[start, *group_ends(start, stop)][:-1]] = True
+    return dataclasses.replace(spectrum, grouping=np.where(begins, 1, np.where(used, -1, 0)))
 
 
 def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.int64]:
     """Return the group number of each channel.
 
+    Raises DataError if `noticed` is not a mask of the channels or selects none.
+
     Parameters
     ----------
-    spectrum : Spectrum
-        Spectrum whose ``grouping`` is used: 1 begins a group, -1 continues it, 0 is a group of a single channel.
-    noticed : (num_channels,) of bool, optional
-        Channels to use, as returned by `noticed`. Default: the good ones. A group keeps only its used channels, and is
-        divided where an unused channel lies between them.
+    spectrum, noticed
+        As in `group`. In ``spectrum.grouping`` 1 begins a group, -1 continues it, 0 is a group of a single channel. A
+        group keeps only its used channels, and is divided where an unused channel lies between them.
 
     Returns
     -------
     (num_channels,) of int
         Increasing from 0; -1 for unused channels.
 
-    Raises
-    ------
-    DataError
-        If `noticed` is not a mask of the channels or selects none.
-
     Examples
     --------
     Counts in groups: ``np.bincount(number[number >= 0], weights=spectrum.counts[number >= 0])``.
     """
     used = _used(spectrum, noticed)
-    previous_used = np.concatenate([[False], used[:-1]])
-    begins = used & ((spectrum.grouping != -1) | ~previous_used)
-    return np.where(used, np.cumsum(begins) - 1, -1)
+    return np.where(used, np.cumsum(_begins(spectrum, used)) - 1, -1)
+
+
+def _begins(spectrum: Spectrum, used: Mask) -> Mask:
+    """Return the mask of the used channels at which the groups of a spectrum begin."""
+    return used & ((spectrum.grouping != -1) | ~np.concatenate([[False], used[:-1]]))
 
 
 def fwhm(response: Response) -> Floats:
-    """Return the spectral resolution (full width at half maximum) at the nominal energy of each channel.
+    """Return the full width at half maximum, in channels, at the nominal energy of each channel, (num_channels,).
 
-    Parameters
-    ----------
-    response : Response
-        Response of the instrument.
-
-    Returns
-    -------
-    (num_channels,)
-        In channels, at least 1. Channels outside the energy range of the response have the width at its nearest end.
-
-    Notes
-    -----
-    The width is that of the highest peak in the matrix row of the nominal energy, with linear interpolation at half of
-    the maximum.
+    It is that of the highest peak in the matrix row of the nominal energy, with linear interpolation at half of the
+    maximum, and at least 1. Channels outside the energy range of the response have the width at its nearest end.
     """
     matrix = response.matrix
     nonzero_rows = np.flatnonzero(matrix.max(axis=1).toarray().ravel() > 0)
@@ -216,28 +192,20 @@ def _half_width(profile: Floats) -> float:
 def optimal_widths(spectrum: Spectrum, noticed: ArrayLike | None = None) -> Floats:
     """Return the largest group width around each channel without loss of information, in channels.
 
+    It is the optimal bin width of Kaastra & Bleeker (2016, A&A 587, A151): the full width at half maximum of the
+    response, times (0.08 + 7.0 / x + 1.8 / x^2) / (1 + 5.9 / x) where x > 2.119. Here x = ln(N_r (1 + 0.2 ln R)), N_r
+    is the number of counts within one full width around the channel, and R the number of full widths in the used
+    channels. Raises DataError if the spectrum has no response.
+
     Parameters
     ----------
-    spectrum : Spectrum
-        Spectrum with a response.
-    noticed : (num_channels,) of bool, optional
-        Channels to use, as returned by `noticed`. Default: the good ones.
+    spectrum, noticed
+        As in `group`; the spectrum has a response.
 
     Returns
     -------
     (num_channels,)
         At least 1.
-
-    Raises
-    ------
-    DataError
-        If the spectrum has no response.
-
-    Notes
-    -----
-    The optimal bin width of Kaastra & Bleeker (2016, A&A 587, A151): the full width at half maximum of the response,
-    times (0.08 + 7.0 / x + 1.8 / x^2) / (1 + 5.9 / x) where x > 2.119. Here x = ln(N_r (1 + 0.2 ln R)), N_r is the
-    number of counts within one full width around the channel, and R the number of full widths in the used channels.
     """
     used = _used(spectrum, noticed)
     width = fwhm(_response(spectrum, "optimal groups"))
@@ -264,12 +232,11 @@ def _ends(spectrum: Spectrum, method: str, amount: float, used: Mask) -> Callabl
     if method == "width":
         response = _response(spectrum, "groups of a width in keV")
         e_min, e_max = response.e_min.tolist(), response.e_max.tolist()
-        return lambda start, stop: _while_narrow(
-            start,
-            stop,
-            # Channel energies of grating spectra decrease.
-            lambda a, b: max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount,
-        )
+
+        def fits(a: int, b: int) -> bool:  # channel energies of grating spectra decrease
+            return max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount
+
+        return lambda start, stop: _while_narrow(start, stop, fits)
     allowed = np.floor(optimal_widths(spectrum, used) * (1 + ROUNDING))
     return lambda start, stop: _while_narrow(start, stop, lambda a, b: b - a + 1 <= allowed[a : b + 1].min())
 
@@ -349,16 +316,12 @@ def _ranges(energies) -> list[tuple[float, float]]:
 
 def _check_amount(method: str, amount: float | None) -> None:
     """Raise DataError unless the amount is valid for the method."""
-    quantity = METHODS[method]
-    if quantity is None:
+    allowed = METHODS[method]
+    if allowed is None:
         if amount is not None:
             raise DataError(f"grouping {method!r}: expected no amount; found {amount}.")
         return
-    minimum = 1.0 if method in ("min_counts", "channels_per_group") else 0.0
+    quantity, domain, is_valid = allowed
     number = float(amount) if isinstance(amount, (int, float, np.number)) and not isinstance(amount, bool) else np.nan
-    valid = np.isfinite(number) and (number >= minimum if minimum else number > 0)
-    if not valid or (method == "channels_per_group" and number % 1):
-        domain = (
-            "a whole number of 1 or more" if method == "channels_per_group" else ("1 or more" if minimum else "above 0")
-        )
+    if not (np.isfinite(number) and is_valid(number)):
         raise DataError(f"grouping {method!r}: expected the {quantity}, {domain}; found {amount}.")

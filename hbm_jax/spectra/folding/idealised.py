@@ -1,4 +1,7 @@
-"""Idealised responses for simulations and tests: an X-ray telescope with a CCD, and a gamma-ray burst monitor."""
+"""Idealised responses for simulations and tests: an X-ray telescope with a CCD, and a gamma-ray burst monitor.
+
+They are not responses of real instruments.
+"""
 
 from typing import Any
 
@@ -24,11 +27,6 @@ def xrt_like_rmf(num_energies: int = 1190, num_channels: int = 1024) -> Rmf:
     ----------
     num_energies, num_channels : int
         Numbers of photon energy bins and of channels.
-
-    Returns
-    -------
-    Rmf
-        For simulations and tests; it is not the response of a real instrument.
     """
     energy = np.linspace(0.1, 12.0, num_energies + 1)
     bounds = np.asarray(np.arange(num_channels + 1) * 0.01, float)
@@ -79,6 +77,7 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
     It has a Gaussian peak with a width proportional to the square root of the energy, and a continuum up to the Compton
     edge, from photons that scatter once and escape; their fraction rises with energy. Energies and channels are spaced
     evenly in logarithm: 5 keV to 50 MeV and 4 keV to 2 MeV (``"nai"``), 0.1 to 200 MeV and 0.1 to 50 MeV (``"bgo"``).
+    Raises ValueError if the detector is unknown.
 
     Parameters
     ----------
@@ -86,16 +85,6 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
         ``"nai"`` or ``"bgo"``.
     num_energies, num_channels : int
         Numbers of photon energy bins and of channels; channels are numbered from 0.
-
-    Returns
-    -------
-    Rmf
-        For simulations and tests; it is not the response of a real instrument.
-
-    Raises
-    ------
-    ValueError
-        If the detector is unknown.
     """
     parameters = _scintillator(detector)
     (lowest, highest), (first, last) = parameters["energy"], parameters["channels"]
@@ -117,7 +106,7 @@ def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
     """Return the effective area of an idealised scintillator at normal incidence.
 
     It includes the transmission of the entrance window, the finite thickness of the crystal, and for ``"nai"`` the K
-    edge of iodine.
+    edge of iodine. Raises ValueError if the detector is unknown.
 
     Parameters
     ----------
@@ -125,11 +114,6 @@ def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
         ``"nai"`` or ``"bgo"``.
     rmf : Rmf, optional
         Redistribution whose energy bins are used; default: that of `gbm_like_rmf`.
-
-    Raises
-    ------
-    ValueError
-        If the detector is unknown.
     """
     parameters = _scintillator(detector)
     energy = (rmf or gbm_like_rmf(detector)).energy

@@ -86,20 +86,10 @@ def panel_edges(
 
 
 def num_nodes_of(panels: ArrayLike, error: float) -> NDArray[np.int64]:
-    """Return the smallest sufficient number of Gauss-Legendre nodes in each panel.
+    """Return the smallest sufficient number of Gauss-Legendre nodes in each panel, from 1 to ``MAX_NODES``.
 
-    Parameters
-    ----------
-    panels : (num_panels + 1,)
-        Panel edges, from `panel_edges`.
-    error : float
-        Largest error of the integral over ln E of a panel: the remainder of Gauss-Legendre quadrature of exp(s ln E)
-        with s = ``STEEPNESS``.
-
-    Returns
-    -------
-    (num_panels,) int
-        From 1 to ``MAX_NODES``.
+    The error is that of the integral over ln E of a panel: the remainder of Gauss-Legendre quadrature of exp(s ln E)
+    with s = ``STEEPNESS``. The result is (num_panels,) for panel edges (num_panels + 1,).
     """
     width = np.diff(np.log(np.asarray(panels, float)))
     num_nodes = np.full(len(width), MAX_NODES)
@@ -107,34 +97,6 @@ def num_nodes_of(panels: ArrayLike, error: float) -> NDArray[np.int64]:
         remainder = math.factorial(n) ** 4 / ((2 * n + 1) * math.factorial(2 * n) ** 3)
         num_nodes[remainder * (STEEPNESS * width) ** (2 * n) * width <= error] = n
     return num_nodes
-
-
-def fold_on_panels(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> Fold:
-    """Return the response on quadrature nodes: integrals of the interpolating polynomials, times the response.
-
-    Parameters
-    ----------
-    energy : (num_energies + 1,)
-        Edges of the energy bins of the response [keV].
-    matrix : (num_energies, num_groups), may be a SciPy sparse matrix
-        Response, constant within each energy bin.
-    panels : (num_panels + 1,)
-        Panel edges over the same band, from `panel_edges`.
-    num_nodes : int or (num_panels,) int
-        Gauss-Legendre nodes per panel.
-
-    Returns
-    -------
-    Fold
-
-    Examples
-    --------
-    >>> fold = fold_on_panels([1.0, 2.0, 3.0], np.eye(2), [1.0, 1.5, 3.0])
-    >>> (fold.matrix @ fold.energy**2).round(4).tolist()  # the integrals of E^2 from 1 to 2 and from 2 to 3
-    [2.3333, 6.3333]
-    """
-    nodes, integrals = integrals_of(energy, panels, num_nodes)
-    return Fold(nodes, np.ascontiguousarray(dense(integrals.T @ matrix).T))
 
 
 def dense(matrix: Any) -> Floats:
@@ -147,15 +109,23 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3)
 
     Parameters
     ----------
-    energy, panels, num_nodes
-        As in `fold_on_panels`.
+    energy : (num_energies + 1,)
+        Edges of the energy bins of the response [keV].
+    panels : (num_panels + 1,)
+        Panel edges over the same band, from `panel_edges`.
+    num_nodes : int or (num_panels,) int
+        Gauss-Legendre nodes per panel.
 
     Returns
     -------
-    nodes : (num_nodes,)
-        [keV].
-    matrix : sparse (num_energies, num_nodes)
-        [keV].
+    (num_nodes,), sparse (num_energies, num_nodes)
+        [keV] each.
+
+    Examples
+    --------
+    >>> nodes, integrals = integrals_of([1.0, 2.0, 3.0], [1.0, 1.5, 3.0])
+    >>> (integrals @ nodes**2).round(4).tolist()  # the integrals of E^2 from 1 to 2 and from 2 to 3
+    [2.3333, 6.3333]
     """
     energy, panels = np.asarray(energy, float), np.asarray(panels, float)
     width = np.diff(panels)

@@ -26,6 +26,8 @@ NUM_BLOCKS = 16  # blocks of groups; the groups of a block respond only to photo
 def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> Iterator[Fold]:
     """Yield the fold on a subset of its nodes, fitted to a family of spectra, for each resolution.
 
+    Weights may be negative. A block has no weight below the lowest node that it has in the original fold.
+
     Parameters
     ----------
     fold : Fold
@@ -35,11 +37,6 @@ def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> I
     resolutions : iterable of float
         Nodes whose diagonal element of R in the pivoted QR decomposition is below this fraction of the largest are left
         out.
-
-    Yields
-    ------
-    Fold
-        Weights may be negative. A block has no weight below the lowest node that it has in the original fold.
     """
     counts = spectra @ fold.matrix.T
     # Random linear combinations of the spectra span the same space, and are fewer.

@@ -1,6 +1,5 @@
 """Observed spectrum: counts in detector channels, with exposure, background and response."""
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,10 +73,7 @@ class Spectrum:
     def background_ratio(self) -> Floats:
         """Ratio of the background expected in the background region to that in the source region, (num_channels,).
 
-        Raises
-        ------
-        DataError
-            If there is no background.
+        Raises DataError if there is no background.
         """
         if self.background is None:
             raise DataError(f"{self.name}: expected a background; found none.")
@@ -86,12 +82,3 @@ class Spectrum:
             return (background.exposure * background.backscal * background.areascal) / (
                 self.exposure * self.backscal * self.areascal
             )
-
-    def with_response(self, response: Response) -> "Spectrum":
-        """Return a copy with another response; raise DataError if its channels differ."""
-        if not np.array_equal(response.channels, self.channels):
-            raise DataError(
-                f"{self.name}: expected a response for channels {self.channels[0]} to {self.channels[-1]}; found "
-                f"channels {response.channels[0]} to {response.channels[-1]}."
-            )
-        return dataclasses.replace(self, response=response)

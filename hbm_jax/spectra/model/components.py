@@ -56,7 +56,10 @@ class _Additive(Component):
         "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "photon flux density of the low-energy power law at the pivot energy"
     )
     smooth: ClassVar[bool] = True
-    unit: ClassVar[float] = 1.0  # shape per unit amplitude, with energies in units of the pivot
+    shape_parameters: ClassVar[dict[str, Parameter]]
+    # Shape per unit amplitude, with energies in units of the pivot: the unit times this power of the pivot.
+    unit: ClassVar[float] = 1.0
+    unit_power: ClassVar[float] = 0.0
 
     def __post_init__(self):
         if not (np.ndim(self.pivot) == 0 and 0 < self.pivot < math.inf):
@@ -79,26 +82,28 @@ class _Additive(Component):
     @property
     def own_parameters(self) -> dict[str, Parameter]:
         if self.norm == "amplitude":
-            return self._shape_parameters() | {"log10_amplitude": self.amplitude}
+            return self.shape_parameters | {"log10_amplitude": self.amplitude}
         band = f"{self.norm[0]:g} to {self.norm[1]:g} keV"
         flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux in the observed band {band}")
-        return self._shape_parameters() | {"log10_flux": flux}
-
-    def _shape_parameters(self) -> dict[str, Parameter]:
-        raise NotImplementedError
+        return self.shape_parameters | {"log10_flux": flux}
 
     def _shape(self, x: Any, energy: Any, params: dict[str, jax.Array]) -> jax.Array:
         """Return the logarithm of the shape at x = ln(E / pivot) and energy = E / pivot."""
         raise NotImplementedError
 
     def _log_integral(self, middle: Any, width: Any, power: int, params: dict[str, jax.Array]) -> jax.Array:
-        """Return the logarithm of the integral of energy^power times the shape over a band in x."""
-        raise NotImplementedError
+        """Return the logarithm of the integral of energy^power times the shape over a band in x; here by quadrature."""
+        columns = {name: jnp.expand_dims(value, -1) for name, value in params.items()}
+
+        def integrand(x):
+            return (power + 1.0) * x + self._shape(x, jnp.exp(x), columns)
+
+        return jnp.log(width) + shapes.log_mean(integrand, middle, width)
 
     def _log_scale(self, params: dict[str, jax.Array]) -> jax.Array:
         """Return the logarithm of the factor that normalises the shape."""
         if self.norm == "amplitude":
-            return _LN10 * params["log10_amplitude"] + math.log(self.unit)
+            return _LN10 * params["log10_amplitude"] + math.log(self.unit) + self.unit_power * math.log(self.pivot)
         log10_flux = params["log10_flux"]
         band = _band(*self.norm, self._pivot, log10_flux.dtype)
         return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self._pivot)) - self._log_integral(*band, 1, params)
@@ -151,6 +156,9 @@ _INDEX = Parameter("", "Normal(2.0, 1.0)", "photon index: photons/keV fall as E^
 class PowerLaw(_Additive):
     """Power law, N(E) proportional to E^-photon_index.
 
+    Integrals and all their derivatives are finite at every photon index, including the energy flux at index 2 and the
+    photon flux at index 1. Raises ValueError if the norm, the pivot energy or the redshift is invalid.
+
     Parameters
     ----------
     label : str
@@ -165,16 +173,6 @@ class PowerLaw(_Additive):
         Redshift of the source. Energies of parameters and the pivot are those in the frame of the source; the observed
         spectrum is N(E (1 + z)), as in XSPEC's zpowerlw. The band of ``norm`` is observed.
 
-    Raises
-    ------
-    ValueError
-        If the norm, the pivot energy or the redshift is invalid.
-
-    Notes
-    -----
-    Integrals and all their derivatives are finite at every photon index, including the energy flux at index 2 and the
-    photon flux at index 1.
-
     Examples
     --------
     >>> spectrum = PowerLaw()
@@ -184,31 +182,27 @@ class PowerLaw(_Additive):
     """
 
     integrable: ClassVar[bool] = True
-
-    def _shape_parameters(self):
-        return {"photon_index": _INDEX}
+    shape_parameters: ClassVar[dict[str, Parameter]] = {"photon_index": _INDEX}
 
     def _shape(self, x, energy, params):
-        return shapes.power_law(x, params["photon_index"])
+        return -params["photon_index"] * x
 
     def _log_integral(self, middle, width, power, params):
-        return shapes.power_law_integral(middle, width, power, params["photon_index"])
+        return jnp.log(width) + shapes.log_mean_power(power + 1.0 - params["photon_index"], middle, width)
 
 
 @dataclass(frozen=True)
 class BrokenPowerLaw(_Additive):
     """Broken power law.
 
+    Continuous at the break. The derivative of the flux density at energy E with respect to ``energy_break`` is
+    discontinuous at ``energy_break`` = E; that of the photons in a bin is continuous.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is that of the low-energy power law at the pivot energy, as in XSPEC's bknpower,
         even if the break lies below the pivot.
-
-    Notes
-    -----
-    Continuous at the break. The derivative of the flux density at energy E with respect to ``energy_break`` is
-    discontinuous at ``energy_break`` = E; that of the photons in a bin is continuous.
 
     Examples
     --------
@@ -218,20 +212,19 @@ class BrokenPowerLaw(_Additive):
 
     smooth: ClassVar[bool] = False
     integrable: ClassVar[bool] = True
-
-    def _shape_parameters(self):
-        return {
-            "photon_index": dataclasses.replace(_INDEX, help="photon index below the break"),
-            "photon_index_high": dataclasses.replace(_INDEX, help="photon index above the break"),
-            "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "break energy"),
-        }
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "photon_index": dataclasses.replace(_INDEX, help="photon index below the break"),
+        "photon_index_high": dataclasses.replace(_INDEX, help="photon index above the break"),
+        "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "break energy"),
+    }
 
     def _arguments(self, params):
         log_break = jnp.log(params["energy_break"]) - math.log(self.pivot)
         return params["photon_index"], params["photon_index_high"], log_break
 
     def _shape(self, x, energy, params):
-        return shapes.broken_power_law(x, *self._arguments(params))
+        low, high, log_break = self._arguments(params)
+        return -low * jnp.minimum(x, log_break) - high * jnp.maximum(x - log_break, 0.0)
 
     def _log_integral(self, middle, width, power, params):
         return shapes.broken_power_law_integral(middle, width, power, *self._arguments(params))
@@ -241,6 +234,10 @@ class BrokenPowerLaw(_Additive):
 class CutoffPowerLaw(_Additive):
     """Power law with an exponential cut-off, E^-photon_index exp(-E / e_cut).
 
+    With ``e_peak`` the domain is photon_index <= 2: E^2 N(E) of a steeper spectrum has no peak, and the result is NaN.
+    At photon_index = 2 there is no cut-off. The energy flux in the band ``norm`` is computed with 64 quadrature nodes;
+    ``tests/spectra/test_energetics.py`` asserts its error.
+
     Parameters
     ----------
     label, norm, pivot, z
@@ -248,12 +245,6 @@ class CutoffPowerLaw(_Additive):
     peak : bool
         True: use the parameter ``e_peak`` = (2 - photon_index) e_cut, the energy at which E^2 N(E) is largest, instead
         of ``e_cut``.
-
-    Notes
-    -----
-    With ``e_peak`` the domain is photon_index <= 2: E^2 N(E) of a steeper spectrum has no peak, and the result is NaN.
-    At photon_index = 2 there is no cut-off. The energy flux in the band ``norm`` is computed with 64 quadrature nodes;
-    ``tests/spectra/test_energetics.py`` asserts its error.
 
     Examples
     --------
@@ -264,7 +255,9 @@ class CutoffPowerLaw(_Additive):
     _: KW_ONLY
     peak: bool = False
 
-    def _shape_parameters(self):
+    @property
+    def shape_parameters(self) -> dict[str, Parameter]:  # type: ignore[override]
+        """Photon index, and energy of the cut-off or the peak."""
         if not self.peak:
             cut = Parameter("keV", "LogNormal(2.3, 1.5)", "cut-off energy")
             return {"photon_index": _INDEX, "e_cut": cut}
@@ -273,31 +266,23 @@ class CutoffPowerLaw(_Additive):
             "e_peak": Parameter("keV", "LogNormal(2.3, 1.5)", "energy at which E^2 N(E) is largest"),
         }
 
-    def _arguments(self, params):
+    def _shape(self, x, energy, params):
         index = params["photon_index"]
         rate = (2.0 - index) / params["e_peak"] if self.peak else 1.0 / params["e_cut"]
-        return index, jnp.where(rate >= 0.0, rate, jnp.nan) * self.pivot
-
-    def _shape(self, x, energy, params):
-        return shapes.cutoff_power_law(x, energy, *self._arguments(params))
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.cutoff_power_law_integral(middle, width, power, *self._arguments(params))
+        return -index * x - jnp.where(rate >= 0.0, rate, jnp.nan) * self.pivot * energy
 
 
 @dataclass(frozen=True)
 class LogParabola(_Additive):
     """Power law whose index changes with the logarithm of energy, (E / pivot)^-(alpha + beta log10(E / pivot)).
 
+    The energy flux in the band ``norm`` is computed with 64 quadrature nodes: its relative error is below 1e-12 for
+    bands of four decades and a curvature ``beta`` from -3 to 3 (``tests/spectra/test_more_components.py``).
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is that at the pivot energy, as in XSPEC's logpar.
-
-    Notes
-    -----
-    The energy flux in the band ``norm`` is computed with 64 quadrature nodes: its relative error is below 1e-12 for
-    bands of four decades and a curvature ``beta`` from -3 to 3 (``tests/spectra/test_more_components.py``).
 
     Examples
     --------
@@ -305,36 +290,30 @@ class LogParabola(_Additive):
     ['alpha', 'beta', 'log10_amplitude']
     """
 
-    def _shape_parameters(self):
-        return {
-            "alpha": dataclasses.replace(_INDEX, help="photon index at the pivot energy"),
-            "beta": Parameter("", "Normal(0.0, 1.0)", "half the change of the photon index per decade of energy"),
-        }
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "alpha": dataclasses.replace(_INDEX, help="photon index at the pivot energy"),
+        "beta": Parameter("", "Normal(0.0, 1.0)", "half the change of the photon index per decade of energy"),
+    }
 
     def _shape(self, x, energy, params):
-        return shapes.log_parabola(x, params["alpha"], params["beta"])
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.log_parabola_integral(middle, width, power, params["alpha"], params["beta"])
+        return -(params["alpha"] + params["beta"] / _LN10 * x) * x
 
 
 @dataclass(frozen=True)
 class Band(_Additive):
     """Band function of gamma-ray bursts: E^alpha exp(-E / E_0) below a break and E^beta above it.
 
+    Band et al. 1993, ApJ 413, 281. ``alpha`` and ``beta`` are signed photon indices; ``e_peak`` = (2 + alpha) E_0 is
+    the energy at which E^2 N(E) is largest, if beta < -2. The break is at (alpha - beta) E_0, where the function and
+    all its first derivatives are continuous. Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere. At alpha =
+    -2 cut-off and break are at infinity; the limit is E^-2, with a finite gradient. At alpha = beta the break is at 0;
+    the limit is E^beta. Its gradient is finite and correct for a norm by flux; that of a norm by amplitude is infinite,
+    and its finite part is returned.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is that of E^alpha at the pivot energy, as in XSPEC's grbm.
-
-    Notes
-    -----
-    Band et al. 1993, ApJ 413, 281. ``alpha`` and ``beta`` are signed photon indices; ``e_peak`` = (2 + alpha) E_0 is
-    the energy at which E^2 N(E) is largest, if beta < -2. The break is at (alpha - beta) E_0, where the function and
-    all its first derivatives are continuous. Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere. At
-    alpha = -2 cut-off and break are at infinity; the limit is E^-2, with a finite gradient. At alpha = beta the break
-    is at 0; the limit is E^beta. Its gradient is finite and correct for a norm by flux; that of a norm by amplitude is
-    infinite, and its finite part is returned.
 
     Examples
     --------
@@ -347,13 +326,11 @@ class Band(_Additive):
     pivot: float = 100.0
     flux_prior: ClassVar[str] = "Normal(-6.0, 2.0)"
     amplitude: ClassVar[Parameter] = dataclasses.replace(_Additive.amplitude, prior="Normal(-2.0, 2.0)")
-
-    def _shape_parameters(self):
-        return {
-            "alpha": Parameter("", "TruncatedNormal(-1.0, 0.5, low=-2.0)", "low-energy photon index, E^alpha"),
-            "beta": Parameter("", "TruncatedNormal(-2.5, 0.5, high=-2.0)", "high-energy photon index, E^beta"),
-            "e_peak": Parameter("keV", "LogNormal(5.3, 1.0)", "energy at which E^2 N(E) is largest"),
-        }
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "alpha": Parameter("", "TruncatedNormal(-1.0, 0.5, low=-2.0)", "low-energy photon index, E^alpha"),
+        "beta": Parameter("", "TruncatedNormal(-2.5, 0.5, high=-2.0)", "high-energy photon index, E^beta"),
+        "e_peak": Parameter("keV", "LogNormal(5.3, 1.0)", "energy at which E^2 N(E) is largest"),
+    }
 
     def _arguments(self, params):
         return params["alpha"], params["beta"], params["e_peak"] / self.pivot
@@ -369,15 +346,13 @@ class Band(_Additive):
 class BlackBody(_Additive):
     """Black body, A(E) = 1.0344e-3 K E^2 / (exp(E / kT) - 1).
 
+    1.0344e-3 is the value of XSPEC, so that K is that of bbodyrad. Physical constants give 1.0380e-3, and therefore a
+    radius smaller by 0.17 %.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is K = (R / km)^2 / (D / 10 kpc)^2, as in XSPEC's bbodyrad, for any pivot.
-
-    Notes
-    -----
-    1.0344e-3 is the value of XSPEC, so that K is that of bbodyrad. Physical constants give 1.0380e-3, and therefore a
-    radius smaller by 0.17 %.
 
     Examples
     --------
@@ -386,25 +361,27 @@ class BlackBody(_Additive):
     """
 
     amplitude: ClassVar[Parameter] = Parameter("(km / 10 kpc)^2", "Normal(2.0, 2.0)", "(radius over distance)^2")
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return _BLACK_BODY * self.pivot**2
-
-    def _shape_parameters(self):
-        return {"kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the frame of the source")}
+    unit: ClassVar[float] = _BLACK_BODY
+    unit_power: ClassVar[float] = 2.0
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the frame of the source")
+    }
 
     def _shape(self, x, energy, params):
         return shapes.black_body(x, energy, params["kT"] / self.pivot)
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.black_body_integral(middle, width, power, params["kT"] / self.pivot)
 
 
 @dataclass(frozen=True)
 class GaussianLine(_Additive):
     """Emission line with a Gaussian profile in energy.
+
+    ``energy`` and ``sigma`` are those in the frame of the source [keV]; the result is NaN for a negative sigma. At any
+    width, including 0, `photons` and `hbm_jax.models.SpectralFit` count all photons of the line, and absorbers act at
+    the energies of the line (``tests/spectra/test_line_widths.py``). A response does not resolve energies within a bin,
+    so the likelihood of a line much narrower than the bins is constant in ``energy`` within each bin: use a sigma of
+    about one bin width if the line energy is a free parameter. The derivative with respect to the energy of a line of
+    zero width is that within a bin (0 without absorbers); it does not include the move of the photons to the next bin.
+    All other derivatives are exact.
 
     Parameters
     ----------
@@ -419,16 +396,6 @@ class GaussianLine(_Additive):
         Redshift of the source, as in `PowerLaw`. The observed photon flux is the amplitude divided by 1 + z, as in
         XSPEC's zgauss.
 
-    Notes
-    -----
-    ``energy`` and ``sigma`` are those in the frame of the source [keV]; the result is NaN for a negative sigma. At any
-    width, including 0, `photons` and `hbm_jax.models.SpectralFit` count all photons of the line, and absorbers act at
-    the energies of the line (``tests/spectra/test_line_widths.py``). A response does not resolve energies within a bin,
-    so the likelihood of a line much narrower than the bins is constant in ``energy`` within each bin: use a sigma of
-    about one bin width if the line energy is a free parameter. The derivative with respect to the energy of a line of
-    zero width is that within a bin (0 without absorbers); it does not include the move of the photons to the next bin.
-    All other derivatives are exact.
-
     Examples
     --------
     >>> list((PowerLaw() + GaussianLine("fe")).parameters)
@@ -442,19 +409,11 @@ class GaussianLine(_Additive):
     integrable: ClassVar[bool] = True
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photon flux of the whole line")
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return 1.0 / self.pivot
-
-    def _shape_parameters(self):
-        return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the source"),
-            "sigma": Parameter(
-                "keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line in the frame of the source"
-            ),
-        }
+    unit_power: ClassVar[float] = -1.0
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the source"),
+        "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line in the frame of the source"),
+    }
 
     def _arguments(self, params):
         return params["energy"] / self.pivot, params["sigma"] / self.pivot

@@ -17,6 +17,7 @@ from hbm_jax.spectra.model.quadrature import (
     LINE_WIDTH,
     WIDTH,
     density_weights,
+    flat,
     integrals,
     nodes_between,
     pieces_of_bands,
@@ -116,8 +117,7 @@ class Component:
 
     def _weight_tables(self, edges: Floats) -> Any:
         """Precompute the tables of `_integrals_and_weights` for bins between edges (..., K + 1)."""
-        nodes = nodes_between(edges)
-        return self._tables(nodes.reshape(*nodes.shape[:-2], -1))
+        return self._tables(flat(nodes_between(edges)))
 
     def _integrals_and_weights(self, limits: Any, tables: Any, values: Values) -> tuple[jax.Array, jax.Array]:
         """Return the photons in bins (..., K), and the weights of each bin's nodes in a mean over its photons."""
@@ -137,6 +137,9 @@ class Component:
     def on(self, energy: ArrayLike) -> Callable[[Values], jax.Array]:
         """Return the spectrum at the energies as a function of its parameters.
 
+        Raises ValueError if an energy is not positive and finite, or outside the domain of an absorber. The callable
+        raises it if a parameter value is missing.
+
         Parameters
         ----------
         energy : (..., K)
@@ -150,12 +153,6 @@ class Component:
             ``energy[..., 0]``. Returns photons/cm^2/s/keV, or the factor of a multiplicative component, (..., K), in
             the floating type of the values. Names of other parameters are ignored. The callable is a pytree whose
             leaves are the tables: if it is an argument of a compiled function, they are not constants of the program.
-
-        Raises
-        ------
-        ValueError
-            If an energy is not positive and finite, or outside the domain of an absorber. The callable raises it if a
-            parameter value is missing.
         """
         numbers = concrete(energy)
         if numbers is not None:
@@ -163,21 +160,19 @@ class Component:
             if invalid.any() or not numbers.ndim:
                 first = numbers[invalid][0] if numbers.ndim else numbers
                 raise ValueError(f"energy: expected an array of positive numbers [keV]; found {first}.")
-        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._tables(energy))
+        return self._evaluated(self._tables(energy))
 
     def averaged(self, edges: ArrayLike) -> Callable[[Values], jax.Array]:
-        """Return the spectrum averaged over energy bins, as a function of its parameters; see `on`.
+        """Return the spectrum averaged over energy bins between edges (..., K + 1) [keV]; see `on`.
 
         Cross sections of cold matter are averaged over ln E in each bin, also if the redshift is free. All other
         components are evaluated at the middle of the bin in ln E.
-
-        Parameters
-        ----------
-        edges : (..., K + 1)
-            Edges of the bins [keV], positive and increasing.
         """
-        edges = np.asarray(edges, float)
-        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._bin_tables(edges))
+        return self._evaluated(self._bin_tables(np.asarray(edges, float)))
+
+    def _evaluated(self, tables: Any) -> Partial:
+        """Return the spectrum with these tables as a function of its parameters."""
+        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), tables)
 
     def discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies [keV] from low to high at which the spectrum is discontinuous, in increasing order.
@@ -213,10 +208,7 @@ class Component:
     def unabsorbed(self) -> "Component":
         """The spectrum without its absorbers; constant factors are kept.
 
-        Raises
-        ------
-        ValueError
-            If no additive component remains.
+        Raises ValueError if no additive component remains.
         """
         remaining = self._without_absorbers()
         if remaining is None or remaining.kind != "additive":
@@ -229,6 +221,8 @@ class Component:
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral over a band of energy^power times the spectrum.
 
+        Raises ValueError if the band is not positive and increasing, or traced although the spectrum has absorbers.
+
         Parameters
         ----------
         values : mapping
@@ -237,17 +231,7 @@ class Component:
             Limits of the band [keV], broadcast against the values. They may be traced only if the spectrum has no
             absorbers.
         power : int
-            0 for the photon flux, 1 for the energy flux.
-
-        Returns
-        -------
-        (...)
-            [photons/cm^2/s] for power 0, [keV/cm^2/s] for power 1.
-
-        Raises
-        ------
-        ValueError
-            If the band is not positive and increasing, or traced although the spectrum has absorbers.
+            0 for the photon flux [photons/cm^2/s], 1 for the energy flux [keV/cm^2/s].
         """
         lows, highs = concrete(low), concrete(high)
         if lows is None or highs is None:
@@ -285,7 +269,7 @@ class _Evaluated:
 
 def _terms(component: Component, kind: type) -> tuple[Component, ...]:
     """Return the parts of a sum or product of this kind, else the component itself."""
-    return component.parts if isinstance(component, _Composite) and type(component) is kind else (component,)
+    return component.parts if type(component) is kind else (component,)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -343,10 +327,7 @@ class _Composite(Component):
 class Sum(_Composite):
     """Sum of additive components, the result of ``a + b``.
 
-    Raises
-    ------
-    ValueError
-        If a part is multiplicative, or two parts have a parameter of the same name.
+    Raises ValueError if a part is multiplicative, or two parts have a parameter of the same name.
 
     Examples
     --------
@@ -376,10 +357,7 @@ class Sum(_Composite):
 class Product(_Composite):
     """Product of factors and at most one additive component, the result of ``a * b``.
 
-    Raises
-    ------
-    ValueError
-        If two parts are additive, or two parts have a parameter of the same name.
+    Raises ValueError if two parts are additive, or two parts have a parameter of the same name.
 
     Examples
     --------
@@ -483,10 +461,7 @@ def split_terms(
 def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
     """Return the parameter values of a spectrum as arrays of a common floating type.
 
-    Raises
-    ------
-    ValueError
-        If a value is missing.
+    Raises ValueError if a value is missing.
     """
     params = {}
     for name in spectrum.parameters:

@@ -43,6 +43,8 @@ def photon_flux(
 ) -> jax.Array:
     """Return the photon flux in a band.
 
+    Raises ValueError if the band is invalid, a parameter value is missing, or the spectrum has no additive component.
+
     Parameters
     ----------
     spectrum : Component
@@ -59,11 +61,6 @@ def photon_flux(
     (...)
         [photons/cm^2/s].
 
-    Raises
-    ------
-    ValueError
-        If the band is invalid, a parameter value is missing, or the spectrum has no additive component.
-
     Examples
     --------
     >>> from hbm_jax.spectra.model.components import PowerLaw
@@ -79,6 +76,10 @@ def energy_flux(
 ) -> jax.Array:
     """Return the energy flux in a band.
 
+    Relative error without absorbers: 1e-12 for bands of up to four decades, if cut-off energies and temperatures are at
+    least 0.03 times the lower limit. With absorbers: 1e-9, or 1e-4 if the break of a `BrokenPowerLaw` lies in the band,
+    because the quadrature does not divide its pieces there (``tests/spectra/test_energetics.py``).
+
     Parameters
     ----------
     spectrum, values, low, high, unabsorbed
@@ -88,12 +89,6 @@ def energy_flux(
     -------
     (...)
         [erg/cm^2/s].
-
-    Notes
-    -----
-    Relative error without absorbers: 1e-12 for bands of up to four decades, if cut-off energies and temperatures are at
-    least 0.03 times the lower limit. With absorbers: 1e-9, or 1e-4 if the break of a `BrokenPowerLaw` lies in the band,
-    because the quadrature does not divide its pieces there (``tests/spectra/test_energetics.py``).
 
     Examples
     --------
@@ -112,27 +107,20 @@ def k_correction(
 
     Parameters
     ----------
-    spectrum, values
-        As in `photon_flux`.
+    spectrum, values, unabsorbed
+        As in `photon_flux`, which raises the same errors.
     z : scalar or (...)
         Redshift of the source.
     rest : (low, high)
         Band in the rest frame of the source [keV], observed at (low, high) / (1 + z).
     observed : (low, high)
         Band in which the flux was measured [keV].
-    unabsorbed : bool
-        True: remove the absorbers.
 
     Returns
     -------
     (...)
         Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands
         (1 + z)^(photon_index - 2).
-
-    Raises
-    ------
-    ValueError
-        As for `photon_flux`.
 
     Examples
     --------
@@ -187,23 +175,16 @@ def luminosity(
 
     Parameters
     ----------
-    spectrum, values, z, unabsorbed
-        As in `k_correction`.
+    spectrum, values, z, rest, unabsorbed
+        As in `k_correction`, which raises the same errors.
     cosmology : Cosmology
         Background cosmology.
-    rest : (low, high)
-        Band in the rest frame of the source [keV], observed at (low, high) / (1 + z).
 
     Returns
     -------
     (...)
         [erg/s], always in double precision, because single precision overflows above 3e38. Gradients with respect to
         parameters in single precision overflow; those of `log10_luminosity` do not.
-
-    Raises
-    ------
-    ValueError
-        As for `photon_flux`.
 
     Examples
     --------
@@ -266,6 +247,8 @@ def gaussian_lines(spectrum: Component) -> dict[str, Line]:
 def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Array:
     """Return the equivalent width of an emission line, the integral over energy of line divided by continuum.
 
+    Raises ValueError if there is no such line, or no continuum.
+
     Parameters
     ----------
     spectrum : Component
@@ -280,11 +263,6 @@ def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Arra
     (...)
         [keV] in the frame of the observer; times 1 + z in that of the source. The continuum is everything but the
         Gaussian lines. Both are absorbed, so that absorbers in common have no effect. NaN where there is no continuum.
-
-    Raises
-    ------
-    ValueError
-        If there is no such line, or no continuum.
 
     Notes
     -----
@@ -358,7 +336,6 @@ def _additive(spectrum: Component, unabsorbed: bool) -> Component:
 
 def _observed(rest: Band, z: ArrayLike) -> Band:
     """Return the observed band of a rest-frame band."""
-    concrete_z = concrete(z)
-    one_plus_z = 1.0 + (z if concrete_z is None else concrete_z)
-    low, high = (np.asarray(limit, dtype=float) / one_plus_z for limit in rest)
+    number = concrete(z)
+    low, high = (np.asarray(limit, float) / (1.0 + (z if number is None else number)) for limit in rest)
     return low, high

@@ -75,16 +75,14 @@ class _AtRedshift(_Multiplicative):
 class HighEnergyCutoff(_AtRedshift):
     """Exponential cut-off above an energy: exp((e_cut - E) / e_fold) for E > e_cut, 1 below; XSPEC's highecut.
 
+    The slope is discontinuous at ``e_cut``.
+
     Parameters
     ----------
     label : str
         Prefix of the parameter names.
     z : float or tuple
         Redshift of the source, or one for each source. Energies of parameters are those in the frame of the source.
-
-    Notes
-    -----
-    The slope is discontinuous at ``e_cut``.
 
     Examples
     --------
@@ -94,14 +92,10 @@ class HighEnergyCutoff(_AtRedshift):
 
     smooth: ClassVar[bool] = False
     moves: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Cut-off energy and folding energy."""
-        return {
-            "e_cut": Parameter("keV", "LogNormal(2.3, 1.0)", "energy above which the spectrum is cut off"),
-            "e_fold": Parameter("keV", "LogNormal(2.7, 1.0)", "folding energy of the cut-off"),
-        }
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "e_cut": Parameter("keV", "LogNormal(2.3, 1.0)", "energy above which the spectrum is cut off"),
+        "e_fold": Parameter("keV", "LogNormal(2.7, 1.0)", "folding energy of the cut-off"),
+    }
 
     def _log_factor(self, energy, params):
         return jnp.where(energy > params["e_cut"], (params["e_cut"] - energy) / params["e_fold"], 0.0)
@@ -123,11 +117,9 @@ class LowEnergyCutoff(_AtRedshift):
     """
 
     absorbs: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """E-folding energy."""
-        return {"e_cut": Parameter("keV", "LogNormal(0.0, 1.0)", "e-folding energy of the absorption")}
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "e_cut": Parameter("keV", "LogNormal(0.0, 1.0)", "e-folding energy of the absorption")
+    }
 
     def _log_factor(self, energy, params):
         return -params["e_cut"] / energy
@@ -137,16 +129,14 @@ class LowEnergyCutoff(_AtRedshift):
 class Edge(_AtRedshift):
     """Absorption edge, exp(-max_tau (E / energy)^-3) at and above its energy, 1 below; XSPEC's edge and zedge.
 
+    The factor is discontinuous at ``energy``. The derivative with respect to ``energy`` does not include the motion of
+    the discontinuity: fix the energy of the edge, or give it a narrow prior and check the verdict. The derivative with
+    respect to ``max_tau`` is exact.
+
     Parameters
     ----------
     label, z
         As in `HighEnergyCutoff`.
-
-    Notes
-    -----
-    The factor is discontinuous at ``energy``. The derivative with respect to ``energy`` does not include the motion of
-    the discontinuity: fix the energy of the edge, or give it a narrow prior and check the verdict. The derivative with
-    respect to ``max_tau`` is exact.
 
     Examples
     --------
@@ -157,14 +147,10 @@ class Edge(_AtRedshift):
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     moves: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Energy of the edge, and optical depth there."""
-        return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the edge in the frame of the absorber"),
-            "max_tau": Parameter("", "HalfNormal(1.0)", "optical depth at the edge"),
-        }
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the edge in the frame of the absorber"),
+        "max_tau": Parameter("", "HalfNormal(1.0)", "optical depth at the edge"),
+    }
 
     def _log_factor(self, energy, params):
         return jnp.where(energy >= params["energy"], -params["max_tau"] * (params["energy"] / energy) ** 3, 0.0)
@@ -174,15 +160,13 @@ class Edge(_AtRedshift):
 class GaussianAbsorption(_AtRedshift):
     """Absorption line whose optical depth is a Gaussian of energy; XSPEC's gabs.
 
+    exp(-strength N(E | energy, sigma)), with the normal density N. The optical depth at the centre of the line is
+    strength / (sigma sqrt(2 pi)). Domain: sigma > 0.
+
     Parameters
     ----------
     label, z
         As in `HighEnergyCutoff`.
-
-    Notes
-    -----
-    exp(-strength N(E | energy, sigma)), with the normal density N. The optical depth at the centre of the line is
-    strength / (sigma sqrt(2 pi)). Domain: sigma > 0.
 
     Examples
     --------
@@ -193,15 +177,11 @@ class GaussianAbsorption(_AtRedshift):
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     moves: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Energy, width and strength of the line."""
-        return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the absorber"),
-            "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line"),
-            "strength": Parameter("keV", "HalfNormal(1.0)", "optical depth integrated over energy"),
-        }
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the absorber"),
+        "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line"),
+        "strength": Parameter("keV", "HalfNormal(1.0)", "optical depth integrated over energy"),
+    }
 
     def _log_factor(self, energy, params):
         sigma = jnp.where(params["sigma"] > 0.0, params["sigma"], jnp.nan)
@@ -245,21 +225,14 @@ class PartialAbsorption(Absorption):
 class Wabs(_AtRedshift):
     """Absorption by cold matter with the cross sections of Morrison & McCammon (1983), XSPEC's wabs and zwabs.
 
+    For comparison with published fits: the abundances are those of Anders & Ebihara (1982). The cross section is that
+    of XSPEC's wabs to 2e-5 from 0.1 to 10 keV, and to 1e-3 up to 20 keV (``tests/spectra/test_more_components.py``);
+    above 10 keV it falls as E^-3. `on` raises ValueError for energies below 0.03 keV in the frame of the absorber.
+
     Parameters
     ----------
     label, z
         As in `HighEnergyCutoff`.
-
-    Raises
-    ------
-    ValueError
-        `on` raises it for energies below 0.03 keV in the frame of the absorber.
-
-    Notes
-    -----
-    For comparison with published fits: the abundances are those of Anders & Ebihara (1982). The cross section is that
-    of XSPEC's wabs to 2e-5 from 0.1 to 10 keV, and to 1e-3 up to 20 keV (``tests/spectra/test_more_components.py``);
-    above 10 keV it falls as E^-3.
 
     Examples
     --------
@@ -268,11 +241,7 @@ class Wabs(_AtRedshift):
     """
 
     absorbs: ClassVar[bool] = True
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Column density."""
-        return {"nh": _COLUMN}
+    own_parameters: ClassVar[dict[str, Parameter]] = {"nh": _COLUMN}
 
     def _tables(self, energy):
         energy = np.asarray(_at_redshift(energy, self.z))
@@ -297,6 +266,9 @@ class Wabs(_AtRedshift):
 class FluxScale(_Multiplicative):
     """Factor that scales an expression to the energy flux ``log10_flux`` in a band, XSPEC's cflux.
 
+    One normalisation of the expression has no effect and must be fixed, as in XSPEC:
+    ``priors={"log10_amplitude": 0.0}``. Raises ValueError if the expression is not additive, or the band is invalid.
+
     Parameters
     ----------
     label : str
@@ -306,16 +278,6 @@ class FluxScale(_Multiplicative):
         text is ``cflux(a)``.
     band : (float, float)
         Observed band [keV].
-
-    Raises
-    ------
-    ValueError
-        If the expression is not additive, or the band is invalid.
-
-    Notes
-    -----
-    One normalisation of the expression has no effect and must be fixed, as in XSPEC:
-    ``priors={"log10_amplitude": 0.0}``.
 
     Examples
     --------

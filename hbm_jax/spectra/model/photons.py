@@ -26,6 +26,13 @@ _PIVOT = 6.0  # keV, energy at which the width is given, as in XSPEC's gsmooth
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
     """Return a function that computes the photons in energy bins.
 
+    Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
+    four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
+    than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
+    is 5 or less, and below 1e-9 of the total photons in every bin (``tests/spectra/test_components.py``,
+    ``test_energetics.py``). For absorbed lines and broken power laws the transmission is interpolated by a cubic in
+    each bin and averaged over the photons there. Raises ValueError if the edges are not positive and increasing.
+
     Parameters
     ----------
     spectrum : Component
@@ -37,20 +44,6 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     -------
     callable
         A pytree. Takes parameter values as in `Component.on`; returns photons/cm^2/s in each bin, (..., num_bins).
-
-    Raises
-    ------
-    ValueError
-        If the edges are not positive and increasing.
-
-    Notes
-    -----
-    Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
-    four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
-    than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
-    is 5 or less, and below 1e-9 of the total photons in every bin (``tests/spectra/test_components.py``,
-    ``test_energetics.py``). For absorbed lines and broken power laws the transmission is interpolated by a cubic in
-    each bin and averaged over the photons there.
 
     Examples
     --------
@@ -92,6 +85,11 @@ def _integral_of_ndtr(u):
 class GaussianSmoothing(Component):
     """Additive expression smoothed by a Gaussian of standard deviation sigma (E / 6 keV)^index, XSPEC's gsmooth.
 
+    The photons of the expression are computed in bins of 0.4 % in energy, from 1/1.5 to 1.5 times the energies of the
+    response, and smoothed as if uniform in each bin. Photons from outside this range are missing, and lines are at
+    least as wide as these bins. Domain: sigma >= 0. Raises ValueError if the expression is not additive, or has a
+    parameter of the same name.
+
     Parameters
     ----------
     label : str
@@ -100,17 +98,6 @@ class GaussianSmoothing(Component):
         The additive expression. In text: ``gsmooth(powerlaw + gauss)``, ``gsmooth(powerlaw, label, index=1)``.
     index : float
         Power of the energy with which the width grows.
-
-    Raises
-    ------
-    ValueError
-        If the expression is not additive, or has a parameter of the same name.
-
-    Notes
-    -----
-    The photons of the expression are computed in bins of 0.4 % in energy, from 1/1.5 to 1.5 times the energies of the
-    response, and smoothed as if uniform in each bin. Photons from outside this range are missing, and lines are at
-    least as wide as these bins. Domain: sigma >= 0.
 
     Examples
     --------
@@ -121,6 +108,9 @@ class GaussianSmoothing(Component):
 
     narrow: ClassVar[bool] = True
     integrable: ClassVar[bool] = True
+    own_parameters: ClassVar[dict[str, Parameter]] = {
+        "sigma": Parameter("keV", "HalfNormal(0.1)", "standard deviation of the smoothing at 6 keV")
+    }
     _: KW_ONLY
     of: Any = None
     index: float = 0.0
@@ -140,11 +130,6 @@ class GaussianSmoothing(Component):
                 "gsmooth: expected a name for its parameter that the expression does not have; found 'sigma' in both. "
                 "Give it a label."
             )
-
-    @property
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Width of the Gaussian."""
-        return {"sigma": Parameter("keV", "HalfNormal(0.1)", "standard deviation of the smoothing at 6 keV")}
 
     @property
     def parameters(self) -> dict[str, Parameter]:

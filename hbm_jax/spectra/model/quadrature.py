@@ -100,7 +100,7 @@ def integrals(smooth: Any, lines: Sequence[tuple[Any, Any]], edges: np.ndarray, 
     terms: list[Partial] = []
     if smooth is not None:
         energy, weights = gauss(edges)
-        terms.append(Partial(_by_quadrature, smooth.on(_flat(energy)), weights * energy**power))
+        terms.append(Partial(_by_quadrature, smooth.on(flat(energy)), weights * energy**power))
     by_factor: dict[int, tuple[Any, list]] = {}
     for component, factor in lines:
         by_factor.setdefault(id(factor), (factor, []))[1].append(component)
@@ -111,12 +111,12 @@ def integrals(smooth: Any, lines: Sequence[tuple[Any, Any]], edges: np.ndarray, 
             continue
         nodes = nodes_between(edges)
         tables = tuple(component._weight_tables(edges) for component in components)
-        at_nodes = None if factor is None else factor.on(_flat(nodes))
+        at_nodes = None if factor is None else factor.on(flat(nodes))
         terms.append(Partial(_Multiplied(tuple(components)), limits, tables, nodes**power, at_nodes))
     return terms[0] if len(terms) == 1 else Partial(_total, tuple(terms))
 
 
-def _flat(nodes: np.ndarray) -> np.ndarray:
+def flat(nodes: np.ndarray) -> np.ndarray:
     """Return nodes (..., num_pieces, num_nodes) in one axis."""
     return nodes.reshape(*nodes.shape[:-2], -1)
 

@@ -141,10 +141,7 @@ def component(
 def registered(cls: type[Component]) -> type[Component]:
     """Register a component class, a frozen dataclass, by its name; a decorator.
 
-    Raises
-    ------
-    ValueError
-        If a component of another module has this name.
+    Raises ValueError if a component of another module has this name.
     """
     name = cls.__name__
     other = REGISTERED.get(name)
@@ -157,10 +154,7 @@ def registered(cls: type[Component]) -> type[Component]:
 def xspec_name(name: str) -> str | None:
     """Return the XSPEC name that a name abbreviates, ignoring case; None if there is none.
 
-    Raises
-    ------
-    ValueError
-        If the name abbreviates the names of different components.
+    Raises ValueError if the name abbreviates the names of different components.
 
     Examples
     --------

@@ -81,23 +81,8 @@ def log_total(lengths: Sequence[jax.Array], log_means: Sequence[jax.Array]) -> j
     return largest + jnp.log(sum(terms))
 
 
-def power_law(x, photon_index):
-    """Return ln of E^-photon_index."""
-    return -photon_index * x
-
-
-def power_law_integral(middle, width, power, photon_index):
-    """Return ln of the integral, finite with all derivatives at every index."""
-    return jnp.log(width) + log_mean_power(power + 1.0 - photon_index, middle, width)
-
-
-def broken_power_law(x, photon_index, photon_index_high, log_break):
-    """Return ln of E^-photon_index, continued above the break at x = log_break by E^-photon_index_high."""
-    return -photon_index * jnp.minimum(x, log_break) - photon_index_high * jnp.maximum(x - log_break, 0.0)
-
-
 def broken_power_law_integral(middle, width, power, photon_index, photon_index_high, log_break):
-    """Return ln of the integral; its derivative with respect to the break is continuous."""
+    """Return ln of the integral of a broken power law; its derivative with respect to the break is continuous."""
     below, above = _split_at(log_break, middle, width)
     offset = (photon_index_high - photon_index) * log_break
     means = (
@@ -105,28 +90,6 @@ def broken_power_law_integral(middle, width, power, photon_index, photon_index_h
         offset + log_mean_power(power + 1.0 - photon_index_high, *above),
     )
     return log_total((below[1], above[1]), means)
-
-
-def cutoff_power_law(x, energy, photon_index, rate):
-    """Return ln of E^-photon_index exp(-rate E), with energy = exp(x)."""
-    return -photon_index * x - rate * energy
-
-
-def cutoff_power_law_integral(middle, width, power, photon_index, rate):
-    """Return ln of the integral, by quadrature."""
-    slope, rate = jnp.expand_dims(power + 1.0 - photon_index, -1), jnp.expand_dims(rate, -1)
-    return jnp.log(width) + log_mean(lambda x: slope * x - rate * jnp.exp(x), middle, width)
-
-
-def log_parabola(x, alpha, beta):
-    """Return ln of 10^-(alpha t + beta t^2), with t = log10 of energy."""
-    return -(alpha + beta / math.log(10.0) * x) * x
-
-
-def log_parabola_integral(middle, width, power, alpha, beta):
-    """Return ln of the integral, by quadrature."""
-    alpha, beta = jnp.expand_dims(alpha - power - 1.0, -1), jnp.expand_dims(beta, -1)
-    return jnp.log(width) + log_mean(lambda x: log_parabola(x, alpha, beta), middle, width)
 
 
 def _band_parts(alpha, beta, e_peak):
@@ -163,17 +126,6 @@ def black_body(x, energy, kT):
     """Return ln of E^2 / (exp(E / kT) - 1), accurate from E far below kT to E far above."""
     y = energy / kT
     return 2.0 * x - y - jnp.log(-jnp.expm1(-y))
-
-
-def integral_by_quadrature(log_shape, middle, width, power, *params):
-    """Return ln of the integral of a shape ``log_shape(x, energy, *params)``, by quadrature."""
-    columns = [jnp.expand_dims(value, -1) for value in params]
-    return jnp.log(width) + log_mean(lambda x: (power + 1.0) * x + log_shape(x, jnp.exp(x), *columns), middle, width)
-
-
-def black_body_integral(middle, width, power, kT):
-    """Return ln of the integral, by quadrature."""
-    return integral_by_quadrature(black_body, middle, width, power, kT)
 
 
 def _resolved(centre, sigma):

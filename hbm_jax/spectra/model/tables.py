@@ -245,15 +245,13 @@ class AdditiveTable(_Table):
 class MultiplicativeTable(_Table):
     """Factor of a table model, XSPEC's mtable.
 
+    Interpolated in the parameters as in `AdditiveTable`, and linearly in energy between the middles of the bins. It is
+    constant below the first middle and above the last.
+
     Parameters
     ----------
     label, file, z
         As in `AdditiveTable`, without the division of photon rates; the same errors are raised.
-
-    Notes
-    -----
-    Interpolated in the parameters as in `AdditiveTable`, and linearly in energy between the middles of the bins. It is
-    constant below the first middle and above the last.
 
     Examples
     --------

@@ -19,11 +19,8 @@ ARGUMENTS = {cls.__name__: cls for cls in (Cosmology, FlatCosmology, Radiation, 
 def spectrum_to_text(spectrum: Component) -> str:
     """Return a model expression as text that `spectrum_from_text` reads.
 
-    Raises
-    ------
-    ValueError
-        If a component is neither of hbm_jax nor registered (`hbm_jax.spectra.component`), or has an attribute that
-        cannot be written as text.
+    Raises ValueError if a component is neither of hbm_jax nor registered (`hbm_jax.spectra.component`), or has an
+    attribute that cannot be written as text.
 
     Examples
     --------
@@ -54,18 +51,15 @@ def _written(spectrum: Component) -> str:
     changed = (
         f"{item.name}={_written(value) if isinstance(value, Component) else repr(value)}"
         for item, value in attributes
-        if not _is_default(item, value)
+        if type(value) is not type(item.default) or value != item.default
     )
     return f"{type(spectrum).__name__}({', '.join(changed)})"
 
 
-def _is_default(item: dataclasses.Field, value) -> bool:
-    """Return True if an attribute has its default value and type."""
-    return type(value) is type(item.default) and value == item.default
-
-
 def spectrum_from_text(text: str) -> Component:
     """Read a model expression from text, without evaluating it as code.
+
+    Raises ValueError if the text is not such an expression, or a component rejects its arguments.
 
     Parameters
     ----------
@@ -77,11 +71,6 @@ def spectrum_from_text(text: str) -> Component:
         the expression ``a`` scaled to a flux or luminosity, ``gsmooth(a)`` is the expression smoothed by a Gaussian,
         ``atable("a.mod")`` is a table model, and ``AreaErrors("a.fits")`` the errors of an effective area; a label is
         their second argument.
-
-    Raises
-    ------
-    ValueError
-        If the text is not such an expression, or a component rejects its arguments.
 
     Examples
     --------

@@ -14,7 +14,6 @@ from hbm_jax.spectra.model.composition import Parameter
 
 __all__ = ["BlackBodyLuminosity", "Bremsstrahlung", "DiskBlackBody"]
 
-_BLACK_BODY_LUMINOSITY = 8.0525  # photons/cm^2/s keV, XSPEC's value
 # photons/cm^2/s/keV^3 for an inner radius of 1 km at 10 kpc. The value of XSPEC, measured on its approximation, is
 # 0.08 % above that of physical constants, 1.0380e-3, and 0.4 % above that of its bbodyrad.
 _DISK = 1.03878e-3
@@ -59,17 +58,15 @@ def log_disk(x, energy, kT):
 def gaunt_factor(u, gamma2):
     """Return the free-free Gaunt factor averaged over a Maxwellian plasma, by Elwert's correction of Born's formula.
 
+    Quadrature over v, where u sinh(v)^2 is the energy of the electron after the emission, divided by kT. Without the
+    correction the result is exp(u / 2) K_0(u / 2) sqrt(3) / pi.
+
     Parameters
     ----------
     u : (...)
         Photon energy divided by kT.
     gamma2 : (...)
         Charge squared times 13.6 eV, divided by kT.
-
-    Notes
-    -----
-    Quadrature over v, where u sinh(v)^2 is the energy of the electron after the emission, divided by kT. Without the
-    correction the result is exp(u / 2) K_0(u / 2) sqrt(3) / pi.
     """
     u, gamma2 = (jnp.asarray(value)[..., None] for value in (u, gamma2))
     fraction, weights = (array.astype(u.dtype) for array in _nodes())
@@ -80,13 +77,6 @@ def gaunt_factor(u, gamma2):
     correction = jnp.expm1(-rate / cosh) / jnp.expm1(-rate / sinh)
     integrand = 4.0 * u * v * cosh**2 * jnp.exp(-u * sinh**2) * correction
     return math.sqrt(3.0) / math.pi * jnp.sum(integrand * largest * weights, axis=-1)
-
-
-def _log_gaunt(energy, kT, kT_in_kev):
-    """Return ln of g_H + 4 n_He / n_H g_He, with the Gaunt factors g; energy and kT are in the same unit."""
-    u = energy / kT
-    hydrogen, helium = (gaunt_factor(u, charge**2 * _RYDBERG / kT_in_kev + 0.0 * u) for charge in (1, 2))
-    return jnp.log(hydrogen + 4.0 * _HELIUM * helium)
 
 
 @dataclass(frozen=True)
@@ -107,37 +97,26 @@ class BlackBodyLuminosity(_Additive):
     amplitude: ClassVar[Parameter] = Parameter(
         "1e39 erg/s / (10 kpc)^2", "Normal(-4.0, 2.0)", "luminosity over distance^2"
     )
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return _BLACK_BODY_LUMINOSITY / self.pivot**2
-
-    def _shape_parameters(self):
-        return {"kT": _KT}
+    unit: ClassVar[float] = 8.0525  # photons/cm^2/s keV, XSPEC's value
+    unit_power: ClassVar[float] = -2.0
+    shape_parameters: ClassVar[dict[str, Parameter]] = {"kT": _KT}
 
     def _shape(self, x, energy, params):
         kT = params["kT"] / self.pivot
         return shapes.black_body(x, energy, kT) - 4.0 * jnp.log(kT)
-
-    def _log_integral(self, middle, width, power, params):
-        kT = params["kT"] / self.pivot
-        return shapes.black_body_integral(middle, width, power, kT) - 4.0 * jnp.log(kT)
 
 
 @dataclass(frozen=True)
 class DiskBlackBody(_Additive):
     """Accretion disc of black bodies with a temperature that falls as radius^(-3/4), XSPEC's diskbb.
 
+    Mitsuda et al. 1984, PASJ 36, 741. The integral over the disc is accurate to 1e-12
+    (``tests/spectra/test_more_components.py``); XSPEC's approximation of it to 1e-5.
+
     Parameters
     ----------
     label, norm, pivot, z
         As in `PowerLaw`. The amplitude is K = (R_in / km)^2 cos(inclination) / (D / 10 kpc)^2, for any pivot.
-
-    Notes
-    -----
-    Mitsuda et al. 1984, PASJ 36, 741. The integral over the disc is accurate to 1e-12
-    (``tests/spectra/test_more_components.py``); XSPEC's approximation of it to 1e-5.
 
     Examples
     --------
@@ -148,20 +127,14 @@ class DiskBlackBody(_Additive):
     amplitude: ClassVar[Parameter] = Parameter(
         "(km / 10 kpc)^2", "Normal(2.0, 2.0)", "(inner radius over distance)^2 times the cosine of the inclination"
     )
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return _DISK * self.pivot**2
-
-    def _shape_parameters(self):
-        return {"kT": Parameter(_KT.unit, _KT.prior, "temperature at the inner edge of the disc")}
+    unit: ClassVar[float] = _DISK
+    unit_power: ClassVar[float] = 2.0
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "kT": Parameter(_KT.unit, _KT.prior, "temperature at the inner edge of the disc")
+    }
 
     def _shape(self, x, energy, params):
         return log_disk(x, energy, params["kT"] / self.pivot)
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.integral_by_quadrature(log_disk, middle, width, power, params["kT"] / self.pivot)
 
 
 @dataclass(frozen=True)
@@ -190,20 +163,13 @@ class Bremsstrahlung(_Additive):
     amplitude: ClassVar[Parameter] = Parameter(
         "3.02e-15 / (4 pi) cm^-5", "Normal(-3.0, 2.0)", "emission measure over distance^2"
     )
-
-    @property
-    def unit(self) -> float:  # type: ignore[override]
-        """Shape per unit amplitude, with energies in units of the pivot."""
-        return self.pivot**-1.5
-
-    def _shape_parameters(self):
-        return {"kT": Parameter("keV", "LogNormal(1.0, 1.0)", "temperature of the plasma")}
-
-    def _log_density(self, x, energy, kT):
-        return _log_gaunt(energy, kT, kT * self.pivot) - energy / kT - x - 0.5 * jnp.log(kT)
+    unit_power: ClassVar[float] = -1.5
+    shape_parameters: ClassVar[dict[str, Parameter]] = {
+        "kT": Parameter("keV", "LogNormal(1.0, 1.0)", "temperature of the plasma")
+    }
 
     def _shape(self, x, energy, params):
-        return self._log_density(x, energy, params["kT"] / self.pivot)
-
-    def _log_integral(self, middle, width, power, params):
-        return shapes.integral_by_quadrature(self._log_density, middle, width, power, params["kT"] / self.pivot)
+        kT = params["kT"] / self.pivot
+        # Hydrogen and helium, g_H + 4 n_He / n_H g_He.
+        hydrogen, helium = (gaunt_factor(energy / kT, charge**2 * _RYDBERG / params["kT"]) for charge in (1, 2))
+        return jnp.log(hydrogen + 4.0 * _HELIUM * helium) - energy / kT - x - 0.5 * jnp.log(kT)

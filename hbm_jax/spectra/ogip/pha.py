@@ -6,7 +6,7 @@ Tennant, OGIP/92-007. Response files are read in `responses`; files are written 
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,7 @@ from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
-from hbm_jax.spectra.ogip.tables import (
-    as_floats,
-    consecutive,
-    keyword,
-    numbered,
-    opened,
-    reject,
-    spectrum_table,
-    whole,
-)
+from hbm_jax.spectra.ogip.tables import as_floats, consecutive, keyword, numbered, opened, reject, spectrum_table, whole
 from hbm_jax.validation import DataError, Floats, Remedy, warn_unusual
 
 if TYPE_CHECKING:
@@ -42,6 +33,8 @@ ROUNDING = (1e-3, 3e-7)
 def read_pha(path: str | Path) -> list[Spectrum]:
     """Read the spectra of a PHA file, without their background and response files.
 
+    Raises DataError as for `read_arf`; also if counts or scales are negative or an exposure is not positive.
+
     Parameters
     ----------
     path : path
@@ -52,11 +45,6 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     -------
     list of Spectrum
         ``files`` has the values of BACKFILE, RESPFILE and ANCRFILE, except those that are "none".
-
-    Raises
-    ------
-    DataError
-        As for `read_arf`; also if counts or scales are negative or an exposure is not positive.
 
     Notes
     -----
@@ -105,8 +93,7 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
 
 def _has_exposure(table: "_Table", row: int) -> bool:
     """Return True if a spectrum of type II has a positive exposure."""
-    times = table.per_channel("EXPOSURE", np.nan, row, len(table.values(row)))
-    return bool((times > 0).all())
+    return bool((table.per_channel("EXPOSURE", np.nan, row, len(table.values(row))) > 0).all())
 
 
 class _Table:
@@ -245,6 +232,8 @@ def read_spectrum(
 ) -> Spectrum:
     """Read a spectrum with its background and response.
 
+    Raises DataError if a file is missing or cannot be read, or if channels or energies differ between files.
+
     Parameters
     ----------
     path : path
@@ -258,15 +247,6 @@ def read_spectrum(
     cache : dict, optional
         Cache of files already read. With the same dictionary in all calls, a redistribution matrix shared by several
         spectra is read and stored once.
-
-    Returns
-    -------
-    Spectrum
-
-    Raises
-    ------
-    DataError
-        If a file is missing or cannot be read, or if channels or energies differ between files.
     """
     base, number = numbered(path)
     spectra = _rows(base, number, False)
@@ -275,8 +255,8 @@ def read_spectrum(
             f"{path}: expected one spectrum; found {len(spectra)} (type II). Select one, as in '{base.name}{{1}}', or "
             "read all with read_spectra."
         )
-    file_names = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
-    spectrum = _with_files(spectra[0], base, number, file_names, name, {} if cache is None else cache)
+    files = {"background": background, "rmf": rmf, "arf": arf}
+    spectrum = _with_files(spectra[0], base, number, files, name, {} if cache is None else cache)
     if spectrum is None:
         raise DataError(f"{path}: expected a background with a positive exposure [s]; found none.")
     return spectrum
@@ -291,6 +271,8 @@ def read_spectra(
 ) -> list[Spectrum]:
     """Read all spectra of a PHA file of type II with their backgrounds and responses.
 
+    Raises DataError as for `read_spectrum`; also if no row remains.
+
     Parameters
     ----------
     path, background, rmf, arf
@@ -302,40 +284,33 @@ def read_spectra(
     list of Spectrum
         A single spectrum for a file of type I. Rows without a positive exposure of source or background are left out
         with a warning.
-
-    Raises
-    ------
-    DataError
-        As for `read_spectrum`; also if no row remains.
     """
-    rows = read_rows(path, background=background, rmf=rmf, arf=arf)
+    rows = read_rows(path, {"background": background, "rmf": rmf, "arf": arf})
     spectra = [spectrum for spectrum in rows if spectrum is not None]
     if not spectra:
         raise DataError(f"{path}: expected spectra and backgrounds with positive exposures [s]; found none.")
     return spectra
 
 
-def read_rows(
-    path: str | Path,
-    *,
-    background: str | Path | None = None,
-    rmf: str | Path | None = None,
-    arf: str | Path | None = None,
-) -> list[Spectrum | None]:
-    """Read all rows of a PHA file as `read_spectra` does; None for each row that it leaves out."""
+def read_rows(path: str | Path, files: Mapping[str, Any]) -> list[Spectrum | None]:
+    """Read all rows of a PHA file as `read_spectra` does with these files; None for each row that it leaves out.
+
+    ``files["rmf"]`` may be a list, with a file for each row.
+    """
     base, number = numbered(path)
-    file_names = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
     spectra = _rows(base, number, False)
     cache: dict = {}
-    is_type2 = number is None and len(spectra) > 1
+    numbers = range(1, len(spectra) + 1) if number is None and len(spectra) > 1 else [number]
+    rmf = files.get("rmf")
+    files_of_rows = [{**files, "rmf": name} for name in (rmf if isinstance(rmf, list) else [rmf] * len(spectra))]
     return [
-        None if spectrum is None else _with_files(spectrum, base, row if is_type2 else number, file_names, None, cache)
-        for row, spectrum in enumerate(spectra, start=1)
+        None if spectrum is None else _with_files(spectrum, base, row, row_files, None, cache)
+        for spectrum, row, row_files in zip(spectra, numbers, files_of_rows, strict=True)
     ]
 
 
 def _with_files(
-    spectrum: Spectrum, base: Path, row: int | None, file_names: dict[str, Any], name: str | None, cache: dict
+    spectrum: Spectrum, base: Path, row: int | None, files: Mapping[str, Any], name: str | None, cache: dict
 ) -> Spectrum | None:
     """Return the spectrum in `row` with its background and response; None if the background has no exposure."""
 
@@ -344,7 +319,9 @@ def _with_files(
             cache[read, *key] = read(*key)
         return cache[read, *key]
 
-    background_file, rmf_file, arf_file = (file_of(spectrum, base, key, file_names[key]) for key in OPTIONS)
+    background_file, rmf_file, arf_file = (
+        file_of(spectrum, base, key, files.get(option)) for key, option in OPTIONS.items()
+    )
     if background_file is not None:
         backgrounds = cached(_rows, background_file[0], None, True)
         background_row = _number_in_file(background_file, len(backgrounds), row, "spectra", "background")

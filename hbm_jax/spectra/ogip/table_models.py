@@ -98,6 +98,9 @@ class TableModel:
 def read_table_model(path: str | Path) -> TableModel:
     """Read a table model.
 
+    Raises DataError if the file cannot be read, an extension or column is missing, or spectra and parameters do not
+    form a grid.
+
     Parameters
     ----------
     path : path
@@ -107,11 +110,6 @@ def read_table_model(path: str | Path) -> TableModel:
     -------
     TableModel
         The last 8 files are cached, and read again if they were modified.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, an extension or column is missing, or spectra and parameters do not form a grid.
     """
     path = Path(path)
     try:
@@ -201,18 +199,6 @@ def _grid_order(points: Floats, grid: Sequence[Sequence[float]], path: Path) -> 
     if not np.array_equal(grid_index[order], np.arange(len(points))):
         raise DataError(f"{path}[SPECTRA], PARAMVAL: expected every point of the grid of parameters once.")
     return order
-
-
-def hat_weights(point: Sequence[float], parameters: Sequence[TableParameter]) -> Floats:
-    """Return the weights of all grid points, (num_grid,), in the linear interpolation at a point within the grid."""
-    weights = np.ones(1)
-    for value, parameter in zip(point, parameters, strict=True):
-        nodes = np.array(parameter.values)
-        if parameter.logarithmic:
-            value, nodes = np.log(value), np.log(nodes)
-        axis_weights = np.array([np.interp(value, nodes, row) for row in np.eye(len(nodes))])
-        weights = np.multiply.outer(weights, axis_weights).ravel()
-    return weights
 
 
 def write_table_model(
@@ -327,17 +313,19 @@ def _interpolation_error(
     exact: Callable[[Sequence[float]], Floats], spectra: Floats, parameters: Sequence[TableParameter], additive: bool
 ) -> float:
     """Return the largest interpolation error at the centres of grid cells."""
+    from scipy.interpolate import RegularGridInterpolator
+
     nodes = [np.log(p.values) if p.logarithmic else np.asarray(p.values) for p in parameters]
+    interpolated = RegularGridInterpolator(nodes, spectra.reshape(*map(len, nodes), -1))
     middles = [0.5 * (x[1:] + x[:-1]) for x in nodes]
-    middles = [np.exp(x) if p.logarithmic else x for x, p in zip(middles, parameters, strict=True)]
     num = int(np.prod([len(x) for x in middles]))
     cells = np.unique(np.linspace(0, num - 1, min(num, NUM_CHECKS)).round().astype(int))
     errors = []
     for cell in cells:
         index = np.unravel_index(cell, [len(x) for x in middles])
-        point = [float(x[i]) for x, i in zip(middles, index, strict=True)]
-        truth = exact(point)
-        difference = np.abs(hat_weights(point, parameters) @ spectra - truth)
+        centre = [float(x[i]) for x, i in zip(middles, index, strict=True)]
+        truth = exact([float(np.exp(x)) if p.logarithmic else x for x, p in zip(centre, parameters, strict=True)])
+        difference = np.abs(interpolated(centre)[0] - truth)
         errors.append(difference.sum() / max(np.abs(truth).sum(), 1e-300) if additive else difference.max())
     return float(max(errors))
 

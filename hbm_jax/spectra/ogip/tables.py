@@ -104,13 +104,10 @@ def tables(hdus: "fits.HDUList", names: Sequence[str], kind: str) -> "list[fits.
 def spectrum_table(hdus: "fits.HDUList", path: Path, background: bool = False) -> "fits.BinTableHDU":
     """Return the first SPECTRUM extension that is, or is not, a background; the first extension if none matches."""
     first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
-    matching = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
-    return matching[0] if matching else first
-
-
-def _is_background(hdu: "fits.BinTableHDU") -> bool:
-    """Return True for an extension marked as a background (HDUCLAS2 = BKG)."""
-    return str(hdu.header.get("HDUCLAS2", "")).strip().upper() == "BKG"
+    for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM"):
+        if (str(hdu.header.get("HDUCLAS2", "")).strip().upper() == "BKG") == background:
+            return hdu
+    return first
 
 
 def column(hdu: "fits.BinTableHDU", name: str, where: str) -> Any:

@@ -18,23 +18,11 @@ if TYPE_CHECKING:
 
 
 def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
-    """Read start and stop times of the spectra of a PHA file.
+    """Read start and stop times of the spectra of a PHA file of type I or II, [s], (num_spectra,) each.
 
-    Parameters
-    ----------
-    path : path
-        PHA file of type I or II. Times are columns or keywords: TSTART, and TSTOP or TELAPSE. TRIGTIME is subtracted
-        from mission times.
-
-    Returns
-    -------
-    start, stop : (num_spectra,)
-        Times [s]. The result is None if the file has no times.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, a time is not finite, or a stop time is not after its start time.
+    Times are columns or keywords: TSTART, and TSTOP or TELAPSE. TRIGTIME is subtracted from mission times. The result
+    is None if the file has no times. Raises DataError if the file cannot be read, a time is not finite, or a stop time
+    is not after its start time.
     """
     path = Path(path)
     with opened(path) as hdus:
@@ -63,10 +51,7 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
 def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
     """Read start and stop times of the matrices of a response file (RSP II), as `read_intervals` does for spectra.
 
-    Returns
-    -------
-    start, stop : (num_matrices,)
-        Times [s]. The result is None unless all matrices have times.
+    The result is None unless all matrices have times.
     """
     path = Path(path)
     with opened(path) as hdus:
@@ -111,48 +96,32 @@ def write_pha2(
 ) -> Path:
     """Write spectra of one detector as a PHA file of type II (OGIP/92-007), without backgrounds and responses.
 
+    Counts and errors are restored exactly when read. The counts with errors of a row must not all be whole numbers,
+    because whole COUNTS are read as Poisson.
+
     Parameters
     ----------
-    path : path
-        File to write. It is written completely or not at all.
+    path, overwrite, telescope, instrument
+        As for `hbm_jax.spectra.write_pha`.
     spectra : sequence of Spectrum
         Spectra on the same channels, all Poisson or all with errors.
     start, stop : (num_spectra,)
         Start and stop times of the intervals [s].
-    overwrite : bool
-        True: replace an existing file.
     background, rmf : str, optional
         File names for BACKFILE and RESPFILE. The background of each row is written as ``background{row}``.
-    telescope, instrument : str
-        Values of TELESCOP and INSTRUME.
-
-    Returns
-    -------
-    path
 
     Raises
     ------
-    FileExistsError
-        If the file exists and `overwrite` is false.
-    DataError
-        If there are no spectra, channels differ, only some spectra have errors, or values are not finite.
-
-    Notes
-    -----
-    Counts and errors are restored exactly when read. The counts with errors of a row must not all be whole numbers,
-    because whole COUNTS are read as Poisson.
+    FileExistsError, DataError
+        As for `hbm_jax.spectra.write_pha`; also if there are no spectra, channels differ, or only some have errors.
     """
     from astropy.io import fits
 
     path, num = Path(path), len(spectra)
     start, stop = (np.broadcast_to(np.asarray(times, float), num) for times in (start, stop))
     _check_rows(path, spectra, start, stop)
-    numbers = range(1, num + 1)
-    files = {
-        "BACKFILE": ["none" if background is None else f"{background}{{{number}}}" for number in numbers],
-        "RESPFILE": [rmf or "none"] * num,
-        "ANCRFILE": ["none"] * num,
-    }
+    backgrounds = ["none" if background is None else f"{background}{{{number}}}" for number in range(1, num + 1)]
+    files = {"BACKFILE": backgrounds, "RESPFILE": [rmf or "none"] * num, "ANCRFILE": ["none"] * num}
     columns = [
         fits.Column("TSTART", "D", unit="s", array=start),
         fits.Column("TSTOP", "D", unit="s", array=stop),

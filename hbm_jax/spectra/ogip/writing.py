@@ -35,7 +35,8 @@ def write_pha(
     """Write a spectrum as a PHA file of type I (OGIP/92-007).
 
     Background and response are written separately, with ``write_pha(other, spectrum.background)``, `write_rmf` and
-    `write_arf`.
+    `write_arf`. `read_pha` restores the values exactly. Counts with Gaussian errors that are all whole numbers are
+    written as RATE, because whole COUNTS are read as Poisson; their errors are then restored to rounding.
 
     Parameters
     ----------
@@ -50,10 +51,6 @@ def write_pha(
     telescope, instrument : str
         Values of TELESCOP and INSTRUME.
 
-    Returns
-    -------
-    path
-
     Raises
     ------
     FileExistsError
@@ -61,11 +58,6 @@ def write_pha(
     DataError
         If the file cannot store a value: arrays of different lengths, values that are not finite (except counts
         of bad channels, which may be NaN), names that are not ASCII.
-
-    Notes
-    -----
-    `read_pha` restores the values exactly. Counts with Gaussian errors that are all whole numbers are written as RATE,
-    because whole COUNTS are read as Poisson; their errors are then restored to rounding.
     """
     _require_writable(spectrum)
     poisson = spectrum.error is None
@@ -111,7 +103,9 @@ def _require_writable(spectrum: Spectrum) -> None:
 def _pha_columns(spectrum: Spectrum, as_rate: bool) -> "tuple[list[fits.Column], dict[str, Any]]":
     """Return the columns of a spectrum, and keywords for quantities that are equal in all channels."""
     unit, divisor = ("count/s", spectrum.exposure) if as_rate else ("count", 1.0)
-    counts = spectrum.counts / divisor if as_rate else _integers_if_whole(spectrum.counts)
+    counts = spectrum.counts / divisor
+    if not as_rate and np.isfinite(counts).all() and _are_whole(counts, 2**31):
+        counts = counts.astype(np.int32)
     columns = [_column("CHANNEL", spectrum.channels), _column("RATE" if as_rate else "COUNTS", counts, unit)]
     if spectrum.error is not None:
         columns.append(_column("STAT_ERR", spectrum.error / divisor, unit))
@@ -143,35 +137,20 @@ def write_rmf(
     Parameters
     ----------
     path, overwrite, telescope, instrument
-        As for `write_pha`.
+        As for `write_pha`, which raises the same errors.
     rmf : Rmf or Response
         A `Response` is written as a matrix that includes the area, for a spectrum with ``arf="none"``.
     area_included : bool, optional
         True: the matrix includes the area [cm^2], and the extension is SPECRESP MATRIX instead of MATRIX. Default: True
         if a row sum exceeds 1.5, for ``rmf.full``, and for a `Response`.
-
-    Returns
-    -------
-    path
-
-    Raises
-    ------
-    FileExistsError, DataError
-        As for `write_pha`.
     """
     matrix = rmf.matrix.tocsr(copy=True)
     matrix.sum_duplicates()
-    for name, values in (("energy", rmf.energy), ("matrix", matrix.data), ("e_min", rmf.e_min), ("e_max", rmf.e_max)):
-        _require_finite(path, name, values)
+    _require_finite(path, energy=rmf.energy, matrix=matrix.data, e_min=rmf.e_min, e_max=rmf.e_max)
     if area_included is None:
         area_included = isinstance(rmf, Response) or rmf.full or bool((matrix.sum(axis=1) > AREA_INCLUDED).any())
     groups, runs = _matrix_runs(matrix, int(rmf.channels[0]), "cm**2" if area_included else None)
-    columns = [
-        _column("ENERG_LO", rmf.energy[:-1], "keV"),
-        _column("ENERG_HI", rmf.energy[1:], "keV"),
-        _column("N_GRP", groups),
-        *runs,
-    ]
+    columns = [*_energy_bins(rmf.energy), _column("N_GRP", groups), *runs]
     common = {"CHANTYPE": "PI", "DETCHANS": len(rmf.channels), "RMFVERSN": "1992a"}
     kind = "FULL" if area_included else "REDIST"
     header = {
@@ -213,34 +192,21 @@ def write_arf(
     Parameters
     ----------
     path, overwrite, telescope, instrument
-        As for `write_pha`.
+        As for `write_pha`, which raises the same errors.
     arf : Arf
         Effective area [cm^2].
-
-    Returns
-    -------
-    path
-
-    Raises
-    ------
-    FileExistsError, DataError
-        As for `write_pha`.
     """
-    for name, values in (("energy", arf.energy), ("area", arf.area)):
-        _require_finite(path, name, values)
-    columns = [
-        _column("ENERG_LO", arf.energy[:-1], "keV"),
-        _column("ENERG_HI", arf.energy[1:], "keV"),
-        _column("SPECRESP", arf.area, "cm**2"),
-    ]
+    _require_finite(path, energy=arf.energy, area=arf.area)
+    columns = [*_energy_bins(arf.energy), _column("SPECRESP", arf.area, "cm**2")]
     header = {**identity("RESPONSE", "SPECRESP", "", "1.1.0", telescope, instrument), "ARFVERSN": "1992a"}
     return write_file(path, [table_of("SPECRESP", columns, header)], overwrite)
 
 
-def _require_finite(path: str | Path, name: str, values: ArrayLike) -> None:
+def _require_finite(path: str | Path, **arrays: ArrayLike) -> None:
     """Raise `DataError` for values that are not finite."""
-    if not np.isfinite(values).all():
-        raise DataError(f"{path}: {name}: expected finite numbers; found NaN or infinity.")
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise DataError(f"{path}: {name}: expected finite numbers; found NaN or infinity.")
 
 
 def identity(first: str, second: str, third: str, version: str, telescope: str, instrument: str) -> dict[str, Any]:
@@ -253,11 +219,6 @@ def identity(first: str, second: str, third: str, version: str, telescope: str, 
 def limits(number: int, channels: NDArray[np.int64]) -> dict[str, int]:
     """Return the keywords for the first and the last channel in the column of this number."""
     return {f"TLMIN{number}": int(channels[0]), f"TLMAX{number}": int(channels[-1])}
-
-
-def _integers_if_whole(counts: NDArray[np.float64]) -> NDArray[Any]:
-    """Return counts as integers if all are finite whole numbers, else unchanged."""
-    return counts.astype(np.int32) if np.isfinite(counts).all() and _are_whole(counts, 2**31) else counts
 
 
 def _are_whole(counts: NDArray[np.float64], below: float = np.inf) -> bool:
@@ -281,6 +242,11 @@ def _column(name: str, values: NDArray[Any], unit: str | None = None) -> "fits.C
 
     kind = "J" if name == "COUNTS" and values.dtype.kind == "i" else _format(values)
     return fits.Column(name, kind, unit=unit, array=values)
+
+
+def _energy_bins(edges: NDArray[np.float64]) -> "list[fits.Column]":
+    """Return the columns of the limits of energy bins."""
+    return [_column("ENERG_LO", edges[:-1], "keV"), _column("ENERG_HI", edges[1:], "keV")]
 
 
 def _runs(name: str, rows: list[NDArray[Any]], unit: str | None = None) -> "fits.Column":

@@ -64,6 +64,9 @@ def goodness_of_fit(
 ) -> Goodness:
     """Compare the deviance of the data with the deviances of data simulated from the model.
 
+    Raises ValueError for expected counts of another shape, for values that are negative or not finite in a used
+    channel, and for fewer than 1 simulation.
+
     Parameters
     ----------
     statistic : Statistic or JointStatistic
@@ -74,16 +77,6 @@ def goodness_of_fit(
         Seed of the simulations.
     num_simulations : int
         Number of simulations; posterior draws are used in turn.
-
-    Returns
-    -------
-    Goodness
-
-    Raises
-    ------
-    ValueError
-        For expected counts of another shape, for values that are negative or not finite in a used channel, and for
-        fewer than 1 simulation.
 
     Notes
     -----

@@ -16,6 +16,8 @@ from jax.typing import ArrayLike
 def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
     """Return the deviance of Poisson counts, Cash's C.
 
+    (Cash 1979, ApJ 228, 939; XSPEC manual, appendix B.)
+
     Parameters
     ----------
     counts : (...)
@@ -27,10 +29,6 @@ def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
     -------
     (...)
         2 (mu - S + S ln(S / mu)), and 2 mu where S = 0; inf where mu = 0 and S > 0; NaN where mu < 0.
-
-    References
-    ----------
-    Cash 1979, ApJ 228, 939; XSPEC manual, appendix B.
 
     Examples
     --------
@@ -51,6 +49,11 @@ def profiled_background(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the deviance of source and background region for the most likely background of each channel, XSPEC's W.
 
+    b is the positive root of a quadratic equation, written without cancellation of digits. It is B / (1 + ratio) where
+    S = 0, and max(S / (1 + ratio) - mu, 0) where B = 0. Where B = 0 this background is biased low, so the fitted source
+    is too bright: group channels until all groups have background counts, or use `marginal_background`. (Wachter, Leach
+    & Kellogg 1979, ApJ 230, 274; XSPEC manual, appendix B, "Poisson data with Poisson background".)
+
     Parameters
     ----------
     counts, background : (...)
@@ -65,16 +68,6 @@ def profiled_background(
     -------
     deviance, best : (...)
         C(S | mu + b) + C(B | ratio b) at its minimum in b, and b at the minimum.
-
-    Notes
-    -----
-    b is the positive root of a quadratic equation, written without cancellation of digits. It is B / (1 + ratio) where
-    S = 0, and max(S / (1 + ratio) - mu, 0) where B = 0. Where B = 0 this background is biased low, so the fitted source
-    is too bright: group channels until all groups have background counts, or use `marginal_background`.
-
-    References
-    ----------
-    Wachter, Leach & Kellogg 1979, ApJ 230, 274; XSPEC manual, appendix B, "Poisson data with Poisson background".
 
     Examples
     --------
@@ -103,6 +96,10 @@ def gaussian_background(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the deviance of Poisson counts for the most likely Gaussian background, XSPEC's PG-statistic.
 
+    b may be negative, but mu + b may not: where S = 0, b = max(background - error^2, -mu), whereas in XSPEC mu + b may
+    become negative. The deviance is NaN where error = 0 and mu + background < 0. (XSPEC manual, appendix B, "Poisson
+    data with Gaussian background".)
+
     Parameters
     ----------
     counts : (...)
@@ -116,15 +113,6 @@ def gaussian_background(
     -------
     deviance, best : (...)
         C(S | mu + b) + (background - b)^2 / error^2 at its minimum in b, and b at the minimum.
-
-    Notes
-    -----
-    b may be negative, but mu + b may not: where S = 0, b = max(background - error^2, -mu), whereas in XSPEC mu + b may
-    become negative. The deviance is NaN where error = 0 and mu + background < 0.
-
-    References
-    ----------
-    XSPEC manual, appendix B, "Poisson data with Gaussian background".
 
     Examples
     --------

@@ -108,15 +108,10 @@ class Statistic:
         key : PRNG key
             Random number key.
         expected : (..., G)
-            Expected counts of the source without background.
-
-        Returns
-        -------
-        Statistic
-            Statistic of the simulated data. For wstat and pgstat both regions are drawn, with the background that is
-            most likely given ``expected`` and the observed data. For marginal the background is drawn from its
-            posterior, and the background counts are kept. For chi-square the data are Gaussian, with the variance of
-            the statistic.
+            Expected counts of the source without background. For wstat and pgstat both regions are drawn, with the
+            background that is most likely given ``expected`` and the observed data. For marginal the background is
+            drawn from its posterior, and the background counts are kept. For chi-square the data are Gaussian, with the
+            variance of the statistic.
         """
         expected = self._without_padding(expected)
         source_key, background_key = jax.random.split(key)
@@ -232,10 +227,6 @@ def prepare(
         Standard deviation of the counts for chi2; for the other chi-square statistics a systematic error, whose square
         is added to their variance.
 
-    Returns
-    -------
-    Statistic
-
     Raises
     ------
     ValueError
@@ -349,8 +340,7 @@ def _variance_of(name: str, S: np.ndarray, B: np.ndarray, ratio: np.ndarray) -> 
 
 def _with_saturated(statistic: Statistic) -> Statistic:
     """Return a statistic with the log likelihood of its saturated model."""
-    data = statistic._data
-    saturated = elementwise(functools.partial(_saturated, statistic.name), *data)
+    saturated = elementwise(functools.partial(_saturated, statistic.name), *statistic._data)
     return dataclasses.replace(statistic, saturated=saturated)
 
 
