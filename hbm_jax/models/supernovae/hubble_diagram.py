@@ -251,7 +251,7 @@ class HubbleDiagram(PopulationModel):
 
     @property
     def target_accept_prob(self) -> float:
-        """Default of `hbm_jax.sample`; higher, for smaller steps, with constraints or binned or user-defined dark energy.
+        """Default of `hbm_jax.sample`; higher with constraints, and with binned or user-defined dark energy.
 
         Together with the narrow constraints of Planck the posterior is curved: with 0.8 there were 1 to 15 divergences
         in 4000 draws of w0, wa with Planck, DESI and Union3 (5 of 6 seeds), with 0.95 none. That of bins has corners
