@@ -37,6 +37,12 @@ CONFIGURATIONS = {  # nuisances, options
     "common limit, no offsets": (NONE, {"selection": "common"}),
     "dust, no offsets": (NONE, {"colour": "dust"}),
     "dust and common limit, no offsets": (NONE, {"colour": "dust", "selection": "common"}),
+    "tails, no offsets": (NONE, {"stretch": "tail", "colour": "tail"}),
+    "tails and common limit, no offsets": (NONE, {"stretch": "tail", "colour": "tail", "selection": "common"}),
+    "tails, common limit and outliers, no offsets": (
+        NONE,
+        {"stretch": "tail", "colour": "tail", "selection": "common", "outliers": True},
+    ),
 }
 
 

@@ -221,7 +221,6 @@ def test_models_say_which_option_avoids_an_error(model, data, python, flags):
         (hbm.models.Supernova, {"mass_step": False, "host_beta": True}, "mass_step=True", "--mass-step"),
         (hbm.models.Supernova, {"velocity": "redshift"}, "sigma_v=250", "--sigma-v 250"),
         (hbm.models.Supernova, {"latents": "centred", "outliers": True}, "latents='marginal'", "--latents marginal"),
-        (hbm.models.Supernova, {"stretch": "skewed", "colour": "dust"}, "stretch='two'", "--stretch two"),
         (hbm.models.HubbleDiagram, {"scatter_surveys": ("a",)}, "intrinsic_scatter=True", "--intrinsic-scatter"),
         (hbm.models.Relation, {"correlated": True, "pooling": "none"}, "pooling='partial'", "--pooling partial"),
         (hbm.models.Relation, {"student_t": True, "outliers": True}, "outliers=False", "--no-outliers"),

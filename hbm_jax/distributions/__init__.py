@@ -6,7 +6,7 @@ and priors written as text.
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts
-from hbm_jax.distributions.half_line import HalfLine
+from hbm_jax.distributions.half_line import HalfLine, Quadrant
 from hbm_jax.distributions.half_normal import SoftHalfNormal
 from hbm_jax.distributions.linear.grouped_relation import GroupedLinearRelation
 from hbm_jax.distributions.linear.linear_relation import LinearRelation
@@ -48,6 +48,7 @@ __all__ = [
     "Projected",
     "ProjectedNormal",
     "Projection",
+    "Quadrant",
     "SkewNormal",
     "SoftClip",
     "SoftHalfNormal",

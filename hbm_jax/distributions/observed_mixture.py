@@ -1,7 +1,7 @@
 """Mixture of Gaussian populations observed with measurement errors and a selection function.
 
 An object of component k has true values x ~ N(loc_k + t direction_k, S_k S_k^T), optionally with a positive latent t,
-and observed values
+or two, and observed values
 
     y = offset + x + noise,   noise ~ N(0, noise_covariance),
 
@@ -18,9 +18,15 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from hbm_jax.distributions.half_line import HalfLine
+from hbm_jax.distributions.half_line import HalfLine, Quadrant
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
-from hbm_jax.distributions.normal.small_matrices import cholesky, elements, factorised, normal_log_density, with_noise
+from hbm_jax.distributions.normal.small_matrices import (
+    cholesky,
+    elements,
+    factorised,
+    normal_log_density,
+    with_noise,
+)
 from hbm_jax.distributions.selection import ProbitSelection, draw_detected, log_detected_fraction
 
 
@@ -39,8 +45,9 @@ class ObservedMixture(dist.Distribution):
         Covariance of the measurement errors, positive definite.
     offset : array (..., n), optional
         Added to the true values by the measurement.
-    half_line : HalfLine, optional
-        Positive latent of each component: ``direction`` shaped like ``loc``, ``rate`` and ``precision`` (..., K).
+    half_line : HalfLine or Quadrant, optional
+        Positive latent, or two, of each component: ``direction`` shaped like ``loc``, ``rate`` and ``precision``
+        (..., K).
     selection : ProbitSelection, optional
         Detection probability in the observed values; the density is then that of detected objects.
 
@@ -72,19 +79,18 @@ class ObservedMixture(dist.Distribution):
     )  # fmt: skip
 
     def __init__(
-        self, log_weights, loc, scale_tril, noise_covariance, *, offset=None, half_line: HalfLine | None = None,
-        selection: ProbitSelection | None = None, validate_args=None,
+        self, log_weights, loc, scale_tril, noise_covariance, *, offset=None,
+        half_line: HalfLine | Quadrant | None = None, selection: ProbitSelection | None = None, validate_args=None,
     ):  # fmt: skip
         self.loc, self.scale_tril = _entries(loc), tuple(_entries(row) for row in _rows(scale_tril))
         size = len(self.loc)
         self.offset = np.zeros(size) if offset is None else offset
         self.log_weights, self.noise_covariance, self.selection = log_weights, noise_covariance, selection
-        self.half_line = half_line
+        self.half_line = None if half_line is None else half_line.map(_entries, lambda scalar: scalar)
         components = [np.shape(log_weights), *map(np.shape, self.loc)]
         components += [np.shape(entry) for row in self.scale_tril for entry in row]
-        if half_line is not None:
-            self.half_line = half_line._replace(direction=_entries(half_line.direction))
-            components += [*map(np.shape, self.half_line.direction), np.shape(half_line.rate)]
+        for part in () if self.half_line is None else self.half_line.parts:
+            components += [*map(np.shape, part.direction), np.shape(part.rate)]
         self._components = lax.broadcast_shapes(*components)
         shared = [np.shape(noise_covariance)[:-2], np.shape(self.offset)[:-1]]
         batch = lax.broadcast_shapes(self._components[:-1], *shared)
@@ -106,21 +112,18 @@ class ObservedMixture(dist.Distribution):
         return self.loc[i] + self.offset[..., i, None]
 
     def _component_log_density(self, value):
-        """Return the log density of each component without its weight, and b and q of its half line, (..., K) each.
+        """Return the log density of each component without its weight, and coefficients of its latents, (..., K) each.
 
         Nothing is stacked, so that XLA fuses it into one pass over objects and components: ten times faster than
         batched matrices.
         """
         residual = [value[..., i, None] - self._mean(i) for i in range(len(self.loc))]
         if self.half_line is None:
-            return normal_log_density(residual, self._covariance), None, None
+            return normal_log_density(residual, self._covariance), ()
         factorisation = factorised(self._covariance)
-        whitened, direction = factorisation.whiten(residual), factorisation.whiten(self.half_line.direction)
-        scaled = [a * b for a, b in zip(direction, factorisation.inverse, strict=True)]
-        linear = sum(w * a for w, a in zip(whitened, scaled, strict=True))
-        quadratic = sum(a * b for a, b in zip(direction, scaled, strict=True))
-        log_density = factorisation.log_density(whitened) + self.half_line.log_integral(linear, quadratic)
-        return log_density, linear, quadratic
+        whitened = factorisation.whiten(residual)
+        coefficients = self.half_line.coefficients(factorisation, whitened)
+        return factorisation.log_density(whitened) + self.half_line.log_integral(*coefficients), coefficients
 
     @validate_sample
     def log_prob(self, value):
@@ -146,7 +149,7 @@ class ObservedMixture(dist.Distribution):
         variance = sum(slopes[i] * slopes[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
         latent_slope = None
         if self.half_line is not None:
-            latent_slope = sum(slopes[i] * self.half_line.direction[i] for i in axes)
+            latent_slope = tuple(sum(slopes[i] * part.direction[i] for i in axes) for part in self.half_line.parts)
         log_fraction = log_detected_fraction(limit - mean, variance + width_variance, self.half_line, latent_slope)
         return logsumexp(self.log_weights + log_fraction, axis=-1)
 
@@ -171,7 +174,7 @@ class ObservedMixture(dist.Distribution):
         component = random.categorical(keys[0], jnp.broadcast_to(self.log_weights, self._component_shape), shape=shape)
         loc, scale, half_line = self._selected(component)
         if half_line is not None:
-            loc = loc + half_line.direction * half_line.sample(keys[1], shape)[..., None]
+            loc = loc + half_line.shift(half_line.sample(keys[1], shape))
         standard = random.normal(keys[2], (2, *shape, *self.event_shape))
         return self.offset + loc + _matvec(scale, standard[0]) + _matvec(noise_tril, standard[1])
 
@@ -188,9 +191,7 @@ class ObservedMixture(dist.Distribution):
         rows = [jnp.stack([pick(entry) for entry in row], axis=-1) for row in self.scale_tril]
         half_line = self.half_line
         if half_line is not None:
-            direction = jnp.stack([pick(entry) for entry in half_line.direction], axis=-1)
-            precision = None if half_line.precision is None else pick(half_line.precision)
-            half_line = HalfLine(direction, pick(half_line.rate), precision)
+            half_line = half_line.map(lambda direction: tuple(map(pick, direction)), pick)
         return loc, jnp.stack(rows, axis=-2), half_line
 
     def conditional_sample(self, key, value):
@@ -200,14 +201,14 @@ class ObservedMixture(dist.Distribution):
         """
         keys = random.split(key, 3)
         value = jnp.asarray(value)
-        log_density, linear, quadratic = self._component_log_density(value)
+        log_density, coefficients = self._component_log_density(value)
         joint = jnp.broadcast_to(self.log_weights + log_density, self._component_shape)
         component = random.categorical(keys[0], joint)
         loc, scale, half_line = self._selected(component)
         if half_line is not None:
-            arrays = (jnp.broadcast_to(array, self._component_shape) for array in (linear, quadratic))
-            coefficients = [jnp.take_along_axis(array, component[..., None], -1)[..., 0] for array in arrays]
-            loc = loc + half_line.direction * half_line.conditional(keys[1], *coefficients)[..., None]
+            arrays = (jnp.broadcast_to(array, self._component_shape) for array in coefficients)
+            selected = [jnp.take_along_axis(array, component[..., None], -1)[..., 0] for array in arrays]
+            loc = loc + half_line.shift(half_line.conditional(keys[1], *selected))
         gaussian = LinearGaussian(loc, scale, self.noise_covariance, offset=self.offset)
         return component, gaussian.conditional(value).sample(keys[2])
 

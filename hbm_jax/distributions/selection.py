@@ -10,8 +10,8 @@ from jax import lax, random
 from jax.scipy.special import log_ndtr, logsumexp, ndtr
 from jax.tree_util import register_static
 
-from hbm_jax.distributions.half_line import HalfLine
-from hbm_jax.distributions.mills_ratio import log_mean_probit, mills_ratio
+from hbm_jax.distributions.half_line import HalfLine, Quadrant
+from hbm_jax.distributions.mills_ratio import log_mean_probit, log_mean_probit_of_two, mills_ratio
 from hbm_jax.distributions.normal.bivariate import log_bivariate_ndtr
 
 ENOUGH = 4.0  # effective injections for each object
@@ -314,10 +314,10 @@ def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probabi
     return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
 
-def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, latent_slope=None):
-    """Return the log of the detected fraction: the mean of Phi((margin - latent_slope t - e) / width) over e and t.
+def log_detected_fraction(margin, variance, half_line: HalfLine | Quadrant | None = None, latent_slope=None):
+    """Return the log of the detected fraction: the mean of Phi((margin - latent_slope . t - e) / width) over e and t.
 
-    The noise e is normal, and t is a positive latent.
+    The noise e is normal, and t is a positive latent, or two.
 
     Parameters
     ----------
@@ -325,19 +325,28 @@ def log_detected_fraction(margin, variance, half_line: HalfLine | None = None, l
         Limit minus the mean of slope . y.
     variance : array (...)
         Variance of e plus the squared width.
-    half_line : HalfLine, optional
-        Distribution of a positive latent t, without which t = 0. The mean over an exponential t is in closed form
-        (`log_mean_probit`). Over a half or truncated normal t it is a Gauss quadrature with an error below 1e-8 where t
-        changes slope . y by less than a few times the square root of the variance
-        (``tests/distributions/test_observed_mixture.py``).
-    latent_slope : array (...), optional
-        Change of slope . y per unit of t.
+    half_line : HalfLine or Quadrant, optional
+        Distribution of the positive latents, without which t = 0. The mean over one or two exponential latents is in
+        closed form (`log_mean_probit`, `log_mean_probit_of_two`). Over a half or truncated normal t it is a Gauss
+        quadrature with an error below 1e-8 where t changes slope . y by less than a few times the square root of the
+        variance (``tests/distributions/test_observed_mixture.py``); over two of them, one in each direction.
+    latent_slope : array (...), or tuple of arrays
+        Change of slope . y per unit of each latent.
     """
-    scale = jnp.sqrt(variance)
     if half_line is None:
-        return log_ndtr(margin / scale)
-    if half_line.precision is None:
-        return log_mean_probit(margin / scale, latent_slope / (half_line.rate * scale))
-    nodes, log_weights = half_line.nodes()
-    standardised = (margin[..., None] - latent_slope[..., None] * nodes) / scale[..., None]
-    return logsumexp(log_weights + log_ndtr(standardised), axis=-1)
+        return log_ndtr(margin / jnp.sqrt(variance))
+    slopes = latent_slope if isinstance(latent_slope, tuple) else (latent_slope,)
+    latents = list(zip(half_line.parts, slopes, strict=True))
+    numerical = next((n for n, (part, _) in enumerate(latents) if part.precision is not None), None)
+    scale = jnp.sqrt(variance)
+    if numerical is None:
+        shifts = [slope / (part.rate * scale) for part, slope in latents]
+        return (log_mean_probit if len(shifts) == 1 else log_mean_probit_of_two)(margin / scale, *shifts)
+    part, slope = latents.pop(numerical)
+    nodes, log_weights = part.nodes()
+    margins = margin[..., None] - slope[..., None] * nodes
+    other, other_slope = None, None
+    for part, slope in latents:
+        other, other_slope = part.map(lambda _: None, lambda scalar: jnp.asarray(scalar)[..., None]), slope[..., None]
+    log_fraction = log_detected_fraction(margins, jnp.asarray(variance)[..., None], other, other_slope)
+    return logsumexp(log_weights + log_fraction, axis=-1)

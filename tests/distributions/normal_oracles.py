@@ -216,6 +216,10 @@ def _mixture_components(p):
         direction = p["direction"][k] if "direction" in p else np.zeros(len(p["offset"]))
         scale = p["scale_tril"][k]
         mean = p["offset"] + p["loc"][k] + t[:, None] * direction
+        if "second_rate" in p:  # another exponential latent
+            other, other_weight = half_line_rule({"rate": p["second_rate"]}, k, panels=10)
+            mean = (mean[:, None] + other[:, None] * p["second_direction"][k]).reshape(-1, len(scale))
+            weight = np.outer(weight, other_weight).ravel()
         yield np.exp(p["log_weights"][k]), mean, scale @ scale.T + p["noise_covariance"], weight
 
 
@@ -257,7 +261,10 @@ def draw_mixture_truth(rng, p, num):
         t = draw_half_line(rng, p, k, here.sum())
         direction = p["direction"][k] if "direction" in p else 0.0
         scale = p["scale_tril"][k]
-        truth[here] = p["loc"][k] + t[:, None] * direction + rng.normal(size=(here.sum(), len(scale))) @ scale.T
+        if "second_rate" in p:
+            other = rng.exponential(1.0 / p["second_rate"][k], here.sum())
+            truth[here] += other[:, None] * p["second_direction"][k]
+        truth[here] += p["loc"][k] + t[:, None] * direction + rng.normal(size=(here.sum(), len(scale))) @ scale.T
     return which, truth
 
 

@@ -6,8 +6,9 @@ import pytest
 from monte_carlo import seed
 from scipy import stats
 
-from hbm_jax.distributions.normal import common_offsets
-from hbm_jax.distributions.normal.common_offsets import OffsetGaussian, _inverse, bind_offsets, log_density
+from hbm_jax.distributions.normal import block_arrow, common_offsets
+from hbm_jax.distributions.normal.block_arrow import inverse_by_halves, solve_block_arrow
+from hbm_jax.distributions.normal.common_offsets import OffsetGaussian, bind_offsets, log_density
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 
 NUM, OFFSETS = 14, 9
@@ -56,10 +57,13 @@ def evaluated(value, offsets):
 def found(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common_offsets, "_OVERHEAD", 60)  # several groups and sizes of these few objects
+        patch.setattr(block_arrow, "_OVERHEAD", 1)
+        patch.setattr(block_arrow, "_BLOCK", 4)
         offsets = bind_offsets(SENSITIVITY, request.param == "grouped")
     assert offsets.basis.shape == (OFFSETS, 7 if request.param == "grouped" else OFFSETS)
     if request.param == "grouped":
         assert max(len(batch.objects) for groups in offsets.groups for batch in groups) > 1
+        assert len(offsets.blocks) > 1
     return evaluated(VALUE, offsets)
 
 
@@ -115,6 +119,26 @@ def test_an_inverse_by_blocks():
     for size in (1, 200):
         factor = RNG.normal(size=(size, size + 5))
         matrix = factor @ factor.T + np.eye(size)
-        inverse, log_det = jax.jit(_inverse)(matrix)
+        inverse, log_det = jax.jit(inverse_by_halves)(matrix)
         np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-9, atol=1e-12)
         assert float(log_det) == pytest.approx(np.linalg.slogdet(matrix)[1], rel=1e-12)
+
+
+def test_blocks_of_rows_are_eliminated(monkeypatch):
+    """Rows of four groups that share a few others: the elements of the inverse between coupled rows are exact."""
+    monkeypatch.setattr(block_arrow, "_OVERHEAD", 100)
+    loadings = np.zeros((400, 200))
+    for group in range(4):
+        members = np.concatenate([np.arange(40 * group, 40 * group + 40), 160 + np.arange(10 * group, 10 * group + 10)])
+        loadings[100 * group : 100 * group + 100, members] = RNG.normal(size=(100, 50))
+    loadings[:, 199] = RNG.normal(size=400)
+    shuffled = loadings[:, RNG.permutation(200)]
+    order, blocks = block_arrow.block_arrow((shuffled != 0.0).T.astype(float) @ (shuffled != 0.0) > 0.0)
+    assert sorted(order) == list(range(200))
+    assert len(blocks) > 2
+    matrix, right = shuffled[:, order].T @ shuffled[:, order] + np.eye(200), RNG.normal(size=200)
+    solution = jax.jit(solve_block_arrow)(matrix, right, blocks)
+    coupled, inverse = matrix != 0.0, np.linalg.inv(matrix)
+    np.testing.assert_allclose(np.asarray(solution.inverse)[coupled], inverse[coupled], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(solution.x, inverse @ right, rtol=1e-9, atol=1e-12)
+    assert float(solution.log_det) == pytest.approx(np.linalg.slogdet(matrix)[1], rel=1e-12)

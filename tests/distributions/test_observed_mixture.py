@@ -13,7 +13,7 @@ from monte_carlo import seed
 from normal_oracles import draw_mixture_truth, draw_normal, log_mixture
 from scipy import integrate, stats
 
-from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, selection
+from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, Quadrant, selection
 from hbm_jax.distributions.half_line import log_half_line, truncated
 from hbm_jax.distributions.selection import log_detected_fraction
 
@@ -105,11 +105,13 @@ PARTS = {
     "offset": np.array([[0.1, 0.0], [0.0, -0.1]]),
 }
 DIRECTION = np.array([0.5, -1.0])
+SECOND_DIRECTION, SECOND_RATE = np.array([0.8, 0.6]), 1.5
 SELECTION = {"limit": np.array(0.4), "width": np.array(0.3), "slope": np.array([0.2, 1.0])}
 
 
 def mixture(name=None, selected=False):
-    half_line = None if name is None else HalfLine(DIRECTION, *HALF_LINES[name][0])
+    half_line = None if name is None else HalfLine(DIRECTION, *HALF_LINES[name.removeprefix("two, ")][0])
+    half_line = Quadrant(half_line, HalfLine(SECOND_DIRECTION, SECOND_RATE)) if "two" in (name or "") else half_line
     selection = ProbitSelection(**{key: jax.numpy.asarray(v) for key, v in SELECTION.items()}) if selected else None
     return ObservedMixture(**PARTS, half_line=half_line, selection=selection)
 
@@ -119,9 +121,11 @@ def reference(name, object_number, selected=False):
     name = None if name == "none" else name
     p = dict(PARTS, offset=PARTS["offset"][object_number], noise_covariance=PARTS["noise_covariance"][object_number])
     if name is not None:
-        rate, precision = HALF_LINES[name][0]
+        rate, precision = HALF_LINES[name.removeprefix("two, ")][0]
         p |= {"direction": np.tile(DIRECTION, (2, 1)), "rate": np.full(2, rate)}
         p |= {} if precision is None else {"precision": np.full(2, precision)}
+        if "two" in name:
+            p |= {"second_direction": np.tile(SECOND_DIRECTION, (2, 1)), "second_rate": np.full(2, SECOND_RATE)}
     return p | (SELECTION if selected else {})
 
 
@@ -140,7 +144,8 @@ def test_a_selection_without_width_is_a_step():
     assert (np.asarray(step.log_prob(above)) == -np.inf).all()
 
 
-CASES = [(None, False), (None, True), ("half normal", False), ("exponential", True), ("truncated", True)]
+CASES = [(None, False), (None, True), ("half normal", False), ("exponential", True), ("truncated", True),
+         ("two, exponential", True), ("two, truncated", True)]  # fmt: skip
 X = np.linspace(-7, 9, 129)
 GRID = np.stack(np.meshgrid(X, X, indexing="ij"), axis=-1)
 
@@ -176,7 +181,10 @@ def drawn_back(number, values):
     return found
 
 
-@pytest.mark.parametrize("name", ["none", "exponential", "half normal"])
+DRAWN_BACK = ("none", "exponential", "half normal", "two, exponential")
+
+
+@pytest.mark.parametrize("name", DRAWN_BACK)
 def test_what_is_integrated_out_is_drawn_back(name, monte_carlo):
     """Truth and observation drawn forward by NumPy, then the truth drawn back: both have one distribution."""
 
@@ -186,10 +194,7 @@ def test_what_is_integrated_out_is_drawn_back(name, monte_carlo):
         return which, truth, p["offset"] + truth + draw_normal(rng, np.zeros(2), p["noise_covariance"], num)
 
     rng = np.random.default_rng(seed(4))
-    values = {
-        key: np.stack([forward(rng, key, n, NUM)[2] for n in range(2)], axis=1)
-        for key in ("none", "exponential", "half normal")
-    }
+    values = {key: np.stack([forward(rng, key, n, NUM)[2] for n in range(2)], axis=1) for key in DRAWN_BACK}
     which, truth, probabilities, drawn, log_detected = map(np.asarray, drawn_back(seed(5), values)[name])
     assert drawn.shape == (NUM, 2, 2)
     np.testing.assert_array_equal(log_detected, 0.0)
@@ -213,7 +218,7 @@ def test_what_is_integrated_out_is_drawn_back(name, monte_carlo):
 
 def _only(p, component):
     """The same with one component."""
-    names = ("loc", "scale_tril", "direction", "rate", "precision")
+    names = ("loc", "scale_tril", "direction", "rate", "precision", "second_direction", "second_rate")
     return p | {name: p[name][component : component + 1] for name in names if name in p} | {"log_weights": np.zeros(1)}
 
 

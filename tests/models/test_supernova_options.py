@@ -21,7 +21,7 @@ from hbm_jax.models import Supernova
 EXTRA = {
     "delta_beta": -0.6, "x1_skew": -2.5, "x1_shift": 1.4, "x1_std_low": 0.6, "x1_fraction_low": 0.35, "c_skew": 3.0,
     "beta_dust": 4.4, "c_dust": 0.07, "beta_red": 3.9, "x1_drift": 0.4, "c_drift": -0.05, "outlier_fraction": 0.08,
-    "outlier_scatter": 0.9, "m_lim": 23.5, "m_lim_width": 0.3, "m_lim_colour": 0.4,
+    "outlier_scatter": 0.9, "m_lim": 23.5, "m_lim_width": 0.3, "m_lim_colour": 0.4, "x1_tail": 0.7, "c_tail": 0.09,
 }  # fmt: skip
 T = {"Om0": 0.3} | TRUTH | EXTRA
 
@@ -34,6 +34,7 @@ MORE_PRIORS = PRIORS | {
     "x1_drift": stats.norm(0, 1), "c_drift": stats.norm(0, 0.2), "outlier_fraction": stats.beta(1, 19),
     "outlier_scatter": stats.lognorm(0.5, 0, 1), "m_lim": stats.norm(24, 2),
     "m_lim_width": stats.lognorm(0.5, 0, np.exp(-1.2)), "m_lim_colour": stats.norm(0, 0.5),
+    "x1_tail": stats.halfnorm(0, 1), "c_tail": stats.halfnorm(0, 0.2),
 }  # fmt: skip
 
 
@@ -120,6 +121,10 @@ class Plain:
         if model.stretch == "two":
             f = p["x1_fraction_low"]
             stretches = [(1 - f, x1_mean, p["x1_std"]), (f, x1_mean - p["x1_shift"], p["x1_std_low"])]
+        if model.stretch == "tail":
+            t, weights = np.polynomial.legendre.leggauss(64)
+            t, weights = 8.0 * (t + 1.0), 8.0 * weights * stats.expon.pdf(8.0 * (t + 1.0), scale=p["x1_tail"])
+            stretches = [(weight, x1_mean - shift, p["x1_std"]) for weight, shift in zip(weights, t, strict=True)]
         scatters = [(1.0, p["sigma_int"])]
         if model.outliers:
             normal_share = data.prob_ia[n] * (1 - p["outlier_fraction"])
@@ -129,9 +134,16 @@ class Plain:
             step, extra = p["delta_M"] * host if model.mass_step else 0.0, p["delta_beta"] * host * model.host_beta
             # What is smooth and falls off at both ends needs few points; dust begins, and a broken law bends, at 0.
             num = 12001 if model.colour in ("dust", "broken") else 2401
+            num = 2401 if model.stretch == "tail" else num
             c = np.linspace(c_mean - 9 * p["c_std"], c_mean + 9 * p["c_std"] + 1.0, num)
             c_variance, c_pull = 0.0, 0.0  # of what is normal beside the grid
-            if model.colour == "dust":
+            if model.colour == "tail":
+                tail = np.linspace(0, 2.5, num)
+                weight = integrate_weights(tail) * stats.expon.pdf(tail, scale=p["c_tail"])
+                c_variance, c_pull = p["c_std"] ** 2, p["beta"] + extra
+                c = c_mean + tail
+                pull = c_pull * c
+            elif model.colour == "dust":
                 dust = np.linspace(0, 2.5, num)
                 weight = integrate_weights(dust) * stats.expon.pdf(dust, scale=p["c_dust"])
                 c, pull = c_mean + dust, p["beta"] * c_mean + (p["beta_dust"] + extra) * dust
@@ -211,6 +223,11 @@ OPTIONS = {
     "selection with skewed stretch": {"selection": "common", "stretch": "skewed"},
     "selection with dust": {"selection": "common", "colour": "dust"},
     "selection with a broken law": {"selection": "common", "colour": "broken"},
+    "selection with tails of colour": {"selection": "common", "colour": "tail", "host_beta": True},
+    "tails of both": {"stretch": "tail", "colour": "tail"},
+    "selection with tails of both": {"selection": "common", "stretch": "tail", "colour": "dust", "outliers": True},
+    "tails of two kinds": {"stretch": "tail", "colour": "skewed"},
+    "selection with tails of two kinds": {"selection": "common", "stretch": "tail", "colour": "skewed"},
     "much at once": {
         "mass_error": True, "stretch": "two", "colour": "dust", "outliers": True, "selection": "common", "drift": True,
     },

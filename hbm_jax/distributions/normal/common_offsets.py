@@ -11,7 +11,8 @@ J' = C^-1/2 J, and z = C^-1/2 (y - m), the density is that of independent object
 
 (the matrix determinant lemma and the Woodbury identity). Each object is sensitive to few offsets. `bind_offsets`
 finds groups of objects that are sensitive to similar offsets, so that A is a sum of small dense products, and a basis
-of the offsets without their linear dependences; both are exact.
+of the offsets without their linear dependences; both are exact. Most offsets share objects with few others, so that
+1 + A is inverted block by block (`hbm_jax.distributions.normal.block_arrow`).
 """
 
 from collections.abc import Sequence
@@ -27,13 +28,12 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from hbm_jax.distributions.normal.block_arrow import FULL, Block, block_arrow, solve_block_arrow
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.normal.small_matrices import factorised, inverse_of_factor
 
-FULL = jax.lax.Precision.HIGHEST  # the default matrix product of an accelerator rounds to a few digits
 _OVERHEAD = 3e5  # multiplications that take as long as one more product of matrices
 _TOLERANCE = 1e-12  # singular values relative to the largest below which offsets are linearly dependent
-_BLOCK = 128  # rows of a matrix that is inverted by its Cholesky factor
 
 
 class Groups(NamedTuple):
@@ -63,10 +63,13 @@ class CommonOffsets(NamedTuple):
         For each of the n components, its groups, stacked by size.
     basis : (J, B)
         Orthonormal basis of the combinations of offsets that change the data.
+    blocks : tuple of Block
+        Offsets, in the basis, that share no objects with those of other blocks.
     """
 
     groups: tuple[tuple[Groups, ...], ...]
     basis: Any
+    blocks: tuple[Block, ...]
 
     def shift(self, values, num: int):
         """Return the change of the vectors of N = ``num`` objects, (..., N, n), for values of the offsets (..., J)."""
@@ -95,12 +98,17 @@ def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets
     num, size, num_offsets = matrix.shape
     basis = _basis(matrix) if grouped else np.eye(num_offsets)
     matrix = matrix @ basis
+    blocks: tuple[Block, ...] = ()
+    if grouped:
+        sensitive = (matrix != 0.0).any(axis=1).astype(np.float64)
+        order, blocks = block_arrow(sensitive.T @ sensitive > 0.0)
+        basis, matrix = basis[:, order], matrix[..., order]
     groups = []
     for component in range(size):
         sensitive = (matrix[:, : component + 1] != 0.0).any(axis=1)
         members = _merged_groups(sensitive) if grouped else [(np.arange(num), np.arange(num_offsets))]
         groups.append(tuple(_padded(matrix[:, : component + 1], batch) for batch in _batches(members)))
-    return CommonOffsets(tuple(groups), basis)
+    return CommonOffsets(tuple(groups), basis, blocks)
 
 
 def _basis(matrix: np.ndarray) -> np.ndarray:
@@ -203,11 +211,17 @@ def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offs
     result = Whitened(jnp.sum(factorisation.log_density(z)), [], [], [])
     for component, groups in enumerate(offsets.groups):
         scale = jnp.sqrt(factorisation.inverse[component])
+        rows = jnp.stack([scale * entry for entry in (*inverse[component], z[component])])
+        # One gather of all groups: its transpose, a scatter, takes longer than the products of a small group.
+        objects = jnp.concatenate([jnp.ravel(group.objects) for group in groups]) if groups else jnp.zeros(0, int)
+        members, first = rows[:, objects], 0
         for group in groups:
-            rows = [(scale * entry)[group.objects][..., None] for entry in inverse[component]]
-            sensitivity = sum(row * part for row, part in zip(rows, group.sensitivity, strict=True))
-            result.residuals.append((scale * z[component])[group.objects])
-            result.sensitivities.append(sensitivity)
+            size = np.size(group.objects)
+            *factors, residuals = members[:, first : first + size].reshape(-1, *np.shape(group.objects))
+            first += size
+            parts = zip(factors, group.sensitivity, strict=True)
+            result.sensitivities.append(sum(factor[..., None] * part for factor, part in parts))
+            result.residuals.append(residuals)
             result.offsets.append(group.offsets)
     return result
 
@@ -226,45 +240,23 @@ def _information(size: int, residuals, sensitivities, offsets):
     return information + jnp.eye(size), score
 
 
-def _inverse(matrix):
-    """Return the inverse of a positive definite matrix and its log determinant, by blocks.
-
-    Products of matrices take most of the time: for 437 rows 3.8 ms on two cores, where a Cholesky factor and its
-    inverse take 4.9 ms.
-    """
-    size = matrix.shape[0]
-    if size <= _BLOCK:
-        factor = jnp.linalg.cholesky(matrix)
-        inverse = solve_triangular(factor, jnp.eye(size), lower=True)
-        return jnp.matmul(inverse.T, inverse, precision=FULL), 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-    half = (size // 2 + 7) // 8 * 8
-    first, cross, last = matrix[:half, :half], matrix[:half, half:], matrix[half:, half:]
-    inverse, log_det = _inverse(first)
-    solved = jnp.matmul(inverse, cross, precision=FULL)
-    schur_inverse, schur_log_det = _inverse(last - jnp.matmul(cross.T, solved, precision=FULL))
-    off_diagonal = -jnp.matmul(solved, schur_inverse, precision=FULL)
-    corner = inverse - jnp.matmul(off_diagonal, solved.T, precision=FULL)
-    return jnp.block([[corner, off_diagonal], [off_diagonal.T, schur_inverse]]), log_det + schur_log_det
+@jax.custom_jvp
+def _log_ratio(residuals, sensitivities, offsets, blocks, ones):
+    """Return the log of the ratio of the densities with and without offsets; ``ones`` are (B,)."""
+    return _solved(residuals, sensitivities, offsets, blocks, ones)[0]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _log_ratio(size, residuals, sensitivities, offsets):
-    """Return the log of the ratio of the densities with and without offsets."""
-    return _solved(size, residuals, sensitivities, offsets)[0]
-
-
-def _solved(size, residuals, sensitivities, offsets):
+def _solved(residuals, sensitivities, offsets, blocks, ones):
     """Return the log ratio, the inverse of 1 + A, and the mean of the offsets given the data."""
-    information, score = _information(size, residuals, sensitivities, offsets)
-    inverse, log_det = _inverse(information)
-    mean = jnp.matmul(inverse, score, precision=FULL)
+    information, score = _information(len(ones), residuals, sensitivities, offsets)
+    inverse, log_det, mean = solve_block_arrow(information, score, blocks)
     return 0.5 * (jnp.dot(score, mean, precision=FULL) - log_det), inverse, mean
 
 
 @_log_ratio.defjvp
-def _log_ratio_jvp(size, primals, tangents):
-    residuals, sensitivities, offsets = primals
-    value, inverse, mean = _solved(size, *primals)
+def _log_ratio_jvp(primals, tangents):
+    residuals, sensitivities, offsets, *_ = primals
+    value, inverse, mean = _solved(*primals)
     total = jnp.zeros(())
     for z, part, index, z_dot, part_dot in zip(residuals, sensitivities, offsets, *tangents[:2], strict=True):
         predicted = jnp.einsum("grk,gk->gr", part, mean[index], precision=FULL)
@@ -290,7 +282,7 @@ def log_density(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], of
     size = np.shape(offsets.basis)[1]
     if not size:
         return whitened.log_density
-    return whitened.log_density + _log_ratio(size, *whitened[1:])
+    return whitened.log_density + _log_ratio(*whitened[1:], offsets.blocks, np.ones(size))
 
 
 class OffsetGaussian(dist.Distribution):

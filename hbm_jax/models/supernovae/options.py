@@ -26,12 +26,6 @@ def check(model) -> None:
     if model.velocity == "redshift" and model.sigma_v is None:
         message = "Supernova: velocity='redshift' expects a dispersion [km/s], such as sigma_v=250; found none."
         raise OptionError(message, [Remedy("velocity", "redshift"), Remedy("sigma_v", 250)])
-    if model.laws.stretch.positive_latent and model.laws.colour.positive_latent:
-        raise OptionError(
-            f"Supernova: stretch={model.stretch!r} expects colour='normal'; found {model.colour!r}. stretch='two' is "
-            "skewed too and allows every colour.",
-            [Remedy("stretch", model.stretch), Remedy("colour", "normal"), Remedy("stretch", "two")],
-        )
     mixture = mixture_options(model)
     if model.offsets == "marginal" and (model.latents != "marginal" or mixture):
         found = ", ".join(mixture) or f"latents={model.latents!r}"

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, ProbitSelection
-from hbm_jax.models.supernovae.laws import ColourLaw, Law, MassStep, Outliers, Population, StretchLaw
+from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, ProbitSelection, Quadrant
+from hbm_jax.models.supernovae.laws import ColourLaw, Latent, Law, MassStep, Outliers, Population, StretchLaw
 from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.selection import SelectionLaw
 
@@ -138,16 +138,17 @@ def populations(
     return Populations(observed, *second)
 
 
-def _half_line(x1: Population, c: Population, flat) -> HalfLine | None:
-    """Return the positive latent of the populations of stretch and colour along (x1, c, m_b), or None."""
-    if x1.latent is not None and c.latent is not None:
-        raise ValueError("Supernova: expected a positive latent in the population of x1 or c; found one in both.")
-    latent = x1.latent or c.latent
-    if latent is None:
-        return None
-    direction = (latent.quantity, 0.0) if x1.latent else (0.0, latent.quantity)
-    precision = None if latent.precision is None else flat(latent.precision)
-    return HalfLine(tuple(flat(part) for part in (*direction, latent.magnitude)), flat(latent.rate), precision)
+def _half_line(x1: Population, c: Population, flat) -> HalfLine | Quadrant | None:
+    """Return the positive latents of the populations of stretch and colour along (x1, c, m_b), or None."""
+
+    def along(latent: Latent, unit: tuple[float, float]) -> HalfLine:
+        direction = (*(latent.quantity if one else 0.0 for one in unit), latent.magnitude)
+        precision = None if latent.precision is None else flat(latent.precision)
+        return HalfLine(tuple(flat(part) for part in direction), flat(latent.rate), precision)
+
+    latents = [along(x1.latent, (1.0, 0.0))] if x1.latent is not None else []
+    latents += [along(c.latent, (0.0, 1.0))] if c.latent is not None else []
+    return Quadrant(*latents) if len(latents) == 2 else latents[0] if latents else None
 
 
 def _second_half(shape: tuple[int, ...], axis: int, present: bool) -> np.ndarray:

@@ -82,12 +82,14 @@ class Supernova(PopulationModel):
     host_beta : bool
         Whether massive hosts have a different slope of colour (with ``colour="dust"``, of dust), by delta_beta.
     stretch : str or StretchLaw
-        Population of x1: ``"normal"``; ``"skewed"``; or ``"two"``, two normal populations. See
+        Population of x1: ``"normal"``; ``"skewed"``, skew normal; ``"tail"``, normal plus an exponential tail to low
+        stretch; or ``"two"``, two normal populations. See
         `hbm_jax.models.supernovae.laws`, where other packages can add laws of stretch, colour and selection.
     colour : str or ColourLaw
-        Population of c: ``"normal"``; ``"skewed"``; ``"dust"``, normal intrinsic colours plus exponential reddening
-        with its own slope; or ``"broken"``, with a slope beta for a true c below 0 and beta_red above. All are
-        integrated exactly. With ``stretch="skewed"`` the colours must be normal.
+        Population of c: ``"normal"``; ``"skewed"``; ``"tail"``, normal plus an exponential tail to red colours;
+        ``"dust"``, likewise with a slope of its own for the tail, the reddening; or ``"broken"``, with a slope beta
+        for a true c below 0 and beta_red above. All combinations are integrated out. With ``selection``, half normal
+        latents of ``"skewed"`` and ``"broken"`` take a quadrature of 32 nodes each; tails are closed forms.
     drift : bool
         Whether the means of x1 and c change with redshift: x1_mean + x1_drift z, c_mean + c_drift z.
     survey_scatter : bool

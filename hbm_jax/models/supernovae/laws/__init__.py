@@ -1,16 +1,17 @@
 """Laws of the supernova model: choices with parameters of their own, each one class in one file."""
 
 from hbm_jax.models.supernovae.laws.base import Latent, Law, Population
-from hbm_jax.models.supernovae.laws.colour import BrokenColour, ColourLaw, Dust, NormalColour, SkewedColour
+from hbm_jax.models.supernovae.laws.colour import BrokenColour, ColourLaw, ColourTail, Dust, NormalColour, SkewedColour
 from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.host import MassStep
 from hbm_jax.models.supernovae.laws.outliers import Outliers
 from hbm_jax.models.supernovae.laws.selection import CommonLimit, NoSelection, SelectionLaw, SurveyLimits
-from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, TwoStretches
+from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
 __all__ = [
     "BrokenColour",
     "ColourLaw",
+    "ColourTail",
     "CommonLimit",
     "Drift",
     "Dust",
@@ -26,6 +27,7 @@ __all__ = [
     "SkewedColour",
     "SkewedStretch",
     "StretchLaw",
+    "StretchTail",
     "SurveyLimits",
     "TwoStretches",
 ]

@@ -111,7 +111,7 @@ class Population(NamedTuple):
     log_weight : array
         Log weights of the components of a mixture.
     latent : Latent, optional
-        Positive latent that is added to the normal distribution. Only one of the laws of a model may have one.
+        Positive latent that is added to the normal distribution.
     """
 
     loc: Any

@@ -22,8 +22,6 @@ class ColourLaw(Law):
     ----------
     slopes : tuple of str
         Slopes of the magnitude that differ by delta_beta in massive hosts.
-    positive_latent : bool
-        Whether the population has a `Latent`.
 
     Examples
     --------
@@ -37,7 +35,6 @@ class ColourLaw(Law):
 
     kind = "population of colour"
     registry: ClassVar[dict[str, type]] = {}
-    positive_latent: ClassVar[bool] = False
     slopes: ClassVar[tuple[str, ...]] = ("beta",)
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
@@ -66,7 +63,6 @@ class SkewedColour(ColourLaw):
     """Skew-normal colours of mean c_mean, standard deviation c_std and shape c_skew, with slope beta."""
 
     name = "skewed"
-    positive_latent = True
     symbols: ClassVar[Mapping[str, str]] = {"c_skew": r"$\alpha_c$"}
     priors: ClassVar[Mapping[str, Prior]] = {"c_skew": dist.Normal(0.0, 4.0)}
 
@@ -77,6 +73,24 @@ class SkewedColour(ColourLaw):
 
 
 @dataclass(frozen=True)
+class ColourTail(ColourLaw):
+    """Normal colours plus an exponential tail to red colours, of mean c_tail, all with slope beta.
+
+    c_mean and c_std are those of the normal part (Rubin et al. 2023, arXiv:2311.12098).
+    """
+
+    name = "tail"
+    units: ClassVar[Mapping[str, str]] = {"c_tail": "mag"}
+    symbols: ClassVar[Mapping[str, str]] = {"c_tail": r"$\tau_c$"}
+    priors: ClassVar[Mapping[str, Prior]] = {"c_tail": dist.HalfNormal(0.2)}
+
+    def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
+        """Return the normal part, with an exponential latent."""
+        latent = Latent(1.0, p["beta"], 1.0 / p["c_tail"])
+        return Population(p["c_mean"], p["c_std"], p["beta"], latent=latent)
+
+
+@dataclass(frozen=True)
 class Dust(ColourLaw):
     """Normal intrinsic colours with slope beta, plus exponential reddening of mean c_dust with slope beta_dust.
 
@@ -84,7 +98,6 @@ class Dust(ColourLaw):
     """
 
     name = "dust"
-    positive_latent = True
     slopes = ("beta_dust",)
     units: ClassVar[Mapping[str, str]] = {"c_dust": "mag"}
     symbols: ClassVar[Mapping[str, str]] = {
@@ -112,7 +125,6 @@ class BrokenColour(ColourLaw):
     """Normal colours, with slope beta for a true c below 0 and beta_red above."""
 
     name = "broken"
-    positive_latent = True
     slopes = ("beta", "beta_red")
     symbols: ClassVar[Mapping[str, str]] = {"beta_red": r"$\beta_\mathrm{red}$"}
     priors: ClassVar[Mapping[str, Prior]] = {"beta_red": dist.Normal(0.0, 5.0)}

@@ -12,17 +12,10 @@ from hbm_jax.models.supernovae.laws.base import Axis, Latent, Law, Population, s
 
 
 class StretchLaw(Law):
-    """Population of the true stretch x1; its effect on the magnitude is -alpha x1. A subclass defines `population`.
-
-    Attributes
-    ----------
-    positive_latent : bool
-        Whether the population has a `Latent`.
-    """
+    """Population of the true stretch x1; its effect on the magnitude is -alpha x1. A subclass defines `population`."""
 
     kind = "population of stretch"
     registry: ClassVar[dict[str, type]] = {}
-    positive_latent: ClassVar[bool] = False
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return the population for values of the parameters, which broadcast against the axes of the mixture."""
@@ -46,7 +39,6 @@ class SkewedStretch(StretchLaw):
     """Skew-normal population of mean x1_mean, standard deviation x1_std and shape x1_skew."""
 
     name = "skewed"
-    positive_latent = True
     symbols: ClassVar[Mapping[str, str]] = {"x1_skew": r"$\alpha_{x_1}$"}
     priors: ClassVar[Mapping[str, Prior]] = {"x1_skew": dist.Normal(0.0, 4.0)}
 
@@ -54,6 +46,23 @@ class SkewedStretch(StretchLaw):
         """Return the Gaussian part, with a half-normal latent."""
         loc, scale, slope = skewed(p["x1_mean"], p["x1_std"], p["x1_skew"])
         return Population(loc, scale, -p["alpha"], latent=Latent(slope, -p["alpha"] * slope, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class StretchTail(StretchLaw):
+    """Normal population plus an exponential tail to low stretch, of mean x1_tail.
+
+    x1_mean and x1_std are those of the normal part (Rubin et al. 2023, arXiv:2311.12098).
+    """
+
+    name = "tail"
+    symbols: ClassVar[Mapping[str, str]] = {"x1_tail": r"$\tau_{x_1}$"}
+    priors: ClassVar[Mapping[str, Prior]] = {"x1_tail": dist.HalfNormal(1.0)}
+
+    def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
+        """Return the normal part, with an exponential latent."""
+        latent = Latent(-1.0, p["alpha"], 1.0 / p["x1_tail"])
+        return Population(p["x1_mean"], p["x1_std"], -p["alpha"], latent=latent)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,191 @@
+"""Inverse of positive definite matrices in which most rows are coupled to few others.
+
+The rows are ordered as blocks, which are not coupled with each other, and a core. Each block A_bb is eliminated:
+with the coupling A_bc of the block to the rows of the core that it is coupled to,
+
+    core <- core - A_cb A_bb^-1 A_bc,
+
+and of the inverse only the elements between rows that are coupled, or both in one block, are computed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+
+FULL = jax.lax.Precision.HIGHEST  # the default matrix product of an accelerator rounds to a few digits
+_OVERHEAD = 4e6  # multiplications that take as long as the elimination of one more block
+_BLOCK = 128  # rows of a matrix that is inverted by its Cholesky factor
+
+
+class Block(NamedTuple):
+    """Rows that are coupled with each other and with the core alone.
+
+    Attributes
+    ----------
+    rows : (k,)
+        Consecutive rows.
+    neighbours : (f,)
+        Rows of the core to which they are coupled, counted from the first of the core.
+    """
+
+    rows: Any
+    neighbours: Any
+
+
+def block_arrow(coupled: np.ndarray) -> tuple[np.ndarray, tuple[Block, ...]]:
+    """Return an order of the rows (B,), blocks first, and the blocks, for a mask (B, B) of rows that are coupled.
+
+    Rows are eliminated in the order of the least number of neighbours. The last of this order are the core, with the
+    number that costs the fewest multiplications; the blocks are the connected parts of the others, merged where this
+    costs less.
+    """
+    size = len(coupled)
+    best: tuple[float, np.ndarray, list] = (float(size) ** 3, np.arange(size), [])
+    order = _least_neighbours(coupled)
+    for num_core in {round(size * share) for share in np.linspace(0.1, 0.9, 9)} if size > _BLOCK else ():
+        core = np.sort(order[size - num_core :])
+        parts = _merged(_connected(coupled, order[: size - num_core]), coupled, core)
+        cost = sum(_cost(float(len(rows)), neighbours.sum()) for rows, neighbours in parts) + float(num_core) ** 3
+        if cost < best[0]:
+            best = cost, core, parts
+    _, core, parts = best
+    first = np.cumsum([0, *(len(rows) for rows, _ in parts)])
+    blocks = tuple(
+        Block(np.arange(start, start + len(rows)), np.flatnonzero(neighbours))
+        for start, (rows, neighbours) in zip(first, parts, strict=False)
+    )
+    return np.concatenate([*(rows for rows, _ in parts), core]).astype(np.int64), blocks
+
+
+def _least_neighbours(coupled: np.ndarray) -> np.ndarray:
+    """Return the rows in the order of elimination, each time one with the fewest neighbours among the others."""
+    graph, remaining, order = coupled.copy(), np.ones(len(coupled), bool), []
+    for _ in range(len(coupled)):
+        row = int(np.where(remaining, (graph & remaining).sum(axis=1), len(coupled) + 1).argmin())
+        neighbours = np.flatnonzero(graph[row] & remaining)
+        graph[np.ix_(neighbours, neighbours)] = True
+        remaining[row] = False
+        order.append(row)
+    return np.array(order, dtype=np.int64)
+
+
+def _connected(coupled: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+    """Return the connected parts of the given rows."""
+    remaining, parts = set(rows.tolist()), []
+    while remaining:
+        part = front = {remaining.pop()}
+        while front:
+            reached = set(np.flatnonzero(coupled[sorted(front)].any(axis=0)).tolist())
+            front = reached & remaining
+            remaining -= front
+            part = part | front
+        parts.append(np.array(sorted(part)))
+    return parts
+
+
+def _merged(parts: list[np.ndarray], coupled: np.ndarray, core: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return parts and masks of their neighbours in the core, merged as long as this saves multiplications."""
+    merged = list(parts)
+    neighbours = np.array([coupled[np.ix_(rows, core)].any(axis=0) for rows in parts], dtype=np.float64)
+    while len(merged) > 1:
+        size, num = np.array([len(rows) for rows in merged], dtype=np.float64), neighbours.sum(axis=1)
+        cost = _cost(size, num)
+        union = num[:, None] + num - neighbours @ neighbours.T
+        saving = cost[:, None] + cost - _cost(size[:, None] + size, union)
+        np.fill_diagonal(saving, -np.inf)
+        a, b = np.unravel_index(saving.argmax(), saving.shape)
+        if saving[a, b] <= 0.0:
+            break
+        merged[a], neighbours[a] = np.concatenate([merged[a], merged[b]]), np.maximum(neighbours[a], neighbours[b])
+        merged.pop(b)
+        neighbours = np.delete(neighbours, b, axis=0)
+    return list(zip(merged, neighbours > 0.0, strict=True))
+
+
+def _cost(k: Any, f: Any) -> Any:
+    """Return the number of multiplications that blocks of k rows with f neighbours take, arrays that broadcast."""
+    return _OVERHEAD + k**3 + 2.0 * k * f * (k + f)
+
+
+def inverse_by_halves(matrix):
+    """Return the inverse of a positive definite matrix (B, B) and its log determinant.
+
+    Products of matrices take most of the time: for 437 rows 3.8 ms on two cores, where a Cholesky factor and its
+    inverse take 4.9 ms.
+    """
+    size = matrix.shape[0]
+    if size <= _BLOCK:
+        factor = jnp.linalg.cholesky(matrix)
+        inverse = solve_triangular(factor, jnp.eye(size), lower=True)
+        return _product(inverse.T, inverse), 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+    half = (size // 2 + 7) // 8 * 8
+    first, cross, last = matrix[:half, :half], matrix[:half, half:], matrix[half:, half:]
+    inverse, log_det = inverse_by_halves(first)
+    solved = _product(inverse, cross)
+    schur_inverse, schur_log_det = inverse_by_halves(last - _product(cross.T, solved))
+    off_diagonal = -_product(solved, schur_inverse)
+    corner = inverse - _product(off_diagonal, solved.T)
+    return jnp.block([[corner, off_diagonal], [off_diagonal.T, schur_inverse]]), log_det + schur_log_det
+
+
+class Solution(NamedTuple):
+    """Solution of A x = b for a block-arrow matrix A.
+
+    Attributes
+    ----------
+    inverse : (B, B)
+        Inverse of A between rows that are coupled or in one block; 0 between blocks.
+    log_det : scalar
+        Log determinant of A.
+    x : (B,)
+        A^-1 b.
+    """
+
+    inverse: Any
+    log_det: Any
+    x: Any
+
+
+def solve_block_arrow(matrix, right, blocks: Sequence[Block]) -> Solution:
+    """Return the elements of the inverse of a positive definite matrix (B, B), its log determinant, and A^-1 b.
+
+    Parameters
+    ----------
+    matrix : (B, B)
+        Matrix A, with the blocks first.
+    right : (B,)
+        Vector b.
+    blocks : sequence of Block
+        Blocks of A; without blocks the inverse is complete.
+    """
+    start = sum(len(block.rows) for block in blocks)
+    core, core_right, log_det, eliminated, first = matrix[start:, start:], right[start:], 0.0, [], 0
+    for block in blocks:
+        rows, neighbours = slice(first, first + len(block.rows)), block.neighbours
+        first = rows.stop
+        inverse, block_log_det = inverse_by_halves(matrix[rows, rows])
+        cross = matrix[rows, start + neighbours]
+        solved = _product(inverse, cross)
+        core = core.at[neighbours[:, None], neighbours[None, :]].add(-_product(cross.T, solved))
+        core_right = core_right.at[neighbours].add(-_product(right[rows], solved))
+        log_det = log_det + block_log_det
+        eliminated.append((rows, neighbours, inverse, solved))
+    core_inverse, core_log_det = inverse_by_halves(core)
+    x = jnp.zeros_like(right).at[start:].set(_product(core_inverse, core_right))
+    complete = jnp.zeros_like(matrix).at[start:, start:].set(core_inverse)
+    for rows, neighbours, inverse, solved in eliminated:
+        off_diagonal = -_product(solved, core_inverse[neighbours[:, None], neighbours[None, :]])
+        complete = complete.at[rows, rows].set(inverse - _product(off_diagonal, solved.T))
+        complete = complete.at[rows, start + neighbours].set(off_diagonal)
+        complete = complete.at[start + neighbours, rows].set(off_diagonal.T)
+        x = x.at[rows].set(_product(inverse, right[rows]) - _product(solved, x[start + neighbours]))
+    return Solution(complete, log_det + core_log_det, x)
+
+
+def _product(a, b):
+    """Return the product of matrices at full precision."""
+    return jnp.matmul(a, b, precision=FULL)
