@@ -1,12 +1,14 @@
 """Style of the figures, applied without changing the settings of matplotlib."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Tick, XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as _Figure
 from PIL import Image
@@ -68,6 +70,14 @@ class Figure(_Figure):
     referenced.
     """
 
+    def add_subplot(self, *args, **kwargs):
+        """Add axes whose ticks are drawn together; see `matplotlib.figure.Figure.add_subplot`."""
+        return super().add_subplot(*args, **_with_quick_ticks(kwargs))
+
+    def add_axes(self, *args, **kwargs):
+        """Add axes whose ticks are drawn together; see `matplotlib.figure.Figure.add_axes`."""
+        return super().add_axes(*args, **_with_quick_ticks(kwargs))
+
     def draw(self, renderer):
         """Draw in the style of this package; ticks and fonts are resolved only here."""
         with house_style():
@@ -81,6 +91,129 @@ class Figure(_Figure):
     def _repr_png_(self):
         """Return a PNG image for notebooks without pyplot."""
         return to_png(self, dpi=110)
+
+
+def _with_quick_ticks(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of new axes, with `_QuickAxes` as their class if they name none."""
+    return options if {"projection", "polar", "axes_class"} & set(options) else options | {"axes_class": _QuickAxes}
+
+
+class _Ticks:
+    """All major or all minor ticks of an axis, drawn with the artists of a single tick.
+
+    An object for each tick, of five artists, takes as long to make as all other things of a small panel to draw.
+    """
+
+    def __init__(self, tick: Tick, is_x: bool, positions: np.ndarray, labels: Sequence[str]):
+        self.tick, self.is_x, self.positions, self.labels = tick, is_x, positions, labels
+
+    def draw(self, renderer) -> None:
+        """Draw grid lines, marks and labels."""
+        if not self.tick.get_visible():
+            return
+        if self.tick.gridline.get_visible():
+            for position in self.positions:
+                self.tick.update_position(position)
+                self.tick.gridline.draw(renderer)
+        for line in (self.tick.tick1line, self.tick.tick2line):
+            if line.get_visible():
+                edge = line.get_data()[self.is_x][:1]
+                self._place(line, self.positions, np.repeat(edge, len(self.positions)))
+                line.draw(renderer)
+                self._place(line, self.positions[:1], edge)
+        for text in (self.tick.label1, self.tick.label2):
+            if text.get_visible():
+                for _ in self._moved(text):
+                    text.draw(renderer)
+
+    def _place(self, line, positions, edges) -> None:
+        """Set the positions of the marks along the axis, and those across it."""
+        line.set_data(*((positions, edges) if self.is_x else (edges, positions)))
+
+    def _moved(self, text) -> Iterator[None]:
+        """Give the text of each label to an artist, one after the other; empty texts only once."""
+        empty = 0
+        for position, label in zip(self.positions, self.labels, strict=True):
+            empty += not label
+            if label or empty == 1:
+                (text.set_x if self.is_x else text.set_y)(position)
+                text.set_text(label)
+                yield
+
+    def boxes(self, which: str, renderer) -> list[Any]:
+        """Return the extents of ``"label1"`` or ``"label2"`` of all ticks."""
+        text = getattr(self.tick, which)
+        return [text.get_window_extent(renderer) for _ in self._moved(text)] if text.get_visible() else []
+
+
+class _QuickTicks:
+    """Part of an axis that draws its ticks together, until someone asks for the objects of single ticks."""
+
+    _single = False
+
+    def _update_ticks(self):
+        if self._single:
+            return super()._update_ticks()
+        groups = []
+        interval = np.sort(self.get_transform().transform(self.get_view_interval()))
+        margin = 1e-10 * (interval[1] - interval[0])
+        for major, ticker in ((True, self.major), (False, self.minor)):
+            positions = np.asarray(self.get_majorticklocs() if major else self.get_minorticklocs(), float)
+            labels = ticker.formatter.format_ticks(positions)
+            if not len(positions):
+                continue
+            transformed = self.get_transform().transform(positions)
+            inside = (interval[0] - margin <= transformed) & (transformed <= interval[1] + margin)
+            if inside.any():
+                tick = (self.majorTicks if major else self.minorTicks)[0]
+                shown = [label for label, is_inside in zip(labels, inside, strict=True) if is_inside]
+                groups.append(_Ticks(tick, self.axis_name == "x", positions[inside], shown))
+        return groups
+
+    def _get_ticklabel_bboxes(self, ticks, renderer=None):
+        if self._single:
+            return super()._get_ticklabel_bboxes(ticks, renderer)
+        renderer = renderer or self.get_figure().canvas.get_renderer()
+        return tuple([box for group in ticks for box in group.boxes(n, renderer)] for n in ("label1", "label2"))
+
+    def get_major_ticks(self, numticks=None):
+        self._single = True
+        return super().get_major_ticks(numticks)
+
+    def get_minor_ticks(self, numticks=None):
+        self._single = True
+        return super().get_minor_ticks(numticks)
+
+    def get_majorticklabels(self):
+        self._single = True
+        return super().get_majorticklabels()
+
+    def get_minorticklabels(self):
+        self._single = True
+        return super().get_minorticklabels()
+
+    def set_ticklabels(self, labels, **options):
+        single = self._single
+        texts = super().set_ticklabels(labels, **options)
+        self._single = single or bool(set(options) - {"minor"})  # without a style the formatter knows the texts
+        return texts
+
+
+class _QuickXAxis(_QuickTicks, XAxis):
+    """Horizontal axis."""
+
+
+class _QuickYAxis(_QuickTicks, YAxis):
+    """Vertical axis."""
+
+
+class _QuickAxes(Axes):
+    """Axes whose ticks are drawn together."""
+
+    def _init_axis(self):
+        self.xaxis, self.yaxis = _QuickXAxis(self, clear=False), _QuickYAxis(self, clear=False)
+        for name, axis in (("bottom", self.xaxis), ("top", self.xaxis), ("left", self.yaxis), ("right", self.yaxis)):
+            self.spines[name].register_axis(axis)
 
 
 def panels(
