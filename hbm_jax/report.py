@@ -284,7 +284,9 @@ def _outline(fit: Fit, name: str) -> dict[str, str] | None:
         return None
     with house_style():
         outline = TextPath((0.0, 0.0), label_of(fit, name, unit=False), size=16)
-    box = outline.get_extents()
+    # The corners of polygons along the curves: their exact extents take ten times as long as the outline.
+    corners = np.concatenate(outline.to_polygons(closed_only=False))
+    (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
     commands = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}
     segments = (
         commands[int(code)] + ("" if code == 79 else " ".join(f"{value:.1f}" for value in vertices))
@@ -292,9 +294,9 @@ def _outline(fit: Fit, name: str) -> dict[str, str] | None:
     )
     return {
         "d": "".join(segments),
-        "box": f"{box.x0 - 0.5:.1f} {-box.y1 - 0.5:.1f} {box.width + 1:.1f} {box.height + 1:.1f}",
-        "height": f"{(box.height + 1) / 16:.3f}em",
-        "drop": f"{(box.y0 - 0.5) / 16:.3f}em",
+        "box": f"{x0 - 0.5:.1f} {-y1 - 0.5:.1f} {x1 - x0 + 1:.1f} {y1 - y0 + 1:.1f}",
+        "height": f"{(y1 - y0 + 1) / 16:.3f}em",
+        "drop": f"{(y0 - 0.5) / 16:.3f}em",
     }
 
 
