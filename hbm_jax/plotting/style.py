@@ -117,7 +117,7 @@ class _Ticks:
                 self.tick.gridline.draw(renderer)
         for line in (self.tick.tick1line, self.tick.tick2line):
             if line.get_visible():
-                edge = line.get_data()[self.is_x][:1]
+                edge = np.asarray(line.get_data()[self.is_x])[:1]
                 self._place(line, self.positions, np.repeat(edge, len(self.positions)))
                 line.draw(renderer)
                 self._place(line, self.positions[:1], edge)
@@ -146,7 +146,10 @@ class _Ticks:
         return [text.get_window_extent(renderer) for _ in self._moved(text)] if text.get_visible() else []
 
 
-class _QuickTicks:
+_Part: Any = object  # its methods are those of matplotlib's Axis, which has no types for them
+
+
+class _QuickTicks(_Part):
     """Part of an axis that draws its ticks together, until someone asks for the objects of single ticks."""
 
     _single = False
@@ -334,7 +337,7 @@ def _png(values: np.ndarray, level: int, palette: np.ndarray | None = None) -> b
     rows = np.zeros((height, 1 + width * num_channels), np.uint8)  # each begins with its filter, none
     rows[:, 1:] = values.reshape(height, -1)
     header = struct.pack(">2I5B", width, height, 8, 2 if palette is None else 3, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, level)), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), level)), (b"IEND", b"")]
     if palette is not None:
         chunks.insert(1, (b"PLTE", palette.tobytes()))
     parts = (
