@@ -153,7 +153,7 @@ def _draw_counts(upper, lower, data: Any, row: int, model: ExpectedCounts) -> No
     total = int(np.asarray(stack.counts[row]).sum())
     name = (stack.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
     redshift = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
-    upper.set_title(f"{name}{redshift}, {total} counts", fontsize=8.0, pad=2.5)
+    upper.set_title(f"{name}{redshift}, {total} counts", fontsize=8.0, pad=2.5, y=1.0)
     _few_ticks(lower, low.min(), high.max())
 
 
