@@ -67,3 +67,15 @@ def test_every_public_name_of_a_room_resolves(room):
 def test_unknown_attribute():
     with pytest.raises(AttributeError, match="module 'hbm_jax' has no attribute 'smaple'"):
         _ = hbm_jax.smaple
+
+
+def test_the_help_of_a_model_needs_no_statistics():
+    code = """
+import contextlib, io, sys
+from hbm_jax.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main(["fit", "supernova", "--help"])
+print(*sorted({"arviz_stats", "matplotlib", "optax", "pandas", "xarray"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -5,6 +5,7 @@ import gc
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from hbm_jax.cli.arguments import END_OPTIONS, Parser, assignments, flags
@@ -113,8 +114,8 @@ def _changed_configuration(path: Path | None, changes: dict) -> dict | None:
 
 def _before_sampling(arguments, model, sample) -> None:
     """Print the model and the data; raise ImportError if a package for the report is missing."""
-    if not arguments.no_report:
-        import hbm_jax.plotting  # noqa: F401 - fails if an extra is missing
+    if not (arguments.no_report or all(map(find_spec, ("matplotlib", "jinja2")))):
+        import hbm_jax.plotting  # noqa: F401 - names the missing extra; importing matplotlib would delay the verdict
     print(f"{model.description}\n{sample.describe()}\n", flush=True)
     gc.freeze()  # searching modules and data for garbage would add a tenth or more to the time of the report
 

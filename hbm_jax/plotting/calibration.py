@@ -1,19 +1,23 @@
 """Simulation-based calibration: empirical distribution of the ranks of true values among posterior draws."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from hbm_jax.inference.criticism.calibration import Calibration
 from hbm_jax.inference.criticism.rank_tests import ECDF_SHARE, LEVEL, RANKS, band
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, VERMILION, Figure, house_style
+
+if TYPE_CHECKING:
+    from hbm_jax.inference.criticism.calibration import Calibration
 
 COLUMNS = 4
 LIGHT, DARK = "#ededed", "#d2d2d2"
 MAX_PANELS = 24  # with more quantities, those with the largest p values share the last panel
 
 
-def calibration(result: Calibration) -> Figure:
+def calibration(result: "Calibration") -> Figure:
     """Draw the difference between the rank distribution of each quantity and the uniform distribution.
 
     Parameters

@@ -1,15 +1,17 @@
 """Style of the figures, applied without changing the settings of matplotlib."""
 
-from collections.abc import Iterator
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Tick, XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as _Figure
-from PIL import Image
 
 # Okabe & Ito 2008 (https://jfly.uni-koeln.de/color/): colours distinguishable with any common colour vision deficiency.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -61,12 +63,24 @@ def house_style() -> Iterator[None]:
         yield
 
 
+# Versions of matplotlib for which `_QuickAxes`, which depends on its internal methods, was tested.
+KNOWN_AXES = ((3, 10), (3, 11))
+
+
 class Figure(_Figure):
     """Matplotlib Figure that is drawn and saved in the style of this package whatever the user's settings.
 
     It is not registered with pyplot: it needs no display, is shown once in a notebook, and is freed when no longer
     referenced.
     """
+
+    def add_subplot(self, *args, **kwargs):
+        """Add axes whose ticks are drawn together; see `matplotlib.figure.Figure.add_subplot`."""
+        return super().add_subplot(*args, **_with_quick_ticks(kwargs))
+
+    def add_axes(self, *args, **kwargs):
+        """Add axes whose ticks are drawn together; see `matplotlib.figure.Figure.add_axes`."""
+        return super().add_axes(*args, **_with_quick_ticks(kwargs))
 
     def draw(self, renderer):
         """Draw in the style of this package; ticks and fonts are resolved only here."""
@@ -81,6 +95,134 @@ class Figure(_Figure):
     def _repr_png_(self):
         """Return a PNG image for notebooks without pyplot."""
         return to_png(self, dpi=110)
+
+
+def _with_quick_ticks(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of new axes, with `_QuickAxes` as their class if they name none and matplotlib is known."""
+    if mpl.__version_info__[:2] not in KNOWN_AXES or {"projection", "polar", "axes_class"} & set(options):
+        return options
+    return options | {"axes_class": _QuickAxes}
+
+
+class _Ticks:
+    """All major or all minor ticks of an axis, drawn with the artists of a single tick.
+
+    An object for each tick, of five artists, takes as long to make as all other things of a small panel to draw.
+    """
+
+    def __init__(self, tick: Tick, is_x: bool, positions: np.ndarray, labels: Sequence[str]):
+        self.tick, self.is_x, self.positions, self.labels = tick, is_x, positions, labels
+
+    def draw(self, renderer) -> None:
+        """Draw grid lines, marks and labels."""
+        if not self.tick.get_visible():
+            return
+        if self.tick.gridline.get_visible():
+            for position in self.positions:
+                self.tick.update_position(position)
+                self.tick.gridline.draw(renderer)
+        for line in (self.tick.tick1line, self.tick.tick2line):
+            if line.get_visible():
+                edge = np.asarray(line.get_data()[self.is_x])[:1]
+                self._place(line, self.positions, np.repeat(edge, len(self.positions)))
+                line.draw(renderer)
+                self._place(line, self.positions[:1], edge)
+        for text in (self.tick.label1, self.tick.label2):
+            if text.get_visible():
+                for _ in self._moved(text):
+                    text.draw(renderer)
+
+    def _place(self, line, positions, edges) -> None:
+        """Set the positions of the marks along the axis, and those across it."""
+        line.set_data(*((positions, edges) if self.is_x else (edges, positions)))
+
+    def _moved(self, text) -> Iterator[None]:
+        """Give the text of each label to an artist, one after the other; empty texts only once."""
+        empty = 0
+        for position, label in zip(self.positions, self.labels, strict=True):
+            empty += not label
+            if label or empty == 1:
+                (text.set_x if self.is_x else text.set_y)(position)
+                text.set_text(label)
+                yield
+
+    def boxes(self, which: str, renderer) -> list[Any]:
+        """Return the extents of ``"label1"`` or ``"label2"`` of all ticks."""
+        text = getattr(self.tick, which)
+        return [text.get_window_extent(renderer) for _ in self._moved(text)] if text.get_visible() else []
+
+
+_Part: Any = object  # its methods are those of matplotlib's Axis, which has no types for them
+
+
+class _QuickTicks(_Part):
+    """Part of an axis that draws its ticks together, until someone asks for the objects of single ticks."""
+
+    _single = False
+
+    def _update_ticks(self):
+        if self._single:
+            return super()._update_ticks()
+        groups = []
+        interval = np.sort(self.get_transform().transform(self.get_view_interval()))
+        margin = 1e-10 * (interval[1] - interval[0])
+        for major, ticker in ((True, self.major), (False, self.minor)):
+            positions = np.asarray(self.get_majorticklocs() if major else self.get_minorticklocs(), float)
+            labels = ticker.formatter.format_ticks(positions)
+            if not len(positions):
+                continue
+            transformed = self.get_transform().transform(positions)
+            inside = (interval[0] - margin <= transformed) & (transformed <= interval[1] + margin)
+            if inside.any():
+                tick = (self.majorTicks if major else self.minorTicks)[0]
+                shown = [label for label, is_inside in zip(labels, inside, strict=True) if is_inside]
+                groups.append(_Ticks(tick, self.axis_name == "x", positions[inside], shown))
+        return groups
+
+    def _get_ticklabel_bboxes(self, ticks, renderer=None):
+        if self._single:
+            return super()._get_ticklabel_bboxes(ticks, renderer)
+        renderer = renderer or self.get_figure().canvas.get_renderer()
+        return tuple([box for group in ticks for box in group.boxes(n, renderer)] for n in ("label1", "label2"))
+
+    def get_major_ticks(self, numticks=None):
+        self._single = True
+        return super().get_major_ticks(numticks)
+
+    def get_minor_ticks(self, numticks=None):
+        self._single = True
+        return super().get_minor_ticks(numticks)
+
+    def get_majorticklabels(self):
+        self._single = True
+        return super().get_majorticklabels()
+
+    def get_minorticklabels(self):
+        self._single = True
+        return super().get_minorticklabels()
+
+    def set_ticklabels(self, labels, **options):
+        single = self._single
+        texts = super().set_ticklabels(labels, **options)
+        self._single = single or bool(set(options) - {"minor"})  # without a style the formatter knows the texts
+        return texts
+
+
+class _QuickXAxis(_QuickTicks, XAxis):
+    """Horizontal axis."""
+
+
+class _QuickYAxis(_QuickTicks, YAxis):
+    """Vertical axis."""
+
+
+class _QuickAxes(Axes):
+    """Axes whose ticks are drawn together."""
+
+    def _init_axis(self):
+        self.xaxis, self.yaxis = _QuickXAxis(self, clear=False), _QuickYAxis(self, clear=False)
+        for name, axis in (("bottom", self.xaxis), ("top", self.xaxis), ("left", self.yaxis), ("right", self.yaxis)):
+            self.spines[name].register_axis(axis)
 
 
 def panels(
@@ -157,7 +299,7 @@ def to_png(figure: _Figure, dpi: float = 150) -> bytes:
 
 def in_all_colours(pixels: np.ndarray) -> bytes:
     """Return the pixels of a figure as the bytes of a PNG file."""
-    return _png(Image.fromarray(pixels).convert("RGB"), level=3)
+    return _png(pixels[..., :3], level=3)
 
 
 def in_few_colours(pixels: np.ndarray, colours: int) -> bytes:
@@ -166,32 +308,49 @@ def in_few_colours(pixels: np.ndarray, colours: int) -> bytes:
     The palette has the most common colours, and then one by one the colour that differs most from it: rare colours
     remain, while median cut makes them grey. Channels are rounded to 6 bits before.
     """
-    packed = pixels.view("<u4")[..., 0]
+    packed = pixels.view("<u4")[..., 0].ravel() & 0xFFFFFF
+    inked = np.flatnonzero(packed != 0xFFFFFF)  # the other pixels, most of them, are white
+    packed = packed[inked]
     codes = packed >> 2 & 63 | packed >> 4 & 63 << 6 | packed >> 6 & 63 << 12
-    counts = np.bincount(codes.ravel(), minlength=64**3)
+    counts = np.bincount(codes, minlength=64**3)
+    counts[-1] += pixels.shape[0] * pixels.shape[1] - len(inked)
     occupied = np.flatnonzero(counts)
-    channels = np.stack([occupied & 63, occupied >> 6 & 63, occupied >> 12], axis=1) * np.float32(255 / 63)
+    red, green, blue = ((occupied >> shift & 63) * np.float32(255 / 63) for shift in (0, 6, 12))
     by_count = np.argsort(-counts[occupied], kind="stable")
     palette: list[int] = []
     distance = np.full(len(occupied), np.inf, np.float32)
     nearest = np.zeros(len(occupied), np.uint8)
     for index in range(min(colours, len(occupied))):
-        palette.append(int(by_count[index] if index < colours // 4 else distance.argmax()))
-        to_new = ((channels - channels[palette[-1]]) ** 2).sum(axis=1)
+        new = int(by_count[index] if index < colours // 4 else distance.argmax())
+        palette.append(new)
+        to_new = (red - red[new]) ** 2 + (green - green[new]) ** 2 + (blue - blue[new]) ** 2
         nearest[to_new < distance] = index
-        distance = np.minimum(distance, to_new)
+        np.minimum(distance, to_new, out=distance)
     index_of_code = np.zeros(64**3, np.uint8)
     index_of_code[occupied] = nearest
-    image = Image.fromarray(index_of_code[codes])
-    image.putpalette(np.rint(channels[palette]).astype(np.uint8).tobytes())
-    return _png(image, level=6)
+    indices = np.full(pixels.shape[:2], index_of_code[-1])
+    indices.ravel()[inked] = index_of_code[codes]
+    channels = np.stack([red, green, blue], axis=1)[palette]
+    return _png(indices[..., None], level=6, palette=np.rint(channels).astype(np.uint8))
 
 
-def _png(image: Image.Image, level: int) -> bytes:
-    """Return an image as the bytes of a PNG file, compressed at this level."""
-    buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=level)
-    return buffer.getvalue()
+def _png(values: np.ndarray, level: int, palette: np.ndarray | None = None) -> bytes:
+    """Return an image of 8 bits, (height, width, channels), as the bytes of a PNG file, compressed at this level.
+
+    Pillow tries five filters for each row, which takes twice as long and makes figures no smaller.
+    """
+    height, width, num_channels = values.shape
+    rows = np.zeros((height, 1 + width * num_channels), np.uint8)  # each begins with its filter, none
+    rows[:, 1:] = values.reshape(height, -1)
+    header = struct.pack(">2I5B", width, height, 8, 2 if palette is None else 3, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), level)), (b"IEND", b"")]
+    if palette is not None:
+        chunks.insert(1, (b"PLTE", palette.tobytes()))
+    parts = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def draw_simulated(axis, x, y, detected) -> None:

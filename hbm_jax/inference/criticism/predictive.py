@@ -51,7 +51,7 @@ def prior_predictive(program: Callable | Fit, *args, num_draws: int = 500, seed:
         program = program_of(program, "prior_predictive")
     args = plain_arguments(program, args)
     with jax.enable_x64(True):
-        drawn = _run(unobserved(program), bound_args(program, args), kwargs, None, num_draws, seed)
+        drawn, _ = _run(unobserved(program), bound_args(program, args), kwargs, {}, num_draws, seed, dict)
         return _labelled(drawn, dims_of(program), coords_of(program, args))
 
 
@@ -141,34 +141,41 @@ def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
             )
         positions = draws.to_numpy().reshape(-1, target.size)
         rows = _evenly_spaced(len(positions), num_draws)
-        constrain = compiled(jax.vmap(target.sites), positions[rows], compiler_options=QUICK)
-        sites = jax.device_get(constrain(positions[rows]))
+        values = {"position": positions[rows], "extra": extra_values or {}}
+        drawn, parameters = _run(
+            program, fit.bound_args, kwargs, values, len(rows), seed,
+            lambda values: target.sites(values["position"]) | values["extra"],
+        )  # fmt: skip
         for name, variable in fit.posterior.items():
-            drawn = variable.transpose("chain", "draw", ...).to_numpy()
-            drawn = drawn.reshape(-1, *drawn.shape[2:])[rows]
-            if not np.allclose(drawn, sites[str(name)], rtol=1e-4, atol=1e-6, equal_nan=True):
+            expected = variable.transpose("chain", "draw", ...).to_numpy()
+            expected = expected.reshape(-1, *expected.shape[2:])[rows]
+            if not np.allclose(expected, parameters[str(name)], rtol=1e-4, atol=1e-6, equal_nan=True):
                 raise ValueError(
                     f"expected the program and data of the fit; found others, for which {name} has other values. "
                     "Pass the original ones to load()."
                 )
         return _labelled(
-            _run(program, fit.bound_args, kwargs, sites | (extra_values or {}), len(rows), seed),
+            drawn,
             target.dims | dims_of(fit.program) | {str(n): v.dims[2:] for n, v in fit.posterior.items()},
             coords_of(fit.program, fit.args) | {str(n): v.to_numpy() for n, v in fit.posterior.coords.items()},
         )
 
 
-def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Run a program many times, with parameters substituted if given; return dimensions and values of its sites."""
+def _run(program, args, kwargs, values, num_draws, seed, parameters_of: Callable):
+    """Run a program many times with parameters substituted; return dimensions and values of its sites, and parameters.
+
+    ``parameters_of`` computes the parameters of a run from its ``values``, in the same compiled program.
+    """
     dims: dict[str, list[str]] = {}
 
     def draw_sites(key, values):
-        seeded = handlers.substitute(handlers.seed(program, key), values)
+        parameters = parameters_of(values)
+        seeded = handlers.substitute(handlers.seed(program, key), parameters)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         dims.update(plate_dims(trace))
         sites = {}
         for name, site in trace.items():
-            if site["type"] not in ("sample", "deterministic") or name in (values or {}) or name.startswith("_"):
+            if site["type"] not in ("sample", "deterministic") or name in parameters or name.startswith("_"):
                 continue
             if site.get("is_observed") or isinstance(site.get("fn"), Unit):
                 continue
@@ -179,7 +186,7 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
                     f"{site['value'].shape}; expected the same. Put it in a plate of the length of the data."
                 )
             sites[name] = site["value"]
-        return sites
+        return sites, parameters
 
     def draw_chunk(seed, rows, values):
         return jax.vmap(draw_sites)(jax.random.split(jax.random.key(seed), num_draws)[rows], values)
@@ -187,10 +194,10 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
     program_of_chunk = Compiled(draw_chunk, functools.partial(compiled, compiler_options=QUICK))
 
     def draw_rows(rows):
-        return program_of_chunk(seed, rows, {name: values[rows] for name, values in (parameters or {}).items()})
+        return program_of_chunk(seed, rows, jax.tree.map(lambda array: array[rows], values))
 
-    sites = map_in_chunks(draw_rows, BATCH, np.arange(num_draws))
-    return {name: (dims.get(name, []), value) for name, value in sites.items()}
+    sites, parameters = map_in_chunks(draw_rows, BATCH, np.arange(num_draws))
+    return {name: (dims.get(name, []), value) for name, value in sites.items()}, parameters
 
 
 def _labelled(sites, dims, coords) -> xr.Dataset:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from arviz_stats.base import array_stats
 
 from hbm_jax.inference.sampler.kernels.hamiltonian import Hamiltonian, empty_block, statistics
 from hbm_jax.inference.sampler.kernels.hmc import HMC
@@ -102,6 +101,8 @@ def tail_index(log_weights: np.ndarray) -> float:
         return 0.0
     if values[-1] - values[-int(np.sqrt(len(values)))] > MAX_RANGE:
         return 1.0
+    from arviz_stats.base import array_stats  # here, because the help of the command line reads the options
+
     index = float(array_stats.psislw(values[-1] - values)[1])
     return max(index, 0.0) / (1.0 + max(index, 0.0))
 

@@ -3,17 +3,19 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.kernels.hamiltonian import Hamiltonian
 from hbm_jax.inference.sampler.kernels.protocol import Block
-from hbm_jax.inference.sampler.target import Target
 from hbm_jax.inference.sampler.warmup.adaptation import Adaptation
+
+if TYPE_CHECKING:  # the help of the command line reads the options, and needs neither Optax nor xarray
+    from hbm_jax.inference.sampler.initialisation import Start
+    from hbm_jax.inference.sampler.target import Target
 
 UNSUPPORTED = ("checkpoint", "split", "until", "max_num_samples", "max_seconds")  # options of `sample`
 # Names of nutpie's statistics, in the order of `Block` after the position.
@@ -94,8 +96,8 @@ class NutpieChains:
     The first block makes all draws, warm-up included; later ones return them.
     """
 
-    target: Target
-    start: Start
+    target: "Target"
+    start: "Start"
     num_adapted: int
     sampler: Nutpie
     key: jax.Array
