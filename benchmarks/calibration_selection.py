@@ -73,7 +73,7 @@ def cases(word: str) -> Iterator[tuple[str, object, object, dict]]:
     ):
         if name.startswith(word):
             model = Afterglow(selection=selection, priors=AFTERGLOWS)
-            yield name, model, afterglows(), {"num_chains": 2, "num_warmup": 300}
+            yield name, model, afterglows(), {"num_chains": 2}
 
 
 def ranks_of(name, model, data, options, replicates, folder):
