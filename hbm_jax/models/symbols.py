@@ -25,6 +25,8 @@ SYMBOLS: dict[str, str] = {
     "x_scale": r"$\lambda_x$",
     "evolution_y": r"$k_y$",
     "evolution_x": r"$k_x$",
+    "evolution_alpha": r"$k_\alpha$",
+    "evolution_scatter": r"$k_\sigma$",
     "common_offset": r"$\Delta_j$",
     "x1_mean": r"$\langle x_1 \rangle$",
     "x1_std": r"$\sigma_{x_1}$",

@@ -73,6 +73,30 @@ def test_powers_of_redshift_shift_the_line(evolution, pooling):
     assert found.log_probs["observed"][used].sum() == pytest.approx(expected(alphas, shifts, variances), rel=1e-10)
 
 
+@pytest.mark.parametrize("evolution", ["log10 E(z)", "ln 1+z"])
+@pytest.mark.parametrize("selection", ["none", "x > -0.5"])
+def test_slope_and_scatter_change_with_redshift(evolution, selection):
+    """Against the normal distribution of each point, divided by the detected share."""
+    data = PointsInGroups.from_columns(COLUMNS | {"redshift": Z})
+    change = {"evolution_alpha": 0.8, "evolution_scatter": -1.5, "evolution_x": 0.7}
+    options = {"pooling": "complete", "pivot": PIVOT, "evolution": evolution, "Om0": 0.25, "selection": selection}
+    model = Relation(priors=change | {"evolution_scatter": "Normal(0, 1)"}, **options)
+    e = np.log10(FlatLambdaCDM(70.0, 0.25, Tcmb0=0.0).efunc(Z)) if "E(z)" in evolution else np.log1p(Z)
+    values = COMPLETE | {"evolution_y": -1.2, "evolution_scatter": -1.5}
+    with jax.enable_x64(True):
+        found = compiled_sites(model, model.bind(data))(values).log_probs["observed"][data.used].sum()
+    slope = ALPHA + 0.8 * e
+    scatter = 0.3 * (10.0 if "log10" in evolution else np.e) ** (-1.5 * e)
+    total = 0.0
+    for i, a in enumerate(slope):
+        mean = np.array([0.5, BETA + a * (0.5 + 0.7 * e[i] - PIVOT) - 1.2 * e[i]])
+        errors = np.diag([COLUMNS["sigma_x"][i] ** 2, COLUMNS["sigma_y"][i] ** 2 + scatter[i] ** 2])
+        covariance = 0.8**2 * np.outer([1.0, a], [1.0, a]) + errors
+        total += stats.multivariate_normal(mean, covariance).logpdf([COLUMNS["x"][i], COLUMNS["y"][i]])
+        total -= stats.norm.logsf(-0.5, 0.5, np.sqrt(covariance[0, 0])) if selection != "none" else 0.0
+    assert found == pytest.approx(total, rel=1e-10)
+
+
 @pytest.mark.parametrize("pooling", ["complete", "none", "partial"])
 def test_errors_in_common_are_integrated_out(pooling):
     data = PointsInGroups.from_columns(WITH_COMMON)
@@ -145,6 +169,9 @@ def test_what_does_not_fit_is_refused():
     bare = PointsInGroups.from_columns(COLUMNS)
     with pytest.raises(DataError, match=r"evolution='ln E\(z\)' expects the column redshift; found none"):
         Relation(evolution="ln E(z)").bind(bare)
+    with pytest.raises(DataError, match="evolution_alpha expects one predictor; found 2"):
+        two = PointsInGroups.from_columns(COLUMNS | {"redshift": Z, "w": Z}, predictors=("x", "w"))
+        Relation(evolution="ln E(z)", priors={"evolution_alpha": 1.0}).bind(two)
     with pytest.raises(ValueError, match="evolution of Relation"):
         Relation(evolution="E")
     with pytest.raises(OptionError, match="Om0: expected a number from 0 to 1; found 3"):

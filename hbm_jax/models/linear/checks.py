@@ -96,8 +96,9 @@ def _check_evolution(model: Any, data: PointsInGroups) -> None:
             f"Relation: evolution={model.evolution!r} expects a redshift above -1 for every point; found {z[j, i]:g} "
             f"in row {data.row[j, i]}."
         )
-    if "evolution_x" in model.priors and len(data.predictors) > 1:
-        raise DataError(f"Relation: evolution_x expects one predictor; found {len(data.predictors)}.")
+    of_single = [name for name in ("evolution_x", "evolution_alpha") if name in model.priors]
+    if of_single and len(data.predictors) > 1:
+        raise DataError(f"Relation: {of_single[0]} expects one predictor; found {len(data.predictors)}.")
 
 
 def _check_errors(model: Any, data: PointsInGroups) -> None:

@@ -48,7 +48,7 @@ class Scatter(NamedTuple):
 
     Attributes
     ----------
-    std : scalar
+    std : scalar or (J, M)
         Standard deviation, or scale of Student's t.
     outliers : (scalar, scalar) or None
         Fraction and additional scatter of outliers.
@@ -72,8 +72,8 @@ class Lines(NamedTuple):
         Intercepts; None if they are integrated out.
     offset, spread : (J,), scalar, or None
         Means and standard deviation of the intercepts given the slopes, with partial pooling.
-    evolution : (J, M) or 0
-        Changes of y with redshift.
+    evolution, slope_evolution : (J, M) or 0
+        Changes of y, and of the slope, with redshift.
     """
 
     alpha: Any
@@ -81,6 +81,7 @@ class Lines(NamedTuple):
     offset: Any = None
     spread: Any = None
     evolution: Any = 0.0
+    slope_evolution: Any = 0.0
 
 
 def sample_population(model: Any, bound: BoundPoints) -> Population:
@@ -185,14 +186,21 @@ def sample_detections(model: Any, bound: BoundPoints) -> list[ProbitSelection]:
     return detections
 
 
-def sample_evolution(model: Any, bound: BoundPoints, lines: Lines) -> Lines:
-    """Sample the exponents of redshift; return the lines with their changes of y."""
-    if bound.log_evolution is None:
-        return lines
+def sample_evolution(model: Any, bound: BoundPoints, lines: Lines, scatter: Scatter) -> tuple[Lines, Scatter]:
+    """Sample the exponents of redshift; return lines and scatter with their changes."""
+    logarithm = bound.log_evolution
+    if logarithm is None:
+        return lines, scatter
     exponent = model.sample_site("evolution_y")
+    if "evolution_alpha" in model.evolving:
+        lines = lines._replace(slope_evolution=model.sample_site("evolution_alpha") * logarithm)
+    if "evolution_scatter" in model.evolving:
+        log_factor = logarithm * (np.log(10.0) if model.evolution.startswith("log10") else 1.0)
+        scatter = scatter._replace(std=scatter.std * jnp.exp(model.sample_site("evolution_scatter") * log_factor))
     if len(bound.predictors) == 1:
-        exponent = exponent + jnp.reshape(lines.alpha, (-1, 1)) * model.sample_site("evolution_x")
-    return lines._replace(evolution=exponent * bound.log_evolution)
+        slope = jnp.reshape(lines.alpha, (-1, 1)) + lines.slope_evolution
+        exponent = exponent + slope * model.sample_site("evolution_x")
+    return lines._replace(evolution=exponent * logarithm), scatter
 
 
 def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover) -> None:
@@ -233,7 +241,7 @@ def sample_points(
 ) -> None:
     """Sample the measured values for these slopes and intercepts, after the true predictors where they are sampled."""
     (rows, columns), num = bound.used.shape, len(bound.predictors)
-    slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None]
+    slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None] + jnp.atleast_3d(lines.slope_evolution)
     intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1) + lines.evolution
     if bound.common_error is not None:
         with numpyro.plate("group", rows, dim=-1):

@@ -54,7 +54,8 @@ GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": 
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
 INJECTIONS = "injections"
-EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0}
+EVOLVING = ("evolution_alpha", "evolution_scatter")  # slope and scatter that change with redshift
+EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0} | dict.fromkeys(EVOLVING, 0.0)
 EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-1.0, 2.0), "x_scale": dist.HalfNormal(2.0)}
 # With a selection the mean of the population may be outside the range of the data, and its width much larger.
 SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
@@ -111,8 +112,9 @@ class Relation(PopulationModel):
         ``"log10 1+z"`` or ``"ln 1+z"``, with the logarithm that x and y are. The relation is then
         y - evolution_y log E(z) = alpha (x + evolution_x log E(z) - pivot) + beta, as in L / E(z)^2 against M E(z)
         with exponents 2 and 1.
-        ``evolution_x`` is 0 unless ``priors`` has another value, because it is degenerate with ``evolution_y``. Expects
-        the column ``redshift``.
+        ``evolution_x`` is 0 unless ``priors`` has another value, because it is degenerate with ``evolution_y``. With
+        values in ``priors`` the slope is alpha + evolution_alpha log E(z), and the scatter is multiplied by
+        E(z)^evolution_scatter; both exponents are 0 by default. Expects the column ``redshift``.
     Om0 : float
         Matter density of the flat cosmology of E(z) = sqrt(Om0 (1 + z)^3 + 1 - Om0).
     pivot : float, optional
@@ -253,7 +255,7 @@ class Relation(PopulationModel):
         common_error = bound.common_error is not None
         integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None, common_error)
         lines = sample_lines(self, bound, self.pooling_of(len(bound.used)), scatter, integrates)
-        lines = sample_evolution(self, bound, lines)
+        lines, scatter = sample_evolution(self, bound, lines, scatter)
         values = jnp.asarray(bound.values) if observed else None
         if integrates:
             sample_grouped(bound, population, scatter, lines, values, recover)
@@ -264,8 +266,15 @@ class Relation(PopulationModel):
         """Return whether the intercepts, or errors that groups have in common, are integrated out."""
         normal = self.num_components == 1 and self.x_population == "normal"
         normal = normal and not (self.outliers or self.student_t or limited or self.selections or self.by_injections)
+        normal = normal and not self.evolving
         of_groups = common_error or self.pooling_of(num_groups) == "partial"
         return of_groups and self.latents == "marginal" and normal and num_predictors == 1
+
+    @property
+    def evolving(self) -> tuple[str, ...]:
+        """Names of the parameters by which slope and scatter change with redshift, if they are not 0."""
+        priors = self.all_priors if self.evolution != "none" else {}
+        return tuple(name for name in EVOLVING if isinstance(priors.get(name), dist.Distribution) or priors.get(name))
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the options."""
