@@ -21,7 +21,8 @@ HYPER = {
     "gamma_mean": 1.4, "gamma_std": 0.3, "log10_N_mean": 52.1, "log10_N_std": 0.4, "log10_E_peak_mean": 2.6,
     "log10_E_peak_std": 0.3, "alpha_mean": -0.9, "alpha_std": 0.2, "intrinsic_scatter": 0.15,
 }  # fmt: skip
-LIMIT, WIDTH = {"log10_peak_flux_lim": -5.3}, {"log10_peak_flux_lim_width": 0.2}
+LIMIT, WIDTH = "log10_peak_flux_lim", "log10_peak_flux_lim_width"
+AT_LIMIT = HYPER | {LIMIT: -5.3, WIDTH: 0.2}
 OPTIONS = {"spectrum": "cutoff", "calibration": False}
 SELECTED = GolenetskiiCounts(selection="log10_peak_flux > Normal(-5.5, 0.5) +- HalfNormal(0.3)", **OPTIONS)
 
@@ -41,27 +42,27 @@ def log_shares(p, of_burst, log10_area):
     slopes = p["gamma_mean"] + p["gamma_std"] * u[::20]
     share = np.zeros(len(num))
     for slope, weight in zip(slopes, weights[::20] / weights[::20].sum(), strict=True):
-        std = np.sqrt((slope * p["log10_E_peak_std"]) ** 2 + p["intrinsic_scatter"] ** 2 + p[[*WIDTH][0]] ** 2)
+        std = np.sqrt((slope * p["log10_E_peak_std"]) ** 2 + p["intrinsic_scatter"] ** 2 + p[WIDTH] ** 2)
         mean = p["log10_N_mean"] + p["log10_N_std"] * u + slope * (p["log10_E_peak_mean"] - 2.0) - area[:, None]
-        missed = num[:, None] * stats.norm.logcdf((p[[*LIMIT][0]] - mean) / std)
+        missed = num[:, None] * stats.norm.logcdf((p[LIMIT] - mean) / std)
         share += weight * (-np.expm1(missed) @ weights)
     return np.log(share)
 
 
 def test_shares_of_populations_and_of_given_peak_energies():
     of_burst, area = np.repeat(np.eye(3), [3, 1, 2], axis=0), np.repeat([58.1, 58.4, 58.9], [3, 1, 2])
-    p = HYPER | LIMIT | WIDTH
+    p = AT_LIMIT
     names = ("log10_N_mean", "log10_N_std", "gamma_mean", "gamma_std", "intrinsic_scatter")
     line = Line(*(p[name] for name in names))
-    detection = PeakFluxDetection(*(LIMIT | WIDTH).values(), line, 0.6, p["log10_E_peak_std"], of_burst, area)
+    detection = PeakFluxDetection(p[LIMIT], p[WIDTH], line, 0.6, p["log10_E_peak_std"], of_burst, area)
     log10_E_peak = np.array([2.9, 2.3, 2.6, 3.0, 2.2, 2.8])
 
     def shares_at(log10_E_peak):
         draws = np.random.default_rng(1).normal(size=(2, 200_000, 3)) @ of_burst.T
         flux = p["log10_N_mean"] + p["log10_N_std"] * draws[0] - area
         flux += (p["gamma_mean"] + p["gamma_std"] * draws[1]) * (log10_E_peak - 2.0)
-        width = np.hypot(p["intrinsic_scatter"], WIDTH[[*WIDTH][0]])
-        return -np.expm1(stats.norm.logcdf((LIMIT[[*LIMIT][0]] - flux) / width) @ of_burst).mean(axis=0)
+        width = np.hypot(p["intrinsic_scatter"], p[WIDTH])
+        return -np.expm1(stats.norm.logcdf((p[LIMIT] - flux) / width) @ of_burst).mean(axis=0)
 
     with jax.enable_x64(True):
         expected = log_shares(p, of_burst, area)
@@ -75,7 +76,7 @@ def test_shares_of_populations_and_of_given_peak_energies():
 @pytest.mark.long
 def test_the_density_is_that_of_detected_bursts(bound):
     """Efficiency at the true fluxes over the detected share, to 1e-5, and its gradient to 1e-4."""
-    num, p = len(bound.center), HYPER | LIMIT | WIDTH
+    num, p = len(bound.center), AT_LIMIT
     shares = partial(log_shares, of_burst=bound.folded.of_burst, log10_area=bound.folded.log10_sphere_area)
     hidden = {"_log10_E_peak": np.full(num, 2.6), "_alpha": np.full(num, -0.9), "_log10_flux": bound.center[:, -1]}
 
@@ -87,7 +88,7 @@ def test_the_density_is_that_of_detected_bursts(bound):
         return trace["log10_flux"]["value"]
 
     def expected(p):
-        limit, width = (p[name] for name in (*LIMIT, *WIDTH))
+        limit, width = (p[name] for name in (LIMIT, WIDTH))
         missed = stats.norm.logcdf((limit - np.asarray(flux(p))) / width) @ bound.folded.of_burst
         prior = stats.norm.logpdf(limit, -5.5, 0.5) + stats.halfnorm.logpdf(width, scale=0.3)
         return np.log(-np.expm1(missed)).sum() - shares(p).sum() + prior
@@ -99,7 +100,7 @@ def test_the_density_is_that_of_detected_bursts(bound):
         others, others_gradient = without({name: p[name] for name in HYPER})
         assert shares(p).min() < -0.5
         assert float(found - others) == pytest.approx(expected(p), abs=1e-5)
-        for name in ("gamma_std", "log10_N_mean", "log10_E_peak_std", "intrinsic_scatter", *LIMIT):
+        for name in ("gamma_std", "log10_N_mean", "log10_E_peak_std", "intrinsic_scatter", LIMIT):
             slope = (expected(p | {name: p[name] + 1e-4}) - expected(p | {name: p[name] - 1e-4})) / 2e-4
             found_slope = float(gradient[name] - others_gradient.get(name, 0.0))
             assert found_slope == pytest.approx(slope, abs=1e-4), name
@@ -107,7 +108,7 @@ def test_the_density_is_that_of_detected_bursts(bound):
 
 @pytest.mark.long
 def test_simulated_bursts_are_the_detected_ones(bound, monte_carlo):
-    num, p = 400, HYPER | LIMIT | WIDTH
+    num, p = 400, AT_LIMIT
     in_burst = np.asarray(bound.folded.of_burst).T > 0
 
     def drawn(model, num, key):
@@ -126,11 +127,14 @@ def test_simulated_bursts_are_the_detected_ones(bound, monte_carlo):
     rng = np.random.default_rng(seed(3))
     for burst, members in enumerate(in_burst):
         flux = everything["log10_flux"][:, members]
-        kept = (rng.normal(size=flux.shape) < (flux - LIMIT[[*LIMIT][0]]) / WIDTH[[*WIDTH][0]]).any(axis=1)
+        kept = (rng.normal(size=flux.shape) < (flux - p[LIMIT]) / p[WIDTH]).any(axis=1)
         assert 0.02 < kept.mean() < 0.9
         for name, values in ours.items():
-            of_burst = (lambda a, n=name, b=burst, m=members: a[:, b] if n in ("gamma", "log10_N") else a[:, m].max(1))
-            result = stats.ks_2samp(of_burst(values), of_burst(everything[name])[kept])
+            of_line = name in ("gamma", "log10_N")
+            drawn_one, all_of_one = (
+                a[:, burst] if of_line else a[:, members].max(1) for a in (values, everything[name])
+            )
+            result = stats.ks_2samp(drawn_one, all_of_one[kept])
             monte_carlo.p_value(result.pvalue, name=f"{name} of burst {burst}")
 
 
@@ -150,5 +154,5 @@ def test_options_that_do_not_fit_are_refused(options, words):
 
 def test_options_are_stored_and_described():
     assert GolenetskiiCounts(**SELECTED.to_config()).to_config() == SELECTED.to_config()
-    assert {*LIMIT, *WIDTH} <= SELECTED.all_priors.keys()
+    assert {LIMIT, WIDTH} <= SELECTED.all_priors.keys()
     assert "selected by log10_peak_flux > Normal" in SELECTED.description

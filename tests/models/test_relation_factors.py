@@ -169,8 +169,8 @@ def test_what_does_not_fit_is_refused():
     bare = PointsInGroups.from_columns(COLUMNS)
     with pytest.raises(DataError, match=r"evolution='ln E\(z\)' expects the column redshift; found none"):
         Relation(evolution="ln E(z)").bind(bare)
+    two = PointsInGroups.from_columns(COLUMNS | {"redshift": Z, "w": Z}, predictors=("x", "w"))
     with pytest.raises(DataError, match="evolution_alpha expects one predictor; found 2"):
-        two = PointsInGroups.from_columns(COLUMNS | {"redshift": Z, "w": Z}, predictors=("x", "w"))
         Relation(evolution="ln E(z)", priors={"evolution_alpha": 1.0}).bind(two)
     with pytest.raises(ValueError, match="evolution of Relation"):
         Relation(evolution="E")

@@ -26,8 +26,8 @@ INTERVALS, WHOLE = "log10_flux", "log10_peak_flux"
 TRUNCATION = f"{INTERVALS} > {INTERVALS}_limit"  # with the limits of the bursts in the data
 PIVOT = 2.0  # log10 of 100 keV
 NO_LIMIT = -1e3  # log10 of a flux
-# Quadrature over the luminosity of a burst (`_luminosities`): range in standard deviations, nodes, and distance from the
-# limit, in widths of the edge, within which nodes are equidistant. Gauss-Hermite rule over the slope.
+# Quadrature over the luminosity of a burst (`_luminosities`): range in standard deviations, nodes, and distance from
+# the limit, in widths of the edge, within which nodes are equidistant. Gauss-Hermite rule over the slope.
 REACH, NODES, EQUIDISTANT, SLOPES = 6.5, 24, 2.5, 6
 FAR = 40.0  # standard deviations below the limit of an interval that is padding
 
@@ -195,8 +195,9 @@ class PeakFluxDetection(NamedTuple):
 def _luminosities(margin, std, spread, used):
     """Return nodes of a standard normal variable u, and the logarithms of their weights, (..., B, NODES) each.
 
-    The integrand is the detected share of bursts with the luminosity ``spread`` u, which rises near the limit over about
-    the width of the brightest of the intervals. The rule is the trapezoidal one in t, with u = edge + width sinh(t).
+    The integrand is the detected share of bursts with the luminosity ``spread`` u, which rises near the limit over
+    about the width of the brightest of the intervals. The rule is the trapezoidal one in t, with
+    u = edge + width sinh(t).
 
     Parameters
     ----------
@@ -234,7 +235,7 @@ def _any_above(z, num):
 
 @_any_above.defjvp
 def _any_above_jvp(primals, tangents):
-    """Derivative without those of logarithms, at a third of the cost."""
+    """Return value and derivative, without the derivatives of logarithms."""
     (z, num), (dz, _) = primals, tangents
     any_above = _any_above(z, num)
     density = jnp.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)

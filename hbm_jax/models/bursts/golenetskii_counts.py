@@ -371,9 +371,7 @@ class GolenetskiiCounts(PopulationModel):
                 )
         return spectra
 
-    def _sample_fluxes(
-        self, p, spectra, bound: PreparedBursts, draw_lines: bool, detection: PeakFluxDetection | None
-    ):
+    def _sample_fluxes(self, p, spectra, bound: PreparedBursts, draw_lines: bool, detection: PeakFluxDetection | None):
         """Sample the fluxes of each burst jointly; optionally draw its line given the fluxes."""
         x, of_burst = spectra["log10_E_peak"] - 2.0, bound.folded.of_burst
         sphere = bound.folded.log10_sphere_area
