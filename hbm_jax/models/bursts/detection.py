@@ -113,11 +113,11 @@ class BurstDetection(NamedTuple):
         smooth = 0.0 if self.width is None else self.width**2
         std = jnp.sqrt((slope * lines.x_scale)[..., None] ** 2 + lines.scatter**2 + lines.variance + smooth)
         margin = self.limit - lines.intercept - slope[..., None] * lines.x - centre
-        u, log_weights = _luminosities(*map(lax.stop_gradient, (margin, std, spread)), self.used)
+        u, weights, log_scale = _luminosities(*map(lax.stop_gradient, (margin, std, spread)), self.used)
         z = (margin[..., None, :] - (spread * u)[..., None]) / std[..., None, :]
         used = self.used[:, None, :]
         share = _any_above(jnp.where(used > 0, z, FAR), lax.stop_gradient(used * jnp.ones(())))
-        return logsumexp(log_weights + jnp.log(jnp.maximum(share, jnp.finfo(share.dtype).tiny)), axis=-1)
+        return log_scale + jnp.log(jnp.maximum(jnp.sum(weights * share, axis=-1), jnp.finfo(share.dtype).tiny))
 
     def log_share(self, lines: LinesOfBursts):
         """Return the log detected share of the population of each burst, (B,)."""
@@ -193,7 +193,7 @@ class PeakFluxDetection(NamedTuple):
 
 
 def _luminosities(margin, std, spread, used):
-    """Return nodes of a standard normal variable u, and the logarithms of their weights, (..., B, NODES) each.
+    """Return nodes of a standard normal variable u and their weights, (..., B, NODES) each, and a scale of the weights.
 
     The integrand is the detected share of bursts with the luminosity ``spread`` u, which rises near the limit over
     about the width of the brightest of the intervals. The rule is the trapezoidal one in t, with
@@ -207,6 +207,11 @@ def _luminosities(margin, std, spread, used):
         Standard deviation of the luminosities.
     used : (B, J)
         False for padding, or numbers of intervals.
+
+    Returns
+    -------
+    nodes, weights, log_scale
+        Weights are to be multiplied by the exponential of ``log_scale``, (..., B), which may be far below 0.
     """
     num, used = jnp.sum(used, axis=-1, keepdims=True), used > 0
     brightest = 0.75 * jnp.sqrt(2.0 * jnp.log(num))  # in standard deviations
@@ -223,8 +228,12 @@ def _luminosities(margin, std, spread, used):
     first, last = jnp.arcsinh((low - edge) / width), jnp.arcsinh((high - edge) / width)
     step = (last - first) / (NODES - 1)
     t = first + step * np.arange(NODES)
-    u = edge + width * jnp.sinh(t)
-    return u, jnp.log(step * width * jnp.cosh(t)) - 0.5 * u**2 - 0.5 * np.log(2.0 * np.pi)
+    exponential = 0.5 * jnp.exp(t)
+    sinh, cosh = exponential - 0.25 / exponential, exponential + 0.25 / exponential
+    u = edge + width * sinh
+    log_scale = -0.5 * jnp.min(u**2, axis=-1)
+    density = jnp.exp(-0.5 * u**2 - log_scale[..., None]) / np.sqrt(2.0 * np.pi)
+    return u, step * width * cosh * density, log_scale
 
 
 @jax.custom_jvp
