@@ -21,6 +21,8 @@ SYMBOLS: dict[str, str] = {
     "x1": r"$x_1$",
     "x_mean": r"$\langle x \rangle$",
     "x_std": r"$\sigma_x$",
+    "x_break": r"$x_\mathrm{break}$",
+    "alpha_above": r"$\alpha_\mathrm{above}$",
     "x_min": r"$x_\mathrm{min}$",
     "x_scale": r"$\lambda_x$",
     "evolution_y": r"$k_y$",

@@ -9,6 +9,7 @@ from numpyro import handlers
 from scipy import stats
 from sites import compiled_sites
 
+import hbm_jax as hbm
 from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
 from hbm_jax.models import Relation
 from hbm_jax.validation import DataError, OptionError
@@ -192,3 +193,45 @@ def test_a_column_z_of_another_meaning_does_not_matter():
     np.testing.assert_array_equal(np.sort(data.values[..., 1][data.used]), other["z"])
     assert np.isnan(data.redshift).all()
     assert np.isnan(read_relation(COLUMNS | {"z": np.r_[np.nan, Z[1:]]}).redshift).any()
+
+
+@pytest.mark.long
+def test_a_line_with_a_break_is_found_again(monte_carlo):
+    """150 points above a limit of y."""
+    truth = {"alpha": 0.8, "alpha_above": 2.5, "x_break": 0.7, "beta": 1.5, "intrinsic_scatter": 0.2}
+    truth |= {"x_mean": 0.5, "x_std": 1.2}
+    num = 150
+    design = {
+        "x": np.linspace(0.0, 1.0, num),
+        "y": np.full(num, 1.0),
+        "sigma_x": np.full(num, 0.1),
+        "sigma_y": np.full(num, 0.1),
+    }
+    model = Relation(broken=True, pooling="complete", selection="y > 0.5")
+    with jax.enable_x64(True):
+        data, _ = model.simulate(jax.random.key(seed(1)), PointsInGroups.from_columns(design), truth)
+    assert data.values[..., 1].min() > 0.5
+    fit = hbm.sample(model, data, seed=seed(2), num_chains=2, progress=False)
+    for name, value in truth.items():
+        draws = fit.posterior[name].to_numpy()
+        monte_carlo.within(draws.mean(), value, draws.std(), name=name)
+    assert hbm.plotting.lines(fit) is not None
+    assert {"x", "y"} <= set(hbm.latents(fit).data_vars)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"student_t": True}, "broken=True expects student_t=False; found True"),
+        ({"selection": "x > 0 and y < 3"}, "broken=True expects at most one limit"),
+        ({"evolution": "ln E(z)"}, "broken=True expects evolution='none'"),
+    ],
+)
+def test_options_that_a_break_does_not_have_are_refused(options, words):
+    with pytest.raises(OptionError, match=words):
+        Relation(broken=True, **options)
+
+
+def test_groups_with_a_break_are_refused():
+    with pytest.raises(DataError, match=r"broken=True expects one line .* found pooling='partial' and 2 groups"):
+        Relation(broken=True).bind(PointsInGroups.from_columns(COLUMNS))

@@ -16,6 +16,7 @@ from numpyro import handlers
 from numpyro.distributions import transforms
 
 from hbm_jax.distributions import GroupedLinearRelation, ProbitSelection
+from hbm_jax.distributions.linear.broken_points import BrokenPoints
 from hbm_jax.distributions.linear.measured_points import MeasuredPoints
 from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models.linear.bound_points import BoundPoints
@@ -268,6 +269,25 @@ def sample_points(
                 numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
             if model.student_t:
                 numpyro.deterministic("weight", points.weight(drawn))
+
+
+def sample_broken(
+    model: Any, bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover
+) -> None:
+    """Sample the measured values of points on a line with a break."""
+    rows, columns = bound.used.shape
+    above = model.sample_site("alpha_above", bound.unit[-1] / bound.x_unit)
+    at = model.sample_site("x_break", bound.x_unit, bound.x_center)
+    slopes = tuple(map(jnp.asarray, (lines.alpha, above)))
+    detections = sample_detections(model, bound)
+    points = BrokenPoints(
+        population.mean, population.std, at, lines.beta, slopes, scatter.std, bound.errors, detections
+    )
+    with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
+        with handlers.mask(mask=bound.used):
+            drawn = numpyro.sample("observed", points, obs=values)
+        if recover:
+            _record(points.draw_true(numpyro.prng_key(), drawn), 1)
 
 
 def _found_injections(bound: BoundPoints, population: Population, intercept, slope, scatter: Scatter):
