@@ -342,7 +342,7 @@ def check_options(model: Any) -> None:
             f"{option} expects {FEWEST_COUNTS} required counts or more ('{COUNTS} > {FEWEST_COUNTS - 1}'), below which "
             f"the detected share is not accurate; found {np.floor(part.limit) + 1:.0f}."
         )
-    expected = {"spectrum": None, "whim": False, "galactic": "fixed", "common": ()}
-    for name, value in expected.items():
+    spectrum = {} if model.medium.of_power_laws and not model.common else {"spectrum": None, "common": ()}
+    for name, value in ({"whim": False, "galactic": "fixed"} | spectrum).items():
         if (found := getattr(model, name)) != value:
             raise OptionError(f"{option} expects {name}={value!r}; found {found!r}.", [Remedy(name, value)])
