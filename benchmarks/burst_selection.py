@@ -123,8 +123,8 @@ def contestants():
     from hbm_jax.models import Afterglow, Golenetskii
     from hbm_jax.models.xray.detection import with_selection
 
-    for num, num_intervals in ((30, 3), (30, [3, 4, 5, 6, 7, 8])):
-        data = BurstPopulation(num_intervals=num_intervals).draw(num, seed=2).data
+    for text, num_intervals in (("3", 3), ("3 to 8", [3, 4, 5, 6, 7, 8])):
+        data = BurstPopulation(num_intervals=num_intervals).draw(30, seed=2).data
         limit = np.where(data.used, data.log10_flux, -np.inf).max(axis=1).min() - 0.1
         texts = {
             "without": "none",
@@ -132,7 +132,7 @@ def contestants():
             "whole bursts, inferred limit": f"log10_peak_flux > Normal({limit:.3f}, 0.2) +- 0.1",
         }
         models = {name: Golenetskii(selection=text) for name, text in texts.items()}
-        yield data.describe().split(";")[0], {name: (model, model.bind(data)) for name, model in models.items()}
+        yield f"30 bursts of {text} intervals", {name: (model, model.bind(data)) for name, model in models.items()}
     with tempfile.TemporaryDirectory() as folder:
         design = AfterglowPopulation(redshift=(0.5, 5.0), log10_flux=(-11.2, 0.1), exposure=2500.0, min_counts=60)
         catalog = write_afterglows(folder, design.draw(12, seed=5))

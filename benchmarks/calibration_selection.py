@@ -88,7 +88,7 @@ def ranks_of(name, model, data, options, replicates, folder):
             if bound is None:
                 bound = model.prepare(data, tolerance=1e-2) if hasattr(model, "prepare") else inside(model, data)
             seed = 1000 * (number + 1)
-            hbm.calibrate(model, bound, num_replicates=BATCH, seed=seed, progress=True, **options).save(path)
+            hbm.calibrate(model, bound, num_replicates=BATCH, seed=seed, progress=False, **options).save(path)
         batch = Calibration.load(path)
         ranks.append(batch.ranks)
         failed += batch.num_failed
