@@ -113,7 +113,8 @@ class BurstDetection(NamedTuple):
         smooth = 0.0 if self.width is None else self.width**2
         std = jnp.sqrt((slope * lines.x_scale)[..., None] ** 2 + lines.scatter**2 + lines.variance + smooth)
         margin = self.limit - lines.intercept - slope[..., None] * lines.x - centre
-        u, weights, log_scale = _luminosities(*map(lax.stop_gradient, (margin, std, spread)), self.used)
+        fixed = lax.stop_gradient((margin, std, spread))
+        u, weights, log_scale = _luminosities(fixed[0], fixed[1], fixed[2], self.used)
         z = (margin[..., None, :] - (spread * u)[..., None]) / std[..., None, :]
         used = self.used[:, None, :]
         share = _any_above(jnp.where(used > 0, z, FAR), lax.stop_gradient(used * jnp.ones(())))
