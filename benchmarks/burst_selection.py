@@ -13,21 +13,32 @@ more distant half [dex], at the posterior means, and beside it its mean and stan
 with these parameters and the same selection. With a limit of the flux the distant bursts are the luminous ones. The
 last column is the p-value of the model check.
 
+Without a table: CPU time of the gradient of the log density with a selection of whole bursts or of afterglows, relative
+to that without, in turns in one process.
+
     python benchmarks/burst_selection.py TABLE [--output benchmarks/results/burst_selection.txt]
+    python benchmarks/burst_selection.py [--output benchmarks/results/burst_selection_gradient.txt]
 """
 
 import argparse
 import datetime
 import os
 import platform
+import statistics
+import tempfile
 import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+# One thread, so that the CPU time is that of the evaluation.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+
 import numpy as np
 
 REPLICATES = 40
+ROUNDS, EVALUATIONS = 15, 20
+AFTERGLOWS = {"limit of the flux": "log10_flux > -11.6 +- 0.15", "60 counts or more": "counts > 59"}
 SMOOTH = "log10_flux > Normal({limit:.1f}, 0.5) +- HalfNormal(0.3)"
 
 
@@ -106,9 +117,63 @@ def lines(path):
             )
 
 
+def contestants():
+    """Yield the name of a sample, and models with their data by name, the one without a selection first."""
+    from hbm_jax.data import AfterglowPopulation, BurstPopulation, read_afterglows, write_afterglows
+    from hbm_jax.models import Afterglow, Golenetskii
+    from hbm_jax.models.xray.detection import with_selection
+
+    for text, num_intervals in (("3", 3), ("3 to 8", [3, 4, 5, 6, 7, 8])):
+        data = BurstPopulation(num_intervals=num_intervals).draw(30, seed=2).data
+        limit = np.where(data.used, data.log10_flux, -np.inf).max(axis=1).min() - 0.1
+        texts = {
+            "without": "none",
+            "whole bursts, sharp limit": f"log10_peak_flux > {limit:.3f}",
+            "whole bursts, inferred limit": f"log10_peak_flux > Normal({limit:.3f}, 0.2) +- 0.1",
+        }
+        models = {name: Golenetskii(selection=text) for name, text in texts.items()}
+        yield f"30 bursts of {text} intervals", {name: (model, model.bind(data)) for name, model in models.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        design = AfterglowPopulation(redshift=(0.5, 5.0), log10_flux=(-11.2, 0.1), exposure=2500.0, min_counts=60)
+        catalog = write_afterglows(folder, design.draw(12, seed=5))
+        data = read_afterglows(catalog, spectra=Path(folder) / "spectra")
+    models = {name: Afterglow(selection=text) for name, text in (("without", "none"), *AFTERGLOWS.items())}
+    bound = models["without"].prepare(data)
+    yield (
+        f"12 afterglows, {np.shape(bound.statistic.counts)[1]} groups",
+        {name: (model, with_selection(model, bound, data)) for name, model in models.items()},
+    )
+
+
+def gradients():
+    """Yield the lines of the cost of gradients."""
+    import jax
+    from numpyro.infer.util import initialize_model, potential_energy
+
+    jax.config.update("jax_enable_x64", True)
+    for name, models in contestants():
+        yield from ("", f"{name}: CPU time of value and gradient of the log density")
+        functions = {}
+        for label, (model, bound) in models.items():
+            start = initialize_model(jax.random.key(0), model, model_args=(bound,), validate_grad=False).param_info.z
+            value = jax.jit(jax.value_and_grad(lambda q, m=model, b=bound: potential_energy(m, (b,), {}, q)))
+            functions[label] = lambda value=value, start=start: jax.block_until_ready(value(start))
+            functions[label]()
+        times = {label: [] for label in functions}
+        for _ in range(ROUNDS):
+            for label, function in functions.items():
+                began = time.process_time()
+                for _ in range(EVALUATIONS):
+                    function()
+                times[label].append((time.process_time() - began) / EVALUATIONS)
+        medians = {label: statistics.median(values) for label, values in times.items()}
+        for label, median in medians.items():
+            yield f"    {label:32s} {1e6 * median:7.0f} us  {median / medians['without']:5.2f} times"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, help="Fermi bursts with redshifts, gbm_peak_band_with_z.csv")
+    parser.add_argument("table", type=Path, nargs="?", help="Fermi bursts with redshifts, gbm_peak_band_with_z.csv")
     parser.add_argument("--output", type=Path, help="also write the text to this file")
     options = parser.parse_args()
     began, cpu = time.perf_counter(), time.process_time()
@@ -117,7 +182,9 @@ def main():
         f"Python {platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}"
     ]
     print(written[0], flush=True)
-    for line in lines(options.table):
+    if options.table is None:
+        written[0] += f", load {os.getloadavg()[0]:.1f}"
+    for line in lines(options.table) if options.table else gradients():
         written.append(line)
         print(line, flush=True)
     written += ["", f"{time.perf_counter() - began:.0f} s ({time.process_time() - cpu:.0f} s of CPU)"]

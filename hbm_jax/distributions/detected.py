@@ -26,6 +26,9 @@ class Detected(dist.Distribution):
         Log of the detected share of the population of each object, in the first site; 0 in the others.
     log_efficiency : callable, optional
         From the data to the log of their detection probability (n,), where it is not 1 for all data that were detected.
+    objects : array (m, n), optional
+        1 where one of m elements of the site belongs to an object, where objects have several, else 0. The batch or the
+        event of ``base`` then has m elements.
 
     Notes
     -----
@@ -38,7 +41,7 @@ class Detected(dist.Distribution):
     """
 
     arg_constraints: ClassVar[dict] = {}
-    pytree_data_fields = ("base", "log_share")
+    pytree_data_fields = ("base", "log_share", "objects")
     pytree_aux_fields = ("accepts", "log_efficiency")
     normalised_with_latents = True  # see the notes
 
@@ -49,9 +52,10 @@ class Detected(dist.Distribution):
         log_share: Any = 0.0,
         log_efficiency: Callable | None = None,
         *,
+        objects: Any = None,
         validate_args=None,
     ):
-        self.base, self.log_share = base, log_share
+        self.base, self.log_share, self.objects = base, log_share, objects
         self.accepts, self.log_efficiency = probability, log_efficiency
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
@@ -69,6 +73,11 @@ class Detected(dist.Distribution):
     def log_prob(self, value):
         """Return the log density of values (n, ...), up to factors that cancel in the sum over all sites."""
         log_density = self.base.log_prob(value)
+        if self.objects is not None:
+            efficiency = 0.0 if self.log_efficiency is None else self.log_efficiency(value)
+            factor = (efficiency - self.log_share) / jnp.sum(self.objects, axis=0)
+            of_elements = jnp.sum(self.objects * factor, axis=1)
+            return log_density + (of_elements if self.base.batch_shape else jnp.sum(of_elements))
         event = self.base.batch_shape[1:]  # counts have axes that are not events
         share = jnp.reshape(self.log_share, np.shape(self.log_share) + (1,) * len(event))
         log_density = log_density - share
@@ -78,7 +87,7 @@ class Detected(dist.Distribution):
         """Draw values of detected objects, ``(n, ...)``."""
         if sample_shape:
             raise NotImplementedError("Detected draws one sample at a time; use jax.vmap for more.")
-        num = self.base.batch_shape[0]
+        num = self.base.batch_shape[0] if self.objects is None else np.shape(self.objects)[1]
 
         def some_undetected(state):
             _, tries, _, detected = state
@@ -89,7 +98,8 @@ class Detected(dist.Distribution):
             key, key_draw, key_uniform = random.split(key, 3)
             drawn = self.base.sample(key_draw)
             new = ~detected & (random.uniform(key_uniform, (num,)) < self.accepts(drawn))
-            chosen = jnp.reshape(new, (num,) + (1,) * (jnp.ndim(drawn) - 1))
+            of_elements = new if self.objects is None else self.objects @ new > 0.5
+            chosen = jnp.reshape(of_elements, (-1,) + (1,) * (jnp.ndim(drawn) - 1))
             return key, tries + 1, jnp.where(chosen, drawn, value), detected | new
 
         start = self.base.sample(key)

@@ -260,7 +260,9 @@ def centring_weight_of_some(estimates, information, informative) -> CentringWeig
     return weights, reference
 
 
-def sample_partially_centred(name: str, location, scale, chosen: CentringWeight, shift: Any = 0.0):
+def sample_partially_centred(
+    name: str, location, scale, chosen: CentringWeight, shift: Any = 0.0, detected: Callable | None = None
+):
     """Sample a partially non-centred normal latent, as site ``_name``, and record and return its value as ``name``.
 
     Parameters
@@ -273,9 +275,16 @@ def sample_partially_centred(name: str, location, scale, chosen: CentringWeight,
         Weight and reference scale, from `centring_weight`.
     shift : (...)
         Part of the location that is not scaled by the weight, such as an estimate from the data.
+    detected : callable, optional
+        As in `sample_whitened`.
     """
     c, reference = chosen
     ratio = scale / reference
     location = location - shift
-    x = numpyro.sample(f"_{name}", dist.Normal(c * location, reference * ratio**c))
-    return numpyro.deterministic(name, location + ratio ** (1.0 - c) * (x - c * location) + shift)
+
+    def latent(x):
+        return location + ratio ** (1.0 - c) * (x - c * location) + shift
+
+    prior: Any = dist.Normal(c * location, reference * ratio**c)
+    x = numpyro.sample(f"_{name}", prior if detected is None else detected(prior, latent))
+    return numpyro.deterministic(name, latent(x))

@@ -101,6 +101,35 @@ def test_the_density_with_a_limit_of_the_flux(plain):
             assert difference == pytest.approx(richardson(expected, p, name), abs=1e-6), name
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"whim": True, "sightlines": True},
+        {"spectrum": "tbabs(mw) * ztbabs(host) * cutoffpl", "galactic": "free"},
+        {"spectrum": "tbabs(mw) * (powerlaw + bbodyrad(bb))", "common": "bb_kT"},
+    ],
+)
+def test_a_limit_of_the_flux_beside_other_media_and_spectra(data, options):
+    """Efficiency at the fluxes over the mean efficiency, in closed form; drawn fluxes have this distribution."""
+    bound = Afterglow(**options).prepare(data, tolerance=1e-2)
+    model = Afterglow(selection="log10_flux > -11.7 +- 0.2", **options)
+    p = {"log10_flux_mean": -12.1, "log10_flux_std": 0.4}
+
+    def run(model, values, **arguments):
+        program = handlers.seed(handlers.substitute(model, values), 1)
+        return handlers.trace(program).get_trace(bound, **arguments)
+
+    with jax.enable_x64(True):
+        trace = jax.jit(lambda: {n: s["value"] for n, s in run(model, p).items() if s["type"] == "sample"})()
+        values = {name: np.asarray(value) for name, value in trace.items() if name != "counts"} | p
+        found, reference = (float(log_density(m, (bound,), {}, values)[0]) for m in (model, Afterglow(**options)))
+        flux = np.asarray(run(model, values)["log10_flux"]["value"])
+    spread = np.hypot(0.4, 0.2)
+    expected = stats.norm.logcdf((flux + 11.7) / 0.2) - stats.norm.logcdf((-12.1 + 11.7) / spread)
+    assert found - reference == pytest.approx(expected.sum(), abs=1e-8)
+
+
 def folded(bound, index, log10_nh):
     """log10 of the expected counts of each source at a flux of 1."""
     num = len(bound.z)
@@ -251,6 +280,7 @@ def test_populations_are_drawn_with_a_limit_of_the_flux(monte_carlo):
         ({"selection": "counts > 99 +- 2"}, "expects a number of counts"),
         ({"selection": "counts > 9"}, "expects 50 required counts or more.*found 10"),
         ({"selection": "counts > 99", "whim": True}, "expects whim=False; found True"),
+        ({"selection": "counts > 99", "spectrum": "tbabs(mw) * cutoffpl"}, 'expects spectrum=None; found "Absorption'),
         ({"selection": "counts > 99", "galactic": "free"}, "expects galactic='fixed'; found 'free'"),
         ({"selection": "log10_flux > -12 +- 0.1", "common": "log10_flux"}, "expects a spectrum with log10_flux"),
     ],
@@ -279,6 +309,10 @@ def test_a_background_of_many_counts_is_refused():
     statistic = SimpleNamespace(used=np.ones((2, 2), bool), background_moments=lambda: (background, None))
     with pytest.raises(DataError, match=r"at most 0.2 times the 50 counts.*found 15 counts in source 2"):
         CountLimit.of(SimpleNamespace(z=np.zeros(2), statistic=statistic), 49.0, (0.3, 10.0))
+
+
+def test_a_selection_by_counts_takes_power_laws_in_any_notation():
+    assert Afterglow(selection="counts > 99", spectrum="tbabs(mw) * ztbabs(host) * powerlaw").selections
 
 
 def test_sources_with_fewer_counts_are_refused(data):

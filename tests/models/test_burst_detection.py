@@ -63,7 +63,7 @@ CASES = {
 
 @pytest.mark.parametrize("text", [pytest.param(text, marks=pytest.mark.long if "+-" in text else ()) for text in CASES])
 def test_the_density_is_that_of_detected_bursts(bursts, text):
-    """To 1e-8, and its gradient to 1e-6, for slopes and normalisations that are correlated."""
+    """To 1e-5, and its gradient to 1e-4, for slopes and normalisations that are correlated."""
     limits, width = CASES[text]
     latent, free = {"_gamma": np.array([0.3, -0.5, 1.1])}, TRUE | {"correlation": 0.4}
     correlated = {"correlated": True}
@@ -86,7 +86,7 @@ def test_the_density_is_that_of_detected_bursts(bursts, text):
     if width:
         missed = stats.norm.logcdf((limits[:, None] - bursts.log10_flux) / width)
         efficiency = np.log(-np.expm1(np.where(bursts.used, missed, 0.0).sum(axis=1))).sum()
-    assert float(found - whole) == pytest.approx(efficiency - log_share(free, bursts, limits, width).sum(), abs=1e-8)
+    assert float(found - whole) == pytest.approx(efficiency - log_share(free, bursts, limits, width).sum(), abs=1e-5)
     for name in ("gamma_mean", "gamma_std", "log10_N_mean", "log10_E_peak_std", "intrinsic_scatter", "correlation"):
 
         def slope(step, name=name):
@@ -96,10 +96,10 @@ def test_the_density_is_that_of_detected_bursts(bursts, text):
             return (above - below) / (2.0 * step)
 
         expected = -(4.0 * slope(5e-4) - slope(1e-3)) / 3.0
-        assert float(gradient[name] - whole_gradient[name]) == pytest.approx(expected, abs=1e-6)
+        assert float(gradient[name] - whole_gradient[name]) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("scatter", "tolerance"), [(0.28, 1e-7), (0.15, 1e-3)])
+@pytest.mark.parametrize(("scatter", "tolerance"), [(0.28, 1e-6), (0.15, 1e-4), (0.05, 1e-3)])
 def test_shares_of_bursts_of_many_intervals_with_little_scatter(scatter, tolerance):
     """In units of the spread of the luminosities, against fine sums."""
     zeros, u = np.zeros((1, 20)), np.linspace(-9.0, 9.0, 20_001)

@@ -9,6 +9,7 @@ from numpyro import handlers
 from scipy import stats
 from sites import compiled_sites
 
+import hbm_jax as hbm
 from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
 from hbm_jax.models import Relation
 from hbm_jax.validation import DataError, OptionError
@@ -71,6 +72,30 @@ def test_powers_of_redshift_shift_the_line(evolution, pooling):
     shifts = np.repeat(alphas, [2, 3]) * 0.7 * e - 1.2 * e
     used = model.bound(data).used if pooling == "complete" else ...
     assert found.log_probs["observed"][used].sum() == pytest.approx(expected(alphas, shifts, variances), rel=1e-10)
+
+
+@pytest.mark.parametrize("evolution", ["log10 E(z)", "ln 1+z"])
+@pytest.mark.parametrize("selection", ["none", "x > -0.5"])
+def test_slope_and_scatter_change_with_redshift(evolution, selection):
+    """Against the normal distribution of each point, divided by the detected share."""
+    data = PointsInGroups.from_columns(COLUMNS | {"redshift": Z})
+    change = {"evolution_alpha": 0.8, "evolution_scatter": -1.5, "evolution_x": 0.7}
+    options = {"pooling": "complete", "pivot": PIVOT, "evolution": evolution, "Om0": 0.25, "selection": selection}
+    model = Relation(priors=change | {"evolution_scatter": "Normal(0, 1)"}, **options)
+    e = np.log10(FlatLambdaCDM(70.0, 0.25, Tcmb0=0.0).efunc(Z)) if "E(z)" in evolution else np.log1p(Z)
+    values = COMPLETE | {"evolution_y": -1.2, "evolution_scatter": -1.5}
+    with jax.enable_x64(True):
+        found = compiled_sites(model, model.bind(data))(values).log_probs["observed"][data.used].sum()
+    slope = ALPHA + 0.8 * e
+    scatter = 0.3 * (10.0 if "log10" in evolution else np.e) ** (-1.5 * e)
+    total = 0.0
+    for i, a in enumerate(slope):
+        mean = np.array([0.5, BETA + a * (0.5 + 0.7 * e[i] - PIVOT) - 1.2 * e[i]])
+        errors = np.diag([COLUMNS["sigma_x"][i] ** 2, COLUMNS["sigma_y"][i] ** 2 + scatter[i] ** 2])
+        covariance = 0.8**2 * np.outer([1.0, a], [1.0, a]) + errors
+        total += stats.multivariate_normal(mean, covariance).logpdf([COLUMNS["x"][i], COLUMNS["y"][i]])
+        total -= stats.norm.logsf(-0.5, 0.5, np.sqrt(covariance[0, 0])) if selection != "none" else 0.0
+    assert found == pytest.approx(total, rel=1e-10)
 
 
 @pytest.mark.parametrize("pooling", ["complete", "none", "partial"])
@@ -145,6 +170,9 @@ def test_what_does_not_fit_is_refused():
     bare = PointsInGroups.from_columns(COLUMNS)
     with pytest.raises(DataError, match=r"evolution='ln E\(z\)' expects the column redshift; found none"):
         Relation(evolution="ln E(z)").bind(bare)
+    two = PointsInGroups.from_columns(COLUMNS | {"redshift": Z, "w": Z}, predictors=("x", "w"))
+    with pytest.raises(DataError, match="evolution_alpha expects one predictor; found 2"):
+        Relation(evolution="ln E(z)", priors={"evolution_alpha": 1.0}).bind(two)
     with pytest.raises(ValueError, match="evolution of Relation"):
         Relation(evolution="E")
     with pytest.raises(OptionError, match="Om0: expected a number from 0 to 1; found 3"):
@@ -165,3 +193,45 @@ def test_a_column_z_of_another_meaning_does_not_matter():
     np.testing.assert_array_equal(np.sort(data.values[..., 1][data.used]), other["z"])
     assert np.isnan(data.redshift).all()
     assert np.isnan(read_relation(COLUMNS | {"z": np.r_[np.nan, Z[1:]]}).redshift).any()
+
+
+@pytest.mark.long
+def test_a_line_with_a_break_is_found_again(monte_carlo):
+    """150 points above a limit of y."""
+    truth = {"alpha": 0.8, "alpha_above": 2.5, "x_break": 0.7, "beta": 1.5, "intrinsic_scatter": 0.2}
+    truth |= {"x_mean": 0.5, "x_std": 1.2}
+    num = 150
+    design = {
+        "x": np.linspace(0.0, 1.0, num),
+        "y": np.full(num, 1.0),
+        "sigma_x": np.full(num, 0.1),
+        "sigma_y": np.full(num, 0.1),
+    }
+    model = Relation(broken=True, pooling="complete", selection="y > 0.5")
+    with jax.enable_x64(True):
+        data, _ = model.simulate(jax.random.key(seed(1)), PointsInGroups.from_columns(design), truth)
+    assert data.values[..., 1].min() > 0.5
+    fit = hbm.sample(model, data, seed=seed(2), num_chains=2, progress=False)
+    for name, value in truth.items():
+        draws = fit.posterior[name].to_numpy()
+        monte_carlo.within(draws.mean(), value, draws.std(), name=name)
+    assert hbm.plotting.lines(fit) is not None
+    assert {"x", "y"} <= set(hbm.latents(fit).data_vars)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"student_t": True}, "broken=True expects student_t=False; found True"),
+        ({"selection": "x > 0 and y < 3"}, "broken=True expects at most one limit"),
+        ({"evolution": "ln E(z)"}, "broken=True expects evolution='none'"),
+    ],
+)
+def test_options_that_a_break_does_not_have_are_refused(options, words):
+    with pytest.raises(OptionError, match=words):
+        Relation(broken=True, **options)
+
+
+def test_groups_with_a_break_are_refused():
+    with pytest.raises(DataError, match=r"broken=True expects one line .* found pooling='partial' and 2 groups"):
+        Relation(broken=True).bind(PointsInGroups.from_columns(COLUMNS))

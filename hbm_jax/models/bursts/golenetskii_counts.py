@@ -25,6 +25,7 @@ from numpyro import distributions as dist
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.bursts.detection import PeakFluxDetection, check_options_of_counts
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER, UNITS, BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
@@ -32,7 +33,9 @@ from hbm_jax.models.bursts.peaked import PeakedSpectrum
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.partial_centering import CentringWeight, centring_weight, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.names import choose
+from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
@@ -118,6 +121,11 @@ def _lines_and_centring(
     return np.stack([mean, slopes], axis=1), centring_weights
 
 
+def _line(p: Mapping[str, Any]) -> Line:
+    """Return the population of the lines."""
+    return Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class GolenetskiiCounts(PopulationModel):
     """Hierarchical model of the spectra of gamma-ray bursts; an instance is a NumPyro program of the data.
@@ -146,6 +154,10 @@ class GolenetskiiCounts(PopulationModel):
     statistic : str, optional
         ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default it
         follows the background: ``"pgstat"`` for Gaussian errors, ``"marginal"`` for counts.
+    selection : str or Selection
+        Bursts that are missing because they are faint: ``"log10_peak_flux > -6 +- 0.1"`` for a smooth limit of the true
+        flux, in ``band``, of the brightest interval. Position and width may have priors, see
+        `hbm_jax.models.selection`. It expects ``latents="marginal"``.
     H0, Om0 : float
         Hubble constant [km/s/Mpc] and matter density of a flat universe.
     priors : mapping of str to Distribution, float or str
@@ -182,6 +194,9 @@ class GolenetskiiCounts(PopulationModel):
     latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     calibration: bool = field(default=True, metadata={"help": "whether the effective areas of detectors are free"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
+    selection: str | Selection = field(
+        default=NONE, metadata={"help": "bursts that are missing, as in 'log10_peak_flux > -6 +- 0.1'"}
+    )
     H0: float = field(default=70.0, metadata={"help": "Hubble constant [km/s/Mpc]"})
     Om0: float = field(default=0.3, metadata={"help": "matter density of the flat universe"})
 
@@ -196,6 +211,19 @@ class GolenetskiiCounts(PopulationModel):
         width = self.all_priors.get("intrinsic_scatter", 1.0)
         if isinstance(width, float | int) and not width > 0:
             raise ValueError(f"intrinsic_scatter: expected a number above 0, or scatter=False; found {width}.")
+        selections = as_selections(self.selection, "GolenetskiiCounts")
+        object.__setattr__(self, "selection", selections_to_text(selections))
+        check_options_of_counts(self)
+
+    @cached_property
+    def selections(self) -> tuple[Selection, ...]:
+        """The selection of the model, if it has one, with the priors of its parameters."""
+        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Selection, ...]:
+        """The selection with the priors that the option states, which ``priors`` may replace."""
+        return precomputed(lambda: as_selections(self.selection, "GolenetskiiCounts"))
 
     @cached_property
     def peaked(self) -> PeakedSpectrum:
@@ -209,6 +237,8 @@ class GolenetskiiCounts(PopulationModel):
         for varying in self.peaked.sites:
             defaults |= varying.priors
         defaults |= SCATTER if self.scatter else {}
+        for part in self._stated_selections:
+            defaults |= part.priors
         return defaults | (AREA if self.calibration else {})
 
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
@@ -245,8 +275,10 @@ class GolenetskiiCounts(PopulationModel):
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
         if self.scatter and self.latents == "marginal":
-            spectra = self._sample_spectra(p, bound)
-            spectra["log10_flux"] = self._sample_fluxes(p, spectra, bound, draw_lines=recover or not observed)
+            detection = self._detection(p, folded)
+            spectra = self._sample_spectra(p, bound, detection)
+            draw_lines = recover or not observed
+            spectra["log10_flux"] = self._sample_fluxes(p, spectra, bound, draw_lines, detection)
         else:
             with numpyro.plate("burst", len(bound.level), dim=-1):
                 gamma = sample_partially_centred("gamma", p["gamma_mean"], p["gamma_std"], bound.centring["gamma"])
@@ -272,28 +304,46 @@ class GolenetskiiCounts(PopulationModel):
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
 
-    def _sample_spectra(self, p, bound: PreparedBursts) -> dict[str, Any]:
+    def _detection(self, p, folded: FoldedBursts) -> PeakFluxDetection | None:
+        """Return the selection at parameters of the population; None without one."""
+        if not self.selections:
+            return None
+        limit, width = self.selections[0].names
+        return PeakFluxDetection(
+            p[limit],
+            p[width],
+            _line(p),
+            p["log10_E_peak_mean"] - 2.0,
+            p["log10_E_peak_std"],
+            folded.of_burst,
+            folded.log10_sphere_area,
+        )
+
+    def _sample_spectra(self, p, bound: PreparedBursts, detection: PeakFluxDetection | None = None) -> dict[str, Any]:
         """Sample the peak energy and the indices of each interval, (I,) by name.
 
         Each is partially non-centred about its linear trend with the parameters sampled before it.
         """
+        detected = {} if detection is None else {"log10_E_peak": detection.of_peak_energies}
         spectra: dict[str, Any] = {}
         with numpyro.plate("interval", len(bound.center), dim=-1):
             for name in self.peaked.names[:-1]:
                 centering, trend = bound.centring[name], bound.trend(spectra)
-                spectra[name] = sample_partially_centred(name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend)
+                spectra[name] = sample_partially_centred(
+                    name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend, detected.get(name)
+                )
         return spectra
 
-    def _sample_fluxes(self, p, spectra, bound: PreparedBursts, draw_lines: bool):
+    def _sample_fluxes(self, p, spectra, bound: PreparedBursts, draw_lines: bool, detection: PeakFluxDetection | None):
         """Sample the fluxes of each burst jointly; optionally draw its line given the fluxes."""
         x, of_burst = spectra["log10_E_peak"] - 2.0, bound.folded.of_burst
         sphere = bound.folded.log10_sphere_area
         level, slope = bound.lines.T
         guess = of_burst @ (level - slope * bound.level) + of_burst @ slope * x - sphere
-        line = Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])
         coordinates = Coordinates(guess, bound.trend(spectra), *bound.centring["log10_flux"])  # type: ignore[arg-type]
-        fluxes = BurstFluxes(x, sphere, of_burst, line, coordinates)
-        flux = fluxes.flux(numpyro.sample("_log10_flux", fluxes))
+        fluxes = BurstFluxes(x, sphere, of_burst, _line(p), coordinates)
+        measured = fluxes if detection is None else detection.of_fluxes(fluxes)
+        flux = fluxes.flux(numpyro.sample("_log10_flux", measured))
         with numpyro.plate("interval", len(bound.center), dim=-1):
             numpyro.deterministic("log10_flux", flux)
         if draw_lines:
@@ -333,4 +383,5 @@ class GolenetskiiCounts(PopulationModel):
         scatter = "with intrinsic scatter" if self.scatter else "without scatter"
         band = f"{self.band[0]:g} to {self.band[1]:g} keV ({self.frame} frame)"
         areas = ", effective areas free" if self.calibration else ""
-        return f"Rest-frame Golenetskii relation from counts, {shape}, flux {band}, {scatter}{areas}"
+        selected = f", selected by {self.selection}" if self.selections else ""
+        return f"Rest-frame Golenetskii relation from counts, {shape}, flux {band}, {scatter}{areas}{selected}"

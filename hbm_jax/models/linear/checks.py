@@ -52,6 +52,42 @@ def _check_exponential(model: Any) -> None:
         raise OptionError(f"{message}at most one limit; found selection={str(model.selection)!r}.")
 
 
+def check_broken(model: Any) -> None:
+    """Raise OptionError for options that a line with a break does not have."""
+    expected = {
+        "latents": "marginal", "x_population": "normal", "num_components": 1, "outliers": False, "student_t": False,
+        "evolution": "none",
+    }  # fmt: skip
+    for name, value in expected.items():
+        if (found := getattr(model, name)) != value:
+            raise OptionError(
+                f"Relation: broken=True expects {name}={value!r}; found {found!r}.", [Remedy(name, value)]
+            )
+    if model.by_injections or len(model.selections) > 1 or not all(isinstance(s, Selection) for s in model.selections):
+        raise OptionError(
+            f"Relation: broken=True expects at most one limit; found selection={str(model.selection)!r}.",
+            [Remedy("selection", "none")],
+        )
+
+
+def check_broken_points(model: Any, data: PointsInGroups) -> None:
+    """Raise DataError for points that a line with a break does not have."""
+    num, pooling = len(data.predictors), model.pooling_of(len(data))
+    found = None
+    if pooling != "complete":
+        found = f"pooling={pooling!r} and {len(data)} groups"
+    elif num > 1:
+        found = f"{num} predictors"
+    elif data.limited != "no" or np.any(data.common_error_y):
+        found = "limits" if data.limited != "no" else "errors in common"
+    if found is not None:
+        raise DataError(
+            "Relation: broken=True expects one line (pooling='complete'), one predictor, and points without limits and "
+            f"errors in common; found {found}.",
+            [Remedy("broken", False)],
+        )
+
+
 def check_points(model: Any, data: PointsInGroups, population_parameters: Collection[str]) -> None:
     """Raise an error where points do not fit the options; `population_parameters` are those of populations of lines."""
     num = len(data.predictors)
@@ -65,6 +101,8 @@ def check_points(model: Any, data: PointsInGroups, population_parameters: Collec
             "intercept have the prior of Lewandowski, Kurowicka & Joe."
         )
     _check_errors(model, data)
+    if model.broken:
+        check_broken_points(model, data)
     _check_evolution(model, data)
     if model.x_population == "exponential" and (num > 1 or data.limited != "no"):
         found = f"{num} predictors" if num > 1 else "limits"
@@ -96,8 +134,9 @@ def _check_evolution(model: Any, data: PointsInGroups) -> None:
             f"Relation: evolution={model.evolution!r} expects a redshift above -1 for every point; found {z[j, i]:g} "
             f"in row {data.row[j, i]}."
         )
-    if "evolution_x" in model.priors and len(data.predictors) > 1:
-        raise DataError(f"Relation: evolution_x expects one predictor; found {len(data.predictors)}.")
+    of_single = [name for name in ("evolution_x", "evolution_alpha") if name in model.priors]
+    if of_single and len(data.predictors) > 1:
+        raise DataError(f"Relation: {of_single[0]} expects one predictor; found {len(data.predictors)}.")
 
 
 def _check_errors(model: Any, data: PointsInGroups) -> None:

@@ -16,6 +16,7 @@ from numpyro import handlers
 from numpyro.distributions import transforms
 
 from hbm_jax.distributions import GroupedLinearRelation, ProbitSelection
+from hbm_jax.distributions.linear.broken_points import BrokenPoints
 from hbm_jax.distributions.linear.measured_points import MeasuredPoints
 from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models.linear.bound_points import BoundPoints
@@ -48,7 +49,7 @@ class Scatter(NamedTuple):
 
     Attributes
     ----------
-    std : scalar
+    std : scalar or (J, M)
         Standard deviation, or scale of Student's t.
     outliers : (scalar, scalar) or None
         Fraction and additional scatter of outliers.
@@ -72,8 +73,8 @@ class Lines(NamedTuple):
         Intercepts; None if they are integrated out.
     offset, spread : (J,), scalar, or None
         Means and standard deviation of the intercepts given the slopes, with partial pooling.
-    evolution : (J, M) or 0
-        Changes of y with redshift.
+    evolution, slope_evolution : (J, M) or 0
+        Changes of y, and of the slope, with redshift.
     """
 
     alpha: Any
@@ -81,6 +82,7 @@ class Lines(NamedTuple):
     offset: Any = None
     spread: Any = None
     evolution: Any = 0.0
+    slope_evolution: Any = 0.0
 
 
 def sample_population(model: Any, bound: BoundPoints) -> Population:
@@ -185,14 +187,21 @@ def sample_detections(model: Any, bound: BoundPoints) -> list[ProbitSelection]:
     return detections
 
 
-def sample_evolution(model: Any, bound: BoundPoints, lines: Lines) -> Lines:
-    """Sample the exponents of redshift; return the lines with their changes of y."""
-    if bound.log_evolution is None:
-        return lines
+def sample_evolution(model: Any, bound: BoundPoints, lines: Lines, scatter: Scatter) -> tuple[Lines, Scatter]:
+    """Sample the exponents of redshift; return lines and scatter with their changes."""
+    logarithm = bound.log_evolution
+    if logarithm is None:
+        return lines, scatter
     exponent = model.sample_site("evolution_y")
+    if "evolution_alpha" in model.evolving:
+        lines = lines._replace(slope_evolution=model.sample_site("evolution_alpha") * logarithm)
+    if "evolution_scatter" in model.evolving:
+        log_factor = logarithm * (np.log(10.0) if model.evolution.startswith("log10") else 1.0)
+        scatter = scatter._replace(std=scatter.std * jnp.exp(model.sample_site("evolution_scatter") * log_factor))
     if len(bound.predictors) == 1:
-        exponent = exponent + jnp.reshape(lines.alpha, (-1, 1)) * model.sample_site("evolution_x")
-    return lines._replace(evolution=exponent * bound.log_evolution)
+        slope = jnp.reshape(lines.alpha, (-1, 1)) + lines.slope_evolution
+        exponent = exponent + slope * model.sample_site("evolution_x")
+    return lines._replace(evolution=exponent * logarithm), scatter
 
 
 def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover) -> None:
@@ -239,7 +248,7 @@ def sample_points(
 ) -> None:
     """Sample the measured values for these slopes and intercepts, after the true predictors where they are sampled."""
     (rows, columns), num = bound.used.shape, len(bound.predictors)
-    slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None]
+    slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None] + jnp.atleast_3d(lines.slope_evolution)
     intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1) + lines.evolution
     if bound.common_error is not None:
         with numpyro.plate("group", rows, dim=-1):
@@ -266,6 +275,25 @@ def sample_points(
                 numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
             if model.student_t:
                 numpyro.deterministic("weight", points.weight(drawn))
+
+
+def sample_broken(
+    model: Any, bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover
+) -> None:
+    """Sample the measured values of points on a line with a break."""
+    rows, columns = bound.used.shape
+    above = model.sample_site("alpha_above", bound.unit[-1] / bound.x_unit)
+    at = model.sample_site("x_break", bound.x_unit, bound.x_center)
+    slopes = tuple(map(jnp.asarray, (lines.alpha, above)))
+    detections = sample_detections(model, bound)
+    points = BrokenPoints(
+        population.mean, population.std, at, lines.beta, slopes, scatter.std, bound.errors, detections
+    )
+    with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
+        with handlers.mask(mask=bound.used):
+            drawn = numpyro.sample("observed", points, obs=values)
+        if recover:
+            _record(points.draw_true(numpyro.prng_key(), drawn), 1)
 
 
 def _found_injections(bound: BoundPoints, population: Population, intercept, slope, scatter: Scatter):

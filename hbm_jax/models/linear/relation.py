@@ -26,8 +26,9 @@ from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error
-from hbm_jax.models.linear.checks import check_options, check_points
+from hbm_jax.models.linear.checks import check_broken, check_options, check_points
 from hbm_jax.models.linear.lines import (
+    sample_broken,
     sample_evolution,
     sample_grouped,
     sample_lines,
@@ -54,7 +55,9 @@ GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": 
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
 INJECTIONS = "injections"
-EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0}
+EVOLVING = ("evolution_alpha", "evolution_scatter")  # slope and scatter that change with redshift
+EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0} | dict.fromkeys(EVOLVING, 0.0)
+BREAK: dict[str, Prior] = {"alpha_above": dist.Normal(0.0, 5.0), "x_break": dist.Normal(0.0, 1.0)}
 EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-1.0, 2.0), "x_scale": dist.HalfNormal(2.0)}
 # With a selection the mean of the population may be outside the range of the data, and its width much larger.
 SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
@@ -96,6 +99,10 @@ class Relation(PopulationModel):
         Whether the scatter follows Student's t with ``nu`` degrees of freedom and scale ``intrinsic_scatter`` instead
         of a normal distribution. `hbm_jax.latents` then returns a ``weight`` of each point, about 1 in the bulk and
         close to 0 for an outlier.
+    broken : bool
+        Whether the slope changes at ``x_break``, from ``alpha`` below it to ``alpha_above``; ``beta`` is then the
+        response at the break. Expects one line, one predictor with a normal population and normal scatter, and at most
+        one limit as a selection.
     selection : str, Selection, Efficiency or DetectionFunction
         Points that are missing, because of measured coordinates: ``"x > 1"`` for data without points whose measured x
         is below 1, ``"y < Normal(2, 0.5) +- 0.1"`` for a smooth limit with a prior, ``"x > cut_x"`` for the limits of
@@ -111,8 +118,9 @@ class Relation(PopulationModel):
         ``"log10 1+z"`` or ``"ln 1+z"``, with the logarithm that x and y are. The relation is then
         y - evolution_y log E(z) = alpha (x + evolution_x log E(z) - pivot) + beta, as in L / E(z)^2 against M E(z)
         with exponents 2 and 1.
-        ``evolution_x`` is 0 unless ``priors`` has another value, because it is degenerate with ``evolution_y``. Expects
-        the column ``redshift``.
+        ``evolution_x`` is 0 unless ``priors`` has another value, because it is degenerate with ``evolution_y``. With
+        values in ``priors`` the slope is alpha + evolution_alpha log E(z), and the scatter is multiplied by
+        E(z)^evolution_scatter; both exponents are 0 by default. Expects the column ``redshift``.
     Om0 : float
         Matter density of the flat cosmology of E(z) = sqrt(Om0 (1 + z)^3 + 1 - Om0).
     pivot : float, optional
@@ -151,6 +159,7 @@ class Relation(PopulationModel):
     num_components: int = field(default=1, metadata={"help": "normals in the population of true predictors"})
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
+    broken: bool = field(default=False, metadata={"help": "whether the slope changes at x_break"})
     selection: str | Selection | Efficiency | DetectionFunction = field(
         default=NONE, metadata={"help": "points that are missing, such as 'x > 1 and y < 2'"}
     )
@@ -169,6 +178,8 @@ class Relation(PopulationModel):
         """Raise OptionError for incompatible options."""
         check_options(self)
         self._check_selection()
+        if self.broken:
+            check_broken(self)
 
     @property
     def by_injections(self) -> bool:
@@ -217,6 +228,7 @@ class Relation(PopulationModel):
             defaults |= SELECTED if self._stated_selections or self.by_injections else POPULATION
         if self.num_components > 1:
             defaults |= {"x_weight": dist.Dirichlet(np.ones(self.num_components))}
+        defaults |= BREAK if self.broken else {}
         if self.outliers:
             defaults |= {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
         if self.student_t:
@@ -253,9 +265,11 @@ class Relation(PopulationModel):
         common_error = bound.common_error is not None
         integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None, common_error)
         lines = sample_lines(self, bound, self.pooling_of(len(bound.used)), scatter, integrates)
-        lines = sample_evolution(self, bound, lines)
+        lines, scatter = sample_evolution(self, bound, lines, scatter)
         values = jnp.asarray(bound.values) if observed else None
-        if integrates:
+        if self.broken:
+            sample_broken(self, bound, population, scatter, lines, values, recover)
+        elif integrates:
             sample_grouped(bound, population, scatter, lines, values, recover)
         else:
             sample_points(self, bound, population, scatter, lines, values, recover)
@@ -264,8 +278,15 @@ class Relation(PopulationModel):
         """Return whether the intercepts, or the common errors of groups, are integrated out."""
         normal = self.num_components == 1 and self.x_population == "normal"
         normal = normal and not (self.outliers or self.student_t or limited or self.selections or self.by_injections)
+        normal = normal and not self.evolving
         of_groups = common_error or self.pooling_of(num_groups) == "partial"
         return of_groups and self.latents == "marginal" and normal and num_predictors == 1
+
+    @property
+    def evolving(self) -> tuple[str, ...]:
+        """Names of the parameters by which slope and scatter change with redshift, if they are not 0."""
+        priors = self.all_priors if self.evolution != "none" else {}
+        return tuple(name for name in EVOLVING if isinstance(priors.get(name), dist.Distribution) or priors.get(name))
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the options."""
@@ -334,6 +355,7 @@ class Relation(PopulationModel):
     def description(self) -> str:
         """One-line description for reports."""
         options = ", correlated lines" if self.correlated else ""
+        options += ", with a break" if self.broken else ""
         options += ", exponential population of x" if self.x_population == "exponential" else ""
         options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.special import gammainc, log_ndtr, logsumexp
+from numpyro import distributions as dist
 
 from hbm_jax.distributions.detected import Detected
 from hbm_jax.models.selection import Selection
@@ -25,9 +26,10 @@ FLUX, COUNTS = "log10_flux", "counts"
 INDICES, DEGREE = (-1.0, 5.0), 17
 LOWEST, STEP, NUM_COLUMNS = -3.0, 0.1, 71
 REFERENCE = -11.0  # log10 flux [erg/cm^2/s] of the table
-# Quadrature over the population: trapezoidal rules over the column, with a step of 0.25 standard deviations, and over
-# the logarithm of the time of the last required count, and a Gauss rule over the photon index.
-REACH, COLUMN_NODES, INDEX_NODES, TIME_NODES = 6.0, 49, 8, 20
+# Quadrature over the population: trapezoidal rules over the column, with a step of 0.5 standard deviations (0.25 for
+# populations that are not normal), and over the logarithm of the time of the last required count, and a Gauss rule over
+# the photon index.
+REACH, COLUMN_NODES, INDEX_NODES, TIME_NODES = 6.0, 25, 6, 20
 FEWEST_COUNTS, MOST_BACKGROUND = 50, 0.2  # required counts, and background in units of these, of an accurate rule
 NO_COUNTS = 1e-300
 ENERGY_NODES = 24
@@ -124,7 +126,8 @@ class CountLimit:
         p : mapping of str to scalar
             Means and standard deviations of the populations.
         """
-        log10_nh = p["log10_nh_mean"] + p["log10_nh_std"] * np.linspace(-REACH, REACH, COLUMN_NODES)
+        num = COLUMN_NODES if isinstance(population, dist.Normal) else 2 * COLUMN_NODES - 1
+        log10_nh = p["log10_nh_mean"] + p["log10_nh_std"] * np.linspace(-REACH, REACH, num)
         of_column = jax.nn.softmax(population.log_prob(log10_nh))
         index, of_index = _index_nodes(p)
         first = jnp.einsum("ik,nkl->nil", chebyshev(index), self.log10_counts)
@@ -339,7 +342,7 @@ def check_options(model: Any) -> None:
             f"{option} expects {FEWEST_COUNTS} required counts or more ('{COUNTS} > {FEWEST_COUNTS - 1}'), below which "
             f"the detected share is not accurate; found {np.floor(part.limit) + 1:.0f}."
         )
-    expected = {"spectrum": None, "whim": False, "galactic": "fixed", "common": ()}
-    for name, value in expected.items():
+    spectrum = {} if model.medium.of_power_laws and not model.common else {"spectrum": None, "common": ()}
+    for name, value in ({"whim": False, "galactic": "fixed"} | spectrum).items():
         if (found := getattr(model, name)) != value:
             raise OptionError(f"{option} expects {name}={value!r}; found {found!r}.", [Remedy(name, value)])

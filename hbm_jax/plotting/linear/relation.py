@@ -80,7 +80,9 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
         axes = np.atleast_1d(figure.subplots(num_rows, columns, sharex=True, sharey=True)).ravel()
         x = np.linspace(used_values[:, 0].min() - pad[0], used_values[:, 0].max() + pad[0], 60)
         for axis, row in zip(axes, rows, strict=False):
-            drawn = alpha[:, row, None] * (x - pivot) + beta[:, row, None]
+            drawn = (
+                alpha[:, row, None] * (x - pivot) + beta[:, row, None] if not model.broken else _broken_lines(fit, x)
+            )
             bands = np.quantile(drawn, QUANTILES, axis=0)
             fill_bands(axis, x, bands, alpha=0.6)
             axis.plot(x, bands[2], color=BLUE, lw=1.0)
@@ -210,6 +212,14 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     return alpha.reshape(len(alpha), *shape), beta
 
 
+def _broken_lines(fit: Fit, x: np.ndarray) -> np.ndarray:
+    """Return draws of a line with a break at x, (draw, len(x))."""
+    drawn = [parameter(fit, name) for name in ("alpha", "alpha_above", "x_break", "beta")]
+    keep = spread(max(map(len, drawn)), NUM_DRAWS)
+    below, above, at, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)].reshape(-1, 1) for v in drawn)
+    return beta + np.where(x < at, below, above) * (x - at)
+
+
 def _mean(fit: Fit, name: str, index: int) -> float:
     """Return the posterior mean of a parameter, or of its element for the predictor."""
     mean = np.atleast_1d(parameter(fit, name).mean(axis=0))
@@ -221,8 +231,13 @@ def _evolution(fit: Fit, model: Relation, data: PointsInGroups, slopes: np.ndarr
     change = log_evolution(model, data)
     if change is None:
         return np.zeros((len(data), 1))
-    exponents = [float(np.median(parameter(fit, name))) for name in ("evolution_y", "evolution_x")]
-    return (exponents[0] + exponents[1] * np.median(slopes, axis=0)[:, :1]) * change
+    of_y, of_x, of_slope = (
+        float(np.median(parameter(fit, name))) if name in fit.posterior else float(model.all_priors[name])
+        for name in ("evolution_y", "evolution_x", "evolution_alpha")
+    )
+    slope = of_slope * change  # with more than one predictor it is 0
+    x = np.asarray(data.values)[..., 0] - _pivot(model, data)[0]
+    return (of_y + of_x * (np.median(slopes, axis=0)[:, :1] + slope)) * change + slope * x
 
 
 def _partial_residuals(
