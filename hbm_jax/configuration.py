@@ -253,6 +253,8 @@ def _description(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a table, each entry {_description(args[1])}" if args else "a table"
     if isinstance(origin, type) and issubclass(origin, Sequence):
+        if origin is tuple and args == (float, float):
+            return "two numbers, as in [0.5, 7]"
         return f"a list, each entry {_description(args[0])}" if args else "a list"
     return getattr(origin, "__name__", str(origin))
 

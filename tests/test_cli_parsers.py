@@ -283,6 +283,10 @@ def test_simulators_are_offered_what_they_take(name, capsys):
         (["fit", "supernova", "--pooling=partial"], r"unknown option --pooling.* See hbm-jax fit supernova --help"),
         (["fit", "supernova", "jla"], "fit supernova: expected options only, found 'jla'"),
         (
+            ["fit", "spectrum", "--data", "a.pha", "b.pha"],
+            r"found 'b.pha'; a list is written '\[0.5, 7\]'. Name further",
+        ),
+        (
             ["fit", "supernova", "--num", "3"],
             r"fit supernova: unknown option --num .did you mean --num-chains or --num-warmup",
         ),

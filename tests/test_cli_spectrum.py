@@ -148,7 +148,7 @@ def test_bands_of_fluxes_are_checked_before_the_fit(bands, folder):
     ("options", "words"),
     [
         (["--data", "{0}/source.pha"], ["model.spectrum: expected a value", "tbabs", "--spectrum"]),
-        (["--data", "{0}/source.pha", "--spectrum", "powerlow"], ["'powerlow' is unknown", "did you mean"]),
+        (["--data", "{0}/source.pha", "--spectrum", "powerlow"], ["'powerlow' is unknown", "did you mean 'powerlaw'"]),
         (["--data", "{0}/nowhere.pha", "--spectrum", MODEL], ["nowhere.pha", "does not exist"]),
         (["--data", "{0}/source.pha", "--also", "nowhere.pha", "--spectrum", MODEL], ["nowhere.pha"]),
         (["--data", "{0}/source.pha{2}", "--spectrum", MODEL], ["found number 2"]),

@@ -58,8 +58,8 @@ class BestFit:
     fluxes : pandas.DataFrame
         One row per component (and ``total``), spectrum, band [keV] and quantity: ``flux``, absorbed [erg/cm^2/s];
         ``unabsorbed flux``; ``luminosity``, unabsorbed, in the band of the rest frame [erg/s]. ``lower`` and ``upper``
-        are the ends of an interval that is symmetric in the logarithm, from the curvature of the likelihood; NaN where
-        the data do not determine a parameter or it is at a bound.
+        are the ends of an interval that is symmetric in the logarithm, from the curvature of the likelihood, with
+        parameters at a bound held there; NaN where the data do not determine a parameter, and for a flux of 0.
     spectra : pandas.DataFrame
         One row per group of channels: counts with their errors (for Poisson counts, the upper error of Gehrels 1986),
         and expected counts of the source, its components and the background.
@@ -86,6 +86,16 @@ class BestFit:
             **{name: [f"{value:.4g}" for value in self.fluxes[name]] for name in ("value", "lower", "upper")}
         )
         return "\n".join([*lines, "", rows.to_string(index=False)])
+
+    @property
+    def parameters(self) -> pd.DataFrame:
+        """Table of the parameters with their intervals, ``likelihood.table``."""
+        return self.likelihood.table
+
+    @property
+    def statistic(self) -> float:
+        """Fit statistic at the best fit, ``deviance.total``."""
+        return self.deviance.total
 
     @property
     def terms(self) -> dict[str, Component]:
@@ -338,11 +348,15 @@ def flux_table(
         values = _fluxes(model, tuple(rows), shapes, num_spectra, log10_area, one_plus_z, x)
         gradients, log10_fluxes = (np.asarray(value) for value in values)
     covariance = likelihood.covariance.to_numpy()
+    undefined = np.isnan(np.diagonal(covariance))
+    if not undefined.all():  # parameters at a bound are held there
+        covariance = np.where(undefined | undefined[:, None], 0.0, covariance)
     with np.errstate(invalid="ignore"):
         std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
     error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
-    with np.errstate(over="ignore"):  # infinite for a component that the data do not require
-        lower, value, upper = (10.0 ** (log10_fluxes + sign * error) for sign in (-1, 0, 1))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite for a component that the data do not require
+        ends = log10_fluxes - error, log10_fluxes, log10_fluxes + error
+        lower, value, upper = (10.0**log10_flux for log10_flux in ends)
     return pd.DataFrame(
         {
             "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],

@@ -15,12 +15,13 @@ from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference import Fit
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.grid import NUM_STARTS
-from hbm_jax.inference.likelihood.profile import _Point, _Profile
+from hbm_jax.inference.likelihood.profile import _newton, _Point, _Profile
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.energetics import equivalent_width, equivalent_width_function, gaussian_lines
 
+NO_LINE = 8.0  # decades below the bound of its prior at which a line has no effect
 COLUMNS = ("value", "lower", "upper", "lower_open", "upper_open")
 _LN10 = math.log(10.0)
 _LINE_BAND = (1e-3, 1e4)  # keV
@@ -168,7 +169,12 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
         y = written.to_new(center)
         new_covariance = written.covariance(covariance, gradient)
         point = _Point(y, written.value_and_grad(y)[0], True)
-        found = [_Profile(written, point, label, sign, new_covariance, rise).end() for sign in (-1.0, 1.0)]
+        found = [_Profile(written, point, label, -1.0, new_covariance, rise).end()]
+        if isinstance(found[0], _Point) and center[label] <= likelihood.lower[label]:
+            # The likelihood rises below the bound: limits refer to that without a line.
+            without = np.where(np.arange(len(y)) == label, y - NO_LINE, y)
+            point = _Point(y, min(point.value, _newton(written, without, label).value), True)
+        found.append(_Profile(written, point, label, 1.0, new_covariance, rise).end())
         ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in found)
         is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in found), "profile"
         # At the lower bound of its prior the line is not required, though the likelihood may still rise below.

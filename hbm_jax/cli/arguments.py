@@ -92,7 +92,8 @@ class Parser(argparse.ArgumentParser):
             ]
             hint = f" (did you mean {' or '.join(suggestions)}?)" if suggestions else ""
             if not name.startswith("-"):
-                self.error(f"expected options only, found {name!r}")
+                files = ". Name further spectra by --also" if "--also" in known else ""
+                self.error(f"expected options only, found {name!r}; a list is written '[0.5, 7]'{files}")
             self.error(f"unknown option {name}{hint}")
         return arguments
 
@@ -175,7 +176,12 @@ def _metavar(parts: Sequence[Any], lists: Sequence[Any], name: str) -> str:
     number = "NUMBER" if float in kinds else "N" if int in kinds else ""
     choices = [str(value) for part in single if typing.get_origin(part) is typing.Literal for value in part.__args__]
     if choices:
+<<<<<<< ours
         return f"{{{','.join(choices)}}}{'|' if number else ''}{number}"
+=======
+        others = [number] if number else ["LIST"] if tuple in kinds else []
+        return "|".join([f"{{{','.join(choices)}}}", *others])
+>>>>>>> theirs
     if str in kinds:
         return "NAME" if lists else name.upper()
     if number:

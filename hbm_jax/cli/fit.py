@@ -70,11 +70,11 @@ def _best_fit(arguments, model, sample, folder: Path, config: dict) -> int:
     files = result.save(folder, figures=not arguments.no_report)
     files += [path for each in profiles for path in each.save(folder, figures=not arguments.no_report)]
     runs.write_config(folder, config)
-    print(f"{result}\n")
+    print(f"{str(result).removeprefix(model.description).lstrip()}\n")
     lines = result.lines()
     if len(lines):
         print(f"{lines.to_string(index=False, float_format='{:.4g}'.format)}\n")
-    print("\n".join(f"{path.stem:<12} {path}" for path in files), flush=True)
+    print("\n".join(f"{path.name:<16} {path}" for path in files), flush=True)
     return 0 if result.likelihood.converged else NOT_USABLE
 
 

@@ -141,6 +141,25 @@ def test_an_amplitude_that_is_tied_has_the_error_of_the_curvature(stack):
     assert row["method"] == "curvature"
 
 
+def test_fluxes_have_values_where_parameters_are_at_bounds_and_lines_outside_the_band(stack):
+    """A parameter at its bound is held there: the intervals are those of a fit in which it is fixed."""
+    line = "powerlaw + gauss(fe)"
+    priors = {"fe_energy": 3.0, "fe_sigma": 0.2, "fe_log10_amplitude": -3.5}
+    bands = [(0.5, 0.6), (2.0, 10.0)]
+    tables = [
+        best_fit(
+            SpectralFit(line, priors=priors | {"photon_index": index}),
+            stack, num_simulations=0, num_starts=2, bands=bands,
+        ).fluxes
+        for index in ("Uniform(0, 1.3)", 1.3)
+    ]  # fmt: skip
+    at_bound, fixed = (table.set_index(["component", "quantity", "low"]) for table in tables)
+    columns = ["value", "lower", "upper"]
+    np.testing.assert_allclose(at_bound[columns], fixed[columns], rtol=1e-4)
+    assert at_bound.loc["fe", "value"].loc["flux", 0.5] == 0.0
+    assert np.isfinite(at_bound.loc["total", columns].to_numpy()).all()
+
+
 def test_lines_of_draws(stack):
     rng = np.random.default_rng(1)
     names = {"photon_index": 1.7, "log10_amplitude": -2.5, "fe_log10_amplitude": -3.0}

@@ -22,6 +22,7 @@ from hbm_jax.spectra import (
 )
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.model.absorbers import precise_cross_section
+from hbm_jax.spectra.model.shapes import gaussian_line_moments
 
 SIGMAS = [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
 EDGES = np.linspace(0.3, 10.0, 971)  # bins of 10 eV
@@ -72,6 +73,20 @@ def test_gradients_are_finite_at_any_width_and_right():
                 assert found[i] == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-4, abs=1e-5)
     assert np.isfinite(np.asarray(slope(np.array([EDGES[331], 0.0, 0.3, 0.5])))).all()
     assert np.isnan(float(counts(np.array([2.0, -0.1, 0.3, 0.5]))))
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_second_derivatives_are_finite_however_few_photons_are_in_a_bin(double):
+    """Also of fractions whose third power underflows, as in bins far below a line."""
+    with jax.enable_x64(double):
+        edges = jnp.asarray(6.4 - 0.05 * np.linspace(40.0, 2.0, 400))
+
+        def moments(line):
+            fractions, means = gaussian_line_moments(edges, line[0], line[1])
+            return jnp.stack([fractions, *means])
+
+        curvature = jax.jit(jax.jacfwd(jax.jacrev(moments)))(jnp.array([6.4, 0.05]))
+    assert np.isfinite(np.asarray(curvature)).all()
 
 
 @pytest.mark.parametrize("sigma", [s if s == 0.1 else pytest.param(s, marks=pytest.mark.long) for s in SIGMAS])

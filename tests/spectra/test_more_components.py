@@ -259,3 +259,31 @@ def test_names_are_abbreviated_and_errors_say_what_is_expected():
     ):
         with pytest.raises(ValueError, match=words):
             spectrum_from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("tbabs(powerlaw)", "tbabs * powerlaw"),
+        ("tbabs(po + gauss(fe))", "tbabs * (po + gauss(fe))"),
+        ("tbabs(zphabs(host, z=1) * po)", "tbabs * zphabs(host, z=1) * po"),
+        ("tbabs(mw) * po(a)", "Absorption('mw') * PowerLaw('a', norm='amplitude')"),
+    ],
+)
+def test_a_factor_of_an_expression_is_read_as_in_xspec(text, same):
+    """A single name that is not that of an additive component is a label."""
+    assert spectrum_from_text(text) == spectrum_from_text(same)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tbabs * apec", r"'apec' is unknown: expected a table model for a thermal plasma, atable\('file.mod'\)"),
+        ("atable(apec.mod)", "apec.mod is not a literal value; put names of files in quotation marks"),
+        ("tbabs * atable{no file.mod}", "no file.mod: expected a table model; the file does not exist"),
+        ("po + gauss", r"or in text gauss\(second\)"),
+    ],
+)
+def test_names_of_xspec_that_are_not_components(text, message):
+    with pytest.raises(ValueError, match=message):
+        spectrum_from_text(text)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.spectra.folding.response import NO_RESPONSE
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.statistics.marginal import neighbouring_mean
 from hbm_jax.validation import DataError, Floats
@@ -20,7 +21,7 @@ def grouped_row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, An
     """
     name, num_groups = spectrum.name, int(grouping.max(initial=-1)) + 1
     if spectrum.response is None:
-        raise DataError(f"{name}: expected a response; found none. Name one (rmf=PATH, arf=PATH).")
+        raise DataError(f"{name}: expected a response; found none. {NO_RESPONSE}")
     if not num_groups:
         raise DataError(f"{name}: expected at least one used channel; found none.")
     used = grouping >= 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.spectra.folding.response import Response
+from hbm_jax.spectra.folding.response import NO_RESPONSE, Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.validation import DataError, Floats, reject_unknown
 
@@ -297,9 +297,7 @@ def _used(spectrum: Spectrum, mask: ArrayLike | None) -> Mask:
 def _response(spectrum: Spectrum, purpose: str) -> Response:
     """Return the response of a spectrum; raise DataError if it has none."""
     if spectrum.response is None:
-        raise DataError(
-            f"{spectrum.name}: expected a response, for {purpose}; found none. Name one (rmf=PATH, arf=PATH)."
-        )
+        raise DataError(f"{spectrum.name}: expected a response, for {purpose}; found none. {NO_RESPONSE}")
     return spectrum.response
 
 

@@ -185,7 +185,8 @@ def gaussian_line_moments(edges, centre, sigma):
     half = jnp.where(high > low, 0.5 * (high - low), 1.0)
     u = (edges - centre) / sigma
     fraction = _fractions(u)
-    has_photons = fraction > jnp.finfo(fraction.dtype).tiny ** 0.5
+    # Second derivatives have the third power of the fraction in a denominator, which must not underflow.
+    has_photons = fraction > jnp.finfo(fraction.dtype).tiny ** 0.3
     # Moments of the standardised energy u, from integration by parts; t = shift + scale u.
     density = jnp.exp(-0.5 * u**2 - _HALF_LOG_2PI)
     differences = (-jnp.diff(u**power * density) / jnp.where(has_photons, fraction, 1.0) for power in range(3))

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 
 from hbm_jax.absorption.neutral import Grains
 from hbm_jax.cosmology import Cosmology, FlatCosmology, Radiation
@@ -13,6 +14,8 @@ from hbm_jax.spectra.model.photons import GaussianSmoothing
 from hbm_jax.spectra.model.registration import CLASSES, REGISTERED, XSPEC, load_entry_points, xspec_name
 from hbm_jax.spectra.model.tables import AdditiveTable, MultiplicativeTable
 
+BRACES = re.compile(r"\b([aem]table)\s*\{([^{}]*)\}", re.IGNORECASE)  # XSPEC's way to name the file of a table
+PLASMAS = ("apec", "vapec", "mekal", "vmekal", "raymond", "bapec", "nei")
 ARGUMENTS = {cls.__name__: cls for cls in (Cosmology, FlatCosmology, Radiation, Grains)}
 
 
@@ -70,7 +73,9 @@ def spectrum_from_text(text: str) -> Component:
         Empty parentheses, and quotation marks around a label, may be omitted. ``cflux(a)`` and ``clumin(a, z=0.5)`` are
         the expression ``a`` scaled to a flux or luminosity, ``gsmooth(a)`` is the expression smoothed by a Gaussian,
         ``atable("a.mod")`` is a table model, and ``AreaErrors("a.fits")`` the errors of an effective area; a label is
-        their second argument.
+        their second argument. As in XSPEC, a multiplicative component of an expression, ``tbabs(powerlaw + gauss(fe))``,
+        is their product, and the file of a table may be in braces, ``atable{a.mod}``. A single name that is that of an
+        additive component, ``tbabs(powerlaw)``, is read as that component, any other as a label.
 
     Examples
     --------
@@ -83,7 +88,8 @@ def spectrum_from_text(text: str) -> Component:
     """
     expected = f"spectrum: expected components such as PowerLaw() * Absorption('mw'); found {text!r:.200}"
     try:
-        node = ast.parse(str(text).strip(), mode="eval").body
+        quoted = BRACES.sub(lambda table: f"{table[1]}({table[2].strip()!r})", str(text).strip())
+        node = ast.parse(quoted, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(f"{expected}, which cannot be read.") from None
     try:
@@ -112,6 +118,8 @@ def _parsed(node: ast.expr, expected: str) -> Component:
         options["of"], positional = _parsed(positional[0], expected), positional[1:]
     elif positional and issubclass(classes.get(name, Component), AdditiveTable | MultiplicativeTable | AreaErrors):
         options["file"], positional = _value(positional[0], expected), positional[1:]
+    elif len(positional) == 1 and not node.keywords and _is_expression(positional[0], classes.get(name)):
+        return _parsed(node.func, expected) * _parsed(positional[0], expected)
     arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in positional]
     keywords = {argument.arg for argument in node.keywords}
     defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
@@ -120,13 +128,30 @@ def _parsed(node: ast.expr, expected: str) -> Component:
     return component * options["of"] if isinstance(component, FluxScale) and "of" in options else component
 
 
+def _is_expression(node: ast.expr, factor: type[Component] | None) -> bool:
+    """Return True if the argument of a multiplicative component is the expression that it multiplies, as in XSPEC."""
+    if factor is None or getattr(factor, "kind", "") != "multiplicative":
+        return False
+    if not isinstance(node, ast.Name):
+        return isinstance(node, ast.BinOp | ast.Call) and ast.unparse(getattr(node, "func", node)) not in ARGUMENTS
+    name = XSPEC.get(node.id.lower(), ("",))[0]
+    return getattr(CLASSES.get(name), "kind", "") == "additive"
+
+
+def _unknown(name: str, classes: dict) -> str:
+    """Return the end of a message about an unknown component."""
+    if name.lower() in PLASMAS:
+        return ": expected a table model for a thermal plasma, atable('file.mod'); see write_table_model for making one"
+    names = [*classes, *XSPEC]
+    similar = did_you_mean(name, [known for known in names if name.startswith("z") or not known.startswith("z")])
+    return f"{similar}: expected one of {listed(reversed(names), 100)}"
+
+
 def _instantiated(node: ast.Call, classes: dict, expected: str, **options):
     """Return the object of a call of one of the classes; `options` are further keyword arguments."""
     name = ast.unparse(node.func)
     if name not in classes:
-        raise ValueError(
-            f"{expected}, where {name!r} is unknown{did_you_mean(name, classes)}: expected one of {listed(classes)}."
-        )
+        raise ValueError(f"{expected}, where {name!r} is unknown{_unknown(name, classes)}.")
     arguments = [_value(argument, expected) for argument in node.args]
     keywords = options | {str(keyword.arg): _value(keyword.value, expected) for keyword in node.keywords}
     try:
@@ -144,4 +169,5 @@ def _value(node: ast.expr, expected: str):
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
-        raise ValueError(f"{expected}, where {ast.unparse(node)} is not a literal value.") from None
+        hint = "; put names of files in quotation marks" if isinstance(node, ast.Attribute) else ""
+        raise ValueError(f"{expected}, where {ast.unparse(node)} is not a literal value{hint}.") from None
