@@ -176,12 +176,8 @@ def _metavar(parts: Sequence[Any], lists: Sequence[Any], name: str) -> str:
     number = "NUMBER" if float in kinds else "N" if int in kinds else ""
     choices = [str(value) for part in single if typing.get_origin(part) is typing.Literal for value in part.__args__]
     if choices:
-<<<<<<< ours
-        return f"{{{','.join(choices)}}}{'|' if number else ''}{number}"
-=======
         others = [number] if number else ["LIST"] if tuple in kinds else []
         return "|".join([f"{{{','.join(choices)}}}", *others])
->>>>>>> theirs
     if str in kinds:
         return "NAME" if lists else name.upper()
     if number:

@@ -12,7 +12,7 @@ from hbm_jax.validation import DataError, Floats
 # interpolation errors of calibration files. Effective areas in cm^2 exceed it at some energy.
 AREA_INCLUDED = 1.5
 NO_RESPONSE = (  # advice where a spectrum has no response
-    "Name one by rmf=PATH and arf=PATH (--rmf, --arf), for further spectra by 'rmf' and 'arf' in their tables of options."
+    "Name one by rmf=PATH and arf=PATH (--rmf, --arf), for further spectra by 'rmf' and 'arf' in their options."
 )
 SAME_ENERGY = 1e-3  # relative tolerance between the energy grids of ARF and RMF, which are stored in single precision
 

@@ -286,8 +286,8 @@ class _Composite(Component):
                 if name in owner:
                     raise ValueError(
                         f"parameter {name!r} belongs to both {owner[name]} and {part}: expected different names. Give "
-                        f"one of them a label, as in {type(components_of(part)[0]).__name__}(label='second'), or in text "
-                        "gauss(second)."
+                        f"one of them a label, as in {type(components_of(part)[0]).__name__}(label='second'), or "
+                        "in text gauss(second)."
                     )
                 owner[name] = part
 
