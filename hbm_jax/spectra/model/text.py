@@ -73,9 +73,9 @@ def spectrum_from_text(text: str) -> Component:
         Empty parentheses, and quotation marks around a label, may be omitted. ``cflux(a)`` and ``clumin(a, z=0.5)`` are
         the expression ``a`` scaled to a flux or luminosity, ``gsmooth(a)`` is the expression smoothed by a Gaussian,
         ``atable("a.mod")`` is a table model, and ``AreaErrors("a.fits")`` the errors of an effective area; a label is
-        their second argument. As in XSPEC, ``tbabs(powerlaw + gauss(fe))``, a multiplicative component of an expression,
-        is their product, and the file of a table may be in braces, ``atable{a.mod}``. A single name in parentheses is a
-        label, except that of an additive component, as in ``tbabs(powerlaw)``.
+        their second argument. As in XSPEC, ``tbabs(powerlaw + gauss(fe))``, a multiplicative component of an
+        expression is their product, and the file of a table may be in braces, ``atable{a.mod}``. A single name in
+        parentheses is a label, except that of an additive component, as in ``tbabs(powerlaw)``.
 
     Examples
     --------
