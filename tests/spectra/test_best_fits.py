@@ -153,10 +153,10 @@ def test_fluxes_have_values_where_parameters_are_at_bounds_and_lines_outside_the
         ).fluxes
         for index in ("Uniform(0, 1.3)", 1.3)
     ]  # fmt: skip
-    at_bound, fixed = (table.set_index(["component", "quantity", "low"]) for table in tables)
+    at_bound, fixed = (table.set_index(["component", "quantity", "low"]).sort_index() for table in tables)
     columns = ["value", "lower", "upper"]
     np.testing.assert_allclose(at_bound[columns], fixed[columns], rtol=1e-4)
-    assert at_bound.loc["fe", "value"].loc["flux", 0.5] == 0.0
+    assert at_bound.loc["fe", "value"].loc["flux", 0.5] < 1e-40
     assert np.isfinite(at_bound.loc["total", columns].to_numpy()).all()
 
 

@@ -142,7 +142,7 @@ def _unknown(name: str, classes: dict) -> str:
     """Return the end of a message about an unknown component."""
     if name.lower() in PLASMAS:
         return ": expected a table model for a thermal plasma, atable('file.mod'); see write_table_model for making one"
-    names = [*classes, *XSPEC]
+    names = list(classes if name[:1].isupper() else XSPEC)
     similar = did_you_mean(name, [known for known in names if name.startswith("z") or not known.startswith("z")])
     return f"{similar}: expected one of {listed(reversed(names), 100)}"
 
