@@ -153,7 +153,7 @@ class Quadrant(NamedTuple):
     def conditional(self, key, b1, b2, q11, q12, q22):
         """Draw both latents with density proportional to p(t) exp(b . t - t . q t / 2), by Gibbs sampling.
 
-        The error of the distribution falls as the power 2 `NUM_SWEEPS` of their correlation: 1e-6 for 0.8.
+        The error of the distribution falls as the 64th power of their correlation: 1e-6 for 0.8.
         """
         b1, b2, q11, q12, q22 = self._total(b1, b2, q11, q12, q22)
         shape = jnp.broadcast_shapes(*map(jnp.shape, (b1, b2, q11, q12, q22)))

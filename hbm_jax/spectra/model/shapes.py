@@ -167,12 +167,23 @@ def gaussian_line_fractions(edges, centre, sigma):
     return _fractions((edges - centre) / _resolved(centre, sigma))
 
 
+@jax.custom_jvp
 def _fractions(u):
     """Return the probabilities of a standard normal variable between limits, accurate in both tails."""
     tail = 0.5 * erfc(jnp.where(u > 0.0, u, -u) * math.sqrt(0.5))
     low, high, tail_low, tail_high = u[..., :-1], u[..., 1:], tail[..., :-1], tail[..., 1:]
     inner = jnp.where(high <= 0.0, tail_high - tail_low, 1.0 - tail_low - tail_high)
     return jnp.where(low > 0.0, tail_low - tail_high, inner)
+
+
+@_fractions.defjvp
+def _fractions_jvp(primals, tangents):
+    """Return the probabilities and their changes with the limits, which are normal densities.
+
+    Differentiated operation by operation, ten lines in 60 000 bins take ten times as long.
+    """
+    (u,), (change,) = primals, tangents
+    return _fractions(u), jnp.diff(jnp.exp(-0.5 * u**2 - _HALF_LOG_2PI) * change)
 
 
 def gaussian_line_moments(edges, centre, sigma):
