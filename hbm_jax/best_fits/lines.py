@@ -120,7 +120,7 @@ def names_of_spectra(model: Any, data: Any) -> tuple[str, ...]:
 
 
 def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray, index: int):
-    """Return name, unit and decimal logarithm as a function of the flat parameters, of the quantities of a line."""
+    """Return (name, unit, function) of each quantity of a line; the function gives its log10 at flat parameters."""
     component, factor = gaussian_lines(best.model.spectrum)[name]
     # Constant factors, such as that of cflux, scale the photons; absorbers and instruments do not.
     emitted = without_instrument(component if factor is None else factor * component).unabsorbed
@@ -135,8 +135,9 @@ def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray
     at_best = values_at(jnp.asarray(center))
     energy, sigma = (float(at_best[component._prefixed(key)]) for key in ("energy", "sigma"))
     # Wide enough for all values of the profile's search; beyond, the ratio to the continuum is that at the end.
-    reach = 20.0 * sigma + 0.2 * energy
-    low, high = max(0.02 * energy, energy - reach) / (1.0 + component.z), (energy + reach) / (1.0 + component.z)
+    half_width = 20.0 * sigma + 0.2 * energy
+    one_plus_z = 1.0 + component.z
+    low, high = max(0.02 * energy, energy - half_width) / one_plus_z, (energy + half_width) / one_plus_z
     width = equivalent_width_function(best.model.spectrum, name, low, high)
     return (
         ("photon flux", "photons/cm^2/s", lambda x: jnp.log10(emitted.integral(values_at(x), *_LINE_BAND))),
@@ -152,28 +153,29 @@ def _normalisation(best: Any, name: str, index: int) -> str:
 
 
 def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callable, parameter: str, rise: float):
-    """Return the value of a quantity, given as its logarithm, with the ends of its interval."""
+    """Return a row of the table of quantities: value, interval and method; ``function`` gives log10 of the quantity."""
     quantity = jax.jit(jax.value_and_grad(function))
     value, gradient = (np.asarray(part, float) for part in quantity(center))
-    label = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
+    index = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
     covariance = best.likelihood.covariance.to_numpy(float)
     ends: tuple[float, ...]
     is_open: tuple[bool, ...]
-    if label is None or abs(gradient[label] - 1.0) > 1e-6 or not np.isfinite(value):
+    if index is None or abs(gradient[index] - 1.0) > 1e-6 or not np.isfinite(value):
         with np.errstate(invalid="ignore"):
             std = math.sqrt(2.0 * rise) * np.sqrt(gradient @ covariance @ gradient)
         ends, is_open, method = (value - std, value + std), (False, False), "curvature"
     else:
-        written = Rewritten(likelihood, quantity, jax.jit(jax.hessian(function)), label)
-        y = written.to_new(center)
-        new_covariance = written.covariance(covariance, gradient)
-        point = _Point(y, written.value_and_grad(y)[0], True)
-        found = [_Profile(written, point, label, sign, new_covariance, rise).end() for sign in (-1.0, 1.0)]
-        ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in found)
-        is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in found), "profile"
+        rewritten = Rewritten(likelihood, quantity, jax.jit(jax.hessian(function)), index)
+        y = rewritten.to_new(center)
+        new_covariance = rewritten.covariance(covariance, gradient)
+        point = _Point(y, rewritten.value_and_grad(y)[0], True)
+        # Each is (end, is open, converged), or a point better than the best fit.
+        searches = [_Profile(rewritten, point, index, sign, new_covariance, rise).end() for sign in (-1.0, 1.0)]
+        ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in searches)
+        is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in searches), "profile"
         # At the lower bound of its prior the line is not required, though the likelihood may still rise below.
         is_open = (
-            is_open[0] or (isinstance(found[0], _Point) and center[label] <= likelihood.lower[label]),
+            is_open[0] or (isinstance(searches[0], _Point) and center[index] <= likelihood.lower[index]),
             is_open[1],
         )
     lower, upper = (10.0**end for end in ends)

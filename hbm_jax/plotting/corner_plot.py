@@ -183,7 +183,7 @@ class _Grid:
                     self.axes.text(x - length, y + position, number, va="center", **style)
 
     def name(self, index: int, text: str, title: str) -> None:
-        """Write the label of a parameter at both edges, and the title of its panel."""
+        """Write the label of a parameter below its column and left of its row, and the title of its panel."""
         x, y = self.origin(index, index)
         self.axes.text(x + 0.5, y + 1.0 + 0.06 * self.inch, title, ha="center", va="bottom", fontsize=10.0)
         below = -LABEL * self.inch

@@ -164,7 +164,7 @@ def in_few_colours(pixels: np.ndarray, colours: int) -> bytes:
     """Return the pixels of a figure as the bytes of a PNG file with a palette, which is several times smaller.
 
     The palette has the most common colours, and then one by one the colour that differs most from it: rare colours
-    remain, while median cut makes them grey. Channels are rounded to 6 bits before.
+    remain, while median cut makes them grey. Before the choice, channels are rounded to 6 bits.
     """
     packed = pixels.view("<u4")[..., 0]
     codes = packed >> 2 & 63 | packed >> 4 & 63 << 6 | packed >> 6 & 63 << 12

@@ -77,7 +77,9 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
             f"{type(fit.data).__name__}" + (f", dimension {result.dim}." if result.dim else ", several dimensions.")
         )
     fit_options = {name: fit.run[name] for name in OPTIONS if name in fit.run} | {"seed": fit.run.get("seed", 0) + 1}
-    fit_options |= {} if fit.blinding is None else {"blind": fit.blinding}  # its verdict may be among the notes
+    fit_options |= (
+        {} if fit.blinding is None else {"blind": fit.blinding}
+    )  # the notes may quote its verdict, with blinded values
     deprecated = without_replaced("refit", options)
     options["sampler"] = options.get("sampler") or deprecated or sampler_of(fit.run)
     table, notes = result.table.copy(), list(result.notes)

@@ -231,8 +231,8 @@ class AreaErrors(Component):
     def __post_init__(self):
         object.__setattr__(self, "file", str(self.file))
         if self.spectra is not None:
-            given: Any = self.spectra
-            indices: tuple[Any, ...] = (given,) if np.ndim(given) == 0 else tuple(given)
+            spectra: Any = self.spectra
+            indices: tuple[Any, ...] = (spectra,) if np.ndim(spectra) == 0 else tuple(spectra)
             if not all(isinstance(index, int | np.integer) and index >= 0 for index in indices):
                 raise ValueError(f"AreaErrors: spectra: expected indices of spectra, from 0; found {self.spectra!r}.")
             object.__setattr__(self, "spectra", tuple(int(index) for index in indices))
