@@ -151,12 +151,12 @@ class _Grid:
             low, high = self.ranges[index]
             position = (value - low) / (high - low)
             if 0.0 <= position <= 1.0:
-                upright, level = (
+                vertical, horizontal = (
                     np.array([[position, 0.0], [position, 1.0]]),
                     np.array([[0.0, position], [1.0, position]]),
                 )
-                lines += [self.origin(row, index) + upright for row in range(index, self.size)]
-                lines += [self.origin(index, column) + level for column in range(index)]
+                lines += [self.origin(row, index) + vertical for row in range(index, self.size)]
+                lines += [self.origin(index, column) + horizontal for column in range(index)]
         self.add_lines(lines, colors=ORANGE, linewidths=1.0)
 
     def frame(self, ticks: Sequence[Sequence[float]]) -> None:

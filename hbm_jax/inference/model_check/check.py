@@ -264,7 +264,8 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
 def _scores_of_components(values: np.ndarray) -> np.ndarray:
     """Return the residual of each component given the others of the same element, times a constant.
 
-    ``values`` (pool, ..., component) have the covariance between components that the pool has at each element.
+    The covariance between components is estimated at each element from the draws of the pool, the first axis of
+    ``values`` (pool, ..., component).
     """
     deviation = values - values.mean(axis=0)
     spread = deviation.std(axis=0)
