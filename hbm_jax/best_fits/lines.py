@@ -95,18 +95,19 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
     with jax.enable_x64(True):
         draws = {name: fit.posterior[name].to_numpy() for name in fit.posterior.data_vars}
         values = {n: np.asarray(v, float) for n, v in model.complete(draws).items() if n in model.spectrum.parameters}
-    size = max(value.ndim for value in values.values())
+    num_dims = max(value.ndim for value in values.values())
     names = names_of_spectra(model, fit.data)
-    values = {n: v[..., None] if v.ndim and v.ndim < size else v for n, v in values.items()}
-    shares, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
+    values = {n: v[..., None] if v.ndim and v.ndim < num_dims else v for n, v in values.items()}
+    probabilities, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
     for name, line in gaussian_lines(model.spectrum).items():
         emitted = line.component if line.factor is None else line.factor * line.component
         flux = np.asarray(without_instrument(emitted).unabsorbed.integral(values, *_LINE_BAND))
         widths = np.asarray(equivalent_width(model.spectrum, values, name))
         for quantity, unit, draw in (("photon flux", "photons/cm^2/s", flux), ("equivalent width", "keV", widths)):
-            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == size and names != ("all",) else 1)
+            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == num_dims and names != ("all",) else 1)
             for index, spectrum in enumerate(names):
-                lower, value, upper, limit = np.quantile(by_spectrum[:, min(index, by_spectrum.shape[1] - 1)], shares)
+                column = by_spectrum[:, min(index, by_spectrum.shape[1] - 1)]
+                lower, value, upper, limit = np.quantile(column, probabilities)
                 row = {"line": name, "spectrum": spectrum, "quantity": quantity, "value": value, "lower": lower}
                 rows.append(row | {"upper": upper, "limit": limit, "unit": unit})
     return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", "value", "lower", "upper", "limit", "unit"])

@@ -357,7 +357,8 @@ def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[n
         return group.values[residuals.elements], group.labels
     values = {o.label: o.values[:, 0] for o in others if np.array_equal(o.elements, residuals.elements)}
     values |= {covariate.name: covariate.values[residuals.elements] for covariate in numeric}
-    if len(residuals.mean):  # whether these vary enough for a statistic may differ between draws
+    # Included even if constant at this draw: at another, they may vary enough for the statistic.
+    if len(residuals.mean):
         values |= {"the expected value": residuals.mean, "the expected scatter": residuals.spread}
     return values.get(row.covariate, np.zeros(0)), ()
 
