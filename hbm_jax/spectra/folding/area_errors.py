@@ -106,15 +106,15 @@ class AreaComponents:
         mean = areas.mean(axis=0)
         reference = mean if default is None else np.asarray(default.area, float)
         _, scales, vectors = np.linalg.svd((areas - mean) / np.sqrt(len(areas) - 1), full_matrices=False)
-        share = np.cumsum(scales**2) / max(float((scales**2).sum()), 1e-300)
+        explained = np.cumsum(scales**2) / max(float((scales**2).sum()), 1e-300)
         if not scales[0] > 1e-12 * np.abs(mean).max():
             raise DataError("AreaComponents: expected areas that differ; found equal ones.")
-        kept = int(np.searchsorted(share, fraction * (1.0 - 1e-12)) + 1) if num is None else int(num)
+        kept = int(np.searchsorted(explained, fraction * (1.0 - 1e-12)) + 1) if num is None else int(num)
         kept = max(1, min(kept, int((scales > 1e-12 * scales[0]).sum())))
         inverse = np.divide(1.0, reference, out=np.zeros_like(reference), where=reference > 0)
         return cls(
             edges, scales[:kept, None] * vectors[:kept] * inverse, (mean - reference) * inverse, False,
-            float(share[kept - 1]),
+            float(explained[kept - 1]),
         )  # fmt: skip
 
     @classmethod

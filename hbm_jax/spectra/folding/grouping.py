@@ -171,10 +171,10 @@ def fwhm(response: Response) -> Floats:
     before = np.maximum(after - 1, 0)
     nearer = np.abs(nonzero_rows[before] - rows) < np.abs(nonzero_rows[after] - rows)
     rows, inverse = np.unique(nonzero_rows[np.where(nearer, before, after)], return_inverse=True)
-    return np.array([_half_width(matrix[[row]].toarray()[0]) for row in rows])[inverse]
+    return np.array([_full_width(matrix[[row]].toarray()[0]) for row in rows])[inverse]
 
 
-def _half_width(profile: Floats) -> float:
+def _full_width(profile: Floats) -> float:
     """Return the full width at half maximum of the highest peak [channels]."""
     peak = int(profile.argmax())
     half = 0.5 * profile[peak]
