@@ -96,18 +96,19 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
     with jax.enable_x64(True):
         draws = {name: fit.posterior[name].to_numpy() for name in fit.posterior.data_vars}
         values = {n: np.asarray(v, float) for n, v in model.complete(draws).items() if n in model.spectrum.parameters}
-    size = max(value.ndim for value in values.values())
+    num_dims = max(value.ndim for value in values.values())
     names = names_of_spectra(model, fit.data)
-    values = {n: v[..., None] if v.ndim and v.ndim < size else v for n, v in values.items()}
-    shares, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
+    values = {n: v[..., None] if v.ndim and v.ndim < num_dims else v for n, v in values.items()}
+    probabilities, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
     for name, line in gaussian_lines(model.spectrum).items():
         emitted = line.component if line.factor is None else line.factor * line.component
         flux = np.asarray(without_instrument(emitted).unabsorbed.integral(values, *_LINE_BAND))
         widths = np.asarray(equivalent_width(model.spectrum, values, name))
         for quantity, unit, draw in (("photon flux", "photons/cm^2/s", flux), ("equivalent width", "keV", widths)):
-            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == size and names != ("all",) else 1)
+            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == num_dims and names != ("all",) else 1)
             for index, spectrum in enumerate(names):
-                lower, value, upper, limit = np.quantile(by_spectrum[:, min(index, by_spectrum.shape[1] - 1)], shares)
+                column = by_spectrum[:, min(index, by_spectrum.shape[1] - 1)]
+                lower, value, upper, limit = np.quantile(column, probabilities)
                 row = {"line": name, "spectrum": spectrum, "quantity": quantity, "value": value, "lower": lower}
                 rows.append(row | {"upper": upper, "limit": limit, "unit": unit})
     return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", "value", "lower", "upper", "limit", "unit"])
@@ -121,7 +122,7 @@ def names_of_spectra(model: Any, data: Any) -> tuple[str, ...]:
 
 
 def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray, index: int):
-    """Return name, unit and decimal logarithm as a function of the flat parameters, of the quantities of a line."""
+    """Return (name, unit, function) of each quantity of a line; the function gives its log10 at flat parameters."""
     component, factor = gaussian_lines(best.model.spectrum)[name]
     # Constant factors, such as that of cflux, scale the photons; absorbers and instruments do not.
     emitted = without_instrument(component if factor is None else factor * component).unabsorbed
@@ -136,8 +137,9 @@ def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray
     at_best = values_at(jnp.asarray(center))
     energy, sigma = (float(at_best[component._prefixed(key)]) for key in ("energy", "sigma"))
     # Wide enough for all values of the profile's search; beyond, the ratio to the continuum is that at the end.
-    reach = 20.0 * sigma + 0.2 * energy
-    low, high = max(0.02 * energy, energy - reach) / (1.0 + component.z), (energy + reach) / (1.0 + component.z)
+    half_width = 20.0 * sigma + 0.2 * energy
+    one_plus_z = 1.0 + component.z
+    low, high = max(0.02 * energy, energy - half_width) / one_plus_z, (energy + half_width) / one_plus_z
     width = equivalent_width_function(best.model.spectrum, name, low, high)
     return (
         ("photon flux", "photons/cm^2/s", lambda x: jnp.log10(emitted.integral(values_at(x), *_LINE_BAND))),
@@ -153,33 +155,34 @@ def _normalisation(best: Any, name: str, index: int) -> str:
 
 
 def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callable, parameter: str, rise: float):
-    """Return the value of a quantity, given as its logarithm, with the ends of its interval."""
+    """Return a row of the table of quantities: value, interval and method; ``function`` gives log10 of the quantity."""
     quantity = jax.jit(jax.value_and_grad(function))
     value, gradient = (np.asarray(part, float) for part in quantity(center))
-    label = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
+    index = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
     covariance = best.likelihood.covariance.to_numpy(float)
     ends: tuple[float, ...]
     is_open: tuple[bool, ...]
-    if label is None or abs(gradient[label] - 1.0) > 1e-6 or not np.isfinite(value):
+    if index is None or abs(gradient[index] - 1.0) > 1e-6 or not np.isfinite(value):
         with np.errstate(invalid="ignore"):
             std = math.sqrt(2.0 * rise) * np.sqrt(gradient @ covariance @ gradient)
         ends, is_open, method = (value - std, value + std), (False, False), "curvature"
     else:
-        written = Rewritten(likelihood, quantity, jax.jit(jax.hessian(function)), label)
-        y = written.to_new(center)
-        new_covariance = written.covariance(covariance, gradient)
-        point = _Point(y, written.value_and_grad(y)[0], True)
-        found = [_Profile(written, point, label, -1.0, new_covariance, rise).end()]
-        if isinstance(found[0], _Point) and center[label] <= likelihood.lower[label]:
+        rewritten = Rewritten(likelihood, quantity, jax.jit(jax.hessian(function)), index)
+        y = rewritten.to_new(center)
+        new_covariance = rewritten.covariance(covariance, gradient)
+        point = _Point(y, rewritten.value_and_grad(y)[0], True)
+        # Each is (end, is open, converged), or a point better than the best fit.
+        searches = [_Profile(rewritten, point, index, -1.0, new_covariance, rise).end()]
+        if isinstance(searches[0], _Point) and center[index] <= likelihood.lower[index]:
             # The likelihood rises below the bound: limits refer to that without a line.
-            without = np.where(np.arange(len(y)) == label, y - NO_LINE, y)
-            point = _Point(y, min(point.value, _newton(written, without, label).value), True)
-        found.append(_Profile(written, point, label, 1.0, new_covariance, rise).end())
-        ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in found)
-        is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in found), "profile"
+            without = np.where(np.arange(len(y)) == index, y - NO_LINE, y)
+            point = _Point(y, min(point.value, _newton(rewritten, without, index).value), True)
+        searches.append(_Profile(rewritten, point, index, 1.0, new_covariance, rise).end())
+        ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in searches)
+        is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in searches), "profile"
         # At the lower bound of its prior the line is not required, though the likelihood may still rise below.
         is_open = (
-            is_open[0] or (isinstance(found[0], _Point) and center[label] <= likelihood.lower[label]),
+            is_open[0] or (isinstance(searches[0], _Point) and center[index] <= likelihood.lower[index]),
             is_open[1],
         )
     lower, upper = (10.0**end for end in ends)

@@ -138,7 +138,7 @@ def _log_mean_probit(x, shift):
     t_x, inverse = _SCALE / (_SCALE + jnp.where(lower_tail, -x, x)), 1.0 / (distance + _SCALE * size)
     mills_x, (mills, slope) = t_x * mills_ratio(t_x)[0], mills_ratio(_SCALE * size * inverse)
     mills, slope = _SCALE * inverse * mills, (_SCALE * inverse) ** 2 * slope  # M(abs(y)) / size, D / size^2
-    # Everything relative to exp(log_scale): phi(x) in the lower tail, exp(-k x + k^2 / 2) where that is larger.
+    # The terms below are divided by exp(log_scale): phi(x) in the lower tail, exp(-k x + k^2 / 2) where that is larger.
     log_density = -0.5 * x * x - _LOG_NORM
     k = 1.0 / jnp.where(negative, shift, 1.0)
     log_factor = jnp.where(negative, k * (0.5 * k - x), 0.0)

@@ -151,12 +151,12 @@ class _Grid:
             low, high = self.ranges[index]
             position = (value - low) / (high - low)
             if 0.0 <= position <= 1.0:
-                upright, level = (
+                vertical, horizontal = (
                     np.array([[position, 0.0], [position, 1.0]]),
                     np.array([[0.0, position], [1.0, position]]),
                 )
-                lines += [self.origin(row, index) + upright for row in range(index, self.size)]
-                lines += [self.origin(index, column) + level for column in range(index)]
+                lines += [self.origin(row, index) + vertical for row in range(index, self.size)]
+                lines += [self.origin(index, column) + horizontal for column in range(index)]
         self.add_lines(lines, colors=ORANGE, linewidths=1.0)
 
     def frame(self, ticks: Sequence[Sequence[float]]) -> None:
@@ -183,7 +183,7 @@ class _Grid:
                     self.axes.text(x - length, y + position, number, va="center", **style)
 
     def name(self, index: int, text: str, title: str) -> None:
-        """Write the label of a parameter at both edges, and the title of its panel."""
+        """Write the label of a parameter below its column and left of its row, and the title of its panel."""
         x, y = self.origin(index, index)
         self.axes.text(x + 0.5, y + 1.0 + 0.06 * self.inch, title, ha="center", va="bottom", fontsize=10.0)
         below = -LABEL * self.inch

@@ -117,7 +117,7 @@ def _draw_ranks(axes, values, efficiency) -> None:
     edges = np.linspace(0.5, values.size + 0.5, RANK_BINS + 1)
     expected = values.shape[1] / RANK_BINS
     inflation = 1.0 / np.clip(efficiency, 1e-3, 1.0) if np.isfinite(efficiency) else 1.0
-    # Autocorrelated draws have similar ranks, which inflates the variance; 1 - 1 / bins, since their total is fixed.
+    # Binomial variance of the counts of a bin, inflated because autocorrelated draws have similar ranks.
     half_width = 1.96 * np.sqrt(expected * (1.0 - 1.0 / RANK_BINS) * inflation)
     axes.axhspan(max(expected - half_width, 0.0), expected + half_width, color="#e4e4e4", lw=0)
     axes.axhline(expected, color=GREY, lw=0.6)

@@ -306,7 +306,7 @@ def in_few_colours(pixels: np.ndarray, colours: int) -> bytes:
     """Return the pixels of a figure as the bytes of a PNG file with a palette, which is several times smaller.
 
     The palette has the most common colours, and then one by one the colour that differs most from it: rare colours
-    remain, while median cut makes them grey. Channels are rounded to 6 bits before.
+    remain, while median cut makes them grey. Before the choice, channels are rounded to 6 bits.
     """
     packed = pixels.view("<u4")[..., 0].ravel() & 0xFFFFFF
     inked = np.flatnonzero(packed != 0xFFFFFF)  # the other pixels, most of them, are white

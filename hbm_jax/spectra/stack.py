@@ -417,7 +417,10 @@ class SpectrumStack:
 
 
 def _scaled_response(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, Response]) -> Response:
-    """Return the response of a spectrum, multiplied by AREASCAL if that varies within a group."""
+    """Return the response of a spectrum, multiplied by AREASCAL if that varies within a group.
+
+    In that case ``row["areascal"]`` is set to 1, so that AREASCAL is not applied twice.
+    """
     response, grouping = spectrum.response, row["grouping"]
     assert response is not None
     used = grouping >= 0

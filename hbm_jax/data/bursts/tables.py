@@ -30,7 +30,7 @@ def read_bursts(
     H0: float = 70.0,
     Om0: float = 0.3,
 ) -> Bursts:
-    """Read bursts from a table with one row per interval, or of isotropic luminosities or energies, one row a burst.
+    """Read bursts from a table of fluxes or fluences of intervals, or of isotropic luminosities or energies.
 
     Parameters
     ----------
@@ -42,9 +42,10 @@ def read_bursts(
         the metadata of the table, fluence for tables of E_iso, otherwise flux.
     H0, Om0
         Flat cosmology of tables with values in the rest frame: ``L_iso`` [erg/s] or ``E_iso`` [erg] in place of flux or
-        fluence, and ``E_peak_rest`` [keV] in place of ``E_peak``, with errors named as theirs, or their logarithms.
-        They are converted to bolometric fluxes or fluences and observed peak energies, so that the cosmology of a model
-        may be another one, and selections are in what was observed.
+        fluence, and ``E_peak_rest`` [keV] in place of ``E_peak``; or their logarithms, as in ``log10_E_iso``. Errors
+        are named like those of `Bursts.from_columns`, as in ``E_iso_err_lo``. The values are converted to bolometric
+        fluxes or fluences and observed peak energies. A model may therefore have another cosmology, and its selections
+        apply to observed quantities.
 
     Raises
     ------

@@ -56,7 +56,7 @@ def design(formula: str, frame: Any, role: str) -> tuple[tuple[str, ...], np.nda
     """
     formulaic, errors = _formulaic()
     require_few_columns(formula, frame, len(frame))
-    # formulaic evaluates arguments of functions as Python code, so columns get names that are no Python names in use.
+    # formulaic evaluates arguments of functions as Python code, so columns get names that are not in use.
     safe_names = {name: f"column_{index}_" for index, name in enumerate(frame)}
     text, end = "", 0
     for token, next_token in pairwise(tokens_of(formula)):

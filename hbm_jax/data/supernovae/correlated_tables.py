@@ -73,11 +73,11 @@ def read_correlated_supernovae(
         raise FileNotFoundError(f"covariance: expected a file or a folder; found nothing at {covariance}.")
     published = _published(source)
     with readable(path, "covariances"):
-        blocks, joint = _read_blocks(path)
+        blocks, is_joint = _read_blocks(path)
     if published is None:
         sne, rows = supernovae_and_rows(source, columns, format, missing, leave_out, tied=True)
         selected = _block_of(blocks, rows)
-        return CorrelatedSupernovae.from_supernovae(sne, selected, blocks_hold_errors=joint)
+        return CorrelatedSupernovae.from_supernovae(sne, selected, blocks_hold_errors=is_joint)
     if columns:
         raise DataError(f"{source}: expected no columns for a published table; found {listed(columns)}.")
     if np.size(missing):
@@ -85,7 +85,7 @@ def read_correlated_supernovae(
             f"{source}: expected no missing= for a published table, which has no missing-value codes; found {missing}."
         )
     sne, blocks_hold_errors = published
-    container = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=blocks_hold_errors or joint)
+    container = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=blocks_hold_errors or is_joint)
     if not len(leave_out):
         return container
     return container.subset(leave_out_rows(sne.name, leave_out))

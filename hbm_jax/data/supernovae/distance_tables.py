@@ -287,7 +287,7 @@ def _with_covariance(columns: dict[str, Any], release: DistanceFormat, covarianc
         remedy = Remedy("covariance_is", "systematic")
         raise DataError(
             f"{covariance}: expected a total covariance, with at least the variances of the table; found a diagonal of "
-            f"{fraction:.2g} of them (median). Try {remedy}.",
+            f"{fraction:.2g} times these (median). Try {remedy}.",
             [remedy],
         )
     return columns | {"covariance": matrix}

@@ -124,9 +124,10 @@ def inverse_of_factor(factor: Rows) -> list[list]:
 
 
 def with_noise(noise: Any, scale: Rows) -> list[list]:
-    """Return the lower triangle of S S^T plus noise, a matrix of arrays, for the rows of S, (...) each.
+    """Return the rows of the lower triangle of S S^T + noise; every element is an array (...).
 
-    Elements of S that are the Python number 0 are left out.
+    ``scale`` holds the rows of S and ``noise`` those of a symmetric matrix. Elements of S that are the Python number 0
+    are left out.
     """
 
     def product(i, j):

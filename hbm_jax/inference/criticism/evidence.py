@@ -59,8 +59,8 @@ class Evidence:
             f"log evidence {self.log_evidence:.2f} ± {self.error:.2g}, of {self.num_parameters} parameters. It depends "
             "on the widths of the priors: one k times as wide lowers it by ln k if the data determine the parameter"
         )
-        narrowest = self.table["ratio"].sort_values(ascending=False)
-        wide_priors = ", ".join(f"{name} ({ratio:.2g})" for name, ratio in narrowest[narrowest > 2].head(5).items())
+        ratios = self.table["ratio"].sort_values(ascending=False)
+        wide_priors = ", ".join(f"{name} ({ratio:.2g})" for name, ratio in ratios[ratios > 2].head(5).items())
         text += f". Priors are wider than posteriors, by factors, for {wide_priors}." if wide_priors else "."
         return " ".join([text, *(f"Note: {note}." for note in self.notes)])
 

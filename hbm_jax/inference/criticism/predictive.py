@@ -43,8 +43,7 @@ def prior_predictive(program: Callable | Fit, *args, num_draws: int = 500, seed:
     Raises
     ------
     ValueError
-        If the shape of a drawn site differs from that of the data, because its distribution does not depend on their
-        number.
+        If the shape of a drawn site differs from that of the data, because the program fixes its shape.
     """
     if isinstance(program, Fit):
         args = args or program.args

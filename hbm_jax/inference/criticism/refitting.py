@@ -77,7 +77,8 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
             f"{type(fit.data).__name__}" + (f", dimension {result.dim}." if result.dim else ", several dimensions.")
         )
     fit_options = {name: fit.run[name] for name in OPTIONS if name in fit.run} | {"seed": fit.run.get("seed", 0) + 1}
-    fit_options |= {} if fit.blinding is None else {"blind": fit.blinding}  # its verdict may be among the notes
+    # Blinded like the fit, because the notes may quote values from the verdict of a new fit.
+    fit_options |= {} if fit.blinding is None else {"blind": fit.blinding}
     deprecated = without_replaced("refit", options)
     options["sampler"] = options.get("sampler") or deprecated or sampler_of(fit.run)
     table, notes = result.table.copy(), list(result.notes)

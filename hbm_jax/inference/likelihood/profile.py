@@ -342,9 +342,9 @@ def _covariance(likelihood: Likelihood, best: _Point) -> tuple[np.ndarray, list[
 def _table(
     likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors, rise: float, progress_line: ProgressLine
 ):
-    """Return the table of values and errors, the failures and None; or None, the failures and a better maximum.
+    """Return (table, failures, None), with the values and errors of the parameters in the table.
 
-    The second is returned if a profile finds a higher likelihood than that of the best fit.
+    If a profile finds a higher likelihood than that of the best fit, return (None, failures, better maximum).
     """
     std = np.sqrt(np.diagonal(covariance))
     ends, is_open = np.full((likelihood.size, 2), np.nan), np.zeros((likelihood.size, 2), bool)

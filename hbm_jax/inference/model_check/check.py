@@ -86,13 +86,18 @@ def check_model(
 
     Notes
     -----
-    At each draw the residuals of each component of each observed site are standardised by the replicates; if components
-    or objects are correlated, also the residuals given all other values. Statistics are the width, skewness, tails and
-    extremes of their distribution; their mean and scatter against every covariate of the data, by rank and in bins,
-    and in groups; products of components; and neighbours in the order of each covariate. Latents that were integrated
-    out are drawn anew with the replicates; latents of objects that were sampled are kept, and drawn anew in a second
-    set of replicates. At each draw, the tail probabilities of all statistics are combined, and the combination is
-    ranked among those of the replicates.
+    At each draw the residuals of each component of each observed site are standardised by the replicates. If components
+    or objects are correlated, the residuals from the conditional mean given all other values are examined as well. The
+    statistics are:
+
+    - width, skewness, tails and extremes of the distribution of the residuals;
+    - their mean and scatter against every covariate of the data, by rank and in bins, and in every group;
+    - products of the residuals of two components;
+    - products of the residuals of neighbours in the order of each covariate.
+
+    Latents that were integrated out are drawn anew with the replicates. Sampled latents of objects are kept in one set
+    of replicates and drawn anew in a second. At each draw, the tail probabilities of all statistics are combined, and
+    the combination is ranked among those of the replicates.
 
     `numpyro.factor` terms are not data and are not checked.
 
@@ -124,7 +129,7 @@ def check_model(
                 pools.append(program({name: values[k] for name, values in draws.items()}, key))
         # Replicates of the later draws are computed while those of the first are judged.
         return judge_pools(pools, structure, fit.args, remedies_of(fit.program))
-    except Exception as error:  # a check that fails must not cost the fit
+    except Exception as error:  # a failed check must not discard the fit
         return _unchecked(f"{type(error).__name__}: {str(error).rstrip('.')}")
 
 
@@ -259,7 +264,8 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
 def _scores_of_components(values: np.ndarray) -> np.ndarray:
     """Return the residual of each component given the others of the same element, times a constant.
 
-    ``values`` (pool, ..., component) have the covariance between components that the pool has at each element.
+    The covariance between components is estimated at each element from the draws of the pool, the first axis of
+    ``values`` (pool, ..., component).
     """
     deviation = values - values.mean(axis=0)
     spread = deviation.std(axis=0)
@@ -351,7 +357,8 @@ def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[n
         return group.values[residuals.elements], group.labels
     values = {o.label: o.values[:, 0] for o in others if np.array_equal(o.elements, residuals.elements)}
     values |= {covariate.name: covariate.values[residuals.elements] for covariate in numeric}
-    if len(residuals.mean):  # whether these vary enough for a statistic may differ between draws
+    # Included even if constant at this draw: at another, they may vary enough for the statistic.
+    if len(residuals.mean):
         values |= {"the expected value": residuals.mean, "the expected scatter": residuals.spread}
     return values.get(row.covariate, np.zeros(0)), ()
 

@@ -200,7 +200,7 @@ def find_covariates(
 
 
 def _axes_of(shape, axes) -> tuple[list[Covariate], list[Covariate]]:
-    """Return the position along each axis, and the entries of the first of several axes as groups."""
+    """Return the position along each axis, and groups: where there are several axes, the rows along the first."""
     numeric, groups = [], []
     for axis, size in enumerate(shape):
         position = np.broadcast_to(np.arange(size).reshape(-1, *(1,) * (len(shape) - axis - 1)), shape).ravel()

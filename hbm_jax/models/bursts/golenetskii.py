@@ -271,20 +271,20 @@ class Golenetskii(PopulationModel):
         return dataclasses.replace(self, pooling="complete") if one_interval else self
 
     def cautions(self, data: Bursts) -> list[str]:
-        """Return a sentence where all bursts share one line; DataError for options of a population of lines."""
+        """Return a note if every burst has one interval; raise DataError for options that need several."""
         if self.pooling == "complete" or np.shape(data.used)[1] > 1:
             return []
         num = f"{len(data)} bursts of one interval each"
-        needless = [f"a prior of {name}" for name in (LINES | CORRELATED | WITHIN) if name in self.priors]
-        if needless or self.correlated:
+        not_used = [f"a prior of {name}" for name in (LINES | CORRELATED | WITHIN) if name in self.priors]
+        if not_used or self.correlated:
             raise DataError(
-                f"Golenetskii: {[*needless, 'correlated=True'][0]} expects bursts with several intervals; found {num}. "
-                "Use pooling='complete' without it.",
+                f"Golenetskii: {[*not_used, 'correlated=True'][0]} expects bursts with several intervals; found {num}. "
+                "Leave this out and use pooling='complete'.",
                 [Remedy("pooling", "complete")],
             )
         return [
             f"The sample is {num}, so that one line, with slope gamma and normalisation log10_N, is fitted to all "
-            "points. pooling='complete' is the same without this note"
+            "points. pooling='complete' gives the same fit without this note"
         ]
 
     def program(self, bound: BoundBursts, observed: bool, recover: bool) -> None:

@@ -292,9 +292,9 @@ class GolenetskiiCounts(PopulationModel):
             flux += folded.of_burst @ gamma * (spectra["log10_E_peak"] - 2.0)
             with numpyro.plate("interval", len(bound.center), dim=-1):
                 if self.scatter:
-                    centering, trend = bound.centring["log10_flux"], bound.trend(spectra)
+                    weight, trend = bound.centring["log10_flux"], bound.trend(spectra)
                     spectra["log10_flux"] = sample_partially_centred(
-                        "log10_flux", flux, p["intrinsic_scatter"], centering, trend
+                        "log10_flux", flux, p["intrinsic_scatter"], weight, trend
                     )
                 else:
                     spectra["log10_flux"] = numpyro.deterministic("log10_flux", flux)

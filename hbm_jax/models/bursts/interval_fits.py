@@ -86,7 +86,7 @@ def _fit(folded: FoldedBursts, area, num_steps: int) -> IntervalFits:
 
 @functools.partial(jax.jit, compiler_options=QUICK)
 def _evaluate(folded: FoldedBursts, area, theta):
-    """Return log likelihood, score, expected Fisher information and expected counts of each interval, and deviances."""
+    """Return log likelihood, score, Fisher information and expected counts of intervals, and deviances of spectra."""
     statistic, names = folded.statistic, folded.spectrum.names
     mu, derivatives = linearized(
         lambda t: folded.expected(dict(zip(names, t.T, strict=True)) | {"effective_area": area}), theta

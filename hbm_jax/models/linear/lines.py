@@ -152,7 +152,10 @@ def _sample_correlation(model: Any, num: int):
 
 
 def _sample_slopes(bound: BoundPoints, location, std, factor):
-    """Sample the slopes, predictor by predictor; return them and their standardised values, (J, P)."""
+    """Sample the slopes, predictor by predictor; return them and their standardised values, (J, P).
+
+    The first P rows of ``factor`` are the Cholesky factor of the correlation of the slopes.
+    """
     num, size = len(bound.used), len(bound.predictors)
     std = jnp.reshape(std, (size,))
     slopes = list(location.reshape(num, size).T)  # means, replaced by sampled values in turn

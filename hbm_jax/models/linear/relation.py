@@ -304,7 +304,8 @@ class Relation(PopulationModel):
         return [
             *cautions,
             "The points are one group, so that one line, with slope alpha and intercept beta, is fitted to all. "
-            "Name groups in a column group to fit a line to each; pooling='complete' is the same without this note",
+            "Name groups in a column group to fit a line to each; pooling='complete' gives the same fit "
+            "without this note",
         ]
 
     def cautions_of_draws(self, data: PointsInGroups, posterior: Any) -> list[str]:

@@ -49,11 +49,11 @@ def at_known_redshifts(
     fixed_xi = medium if medium.log10_xi is not None else dataclasses.replace(medium, log10_xi=0.0, metallicity=None)
     trial_spectrum = fixed_xi.spectrum(z, band)
     responses = [data.spectra.sparse_response(row) for row in rows]
-    counts = zip(np.asarray(data.spectra.counts)[rows], responses, strict=True)
+    counts = np.asarray(data.spectra.counts)[rows]
     return ExpectedCounts.of(
         medium.spectrum(z, band),
         responses,
-        [row[: matrix.shape[1]] for row, (_, matrix) in counts],
+        [of_source[: matrix.shape[1]] for of_source, (_, matrix) in zip(counts, responses, strict=True)],
         trials_of_sources or trials(medium, trial_spectrum),
         tolerance=tolerance,
         trial_spectrum=trial_spectrum,

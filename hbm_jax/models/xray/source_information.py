@@ -75,7 +75,7 @@ class SourceInformation:
         Redshifts are those of the catalogue; a missing column of the Milky Way is set to 10^20.7 cm^-2.
         """
         known = np.isfinite(np.asarray(bound.nh_mw))
-        galactic = np.where(known, np.asarray(bound.nh_mw), 0.05)
+        galactic = np.where(known, np.asarray(bound.nh_mw), 0.05)  # [1e22 cm^-2]
         fits = precomputed(lambda: _fit(bound, galactic))
         fisher_information, vector, vector_per_galactic, vector_per_density, depth, unmarginalised = fits
         density_information = np.zeros(len(vector))
@@ -87,6 +87,7 @@ class SourceInformation:
             middle = len(_TEMPERATURES) // 2
             precision = fisher_information + np.diag([_BROAD.get(v.site, 1.0) for v in bound.medium.sites])
             shift = np.linalg.solve(precision, vector_per_density[middle][..., None])[..., 0]
+            # Per 1e14 cm^6: n0 is in units of 1e-7 cm^-3.
             density_information = 1e-14 * (unmarginalised[middle] - np.sum(shift * vector_per_density[middle], axis=1))
         density_information = np.maximum(density_information, 1e-6)
         return cls(fisher_information, vector, vector_per_depth, vector_per_galactic, galactic, density_information)
@@ -223,9 +224,9 @@ def _fit(bound: Any, galactic):
 
 
 def expected_counts(bound, theta, galactic, common=None, log10_n0=-30.0, log10_T=6.0):
-    """Return expected counts at the sites of the varying parameters, (N, K); by default without a WHIM.
+    """Return expected counts at values ``theta`` (N, K) of the sites that vary; by default without a WHIM.
 
-    Common parameters are at the means of their priors, or at fractions ``common``, (number,), as in `Varying.spread`.
+    Common parameters are at the means of their priors, or at fractions ``common`` as in `Varying.spread`.
     """
     medium = bound.medium
     p = {v.parameter: v.value(theta[:, k]) for k, v in enumerate(medium.sites)}

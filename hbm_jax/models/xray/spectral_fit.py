@@ -311,9 +311,10 @@ class SpectralFit(PopulationModel):
         num, num_free = bound.num_sources, 0
         for name, prior in self.all_priors.items():
             if isinstance(prior, dist.Distribution) and name not in self.auxiliary:
-                in_source = name in self.spectrum.parameters
-                num_own = num if in_source else len(groups) - num
-                num_free += num_own if name in self.own else num - 1 if name == "calibration" else 1
+                if name in self.own:  # one for each source, or for each background region
+                    num_free += num if name in self.spectrum.parameters else len(groups) - num
+                else:
+                    num_free += num - 1 if name == "calibration" else 1
         spectra = groups.sum(axis=1)
         return Deviance(groups, spectra, float(spectra.sum()), self.num_data(bound) - num_free)
 

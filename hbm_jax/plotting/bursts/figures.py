@@ -169,7 +169,7 @@ def _median_line(fit: Fit, i: int, x, y) -> tuple[float, float]:
 
 
 def _draw_population(axis, fit: Fit, model: Any, partial_pooling: bool, low: float, high: float) -> None:
-    """Draw the median and the predictive intervals of an interval of a new burst."""
+    """Draw the predictive median and bands of log10 luminosity in one time interval of a new burst."""
     names = ["gamma_mean", "gamma_std", "log10_N_mean", "log10_N_std"] if partial_pooling else ["gamma", "log10_N"]
     names += ["correlation"] if getattr(model, "correlated", False) else []
     draws = {name: parameter(fit, name) for name in names}

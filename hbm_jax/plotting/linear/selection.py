@@ -27,7 +27,7 @@ SEED = 0
 
 
 def selected_points(fit: Fit) -> Figure:
-    """Plot measured points with a simulated population, of which the selection detects a part.
+    """Plot measured points over a simulated population, whose points are detected or missed by the selection.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ def selected_points(fit: Fit) -> Figure:
     -------
     matplotlib.figure.Figure
         Left: measured points in black; points simulated at the posterior means of the parameters, detected ones in blue
-        and missing ones in grey; dashed lines are limits (of points with limits of their own, the median). Then for
-        each selected quantity the distribution of the measured values, of simulated detected ones, and of all, scaled
-        to the number of detected points.
+        and missed ones in grey. Dashed lines are the limits, or their median if they differ between points. Then, for
+        each selected quantity, the distributions of the measured values, of the detected simulated values and of all
+        simulated values, scaled to the number of measured points.
 
     Raises
     ------

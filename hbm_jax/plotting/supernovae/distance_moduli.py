@@ -204,7 +204,7 @@ EQUATION_OF_STATE = (
 
 
 def figures(fit: Fit):
-    """Return the figures of a fit of a Hubble diagram, as far as its cosmology has the parameters."""
+    """Return the figures for a fit of a Hubble diagram, without those of parameters that its cosmology lacks."""
     model: Any = model_of(fit)
     selected: dict[str, Any] = dict(FIGURES)
     if any(set(pair) <= set(map(str, fit.posterior)) for pair in PLANES):

@@ -106,15 +106,15 @@ class AreaComponents:
         mean = areas.mean(axis=0)
         reference = mean if default is None else np.asarray(default.area, float)
         _, scales, vectors = np.linalg.svd((areas - mean) / np.sqrt(len(areas) - 1), full_matrices=False)
-        share = np.cumsum(scales**2) / max(float((scales**2).sum()), 1e-300)
+        explained = np.cumsum(scales**2) / max(float((scales**2).sum()), 1e-300)
         if not scales[0] > 1e-12 * np.abs(mean).max():
             raise DataError("AreaComponents: expected areas that differ; found equal ones.")
-        kept = int(np.searchsorted(share, fraction * (1.0 - 1e-12)) + 1) if num is None else int(num)
+        kept = int(np.searchsorted(explained, fraction * (1.0 - 1e-12)) + 1) if num is None else int(num)
         kept = max(1, min(kept, int((scales > 1e-12 * scales[0]).sum())))
         inverse = np.divide(1.0, reference, out=np.zeros_like(reference), where=reference > 0)
         return cls(
             edges, scales[:kept, None] * vectors[:kept] * inverse, (mean - reference) * inverse, False,
-            float(share[kept - 1]),
+            float(explained[kept - 1]),
         )  # fmt: skip
 
     @classmethod
@@ -231,8 +231,8 @@ class AreaErrors(Component):
     def __post_init__(self):
         object.__setattr__(self, "file", str(self.file))
         if self.spectra is not None:
-            given: Any = self.spectra
-            indices: tuple[Any, ...] = (given,) if np.ndim(given) == 0 else tuple(given)
+            spectra: Any = self.spectra
+            indices: tuple[Any, ...] = (spectra,) if np.ndim(spectra) == 0 else tuple(spectra)
             if not all(isinstance(index, int | np.integer) and index >= 0 for index in indices):
                 raise ValueError(f"AreaErrors: spectra: expected indices of spectra, from 0; found {self.spectra!r}.")
             object.__setattr__(self, "spectra", tuple(int(index) for index in indices))

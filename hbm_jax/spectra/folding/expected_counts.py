@@ -130,9 +130,9 @@ class ExpectedCounts:
     def on_nodes(
         cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, num_blocks: int = 1, shared: bool = False
     ) -> "ExpectedCounts":
-        """Stack responses on nodes, and precompute the tables of an expression without lines; errors are set to 0.
+        """Stack responses on nodes, and precompute the tables of an expression without lines.
 
-        With ``shared`` each response folds several spectra, with parameter values (N, S).
+        The field ``errors`` is 0. With ``shared`` each response folds several spectra, with parameter values (N, S).
         """
         num_nodes = max(len(f.energy) for f in folds)
         # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.

@@ -171,10 +171,10 @@ def fwhm(response: Response) -> Floats:
     before = np.maximum(after - 1, 0)
     nearer = np.abs(nonzero_rows[before] - rows) < np.abs(nonzero_rows[after] - rows)
     rows, inverse = np.unique(nonzero_rows[np.where(nearer, before, after)], return_inverse=True)
-    return np.array([_half_width(matrix[[row]].toarray()[0]) for row in rows])[inverse]
+    return np.array([_full_width(matrix[[row]].toarray()[0]) for row in rows])[inverse]
 
 
-def _half_width(profile: Floats) -> float:
+def _full_width(profile: Floats) -> float:
     """Return the full width at half maximum of the highest peak [channels]."""
     peak = int(profile.argmax())
     half = 0.5 * profile[peak]
@@ -228,7 +228,7 @@ def _ends(spectrum: Spectrum, method: str, amount: float, used: Mask) -> Callabl
         return lambda start, stop: iter([*range(start + int(amount), stop, int(amount)), stop])
     if method in ("min_counts", "min_signal_to_noise"):
         net, variance = _signal(spectrum) if method == "min_signal_to_noise" else (spectrum.counts, None)
-        return lambda start, stop: _until_enough(start, stop, net, variance, amount)
+        return lambda start, stop: _ends_of_amount(start, stop, net, variance, amount)
     if method == "width":
         response = _response(spectrum, "groups of a width in keV")
         e_min, e_max = response.e_min.tolist(), response.e_max.tolist()
@@ -236,12 +236,12 @@ def _ends(spectrum: Spectrum, method: str, amount: float, used: Mask) -> Callabl
         def fits(a: int, b: int) -> bool:  # channel energies of grating spectra decrease
             return max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount
 
-        return lambda start, stop: _while_narrow(start, stop, fits)
+        return lambda start, stop: _ends_while(start, stop, fits)
     allowed = np.floor(optimal_widths(spectrum, used) * (1 + ROUNDING))
-    return lambda start, stop: _while_narrow(start, stop, lambda a, b: b - a + 1 <= allowed[a : b + 1].min())
+    return lambda start, stop: _ends_while(start, stop, lambda a, b: b - a + 1 <= allowed[a : b + 1].min())
 
 
-def _until_enough(start: int, stop: int, net: Floats, variance: Floats | None, amount: float) -> Iterator[int]:
+def _ends_of_amount(start: int, stop: int, net: Floats, variance: Floats | None, amount: float) -> Iterator[int]:
     """Return the ends of groups that reach an amount; remaining channels join the last group."""
     ends, signal, noise = [], 0.0, 0.0
     for channel in range(start, stop):
@@ -253,8 +253,8 @@ def _until_enough(start: int, stop: int, net: Floats, variance: Floats | None, a
     return iter([*ends[:-1], stop])
 
 
-def _while_narrow(start: int, stop: int, fits: Callable[[int, int], bool]) -> Iterator[int]:
-    """Yield the ends of groups of at least one channel that grow while ``fits(first, last)`` is true."""
+def _ends_while(start: int, stop: int, fits: Callable[[int, int], bool]) -> Iterator[int]:
+    """Yield the ends of groups, each the longest for which ``fits(first, last)`` is true, or one channel."""
     begin = start
     for channel in range(start + 1, stop):
         if not fits(begin, channel):

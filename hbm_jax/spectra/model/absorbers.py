@@ -390,6 +390,7 @@ class Whim(_Absorber):
         return WhimTable(energy, z, **options, **fixed)
 
     def _log(self, tables, values):
+        """Return minus the optical depth, from the results of `_tables`."""
         table, empty, nodes, shift = tables
         params = self._unprefixed(values)
         if self.log10_xi is None:

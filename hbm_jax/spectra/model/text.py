@@ -125,6 +125,7 @@ def _parsed(node: ast.expr, expected: str) -> Component:
     defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
     call = ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults])
     component = _instantiated(call, classes, expected, **options)
+    # cflux(a) in text is FluxScale(of=a) * a.
     return component * options["of"] if isinstance(component, FluxScale) and "of" in options else component
 
 

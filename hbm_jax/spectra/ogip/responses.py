@@ -121,8 +121,9 @@ def read_rmf(path: str | Path, number: int = 1) -> Rmf:
             where = f"{path}[{hdu.name}{suffix}]"
             edges = _edges(hdu, where)
             parts.append((edges, _matrix(hdu, channels, edges, where)))
-        where = where if len(parts) == 1 else f"{path}[{hdu.name}, 1 to {len(parts)}]"
         edges, matrix = _summed(parts)
+        hdu = matrix_parts[number - 1][-1]
+        where = where if len(parts) == 1 else f"{path}[{hdu.name}, 1 to {len(parts)}]"
         full = str(hdu.header.get("HDUCLAS3", "")).strip().upper() == "FULL"
     matrix, texts = _without_negatives(matrix, where)
     return Rmf(edges, matrix, channels, e_min, e_max, where, full, warn_unusual(texts))

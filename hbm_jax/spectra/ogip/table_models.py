@@ -236,10 +236,10 @@ def write_table_model(
     units : mapping of str to str, optional
         Units of parameters.
     additional : mapping of str to (callable, float, float), optional
-        Additional parameters: a function like the first, whose result times the parameter is added, and the limits of
-        the parameter.
+        Additional parameters: a function of the same arguments, whose result times the parameter is added, and the
+        limits of the parameter.
     redshift, energy_scale : bool
-        True: the model has a redshift, or a factor of all energies.
+        True: the model has a parameter for the redshift, or for a factor that scales all energies.
     name : str
         Name of the model, at most 12 characters.
     overwrite : bool
