@@ -180,7 +180,7 @@ def _fractions(u):
 def _fractions_jvp(primals, tangents):
     """Return the probabilities and their changes with the limits, which are normal densities.
 
-    Differentiated operation by operation, ten lines in 60 000 bins take ten times as long.
+    Differentiated operation by operation, ten lines in 60 000 bins take about twice as long.
     """
     (u,), (change,) = primals, tangents
     return _fractions(u), jnp.diff(jnp.exp(-0.5 * u**2 - _HALF_LOG_2PI) * change)
