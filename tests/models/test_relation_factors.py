@@ -215,7 +215,9 @@ def test_a_line_with_a_break_is_found_again(monte_carlo):
     for name, value in truth.items():
         draws = fit.posterior[name].to_numpy()
         monte_carlo.within(draws.mean(), value, draws.std(), name=name)
-    assert hbm.plotting.lines(fit) is not None
+    (median, *_) = [line for line in hbm.plotting.lines(fit).axes[0].lines if len(line.get_xdata()) > 10]
+    slopes = np.gradient(median.get_ydata(), median.get_xdata())
+    assert slopes[0] < 1.5 < slopes[-1]  # the line is drawn with its break
     assert {"x", "y"} <= set(hbm.latents(fit).data_vars)
 
 

@@ -87,6 +87,10 @@ def test_second_derivatives_are_finite_however_few_photons_are_in_a_bin(double):
 
         curvature = jax.jit(jax.jacfwd(jax.jacrev(moments)))(jnp.array([6.4, 0.05]))
     assert np.isfinite(np.asarray(curvature)).all()
+    u = (np.asarray(edges, float) - 6.4) / 0.05
+    expected = -np.diff(u * stats.norm.pdf(u)) / 0.05**2
+    tolerance = {"rtol": 1e-9, "atol": 1e-12} if double else {"rtol": 2e-3, "atol": 1e-3}
+    np.testing.assert_allclose(np.asarray(curvature)[0, :, 0, 0], expected, **tolerance)
 
 
 @pytest.mark.parametrize("sigma", [s if s == 0.1 else pytest.param(s, marks=pytest.mark.long) for s in SIGMAS])

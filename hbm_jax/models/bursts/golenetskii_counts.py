@@ -218,7 +218,7 @@ class GolenetskiiCounts(PopulationModel):
     @cached_property
     def selections(self) -> tuple[Selection, ...]:
         """The selection of the model, if it has one, with the priors of its parameters."""
-        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
+        return tuple(selection.with_priors(self.all_priors) for selection in self._stated_selections)
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
