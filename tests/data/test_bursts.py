@@ -279,12 +279,22 @@ def test_wrong_values_in_the_rest_frame_are_named(changed, words):
 def test_a_cosmology_that_is_none_is_named():
     with pytest.raises(DataError, match=r"expected H0 > 0.*found H0=-3"):
         read_bursts(rest_frame(), H0=-3.0)
-    with pytest.raises(DataError, match=r"a smallest redshift of 0"):
+    with pytest.raises(DataError, match=r"expected H0 > 0.*found H0=70.0 and Om0=1.3"):
+        read_bursts(columns(), Om0=1.3)
+    with pytest.raises(DataError, match=r"z: expected redshifts above 0.*found 0"):
         read_bursts(rest_frame(z=[0.0, 1.0, 3.0]))
 
 
 def test_energies_and_luminosities_in_one_table_are_a_choice():
     both = rest_frame(L_iso=[1e51, 1e52, 1e53])
-    with pytest.raises(DataError, match="isotropic energies or luminosities; found columns with both"):
+    with pytest.raises(DataError, match=r"found E_iso and L_iso\. Choose by quantity='flux', which uses L_iso"):
         read_bursts(both)
     assert read_bursts(both, quantity="fluence").quantity == "fluence"
+
+
+def test_a_table_of_fluxes_may_hold_isotropic_energies_that_are_not_used():
+    table = columns() | {"E_iso": [1e52] * len(columns()["burst"])}
+    with pytest.raises(DataError, match=r"found E_iso and log10_flux\. Choose by quantity='flux'"):
+        read_bursts(table)
+    used, alone = read_bursts(table, quantity="flux"), read_bursts(columns())
+    np.testing.assert_array_equal(used.log10_flux, alone.log10_flux)

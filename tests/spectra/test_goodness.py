@@ -113,3 +113,11 @@ def test_a_marginal_background_is_drawn_from_its_posterior(monte_carlo):
     monte_carlo.mean(counts[:, 0], 4.0 + shape / rate, name="mean", independent=True)
     variance = 4.0 + shape / rate + shape / rate**2
     monte_carlo.std(counts[:, 0], np.sqrt(variance), name="spread", independent=True)
+
+
+def test_simulations_in_parts_are_those_drawn_at_once(monkeypatch):
+    statistic, expected = prepare("cstat", [3, 0, 2, 7]), [2.0, 1.0, 2.0, 5.0]
+    at_once = goodness_of_fit(statistic, expected, seed=3, num_simulations=50)
+    monkeypatch.setattr("hbm_jax.spectra.statistics.goodness.CHUNK", 4 * 7)
+    in_parts = goodness_of_fit(statistic, expected, seed=3, num_simulations=50)
+    np.testing.assert_allclose(in_parts.simulated, at_once.simulated, rtol=1e-12)

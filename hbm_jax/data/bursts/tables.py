@@ -11,7 +11,7 @@ from hbm_jax.data.bursts.luminosities import observed_columns, quantity_of, rest
 from hbm_jax.data.populations import log10_areas
 from hbm_jax.data.tables import read_bundled, read_table
 from hbm_jax.names import listed
-from hbm_jax.validation import float_vector
+from hbm_jax.validation import DataError, float_vector
 
 KONUS_COSMOLOGY: dict[str, Any] = {"H0": 67.3, "Om0": 0.315}  # of Tsvetkova et al. 2017
 KONUS_RELATIONS = ("amati", "yonetoku")
@@ -50,7 +50,8 @@ def read_bursts(
     Raises
     ------
     FileNotFoundError, DataError
-        As for `hbm_jax.data.read_table` and `Bursts.from_columns`; for a value in the rest frame without a redshift.
+        As for `hbm_jax.data.read_table` and `Bursts.from_columns`; for a value in the rest frame without a redshift,
+        for E_iso beside L_iso or flux without `quantity`, and for H0 or Om0 out of range.
 
     Examples
     --------
@@ -63,6 +64,8 @@ def read_bursts(
     >>> read_bursts(table).quantity
     'fluence'
     """
+    if not (np.isfinite(H0) and H0 > 0.0 and 0.0 <= Om0 <= 1.0):
+        raise DataError(f"read_bursts: expected H0 > 0 and Om0 from 0 to 1; found H0={H0} and Om0={Om0}.")
     table = read_table(source, format=format, missing=missing)
     stored = str(table.meta.get("quantity"))
     with named_errors(table.origin):

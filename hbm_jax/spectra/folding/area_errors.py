@@ -168,7 +168,7 @@ def read_area_components(path: str | Path) -> AreaComponents:
 
     Raises DataError if the file cannot be read, or has no such table.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # in messages, and in the key of the cache
     try:
         modified = os.stat(path).st_mtime_ns
     except OSError:

@@ -111,7 +111,7 @@ def read_table_model(path: str | Path) -> TableModel:
     TableModel
         The last 8 files are cached, and read again if they were modified.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # in messages, and in the key of the cache
     try:
         modified = os.stat(path).st_mtime_ns
     except OSError:
