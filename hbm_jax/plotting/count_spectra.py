@@ -359,10 +359,9 @@ def _expression_spectrum(spectrum: Component, values: Mapping[str, Floats], ener
     spectrum = without_instrument(spectrum)
     parts = spectrum.parts if isinstance(spectrum, Product) else (spectrum,)
     absorbers = {part.label or type(part).__name__: part for part in parts if part.absorbs}
+    components = [spectrum.unabsorbed, spectrum, *absorbers.values()]
     with jax.enable_x64(True):
-        unabsorbed, absorbed = (
-            constants.kev_in_erg * energy**2 * np.asarray(component.on(energy)(values))
-            for component in (spectrum.unabsorbed, spectrum)
-        )
-        transmissions = {name: np.asarray(part.on(energy)(values)) for name, part in absorbers.items()}
-        return Unfolded(unabsorbed, absorbed, transmissions)
+        evaluate = jax.jit(lambda values: [component.on(energy)(values) for component in components])
+        unabsorbed, absorbed, *transmissions = (np.asarray(result) for result in evaluate(dict(values)))
+    factor = constants.kev_in_erg * energy**2
+    return Unfolded(factor * unabsorbed, factor * absorbed, dict(zip(absorbers, transmissions, strict=True)))
