@@ -76,6 +76,8 @@ def test_what_is_written_is_read_back(sample, data):
         inside = noticed(spectrum, (0.3, 10.0))
         assert data.spectra.counts[row].sum() == spectrum.counts[inside].sum()
         assert data.spectra.background[row].sum() == spectrum.background.counts[inside].sum()
+    assert np.nanmin(data.spectra.e_min) >= 0.3
+    assert np.nanmax(data.spectra.e_max) <= 10.0
     assert data.spectra.responses[0].rmf is data.spectra.responses[2].rmf
     assert "3 afterglows at redshift 0.5 to 2;" in data.describe()
 

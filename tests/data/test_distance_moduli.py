@@ -369,3 +369,12 @@ def test_constraints(tmp_path):
             )
         for word in words:
             assert word in str(error.value)
+
+
+def test_a_release_without_its_optional_columns_is_read(tmp_path):
+    path = tmp_path / "part.dat"
+    path.write_text("CID zHD m_b_corr m_b_corr_err_DIAG\na 0.1 19.0 0.1\nb 0.2 20.6 0.2\n")
+    data = read_distance_moduli(path, format="pantheon+", covariance="diagonal")
+    assert data.name == ("a", "b")
+    np.testing.assert_array_equal(data.z_hel, data.z_cmb)
+    assert not data.is_calibrator.any()

@@ -16,7 +16,7 @@ from small_ogip import small_arf, small_rmf, small_spectrum
 import hbm_jax as hbm
 from hbm_jax import best_fit
 from hbm_jax.best_fits import posterior_lines
-from hbm_jax.best_fits.fit import terms_of
+from hbm_jax.best_fits.fit import spectrum_table, terms_of
 from hbm_jax.inference import ResultFileError
 from hbm_jax.models import SpectralFit
 from hbm_jax.plotting.xray.profiles import TWO
@@ -247,3 +247,19 @@ def test_a_fit_of_other_data_of_the_same_shape_compiles_nothing(stack, best):
 def test_names_of_components_are_not_columns():
     model = SpectralFit("powerlaw(source) + gauss(background)")
     assert list(terms_of(model.spectrum)) == ["source (PowerLaw)", "background (GaussianLine)"]
+
+
+def test_the_table_of_spectra_has_the_groups_of_each_spectrum(best, stack):
+    counts = np.asarray(stack.counts[0])
+    in_pairs = np.tile([1, -1], len(counts) // 2)
+    spectra = [
+        small_spectrum(counts=counts, response=RESPONSE),
+        small_spectrum(counts=counts, response=RESPONSE, grouping=in_pairs, name="pairs"),
+    ]
+    both = SpectrumStack.of(spectra)
+    table = spectrum_table(best.model, both, best.model.bound(both), best.likelihood.parameters)
+    alone = table[table["spectrum"] == "small"]
+    np.testing.assert_array_equal(alone["counts"], counts)
+    for name, column in (("counts", counts), ("source", np.asarray(alone["source"]))):
+        pairs = table.loc[table["spectrum"] == "pairs", name]
+        np.testing.assert_allclose(pairs, column.reshape(-1, 2).sum(axis=1), rtol=1e-9)
