@@ -96,7 +96,7 @@ class SpectrumStack:
     systematic: Any
     warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
     notes: tuple[str, ...] = field(default=(), metadata={"static": True})
-    array_of_its_own: ClassVar[str] = ""  # stored array by which `from_dict` recognises a subclass
+    distinctive_array: ClassVar[str] = ""  # name of a stored array that only this subclass has, for `from_dict`
 
     @classmethod
     def of(
@@ -168,12 +168,16 @@ class SpectrumStack:
         ``chi2`` for counts with Gaussian errors, ``pgstat`` for backgrounds with Gaussian errors, ``marginal`` for
         Poisson backgrounds, and ``cstat`` without backgrounds.
         """
-        gaussian = self.has_gaussian_background
-        poisson = self.has_background & ~gaussian
-        names = ["chi2"] * bool(self.has_gaussian_counts.any()) + ["pgstat"] * bool(gaussian.any())
-        if poisson.any():
+        gaussian_background = self.has_gaussian_background
+        poisson_background = self.has_background & ~gaussian_background
+        names = []
+        if self.has_gaussian_counts.any():
+            names.append("chi2")
+        if gaussian_background.any():
+            names.append("pgstat")
+        if poisson_background.any():
             names.append("marginal")
-        elif not gaussian.any() and not self.has_gaussian_counts.all():
+        elif not gaussian_background.any() and not self.has_gaussian_counts.all():
             names.append("cstat")
         return " and ".join(names)
 
@@ -391,13 +395,13 @@ class SpectrumStack:
     def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
         """Build a stack from the arrays of `to_dict`; every value is restored exactly."""
         for subclass in cls.__subclasses__():
-            if subclass.array_of_its_own in stored:
+            if subclass.distinctive_array in stored:
                 return subclass.from_dict(stored)
         return SpectrumStack.of_arrays(stored)
 
     @staticmethod
     def of_arrays(stored: Mapping[str, Any]) -> "SpectrumStack":
-        """Build a stack from arrays, without background regions as spectra of their own."""
+        """Build a `SpectrumStack` from stored arrays; arrays of a subclass are ignored."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
             rmfs.append(_rmf_of([stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS]))

@@ -124,7 +124,7 @@ def group(
     else:
         begins, group_ends = np.zeros(len(spectrum), bool), _ends(spectrum, method, amount or 0.0, used)
         for start, stop in _runs(used):
-            begins[[start, *group_ends(start, stop)][:-1]] = True
+            begins[[start, *group_ends(start, stop)][:-1]] = True  # the end of a group is the start of the next
     return dataclasses.replace(spectrum, grouping=np.where(begins, 1, np.where(used, -1, 0)))
 
 

@@ -42,7 +42,7 @@ def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> I
     # Random linear combinations of the spectra span the same space, and are fewer.
     mixtures = np.random.default_rng(0).normal(size=(NUM_MIXTURES, len(spectra))) @ spectra
     ends = np.unique(np.linspace(0, len(fold.matrix), NUM_BLOCKS + 1).astype(int))
-    blocks = []
+    blocks = []  # rows of the matrix, first node with weight, nodes in the order of pivoting, diagonal elements of R
     for low, high in itertools.pairwise(ends):
         weight = np.abs(fold.matrix[low:high]).sum(axis=0)
         first = int(np.argmax(weight > 0))

@@ -91,7 +91,7 @@ class HighEnergyCutoff(_AtRedshift):
     """
 
     smooth: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
+    has_moving_feature: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "e_cut": Parameter("keV", "LogNormal(2.3, 1.0)", "energy above which the spectrum is cut off"),
         "e_fold": Parameter("keV", "LogNormal(2.7, 1.0)", "folding energy of the cut-off"),
@@ -146,7 +146,7 @@ class Edge(_AtRedshift):
 
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
+    has_moving_feature: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the edge in the frame of the absorber"),
         "max_tau": Parameter("", "HalfNormal(1.0)", "optical depth at the edge"),
@@ -176,7 +176,7 @@ class GaussianAbsorption(_AtRedshift):
 
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
+    has_moving_feature: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the absorber"),
         "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line"),
@@ -321,7 +321,7 @@ class FluxScale(_Multiplicative):
         return super().parameters | self.of.parameters
 
     @property
-    def borrowed(self) -> frozenset[str]:
+    def shared_parameters(self) -> frozenset[str]:
         """Names of the parameters of the expression."""
         return frozenset(self.of.parameters)
 

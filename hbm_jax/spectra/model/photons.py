@@ -146,7 +146,7 @@ class GaussianSmoothing(Component):
     def _unsmoothed(self, energy: Any) -> tuple[Any, np.ndarray]:
         """Return the function for the photons of the expression in fine bins, and the edges of these bins."""
         low, high = float(np.min(energy)), float(np.max(energy)) * _MARGIN
-        low = max(low / _MARGIN, min(low, _LOWEST))
+        low = max(low / _MARGIN, min(low, _LOWEST))  # the margin stays within the domain of absorbers
         grid = np.geomspace(low, high, math.ceil(math.log(high / low) / _STEP) + 1)
         return photons(self.of, grid), grid
 

@@ -144,7 +144,9 @@ def _unknown(name: str, classes: dict) -> str:
     if name.lower() in PLASMAS:
         return ": expected a table model for a thermal plasma, atable('file.mod'); see write_table_model for making one"
     names = list(classes if name[:1].isupper() else XSPEC)
-    similar = did_you_mean(name, [known for known in names if name.startswith("z") or not known.startswith("z")])
+    # Names with a redshift, such as ztbabs, are suggested only for a name that begins with z.
+    candidates = [other for other in names if name.startswith("z") or not other.startswith("z")]
+    similar = did_you_mean(name, candidates)
     return f"{similar}: expected one of {listed(reversed(names), 100)}"
 
 
