@@ -264,7 +264,7 @@ class PopulationModel:
         config = {name: value.to_config() if hasattr(value, "to_config") else value for name, value in options.items()}
         stored = self.priors if self.priors_in_data_units else self.all_priors
         config["priors"] = priors_to_text({name: self.all_priors[name] for name in stored})
-        user_defined = [config[name] for name, value in options.items() if getattr(value, "own", False)]
+        user_defined = [config[name] for name, value in options.items() if not getattr(value, "is_registered", True)]
         name = f"{type(self).__qualname__} with {user_defined[0]}" if user_defined else full_name(type(self))
         return config if name is None else config | {"class": name}
 

@@ -91,7 +91,7 @@ class CorrelatedTable:
 def tabulate(data: CorrelatedSupernovae, massive: np.ndarray, diagonal: np.ndarray) -> CorrelatedTable | None:
     """Return the table of a sample, or None for fewer than `FEWEST` supernovae or if no table is accurate enough.
 
-    The latter happens if errors of stretch and colour dominate the covariance at the edges of the posterior.
+    No table is accurate enough if errors of stretch and colour dominate the covariance at the edges of the posterior.
 
     Parameters
     ----------
@@ -237,10 +237,12 @@ def _smooth_basis(z):
 
 
 def _chebyshev_points(low, high, size):
+    """Return the Chebyshev nodes of a range, (size,)."""
     return 0.5 * (low + high) + 0.5 * (high - low) * np.cos(np.pi * (np.arange(size) + 0.5) / size)
 
 
 def _to_coefficients(grid):
+    """Return the Chebyshev coefficients (A, A, K) of values (A, A, K) at the nodes in alpha and beta."""
     size = grid.shape[0]
     points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
     inverse = np.linalg.inv(chebyshev.chebvander(points, size - 1))

@@ -180,7 +180,7 @@ class Supernova(PopulationModel):
         expansion.named(self.cosmology)  # raises for unknown names
         for name in ("stretch", "colour", "selection"):
             law = getattr(self.laws, name)  # raises for unknown names
-            object.__setattr__(self, name, law if law.own else law.name)
+            object.__setattr__(self, name, law.name if law.is_registered else law)
         options.check(self)
 
     @cached_property

@@ -279,7 +279,7 @@ class Afterglow(PopulationModel):
         detection = detection_of(self.selections, p, bound.detection)
         distribution = Counts(expected, bound.statistic)
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
-            measured = distribution if detection is None else detection.of_counts(distribution)
+            measured = distribution if detection is None else detection.observed_counts(distribution)
             numpyro.sample("counts", measured, obs=counts)
 
     def _degenerate_parameters(self, priors) -> tuple[str, ...]:
@@ -351,7 +351,7 @@ class Afterglow(PopulationModel):
 
     def coords(self, data: Afterglows) -> dict[str, list]:
         """Return the labels of the dimensions."""
-        uncertain = [name for name, known in zip(data.name, data.knows_redshift, strict=True) if not known]
+        uncertain = [name for name, is_known in zip(data.name, data.knows_redshift, strict=True) if not is_known]
         return {"source": list(data.name)} | ({"uncertain_redshift": uncertain} if uncertain else {})
 
     @property

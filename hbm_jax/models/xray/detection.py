@@ -79,10 +79,12 @@ class CountLimit:
         background = np.where(bound.statistic.used, np.asarray(bound.statistic.background_moments()[0]), 0.0).sum(
             axis=1
         )
-        if (many := background > MOST_BACKGROUND * least).any():
+        excessive = background > MOST_BACKGROUND * least
+        if excessive.any():
             raise DataError(
                 f"selection by counts: expected a background of at most {MOST_BACKGROUND:g} times the {least} counts "
-                f"that are required; found {background[many][0]:.0f} counts in source {int(many.argmax()) + 1}."
+                f"that are required; found {background[excessive][0]:.0f} counts in source "
+                f"{int(excessive.argmax()) + 1}."
             )
         T, weights = _gamma_nodes(least)
         thresholds = np.log10(np.maximum(T - background[:, None], NO_COUNTS))
@@ -97,9 +99,8 @@ class CountLimit:
 
     def log10_counts_at(self, index: Any, log10_nh: Any) -> Any:
         """Return log10 of expected counts per unit of flux (N,) at photon indices and log10 columns of the sources."""
-        first = chebyshev(index)
-        second = splines(log10_nh)
-        return jnp.einsum("nk,nkl,nl->n", first, self.log10_counts, second) - log10_energy(index, self.log_band[0])
+        table = jnp.einsum("nk,nkl,nl->n", chebyshev(index), self.log10_counts, splines(log10_nh))
+        return table - log10_energy(index, self.log_band[0])
 
     def detected(self, log10_counts: Any, std: Any) -> Any:
         """Return the detected share of normal fluxes whose mean has given log10 counts (N, ...)."""
@@ -112,8 +113,8 @@ class CountLimit:
     def share_given_column(self, log10_nh: Any, p: Any) -> Any:
         """Return the detected share of sources of given log10 columns (N,), over photon index and flux."""
         index, weights = _index_nodes(p)
-        second = jnp.einsum("nkl,nl->nk", self.log10_counts, splines(log10_nh))
-        counts = jnp.einsum("ik,nk->ni", chebyshev(index), second) - log10_energy(index, self.log_band[0])
+        at_column = jnp.einsum("nkl,nl->nk", self.log10_counts, splines(log10_nh))
+        counts = jnp.einsum("ik,nk->ni", chebyshev(index), at_column) - log10_energy(index, self.log_band[0])
         return self.detected(counts + p["log10_flux_mean"], p["log10_flux_std"]) @ weights
 
     def log_share(self, population: Any, p: Any) -> Any:
@@ -128,13 +129,13 @@ class CountLimit:
         """
         num = COLUMN_NODES if isinstance(population, dist.Normal) else 2 * COLUMN_NODES - 1
         log10_nh = p["log10_nh_mean"] + p["log10_nh_std"] * np.linspace(-REACH, REACH, num)
-        of_column = jax.nn.softmax(population.log_prob(log10_nh))
-        index, of_index = _index_nodes(p)
-        first = jnp.einsum("ik,nkl->nil", chebyshev(index), self.log10_counts)
-        counts = jnp.einsum("nil,jl->nij", first, splines(log10_nh))
+        column_weights = jax.nn.softmax(population.log_prob(log10_nh))
+        index, index_weights = _index_nodes(p)
+        at_index = jnp.einsum("ik,nkl->nil", chebyshev(index), self.log10_counts)
+        counts = jnp.einsum("nil,jl->nij", at_index, splines(log10_nh))
         counts = counts - log10_energy(index, self.log_band[0])[:, None]
         share = self.detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
-        share = jnp.einsum("i,j,nij->n", of_index, of_column, share)
+        share = jnp.einsum("i,j,nij->n", index_weights, column_weights, share)
         return jnp.log(jnp.maximum(share, jnp.finfo(share.dtype).tiny))
 
     def probability(self, expected: Any) -> Any:
@@ -200,20 +201,20 @@ class SourceDetection:
             return prior
         if site == FLUX:
 
-            def of_flux(values):
+            def flux_distribution(values):
                 offset = p["log10_flux_mean"] + limit.log10_counts_at(values["photon_index"], log10_nh)
                 return Detected(prior, lambda v: limit.probability(10.0 ** (offset + p["log10_flux_std"] * v)))
 
-            return of_flux
+            return flux_distribution
 
-        def of_index(v):
+        def detected_at_index(v):
             index = p["photon_index_mean"] + p["photon_index_std"] * v
             counts = limit.log10_counts_at(index, log10_nh)
             return limit.detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
 
-        return Detected(prior, of_index)
+        return Detected(prior, detected_at_index)
 
-    def of_counts(self, distribution: Any) -> Any:
+    def observed_counts(self, distribution: Any) -> Any:
         """Return the distribution of the observed counts of detected sources, from that of all."""
         limit = self.counts
         if limit is None:
@@ -308,23 +309,26 @@ def with_selection(model: Any, bound: Any, data: Any) -> Any:
         raise DataError(f"{option} expects redshifts without errors; found {len(bound.uncertain_rows)} with one.")
     detection = CountLimit.of(bound, float(model.selections[0].limit), model.band)
     counts = np.where(bound.statistic.used, np.asarray(bound.statistic.counts), 0.0).sum(axis=1)
-    if (missing := counts < detection.least).any():
-        row = int(missing.argmax())
+    too_faint = counts < detection.least
+    if too_faint.any():
+        row = int(too_faint.argmax())
         raise DataError(
-            f"{option}: expected {detection.least[row]:.0f} counts or more of every source; found {int(missing.sum())} "
-            f"with fewer, the first {data.name[row]} with {counts[row]:.0f}."
+            f"{option}: expected {detection.least[row]:.0f} counts or more of every source; found "
+            f"{int(too_faint.sum())} with fewer, the first {data.name[row]} with {counts[row]:.0f}."
         )
     return dataclasses.replace(bound, detection=detection)
 
 
 def check_options(model: Any) -> None:
-    """Raise OptionError for a selection of a `hbm_jax.models.Afterglow` that it does not have."""
+    """Raise OptionError for a selection that `hbm_jax.models.Afterglow` does not support."""
     if not model.selections:
         return
     option = f"Afterglow: selection={model.selection!r}"
     part, sites = model.selections[0], [varying.site for varying in model.medium.sites]
-    known = part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.of_objects and not part.by_group
-    if len(model.selections) > 1 or not known:
+    is_supported = (
+        part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.of_objects and not part.by_group
+    )
+    if len(model.selections) > 1 or not is_supported:
         raise OptionError(f"{option}: expected one limit such as '{FLUX} > -12 +- 0.1' or '{COUNTS} > 99'.")
     if part.quantity == FLUX:
         if part.is_step:
@@ -342,7 +346,8 @@ def check_options(model: Any) -> None:
             f"{option} expects {FEWEST_COUNTS} required counts or more ('{COUNTS} > {FEWEST_COUNTS - 1}'), below which "
             f"the detected share is not accurate; found {np.floor(part.limit) + 1:.0f}."
         )
-    spectrum = {} if model.medium.of_power_laws and not model.common else {"spectrum": None, "common": ()}
+    spectrum = {} if model.medium.has_power_laws and not model.common else {"spectrum": None, "common": ()}
     for name, value in ({"whim": False, "galactic": "fixed"} | spectrum).items():
-        if (found := getattr(model, name)) != value:
-            raise OptionError(f"{option} expects {name}={value!r}; found {found!r}.", [Remedy(name, value)])
+        if getattr(model, name) != value:
+            message = f"{option} expects {name}={value!r}; found {getattr(model, name)!r}."
+            raise OptionError(message, [Remedy(name, value)])

@@ -27,7 +27,7 @@ _SMALLEST_COLUMN = 1e-4  # 1e22 cm^-2
 
 def trials(medium: Medium, spectrum: Component) -> dict[str, np.ndarray]:
     """Return parameters that bracket those of the population, (num_trials,) each."""
-    if not medium.of_power_laws:
+    if not medium.has_power_laws:
         return _prior_means(medium)
     index, host, galactic = (a.ravel() for a in np.meshgrid(_INDICES, _HOSTS, _GALACTIC, indexing="ij"))
     media = np.array(_NO_WHIM)[:, None]
@@ -79,12 +79,12 @@ def possible_trials(bound: Any, rows: np.ndarray) -> list[dict[str, np.ndarray]]
     chosen = _largest_distance(bound, theta, galactic, fractions)
     samples = []
     for row in rows:
-        at = chosen[:, row], trial
-        values = _absorbers(galactic[*at, row])
+        index = chosen[:, row], trial  # distance and number of each trial spectrum
+        values = _absorbers(galactic[*index, row])
         for k, varying in enumerate(medium.sites):
-            values[varying.parameter] = np.asarray(varying.value(theta[*at, row, k]))
+            values[varying.parameter] = np.asarray(varying.value(theta[*index, row, k]))
         for k, varying in enumerate(medium.common_sites):
-            values[varying.parameter] = np.asarray(varying.spread(fractions[*at, k]))
+            values[varying.parameter] = np.asarray(varying.spread(fractions[*index, k]))
         samples.append(values)
     return samples
 
@@ -97,8 +97,8 @@ def _largest_distance(bound: Any, theta, galactic, fractions) -> np.ndarray:
     `Varying.spread`.
     """
     num = theta.shape[0] * theta.shape[1]
-    flat = (a.reshape(num, *a.shape[2:]) for a in (theta, galactic, fractions))
-    log_likelihood = precomputed(lambda: np.asarray(_log_likelihoods(bound, *flat))).reshape(theta.shape[:-1])
+    flattened = (array.reshape(num, *array.shape[2:]) for array in (theta, galactic, fractions))
+    log_likelihood = precomputed(lambda: np.asarray(_log_likelihoods(bound, *flattened))).reshape(theta.shape[:-1])
     log_likelihood = np.where(np.isfinite(log_likelihood), log_likelihood, -np.inf)
     is_possible = log_likelihood >= log_likelihood.max(axis=(0, 1)) - _LARGEST_CHANGE
     is_possible[-1] = True
