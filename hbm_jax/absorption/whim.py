@@ -98,9 +98,11 @@ def weighted_integral_of_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
     second, third = combine(cells.second, cells.edge.dtype), combine(cells.third, cells.edge.dtype)
     # Each running integral, and its slope (minus the integral of one order less), has its own discontinuities.
     tables = (
-        RunningIntegrals(table.node, table.first, table.first, table.first, table.right, table.left),
-        RunningIntegrals(table.node, second.first, second.second, second.second, second.right, second.left),
-        RunningIntegrals(table.node, third.first, third.second, third.third, third.right, third.left),
+        RunningIntegrals(table.node, table.first, table.first, table.first, table.sigma_above, table.sigma_below),
+        RunningIntegrals(
+            table.node, second.first, second.second, second.second, second.sigma_above, second.sigma_below
+        ),
+        RunningIntegrals(table.node, third.first, third.second, third.third, third.sigma_above, third.sigma_below),
     )
     axes = RunningIntegrals(None, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
     look_up_ions = jax.vmap(look_up, in_axes=(axes, -1), out_axes=-1)

@@ -177,9 +177,10 @@ def _low_rank(values):
     """Return factors (A, B, R) and (R, K) of values (A, B, K), exact to rounding."""
     rows = values.reshape(-1, values.shape[-1])
     scale = np.abs(rows).max(axis=0) + 1e-300
-    left, sizes, right = np.linalg.svd(rows / scale, full_matrices=False)
-    rank = int(np.sum(sizes > 1e-15 * sizes[0]))
-    return (left[:, :rank] * sizes[:rank]).reshape(*values.shape[:2], rank), right[:rank] * scale
+    coordinates, singular_values, parts = np.linalg.svd(rows / scale, full_matrices=False)
+    rank = int(np.sum(singular_values > 1e-15 * singular_values[0]))
+    coordinates = coordinates[:, :rank] * singular_values[:rank]
+    return coordinates.reshape(*values.shape[:2], rank), parts[:rank] * scale
 
 
 def _best_fit(inner, alpha, beta):

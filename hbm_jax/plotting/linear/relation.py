@@ -12,7 +12,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
 from hbm_jax.models.linear.bound_points import log_evolution
-from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, true_values
 from hbm_jax.plotting.linear.selection import drawable, selected_points
 from hbm_jax.plotting.style import (
     BAND_68,
@@ -203,7 +203,7 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     shape = (len(data), len(data.predictors))
     if model.pooling_of(len(data)) == "complete":
         alpha, beta = (parameter(fit, name) for name in ("alpha", "beta"))
-        keep = spread(max(len(alpha), len(beta)), NUM_DRAWS)
+        keep = evenly_spaced(max(len(alpha), len(beta)), NUM_DRAWS)
         alpha, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)] for v in (alpha, beta))
         alpha = np.broadcast_to(alpha.reshape(len(keep), 1, -1), (len(keep), *shape))
         return alpha, np.broadcast_to(beta.reshape(len(keep), 1), (len(keep), len(data)))
@@ -215,9 +215,11 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
 def _broken_lines(fit: Fit, x: np.ndarray) -> np.ndarray:
     """Return draws of a line with a break at x, (draw, len(x))."""
     drawn = [parameter(fit, name) for name in ("alpha", "alpha_above", "x_break", "beta")]
-    keep = spread(max(map(len, drawn)), NUM_DRAWS)
-    below, above, at, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)].reshape(-1, 1) for v in drawn)
-    return beta + np.where(x < at, below, above) * (x - at)
+    keep = evenly_spaced(max(map(len, drawn)), NUM_DRAWS)
+    slope_below, slope_above, x_break, beta = (
+        v[keep if len(v) > 1 else np.zeros(len(keep), int)].reshape(-1, 1) for v in drawn
+    )
+    return beta + np.where(x < x_break, slope_below, slope_above) * (x - x_break)
 
 
 def _mean(fit: Fit, name: str, index: int) -> float:
@@ -231,13 +233,13 @@ def _evolution(fit: Fit, model: Relation, data: PointsInGroups, slopes: np.ndarr
     change = log_evolution(model, data)
     if change is None:
         return np.zeros((len(data), 1))
-    of_y, of_x, of_slope = (
+    k_y, k_x, k_alpha = (
         float(np.median(parameter(fit, name))) if name in fit.posterior else float(model.all_priors[name])
         for name in ("evolution_y", "evolution_x", "evolution_alpha")
     )
-    slope = of_slope * change  # with more than one predictor it is 0
+    slope_change = k_alpha * change  # with more than one predictor it is 0
     x = np.asarray(data.values)[..., 0] - _pivot(model, data)[0]
-    return (of_y + of_x * (np.median(slopes, axis=0)[:, :1] + slope)) * change + slope * x
+    return (k_y + k_x * (np.median(slopes, axis=0)[:, :1] + slope_change)) * change + slope_change * x
 
 
 def _partial_residuals(

@@ -1,4 +1,4 @@
-"""Hubble diagram of a sample, whatever its data: moduli of posterior draws, binned means, and the drawing."""
+"""Hubble diagram of any sample with redshifts and moduli: moduli of posterior draws, binned means, and the drawing."""
 
 import functools
 from collections import Counter
