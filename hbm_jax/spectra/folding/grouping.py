@@ -68,7 +68,7 @@ def noticed(
     response = _response(spectrum, "ranges of energy")
     used = np.zeros(len(spectrum), bool)
     for low, high in _ranges(energies):
-        inside = (response.e_min >= low * (1 - ROUNDING)) & (response.e_max <= high * (1 + ROUNDING)) & good
+        inside = _within(response, low, high) & good
         if not inside.any():
             raise DataError(
                 f"{spectrum.name}: expected good channels entirely within {low:g} to {high:g} keV; found none "
@@ -76,6 +76,27 @@ def noticed(
             )
         used |= inside
     return used
+
+
+def num_flagged(spectrum: Spectrum, energies: Sequence[float] | Sequence[Sequence[float]] | None = None) -> int:
+    """Return the number of channels that `noticed` leaves out because of QUALITY, within the ranges of energies [keV].
+
+    Raises DataError as `noticed`, for ranges that are not pairs of increasing numbers or a spectrum without a response.
+    """
+    flagged = np.zeros(len(spectrum), bool)
+    for region in (spectrum, spectrum.background):
+        if region is not None:
+            flagged |= region.quality != 0
+    if energies is None:
+        return int(flagged.sum())
+    response = _response(spectrum, "ranges of energy")
+    in_ranges = np.any([_within(response, low, high) for low, high in _ranges(energies)], axis=0)
+    return int((flagged & in_ranges).sum())
+
+
+def _within(response: Response, low: float, high: float) -> Mask:
+    """Return the mask of the channels that lie entirely within a range of energies [keV]."""
+    return (response.e_min >= low * (1 - ROUNDING)) & (response.e_max <= high * (1 + ROUNDING))
 
 
 def group(
