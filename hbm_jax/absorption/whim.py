@@ -290,6 +290,7 @@ def _integral(
     if evolving:
 
         def ion_weight(u):
+            """Return the weight of each ion along the line of sight, (..., ions)."""
             weights = jnp.where(METAL, metal_weight(u)[..., None], weight(u)[..., None])
             return (
                 weights * fractions(T + temperature_slope * u / math.log(10.0), xi)[..., ABSORBING_INDEX] * per_hydrogen

@@ -204,7 +204,7 @@ def points(stack: SpectrumStack, row: int) -> Points:
 
 
 def _lower_limit(n: Floats) -> Floats:
-    """Return the lower limit of a Poisson mean from n counts, at one standard deviation; 0 for no counts."""
+    """Return the lower limit of a Poisson mean from n counts, at one standard deviation (Gehrels 1986, equation 11)."""
     safe = np.maximum(n, 1.0)
     return np.where(n > 0, safe * (1.0 - 1.0 / (9.0 * safe) - 1.0 / (3.0 * np.sqrt(safe))) ** 3, 0.0)
 

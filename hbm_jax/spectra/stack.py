@@ -235,8 +235,9 @@ class SpectrumStack:
     def _poisson_parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`, whose counts are Poisson."""
         used, gaussian = rows[:, None] & self.used, self.has_gaussian_background & rows
-        poisson = self.has_background & rows & ~gaussian
-        name = name or ("marginal" if poisson.any() else "pgstat" if gaussian.any() else "cstat")
+        poisson = self.has_background & rows & ~gaussian  # `gaussian` and `poisson` are masks by kind of background
+        if name is None:
+            name = "marginal" if poisson.any() else "pgstat" if gaussian.any() else "cstat"
         if name == "cstat":
             has_background = self.has_background & rows
             self._reject(name, has_background, "spectra without a background; found one", "wstat or marginal")
@@ -251,6 +252,7 @@ class SpectrumStack:
             return (self._prepare(name, used),)
         if not poisson.any():
             return (self._prepare("pgstat", used),)
+        # Both kinds of background: pgstat for the Gaussian ones, the named statistic for the others.
         name = "marginal" if name == "pgstat" else name
         with_pgstat = gaussian[:, None] & used
         return self._prepare("pgstat", with_pgstat), self._prepare(name, used & ~with_pgstat)

@@ -154,6 +154,7 @@ class PeakFluxDetection(NamedTuple):
     log10_sphere_area: Any
 
     def _lines(self, x_mean, x_std, x: Any = 0.0) -> LinesOfBursts:
+        """Return the population of lines, for peak energies of this mean and scatter, plus known values ``x``."""
         line = self.line
         area = (self.log10_sphere_area @ self.of_burst / jnp.sum(self.of_burst, axis=0))[:, None]
 
@@ -173,7 +174,10 @@ class PeakFluxDetection(NamedTuple):
         return _log_any(log_ndtr((self.limit - flux) / self.width) @ self.of_burst)
 
     def of_peak_energies(self, prior, log10_E_peak: Callable) -> Detected:
-        """Return the distribution of the peak energies (I,) of detected bursts, from that of all, and their values."""
+        """Return the distribution of the peak energies (I,) of detected bursts.
+
+        ``prior`` is that of all bursts in the coordinates of the sampler, which ``log10_E_peak`` maps to peak energies.
+        """
 
         def share(value):
             lines = self._lines(0.0, 0.0, log10_E_peak(value) - PIVOT)
@@ -182,7 +186,7 @@ class PeakFluxDetection(NamedTuple):
         return Detected(prior, share, objects=self.of_burst)
 
     def of_fluxes(self, fluxes: BurstFluxes) -> Detected:
-        """Return the distribution of the fluxes (I,) of detected bursts, from that of all."""
+        """Return the distribution of the fluxes (I,) of detected bursts, from that of all bursts."""
 
         def log_efficiency(value):
             return self.log_probability(fluxes.flux(value))
@@ -295,6 +299,7 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
     """
 
     def detected_slopes(whole: BurstDetection, prior, gamma):
+        """Return the distribution of standardised slopes of detected bursts; ``gamma`` maps them to slopes."""
         lines = LinesOfBursts(
             p["gamma_mean"],
             p["gamma_std"],

@@ -233,7 +233,7 @@ class Golenetskii(PopulationModel):
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection with the priors that the option states, which ``priors`` may replace."""
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         text = TRUNCATION if self.truncated else self.selection
         return precomputed(lambda: as_selections(text, "Golenetskii"))
 

@@ -222,7 +222,7 @@ class GolenetskiiCounts(PopulationModel):
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection with the priors that the option states, which ``priors`` may replace."""
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         return precomputed(lambda: as_selections(self.selection, "GolenetskiiCounts"))
 
     @cached_property

@@ -150,6 +150,7 @@ def _read(spectrum: Any) -> PeakedSpectrum:
     populations = _peak_populations(peak)
 
     def varying(name):
+        """Return the population of a parameter of the expression."""
         if peak_parameters.get(name) in populations:
             return dataclasses.replace(populations[peak_parameters[name]], parameter=name)
         if name.endswith(FLUX):

@@ -121,6 +121,7 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
     basis = np.column_stack([residual - M0, sne.x1, sne.c, np.ones(len(sne)), massive, interpolation])
 
     def evaluate(alpha, beta):
+        """Return log det C and X^T C^-1 X."""
         covariance = _covariance(alpha, beta, blocks) + np.diag(diagonal)
         factor = cho_factor(covariance, lower=True, overwrite_a=True)
         inner = basis.T @ cho_solve(factor, basis)

@@ -80,6 +80,7 @@ def positive(expected: jax.Array) -> jax.Array:
     faint = FAINT * jnp.sum(jnp.abs(expected), axis=1, keepdims=True)
     # Where all expected counts are zero: the gradient of a log likelihood has their third power in a denominator.
     faint = faint + jnp.finfo(expected.dtype).tiny ** 0.25
+    # (x + sqrt(x^2 + f^2)) / 2 for expected counts x, in a form without cancellation for negative x.
     size = jnp.abs(expected) + jnp.sqrt(expected**2 + faint**2)
     return 0.5 * jnp.where(expected > 0, size, faint**2 / size)
 
@@ -201,6 +202,8 @@ class AbsorbedCounts:
         tables = WhimTable, WhimIons
 
         def single(row):
+            """Return the source with this index, with axes of length 1."""
+
             def select(leaf):
                 if isinstance(leaf, tables):
                     return leaf.only(row)

@@ -203,7 +203,7 @@ class Afterglow(PopulationModel):
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection with the priors that the option states, which ``priors`` may replace."""
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         return precomputed(lambda: as_selections(self.selection, "Afterglow"))
 
     @cached_property
@@ -213,6 +213,7 @@ class Afterglow(PopulationModel):
         return self._medium(fixed.get("log10_xi"), fixed.get("metallicity"))
 
     def _medium(self, log10_xi: float | None, metallicity: float | None) -> Medium:
+        """Return the options of the absorbers, with these properties of the WHIM; None if they are sampled."""
         return Medium(
             abundances=self.abundances,
             whim=self.whim,

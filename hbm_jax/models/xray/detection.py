@@ -162,7 +162,7 @@ class SourceDetection:
     counts: CountLimit | None = field(default=None)
 
     def column(self, population: Any, num: int) -> Any:
-        """Return the distribution of log10 of the columns of detected sources, from that of all."""
+        """Return the distribution of log10 of the columns of detected sources, from that of all sources."""
         if self.counts is None:
             return population
         limit, p = self.counts, self.p
@@ -215,7 +215,7 @@ class SourceDetection:
         return Detected(prior, detected_at_index)
 
     def observed_counts(self, distribution: Any) -> Any:
-        """Return the distribution of the observed counts of detected sources, from that of all."""
+        """Return the distribution of the observed counts of detected sources, from that of all sources."""
         limit = self.counts
         if limit is None:
             return distribution
@@ -227,7 +227,7 @@ def chebyshev(index: Any) -> Any:
     low, high = INDICES
     x = jnp.clip((2.0 * jnp.asarray(index) - low - high) / (high - low), -1.0, 1.0)
     terms = [jnp.ones_like(x), x]
-    for _ in range(DEGREE - 1):
+    for _ in range(DEGREE - 1):  # T_(n + 1) = 2 x T_n - T_(n - 1)
         terms.append(2.0 * x * terms[-1] - terms[-2])
     return jnp.stack(terms, axis=-1)
 
@@ -244,8 +244,10 @@ def splines(log10_nh: Any) -> Any:
     """Return uniform cubic B-splines, (..., NUM_COLUMNS + 2), at log10 columns that are clipped to their range."""
     position = jnp.clip((jnp.asarray(log10_nh) - LOWEST) / STEP, 0.0, NUM_COLUMNS - 1.0)
     distance = jnp.abs(position[..., None] - np.arange(-1, NUM_COLUMNS + 1))
-    near, far = 4.0 - 6.0 * distance**2 + 3.0 * distance**3, jnp.maximum(2.0 - distance, 0.0) ** 3
-    return jnp.where(distance < 1.0, near, far) / 6.0
+    # The cubic B-spline as a function of the distance d from its centre, in steps: two polynomials, 0 for d >= 2.
+    within_one_step = 4.0 - 6.0 * distance**2 + 3.0 * distance**3
+    beyond = jnp.maximum(2.0 - distance, 0.0) ** 3
+    return jnp.where(distance < 1.0, within_one_step, beyond) / 6.0
 
 
 def _index_nodes(p: Any) -> tuple[Any, np.ndarray]:
@@ -258,6 +260,7 @@ def _gamma_nodes(shape: int) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes and weights of a trapezoidal rule over the logarithm of a variable of a Gamma distribution."""
     width = 1.0 / np.sqrt(shape)
     log_ratio = np.linspace(-7.0 * width - 12.25 * width**2, 6.0 * width, TIME_NODES)
+    # Density of ln(T / shape), up to a constant: T^shape exp(-T).
     density = np.exp(shape * (log_ratio - np.expm1(log_ratio)))
     return shape * np.exp(log_ratio), density / density.sum()
 
@@ -271,12 +274,14 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
 
     @jax.jit
     def log10_counts(bound, log10_nh):
-        def of_index(index):
+        """Return log10 of the expected counts less log10 flux, (indices, N), for one column of the host."""
+
+        def at_index(index):
             p = {"photon_index": index, "log10_flux": REFERENCE, "nh": 10.0**log10_nh, "nh_mw": bound.nh_mw}
             p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in (p | {"z": bound.z}).items()}
             return jnp.log10(jnp.sum(jnp.where(used, bound.expected(p), 0.0), axis=1)) - REFERENCE
 
-        return lax.map(of_index, jnp.asarray(indices))
+        return lax.map(at_index, jnp.asarray(indices))
 
     values = np.array([np.asarray(log10_counts(bound, column)) for column in columns])  # (columns, indices, N)
     values = values + np.asarray(log10_energy(indices, np.log(band)))[:, None]

@@ -55,6 +55,7 @@ class Medium:
         source_z = z if z_range is None else None
 
         def completed(part):
+            """Return a component with the redshifts, abundances and band of this population."""
             if isinstance(part, Absorption):
                 z_absorber = part.z if part.label == "mw" else source_z
                 return dataclasses.replace(part, abundances=self.abundances, z=z_absorber)
@@ -66,6 +67,7 @@ class Medium:
 
     @property
     def _expression(self) -> Component:
+        """The model expression, or the default one, without redshifts."""
         if self.expression is not None:
             return self.expression
         cold = Absorption("mw") * Absorption("host")

@@ -271,7 +271,9 @@ def _whim_response(bound, galactic, theta, derivatives, channel_information):
         num = len(galactic)
         return jnp.zeros((0, num, theta.shape[1])), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
 
-    def by_temperature(T):
+    def at_temperature(T):
+        """Return the three results at one log10 T."""
+
         def counts(log10_n0):
             return expected_counts(bound, theta, galactic, None, log10_n0, T)
 
@@ -279,4 +281,4 @@ def _whim_response(bound, galactic, theta, derivatives, channel_information):
         score_change = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, change)
         return score_change, table(1.0, T), jnp.sum(channel_information * change**2, axis=1)
 
-    return jax.lax.map(by_temperature, jnp.asarray(_TEMPERATURES))
+    return jax.lax.map(at_temperature, jnp.asarray(_TEMPERATURES))

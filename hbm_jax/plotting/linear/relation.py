@@ -168,6 +168,7 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
         r = float(parameter(fit, "correlation").mean()) if model.correlated else 0.0
         cross = r * values["alpha_std"] * values["beta_std"]
         cov = np.array([[values["alpha_std"] ** 2, cross], [cross, values["beta_std"] ** 2]])
+        # Squared half axes of the ellipse and their directions, the larger one last.
         sizes, axes = np.linalg.eigh(cov)
         angle = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
         for fraction, colour in ((0.95, BAND_95), (0.68, BAND_68)):
@@ -290,6 +291,7 @@ def _least_squares_line(data: PointsInGroups, j: int, pivot: float) -> tuple[flo
     weights = 1.0 / (errors[:, 1, 1] + 0.01 * y.var() + 1e-12)
     weights /= weights.sum()
     mean_x, mean_y = weights @ x, weights @ y
+    # Unbiased variance and covariance with weights w of sum 1: divided by 1 - sum w^2.
     variance = weights @ (x - mean_x) ** 2 / (1.0 - weights @ weights)
     true_variance = variance - weights @ errors[:, 0, 0]
     if true_variance <= MIN_TRUE_VARIANCE * variance:

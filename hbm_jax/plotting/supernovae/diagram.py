@@ -65,6 +65,8 @@ def moduli_of_draws(model: Any, data: Any, values: Mapping[str, np.ndarray]) -> 
 
         @functools.partial(jax.jit, compiler_options=QUICK)
         def moduli(draws):
+            """Return moduli (draw, N)."""
+
             def modulus(draw):
                 return model.distmod(data, expansion.cosmology_from(model.cosmology, draw))
 

@@ -104,6 +104,7 @@ class ExpectedCounts:
         cache: dict | None = {} if same_trials else None
 
         def folded(row, tolerance=tolerance):
+            """Fold the smooth part of the spectrum through one response."""
             background = None if backgrounds is None else backgrounds[row]
             # `folded` is called only if the spectrum has a smooth part.
             (energy, matrix), source = responses[row], smooth_trial.of_source(row)  # type: ignore[union-attr]

@@ -242,6 +242,7 @@ class Absorption(_Absorber):
         return bin_average(integral, np.log(_at_redshift(edges, self.z)))
 
     def _log(self, tables, values):
+        """Return minus the optical depth; with a free redshift, ``tables`` are energies, or integral and bin edges."""
         params = self._unprefixed(values)
         nh = params["nh"][..., None]
         if self.z is not None:

@@ -299,6 +299,7 @@ def equivalent_width_function(spectrum: Component, line: str, low: float, high: 
     continuum_at, factor_at = continuum.on(grid), None if factor is None else factor.on(grid)
 
     def width(values: Values) -> jax.Array:
+        """Return the equivalent width: photons of the line times the mean of factor / continuum over its profile."""
         params = component._unprefixed(values)
         photons = component.integral(values, *_LINE_BAND)
         ratio = (1.0 if factor_at is None else factor_at(values)) / continuum_at(values)

@@ -33,6 +33,7 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
             num = 1
 
         def read(name: str) -> Floats | None:
+            """Return a time of each spectrum, from a column or a keyword; None if there is neither."""
             if name in columns:
                 values = as_floats(hdu.data[columns[name]], f"{where}, {name}")
                 reject(~np.isfinite(values), values, f"{where}, {name}", "a time [s]")
