@@ -234,27 +234,31 @@ class SpectrumStack:
 
     def _poisson_parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`, whose counts are Poisson."""
-        used, gaussian = rows[:, None] & self.used, self.has_gaussian_background & rows
-        poisson = self.has_background & rows & ~gaussian  # `gaussian` and `poisson` are masks by kind of background
+        used = rows[:, None] & self.used
+        gaussian_background = self.has_gaussian_background & rows
+        poisson_background = self.has_background & rows & ~gaussian_background
         if name is None:
-            name = "marginal" if poisson.any() else "pgstat" if gaussian.any() else "cstat"
+            name = "marginal" if poisson_background.any() else "pgstat" if gaussian_background.any() else "cstat"
         if name == "cstat":
             has_background = self.has_background & rows
             self._reject(name, has_background, "spectra without a background; found one", "wstat or marginal")
             return (prepare(name, self.counts, used=used),)
-        if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson.any()):
-            self._reject(name, gaussian, "Poisson backgrounds; found Gaussian errors", "pgstat")
-        if name == "pgstat" and not gaussian.any():
+        if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson_background.any()):
+            self._reject(name, gaussian_background, "Poisson backgrounds; found Gaussian errors", "pgstat")
+        if name == "pgstat" and not gaussian_background.any():
             self._reject(
-                name, poisson, "backgrounds with Gaussian errors; found a Poisson background", "wstat or marginal"
+                name,
+                poisson_background,
+                "backgrounds with Gaussian errors; found a Poisson background",
+                "wstat or marginal",
             )
-        if not gaussian.any():
+        if not gaussian_background.any():
             return (self._prepare(name, used),)
-        if not poisson.any():
+        if not poisson_background.any():
             return (self._prepare("pgstat", used),)
         # Both kinds of background: pgstat for the Gaussian ones, the named statistic for the others.
         name = "marginal" if name == "pgstat" else name
-        with_pgstat = gaussian[:, None] & used
+        with_pgstat = gaussian_background[:, None] & used
         return self._prepare("pgstat", with_pgstat), self._prepare(name, used & ~with_pgstat)
 
     def _prepare(self, name: str, used: Any) -> Statistic:

@@ -397,7 +397,7 @@ def check_selected(data: Bursts, selection: Selection, model: Any) -> None:
 
 
 def moved_to_limit(data: Bursts, selections: Sequence[Selection]) -> Bursts:
-    """Return the bursts with fluxes below the limit of a step moved to the limit, as the design of a simulation."""
+    """Return bursts as the design of a simulation: measured fluxes below a sharp limit are raised to it."""
     observed = np.array(data.observed)
     for part in selections:
         if part.is_step and not part.of_objects:

@@ -305,7 +305,7 @@ def with_selection(model: Any, bound: Any, data: Any) -> Any:
     Raises
     ------
     DataError
-        For a source with fewer counts, or a redshift with an error.
+        For a source with fewer counts than the selection requires, or a redshift with an error.
     """
     if not model.selections or model.selections[0].quantity != COUNTS:
         return bound

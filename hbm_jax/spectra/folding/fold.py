@@ -273,8 +273,15 @@ class _Trials:
         return self.compared(fold, expected)
 
     def compared(self, nodes: Any, expected: Floats) -> Folded:
-        """Return a fold with the errors of its expected counts relative to the reference."""
-        fold = nodes if isinstance(nodes, Fold) else Fold(nodes[0], dense(nodes[1].T @ self.matrix).T.copy())
+        """Return a fold with the errors of its expected counts relative to the reference.
+
+        ``nodes`` are a `Fold`, or the nodes and their integrals over the energy bins as from `folded`.
+        """
+        if isinstance(nodes, Fold):
+            fold = nodes
+        else:
+            energy, in_bins = nodes
+            fold = Fold(energy, dense(in_bins.T @ self.matrix).T.copy())
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.abs(expected.sum(axis=-1) / self.reference.sum(axis=-1) - 1.0)
         return Folded(fold, self.errors(expected, self.reference), float(np.nanmax(relative, initial=0.0)))

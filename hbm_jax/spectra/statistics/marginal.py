@@ -118,10 +118,14 @@ def _series_and_derivative(mu, series: BackgroundSeries):
     larger = jnp.maximum(mu, pivot)
     ratio = jnp.minimum(mu, pivot) / larger
     value, derivative = _polynomial(down, up, above, ratio)
-    power, log_derivative = jnp.where(above, counts, lowest_power), derivative / value
+    power, log_derivative = (
+        jnp.where(above, counts, lowest_power),
+        derivative / value,
+    )  # power of mu before the polynomial
     mu = jnp.where(power > 0, jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 1.0)
     log_power = jnp.where(power > 0, power * jnp.log(mu / jnp.maximum(counts, 1.0)), 0.0)
     log_value = log_power + jnp.where(above, log_factor, log_below) + jnp.log(value)
+    # The ratio x is pivot / mu above the pivot, where dx / dmu = -x / mu, and mu / pivot below, where it is 1 / pivot.
     return log_value, power / mu + jnp.where(above, -ratio * log_derivative, log_derivative) / larger
 
 

@@ -331,11 +331,13 @@ def _checked(name, quantity, values, used, *, padding, low=0.0, positive=False, 
 
 
 def _variance_of(name: str, S: np.ndarray, B: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """Return the variance of S - B / ratio; for chi2_model without that of the source (Gehrels 1986, ApJ 303, 336)."""
-    if name == "chi2_gehrels":
+    """Return the variance of S - B / ratio; for chi2_model without that of the source counts, mu."""
+    if name == "chi2_gehrels":  # Gehrels 1986, ApJ 303, 336
         background_variance = np.where(B > 0, (1.0 + np.sqrt(B + 0.75)) ** 2, 0.0)
         return (1.0 + np.sqrt(S + 0.75)) ** 2 + background_variance / ratio**2
-    return (np.maximum(S, 1.0) if name == "chi2_data" else B / ratio) + B / ratio**2
+    # The variance of S is S, or mu + B / ratio in the model; the variance of B / ratio is B / ratio^2.
+    source_variance = np.maximum(S, 1.0) if name == "chi2_data" else B / ratio
+    return source_variance + B / ratio**2
 
 
 def _with_saturated(statistic: Statistic) -> Statistic:
