@@ -215,22 +215,22 @@ class SpectrumStack:
 
     def _parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`."""
-        gaussian = self.has_gaussian_counts & rows
-        poisson = rows & ~gaussian
+        gaussian_counts = self.has_gaussian_counts & rows
+        poisson_counts = rows & ~gaussian_counts
         if name == "chi2":
-            if not gaussian.any():
+            if not gaussian_counts.any():
                 self._reject(
                     name, rows, "counts with errors; found Poisson counts", "chi2_gehrels, chi2_data or chi2_model"
                 )
-            name = None
-        if not gaussian.any():
-            return self._poisson_parts(name, poisson)
-        if name is not None and not poisson.any():
+            name = None  # spectra with Poisson counts have their default statistic
+        if not gaussian_counts.any():
+            return self._poisson_parts(name, poisson_counts)
+        if name is not None and not poisson_counts.any():
             choose("statistic", name, STATISTICS)
-            self._reject(name, gaussian, "Poisson counts; found counts with Gaussian errors", "chi2")
-        used = gaussian[:, None] & self.used
+            self._reject(name, gaussian_counts, "Poisson counts; found counts with Gaussian errors", "chi2")
+        used = gaussian_counts[:, None] & self.used
         chi2 = prepare("chi2", self.counts, error=np.where(used, self.error, 1.0), used=used)
-        return (chi2, *self._poisson_parts(name, poisson)) if poisson.any() else (chi2,)
+        return (chi2, *self._poisson_parts(name, poisson_counts)) if poisson_counts.any() else (chi2,)
 
     def _poisson_parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`, whose counts are Poisson."""

@@ -253,7 +253,7 @@ class Supernova(PopulationModel):
         return bound
 
     def _bind(self, data: Supernovae, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
-        """Return bound data, which stack with those of ``like``."""
+        """Return bound data, with arrays of the shapes of those of ``like``."""
         advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
         self.check_container(data, Supernovae, advice)
         return bind(self, data, self.noise(data), self._host_weights(data), like)
@@ -297,9 +297,9 @@ class Supernova(PopulationModel):
     def distmod(self, data: Supernovae, cosmology: Cosmology):
         """Return the distance modulus of every supernova [mag], (N,); subclasses may override it.
 
-        NaN for a cosmology without a big bang before the largest redshift, where the density is zero. The program calls
-        an override with the container at the redshifts of the distances, whose arrays are traced in a batch; without
-        an override it uses the distance matrix of the bound data.
+        NaN if the cosmology has no big bang before the largest redshift; the density is zero there. The program uses
+        the distance matrix of the bound data. If a subclass overrides this method, the program calls it with the
+        container at the redshifts of the distances; in a batch of fits the arrays of this container are traced.
         """
         return expansion.distance_moduli(data, cosmology)
 

@@ -231,7 +231,7 @@ class Afterglow(PopulationModel):
 
         As `hbm_jax.models.base.PopulationModel.bind`, with the largest change of the log likelihood of a source by the
         choice of nodes as ``tolerance``. Also raises DataError if a required Galactic column, or its error, is missing.
-        The result may have traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
+        In `hbm_jax.fit_each` with ``AbsorbedCounts.each`` the arrays of the result are traced.
         """
         self.check_container(data, Afterglows, "Read them with hbm_jax.data.read_afterglows.")
         self._require_columns(data)

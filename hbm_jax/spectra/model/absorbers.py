@@ -222,6 +222,7 @@ class Absorption(_Absorber):
         return self if self.z is None else dataclasses.replace(self, z=0.0)
 
     def _tables(self, energy):
+        """Return the cross section [1e-22 cm^2 per H]; the energies if the redshift is a parameter."""
         if self.z is None:
             return energy
         if concrete(energy) is None:
@@ -236,6 +237,7 @@ class Absorption(_Absorber):
         return precise_cross_section(energy, *self._options)
 
     def _bin_tables(self, edges):
+        """Return the mean cross section in bins; with a free redshift, its integral over ln E and ln of the edges."""
         integral = neutral_integral(*self._options)
         if self.z is None:
             return integral, np.log(edges)

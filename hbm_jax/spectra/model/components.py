@@ -109,6 +109,7 @@ class _Additive(Component):
         return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self._pivot)) - self._log_integral(*band, 1, params)
 
     def _tables(self, energy):
+        """Return ln(E / pivot) and E / pivot."""
         return _log_energy(energy, self._pivot), energy / self._pivot
 
     def _log(self, tables, values):
@@ -126,6 +127,7 @@ class _Additive(Component):
         return jnp.exp(scale + log + (power + 1.0) * math.log(self._pivot))
 
     def _limits(self, edges):
+        """Return middle and width of the bins in ln(E / pivot)."""
         logs = np.log(edges / self._pivot)
         return 0.5 * (logs[..., 1:] + logs[..., :-1]), np.diff(logs)
 
@@ -428,7 +430,10 @@ class GaussianLine(_Additive):
         return edges / self._pivot  # energies, not logarithms: adjacent bins share an edge and lose no photon
 
     def _integrals(self, limits, values):
-        return self._photons(limits, values, lambda *line: (shapes.gaussian_line_fractions(*line), ()))[0]
+        def fractions(*line):
+            return shapes.gaussian_line_fractions(*line), ()  # without moments
+
+        return self._photons(limits, values, fractions)[0]
 
     def _integrals_and_weights(self, limits, tables, values):
         photons, moments = self._photons(limits, values, shapes.gaussian_line_moments)
@@ -438,9 +443,9 @@ class GaussianLine(_Additive):
         return None
 
     def _photons(self, edges, values, function):
-        """Return the photons in bins, and the second result of `function` (edges, centre, sigma).
+        """Return the photons in bins, and the moments of the photons in each.
 
-        The first result of the function is the fraction of the line in each bin.
+        ``function`` of (edges, centre, sigma) returns the fraction of the line in each bin, and the moments.
         """
         params = self._unprefixed(values)
         scale = self._log_scale(params)[..., None] + math.log(self._pivot)

@@ -244,13 +244,14 @@ class Wabs(_AtRedshift):
     own_parameters: ClassVar[dict[str, Parameter]] = {"nh": _COLUMN}
 
     def _tables(self, energy):
+        """Return the cross section [1e-22 cm^2 per H]."""
         energy = np.asarray(_at_redshift(energy, self.z))
         if not (energy >= _WABS[0, 0] * (1.0 - 1e-6)).all():
             raise ValueError(f"{self}: expected energies above 0.03 keV at the absorber; found {energy.min():g} keV.")
         row = np.maximum(np.searchsorted(_WABS[:, 0], energy, side="right") - 1, 0)
         c0, c1, c2 = (_WABS[row, column] for column in (1, 2, 3))
         low = np.minimum(energy, _MAX_WABS)
-        return 0.01 * (c0 + c1 * low + c2 * low**2) / energy**3
+        return 0.01 * (c0 + c1 * low + c2 * low**2) / energy**3  # from 1e-24 to 1e-22 cm^2
 
     def _log_factor(self, energy, params):
         return -params["nh"] * energy  # the table is the cross section
@@ -340,6 +341,7 @@ class FluxScale(_Multiplicative):
         return 0.0
 
     def _tables(self, energy):
+        """Return ones at the energies, the function for the flux of the expression, and `_log10_area`."""
         rows = np.shape(energy)[:-1]
         low, high = (np.full(rows, limit) for limit in self._observed_band())
         smooth, lines = split_terms(self.of, lambda part: part.integrable and not part.smooth)
@@ -347,6 +349,7 @@ class FluxScale(_Multiplicative):
         return np.ones(np.shape(energy)), integrals(smooth, lines, edges, 1), np.asarray(self._log10_area())
 
     def _log(self, tables, values):
+        """Return ln of the wanted flux over the flux of the expression, equal at all energies."""
         ones, flux, log10_area = tables
         params = floating(self, values)
         log10_scaled = self._unprefixed(values)[next(iter(self.own_parameters))]

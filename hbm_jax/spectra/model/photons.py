@@ -170,12 +170,14 @@ class GaussianSmoothing(Component):
         return jnp.sum(mean * width * count[..., None, :], axis=-1), jnp.sum(mean * count[..., None, :], axis=-1)
 
     def _tables(self, energy):
+        """Return the energies, and the result of `_unsmoothed`."""
         return energy, self._unsmoothed(energy)
 
     def _evaluate(self, tables, values):
         return self._smoothed(tables, values, ndtr)[1]
 
     def _limits(self, edges):
+        """Return the edges of the bins, and the result of `_unsmoothed`."""
         return edges, self._unsmoothed(edges)
 
     def _integrals(self, limits, values):

@@ -211,6 +211,7 @@ class AdditiveTable(_Table):
         return self._norm(params) * density_at_energy / jnp.asarray(params.get("energy_scale", 1.0))[..., None]
 
     def _limits(self, edges):
+        """Return the photons in bins by grid point; if energies are free, the edges and cumulative photons."""
         cumulative = _cumulative(self._rows())
         if self._energy_is_free:
             return edges, cumulative
@@ -262,6 +263,7 @@ class MultiplicativeTable(_Table):
     absorbs: ClassVar[bool] = True
 
     def _tables(self, energy):
+        """Return the factors at the energies by grid point; if energies are free, the energies and all factors."""
         observed_energy = self._concrete(energy)
         if self._energy_is_free:
             return observed_energy, self._rows()
