@@ -106,6 +106,7 @@ class _Additive(Component):
             return _LN10 * params["log10_amplitude"] + math.log(self.unit) + self.unit_power * math.log(self.pivot)
         log10_flux = params["log10_flux"]
         band = _band(*self.norm, self._pivot, log10_flux.dtype)
+        # The flux in keV/cm^2/s is the factor times pivot^2 times the integral of energy times shape over the band.
         return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self._pivot)) - self._log_integral(*band, 1, params)
 
     def _tables(self, energy):

@@ -119,15 +119,16 @@ class Statistic:
             normal = jax.random.normal(source_key, expected.shape, expected.dtype)
             counts = expected + jnp.sqrt(self._variance(expected)) * normal
             return dataclasses.replace(self, counts=jnp.where(self.used, counts, 0.0))
-        best, background = self._deviance(expected)[1], self.background
+        # Expected background in the source region, and data of the background region.
+        in_source, background = self._deviance(expected)[1], self.background
         if self.name == "wstat":
-            background = jax.random.poisson(background_key, self.ratio * best).astype(expected.dtype)
+            background = jax.random.poisson(background_key, self.ratio * in_source).astype(expected.dtype)
         elif self.name == "pgstat":
             normal = jax.random.normal(background_key, expected.shape, expected.dtype)
-            background = best + self.background_error * normal
+            background = in_source + self.background_error * normal
         elif self.name == "marginal":
-            best = jax.random.gamma(background_key, self.shape) / self.rate
-        counts = jax.random.poisson(source_key, jnp.where(self.used, expected + best, 0.0)).astype(expected.dtype)
+            in_source = jax.random.gamma(background_key, self.shape) / self.rate
+        counts = jax.random.poisson(source_key, jnp.where(self.used, expected + in_source, 0.0)).astype(expected.dtype)
         return dataclasses.replace(self, counts=counts, background=background)._recomputed()
 
     def with_counts(self, counts: ArrayLike) -> "Statistic":
