@@ -395,14 +395,15 @@ class SpectralFit(PopulationModel):
 
 def _draw_trials(model: SpectralFit, key: jax.Array) -> dict[str, Any]:
     """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
-    keys = jax.random.split(key, len(model.all_priors))
-    drawn = {
-        name: prior.sample(key, (NUM_TRIALS,))
-        if isinstance(prior, dist.Distribution)
-        else np.full(NUM_TRIALS, float(prior))
-        for key, (name, prior) in zip(keys, model.all_priors.items(), strict=True)
-        if name not in model.ties
-    }
+    drawn = {}
+    prior_keys = jax.random.split(key, len(model.all_priors))
+    for prior_key, (name, prior) in zip(prior_keys, model.all_priors.items(), strict=True):
+        if name in model.ties:
+            continue
+        if isinstance(prior, dist.Distribution):
+            drawn[name] = prior.sample(prior_key, (NUM_TRIALS,))
+        else:
+            drawn[name] = np.full(NUM_TRIALS, float(prior))
     return drawn | {name: model.complete(drawn)[name] for name in model.ties}
 
 

@@ -62,10 +62,11 @@ def possible_trials(bound: Any, rows: np.ndarray) -> list[dict[str, np.ndarray]]
 
     Notes
     -----
-    The parameters are random directions from the maximum of the product of likelihood and prior, in its normal
-    approximation, within two standard deviations of the prior. The distance in each direction is the largest of 1, 1/2,
-    1/4, ... times that of a change of ``_LARGEST_CHANGE`` in that approximation for which the log likelihood, without a
-    WHIM, is at most ``_LARGEST_CHANGE`` below the largest of all trial spectra of the source.
+    The product of likelihood and prior is approximated by a normal distribution about its maximum. The trials lie in
+    random directions from the maximum, within two standard deviations of the prior. The first distance in each
+    direction is the one at which the normal approximation has fallen by ``_LARGEST_CHANGE`` in the logarithm. It is
+    halved until the log likelihood, without a WHIM, is at most ``_LARGEST_CHANGE`` below the largest of all trial
+    spectra of the source.
     """
     medium, rng, trial = bound.medium, np.random.default_rng(0), np.arange(_NUM_TRIALS)
     best, directions = _directions(bound.source_information, medium.sites, rng)

@@ -309,18 +309,19 @@ class _Trials:
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
     """Return the fold of the coarsest level within the tolerance, None if there is none.
 
-    Bisection from a likely level, because errors decrease from level to level.
+    Errors decrease from level to level. The search begins at a likely level and its neighbour, then bisects.
     """
-    best, coarser, finer = None, -1, len(LEVELS)
-    limit, coarse, fine = _LIKELY
-    level = first = min(coarse if tolerance > limit else fine, finer - 1)
-    while finer - coarser > 1:
+    best = None
+    too_coarse, sufficient = -1, len(LEVELS)  # the finest level known to be too coarse, the coarsest that is not
+    limit, above_limit, below_limit = _LIKELY
+    level = first = min(above_limit if tolerance > limit else below_limit, sufficient - 1)
+    while sufficient - too_coarse > 1:
         candidate = trials.at_level(level)
         if trials.errors(candidate[1], trials.reference).max() <= tolerance:
-            best, finer, neighbour = candidate, level, level - 1
+            best, sufficient, neighbour = candidate, level, level - 1
         else:
-            coarser, neighbour = level, level + 1
-        level = neighbour if level == first else (coarser + finer) // 2
+            too_coarse, neighbour = level, level + 1
+        level = neighbour if level == first else (too_coarse + sufficient) // 2
     return None if best is None else trials.compared(*best)
 
 
