@@ -118,16 +118,16 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
     reference = precomputed(lambda: np.asarray(distances.distmod(_REFERENCE)))
     residual = sne.m_b - precomputed(lambda: np.asarray(RedshiftMatrix(sne.z_cmb, sne.z_hel).distmod(_REFERENCE)))
     M0 = float(np.mean(residual))
-    basis = np.column_stack([residual - M0, sne.x1, sne.c, np.ones(len(sne)), massive, interpolation])
+    X = np.column_stack([residual - M0, sne.x1, sne.c, np.ones(len(sne)), massive, interpolation])
 
     def evaluate(alpha, beta):
         """Return log det C and X^T C^-1 X."""
         covariance = _covariance(alpha, beta, blocks) + np.diag(diagonal)
         factor = cho_factor(covariance, lower=True, overwrite_a=True)
-        inner = basis.T @ cho_solve(factor, basis)
+        inner = X.T @ cho_solve(factor, X)
         return 2.0 * np.log(np.diagonal(factor[0])).sum(), inner
 
-    ranges = _ranges(basis, blocks, diagonal)
+    ranges = _ranges(X, blocks, diagonal)
     for _ in range(6):
         widened = _widened(evaluate, ranges)
         if widened == ranges:
@@ -193,17 +193,20 @@ def _best_fit(inner, alpha, beta):
     return vector
 
 
-def _ranges(basis, blocks, diagonal) -> Any:
-    """Return ranges of alpha and beta about their generalised least-squares estimates."""
+def _ranges(X, blocks, diagonal) -> Any:
+    """Return ranges of alpha and beta, `_REACH` standard errors about their generalised least-squares estimates.
+
+    The estimates are iterated, because the covariance depends on alpha and beta.
+    """
     alpha, beta = 0.0, 3.0
     for _ in range(8):
         factor = cho_factor(_covariance(alpha, beta, blocks) + np.diag(diagonal), lower=True)
         # x1, c, the constant, the host, and every fourth function of redshift
-        design = np.column_stack([-basis[:, 1], basis[:, 2], np.ones(len(basis)), basis[:, 4], basis[:, 5::4]])
+        design = np.column_stack([-X[:, 1], X[:, 2], np.ones(len(X)), X[:, 4], X[:, 5::4]])
         weighted = cho_solve(factor, design)
         normal = design.T @ weighted
         inverse = np.linalg.pinv(normal, rcond=1e-12, hermitian=True)
-        solution = inverse @ (weighted.T @ basis[:, 0])
+        solution = inverse @ (weighted.T @ X[:, 0])
         alpha, beta = solution[:2]
     errors = np.sqrt(np.diagonal(inverse)[:2])
     return tuple((float(v - _REACH * e), float(v + _REACH * e)) for v, e in zip((alpha, beta), errors, strict=True))

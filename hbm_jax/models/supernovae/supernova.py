@@ -311,9 +311,10 @@ class Supernova(PopulationModel):
         ValueError
             If a supernova of the design is practically never detected.
         """
-        mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
-        model = self if mixture else dataclasses.replace(self, latents="noncentred")
-        observed, truth = simulated(model, key, data, parameters, recover=mixture)
+        needs_mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
+        # Without the mixture, the true x1, c and m_b are sites only of the program with latents.
+        model = self if needs_mixture else dataclasses.replace(self, latents="noncentred")
+        observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
 
     def with_observed(self, data: Supernovae, values: Mapping[str, Any]) -> Supernovae:

@@ -233,7 +233,7 @@ def chebyshev(index: Any) -> Any:
 
 
 def log10_energy(index: Any, log_band: Any) -> Any:
-    """Return log10 of the integral of E^(1 - index) over a band, by a Gauss rule in ln E."""
+    """Return log10 of the integral of E^(1 - index) dE over a band with limits in ln(E / keV), by a Gauss rule."""
     nodes, weights = np.polynomial.legendre.leggauss(ENERGY_NODES)
     middle, half = 0.5 * (log_band[0] + log_band[1]), 0.5 * (log_band[1] - log_band[0])
     exponent = (2.0 - jnp.asarray(index))[..., None] * (middle + half * nodes)

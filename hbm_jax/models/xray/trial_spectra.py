@@ -103,7 +103,7 @@ def _largest_distance(bound: Any, theta, galactic, fractions) -> np.ndarray:
     log_likelihood = np.where(np.isfinite(log_likelihood), log_likelihood, -np.inf)
     is_possible = log_likelihood >= log_likelihood.max(axis=(0, 1)) - _LARGEST_CHANGE
     is_possible[-1] = True
-    return np.argmax(is_possible, axis=0)
+    return np.argmax(is_possible, axis=0)  # the first, because distances decrease
 
 
 def _absorbers(galactic: np.ndarray) -> dict[str, np.ndarray]:

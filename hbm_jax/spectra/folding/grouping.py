@@ -254,12 +254,17 @@ def _ends(spectrum: Spectrum, method: str, amount: float, used: Mask) -> Callabl
         response = _response(spectrum, "groups of a width in keV")
         e_min, e_max = response.e_min.tolist(), response.e_max.tolist()
 
-        def fits(a: int, b: int) -> bool:  # channel energies of grating spectra decrease
-            return max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount
+        def is_narrow(first: int, last: int) -> bool:  # channel energies of grating spectra decrease
+            return (
+                max(e_max[first], e_max[last]) * (1 - ROUNDING) - min(e_min[first], e_min[last]) * (1 + ROUNDING)
+                <= amount
+            )
 
-        return lambda start, stop: _ends_while(start, stop, fits)
+        return lambda start, stop: _ends_while(start, stop, is_narrow)
     allowed = np.floor(optimal_widths(spectrum, used) * (1 + ROUNDING))
-    return lambda start, stop: _ends_while(start, stop, lambda a, b: b - a + 1 <= allowed[a : b + 1].min())
+    return lambda start, stop: _ends_while(
+        start, stop, lambda first, last: last - first + 1 <= allowed[first : last + 1].min()
+    )
 
 
 def _ends_of_amount(start: int, stop: int, net: Floats, variance: Floats | None, amount: float) -> Iterator[int]:
@@ -274,11 +279,11 @@ def _ends_of_amount(start: int, stop: int, net: Floats, variance: Floats | None,
     return iter([*ends[:-1], stop])
 
 
-def _ends_while(start: int, stop: int, fits: Callable[[int, int], bool]) -> Iterator[int]:
-    """Yield the ends of groups, each the longest for which ``fits(first, last)`` is true, or one channel."""
+def _ends_while(start: int, stop: int, is_allowed: Callable[[int, int], bool]) -> Iterator[int]:
+    """Yield the ends of the longest groups for which ``is_allowed(first, last)`` is true; one channel always is."""
     begin = start
     for channel in range(start + 1, stop):
-        if not fits(begin, channel):
+        if not is_allowed(begin, channel):
             yield channel
             begin = channel
     yield stop
