@@ -51,11 +51,11 @@ class Cells(NamedTuple):
 
 
 def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
-    """Return equal cells from 0 to log(1 + z), in each of which a function of u is its least-squares parabola.
+    """Return the cells of a weight: equal cells from u = 0 to log(1 + z), with a least-squares parabola in each.
 
-    Linear weights would suffice for the sum of all ions. But just above the iron edge of a hot gas at the source, only
-    the end of the last cell contributes, and linear weights are wrong there by 1e-3. No expression divides by the width
-    of a cell, so that value and gradient are finite at redshift 0.
+    ``weight`` is a function of u. Linear weights would suffice for the sum of all ions. But just above the iron edge of
+    a hot gas at the source, only the end of the last cell contributes, and linear weights are wrong there by 1e-3. No
+    expression divides by the width of a cell, so that value and gradient are finite at redshift 0.
     """
     x, w = (a.astype(z.dtype) for a in np.polynomial.legendre.leggauss(_NODES))
     edge = jnp.log1p(z) * np.linspace(0.0, 1.0, num_cells + 1).astype(z.dtype)
@@ -76,6 +76,7 @@ def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
     quadratic = 15.0 / 16.0 * project(curvatures, w * (1.0 - x**2) ** 2)
     half = half.reshape(-1, *(1,) * (mean.ndim - 1))
     centre = mean + quadratic * half**2 / 3.0
+    # Value, slope and curvature at the lower and the upper end of each cell.
     ends = (
         (centre - linear * half, centre + linear * half),
         (linear - quadratic * half, linear + quadratic * half),

@@ -360,7 +360,11 @@ def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: floa
 
 
 def _functional(L, first, second, third) -> sparse.csr_matrix:
-    """Return the matrix from S1, S2, S3 and cross sections at the nodes to the integral; L is (energies, edges)."""
+    """Return the matrix (energies, 5 x nodes) of the integral of sigma times a weight, which `Cells` describes.
+
+    Multiplied by S1, S2, S3 and the cross sections above and below each node, one after the other, it gives the
+    integral. The running integrals at ``L``, (energies, edges), are cubic Hermite interpolants between the nodes.
+    """
     node = running_integrals().node
     interval, (v0, v1), (s0, s1) = hermite_weights(L, node)
     num = len(node)
