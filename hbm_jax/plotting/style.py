@@ -161,6 +161,7 @@ class _QuickTicks(_Part):
     _single = False
 
     def _update_ticks(self):
+        """Return the ticks in the view, in groups that are drawn together."""
         if self._single:
             return super()._update_ticks()
         groups = []

@@ -269,7 +269,7 @@ def _above(z):
 def _log_any(log_none):
     """Return log(1 - p) from log p, finite with its derivative where p is 1."""
     log_none = jnp.minimum(log_none, -jnp.finfo(jnp.result_type(log_none)).tiny)
-    near_one = log_none > -0.7
+    near_one = log_none > -0.7  # p above 1/2; each branch is accurate on its side
     small, large = jnp.where(near_one, log_none, -1.0), jnp.where(near_one, -1.0, log_none)
     return jnp.where(near_one, jnp.log(-jnp.expm1(small)), jnp.log1p(-jnp.exp(large)))
 

@@ -46,7 +46,7 @@ def with_constraints(
     nuisance : mapping of str to scalar
         Values of omega_b and r_d, where they are parameters.
     observed : bool
-        Whether to add the log density.
+        True to add the log density; False where data are drawn.
 
     Raises
     ------

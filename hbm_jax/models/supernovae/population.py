@@ -162,7 +162,7 @@ def _second_half(shape: tuple[int, ...], axis: int, present: bool) -> np.ndarray
 
 
 def _flat(array, shape):
-    """Return components (N or 1, K) of an array that broadcasts to (N, ...).
+    """Return an array that broadcasts to ``shape``, (N, ...), with one axis for all components, (N or 1, K).
 
     Arrays common to all supernovae keep a first axis of length 1, so that they are not computed N times.
     """

@@ -277,8 +277,15 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
         """Return log10 of the expected counts less log10 flux, (indices, N), for one column of the host."""
 
         def at_index(index):
-            p = {"photon_index": index, "log10_flux": REFERENCE, "nh": 10.0**log10_nh, "nh_mw": bound.nh_mw}
-            p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in (p | {"z": bound.z}).items()}
+            """Return the difference of the logarithms for one photon index, (N,)."""
+            values = {
+                "photon_index": index,
+                "log10_flux": REFERENCE,
+                "nh": 10.0**log10_nh,
+                "nh_mw": bound.nh_mw,
+                "z": bound.z,
+            }
+            p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in values.items()}
             return jnp.log10(jnp.sum(jnp.where(used, bound.expected(p), 0.0), axis=1)) - REFERENCE
 
         return lax.map(at_index, jnp.asarray(indices))

@@ -163,7 +163,9 @@ def _sample_column(information, best, mean, std, population):
     std = jnp.broadcast_to(std, information.shape)
     to_v = LogOrLinear.of(information**-0.5, std)
     prior = dist.TransformedDistribution(population.expand(information.shape), to_v)
+    # A smooth function of the best fit that is log10 of it far above 0, and is defined for negative best fits.
     log10_best = jnp.arcsinh(0.5 * best * jnp.sqrt(information)) / _LN10 - 0.5 * jnp.log10(information)
+    # Weight of the population in the mean of two normal distributions of log10 of the column.
     population_weight = 1.0 / (1.0 + (_LN10 * 10.0**log10_best * std) ** 2 * information)
     log10_posterior = log10_best + population_weight * (mean - log10_best)
     v_likelihood, v_population, v_posterior = to_v(log10_best), to_v(mean), to_v(log10_posterior)
@@ -173,6 +175,7 @@ def _sample_column(information, best, mean, std, population):
     V = low + np.arange(_GRID_POINTS)[:, None] * step
     weight = jax.nn.softmax(prior.log_prob(V) - 0.5 * information * (best - 10.0 ** to_v.inv(V)) ** 2, axis=0)
     center = jnp.sum(weight * V, axis=0)
+    # step^2 / 12 is the variance in one cell of the grid, which dominates for a narrow posterior.
     scale = jnp.sqrt(jnp.sum(weight * (V - center) ** 2, axis=0) + step**2 / 12.0)
     standardised = dist.TransformedDistribution(prior, AffineTransform(-center / scale, 1.0 / scale))
     V = center + scale * numpyro.sample("_log10_nh", standardised, infer={"start": 0.0})

@@ -288,6 +288,7 @@ def _least_squares_line(data: PointsInGroups, j: int, pivot: float) -> tuple[flo
         return None
     x, y = np.asarray(data.values)[j, used].T
     errors = np.asarray(data.errors)[j, used]
+    # The second term limits the weight of points with small errors; the third is for groups of equal y without errors.
     weights = 1.0 / (errors[:, 1, 1] + 0.01 * y.var() + 1e-12)
     weights /= weights.sum()
     mean_x, mean_y = weights @ x, weights @ y

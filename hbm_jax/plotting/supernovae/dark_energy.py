@@ -182,6 +182,7 @@ def _w(model, z, values) -> np.ndarray:
         u = jnp.log1p(jnp.asarray(z))
 
         def w(draw):
+            """Return w = -1 + (1/3) d ln(density) / d ln(1 + z), from the conservation of energy."""
             cosmology = chosen.build(draw)
             slope = jax.vmap(jax.grad(lambda log1p_z: jnp.log(dark_energy_density(log1p_z, cosmology))))(u)
             return -1.0 + slope / 3.0

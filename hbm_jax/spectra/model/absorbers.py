@@ -219,6 +219,7 @@ class Absorption(_Absorber):
         return self.abundances, self.model, self.grains, self.molecules
 
     def _without_tables(self):
+        """Return the component with another redshift, the same for all sources, if the redshift is fixed."""
         return self if self.z is None else dataclasses.replace(self, z=0.0)
 
     def _tables(self, energy):
@@ -349,6 +350,7 @@ class Whim(_Absorber):
         return np.ndim(self.z) == 2
 
     def _without_tables(self):
+        """Return the component with other choices, the same for all sources."""
         z = ((0.0,), (0.0,)) if self._free_redshift else 0.0
         choices: dict[str, Any] = {"mode": MODES[0], "abundances": "wilm", "rates": "modern", "double": False}
         return dataclasses.replace(self, z=z, log10_temperatures=None, xi_band="definition", **choices)

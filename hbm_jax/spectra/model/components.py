@@ -133,6 +133,7 @@ class _Additive(Component):
         return 0.5 * (logs[..., 1:] + logs[..., :-1]), np.diff(logs)
 
     def _integrals(self, limits, values):
+        """Return the photons in the bins, (..., K)."""
         params = self._unprefixed(values)
         scale = self._log_scale(params)[..., None] + math.log(self._pivot)
         middle, width = (jnp.asarray(column, scale.dtype) for column in limits)

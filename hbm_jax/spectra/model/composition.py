@@ -398,6 +398,7 @@ class Product(_Composite):
         return functools.reduce(jnp.add, map(lambda part, table: part._log(table, params), self.parts, tables))
 
     def _evaluate(self, tables, values):
+        """Return the product; logarithms are added first where they exist, so that fewer products overflow."""
         if self.logarithmic:
             return jnp.exp(self._log(tables, values))
         params, pairs = floating(self, values), tuple(zip(self.parts, tables, strict=True))

@@ -56,6 +56,7 @@ class _AtRedshift(_Multiplicative):
         return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
 
     def _without_tables(self):
+        """Return the component with another redshift, the same for all sources."""
         return dataclasses.replace(self, z=0.0)
 
     def _tables(self, energy):
@@ -331,6 +332,7 @@ class FluxScale(_Multiplicative):
         return change(dataclasses.replace(self, of=self.of.mapped(change)))
 
     def _without_tables(self):
+        """Return the component with another band, the same for all sources."""
         return dataclasses.replace(self, band=(1.0, 2.0))
 
     def _observed_band(self) -> tuple[float, float]:
@@ -404,4 +406,5 @@ class LuminosityScale(FluxScale):
         return precomputed(lambda: float(log10_sphere_area(self.z, self.cosmology)))
 
     def _without_tables(self):
+        """Return the component with another band and redshift, the same for all sources."""
         return dataclasses.replace(self, band=(1.0, 2.0), z=1.0)

@@ -70,6 +70,7 @@ def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
 def _since_trigger(header: Any, times: Floats, where: str) -> Floats:
     """Return times since the trigger; unchanged without TRIGTIME, or if they are not mission times."""
     trigger = keyword(header, "TRIGTIME", 0.0, where)
+    # Times since the trigger are far smaller than the mission time of the trigger.
     is_mission_time = np.isfinite(times).all() and trigger > 1e6 and np.abs(times).min() > 0.5 * trigger
     return times - trigger if is_mission_time else times
 
