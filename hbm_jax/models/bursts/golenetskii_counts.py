@@ -96,7 +96,8 @@ def _lines_and_centring(
     for k, varying in enumerate(folded.spectrum.sites):
         std = np.sqrt(max(np.var(values[:, k]) - np.median(covariance[:, k, k]), varying.min_std**2))
         centring_weights[varying.site] = centring_weight(1.0 / conditional_variance[:, k], std)
-    # Lines with a common slope give the scatter.
+    # The scatter about lines with a common slope. Widths of populations are at least 0.03 or 0.1 dex, because the
+    # differences of variances below may be negative.
     membership = np.asarray(folded.of_burst)
     num_intervals = membership.sum(axis=0)
     x = values[:, 0] - 2.0 - membership @ level

@@ -74,7 +74,7 @@ class CountLimit:
 
     @classmethod
     def of(cls, bound: Any, limit: float, band: tuple[float, float]) -> "CountLimit":
-        """Return the limit of bound sources with more than ``limit`` counts; bound are `AbsorbedCounts`."""
+        """Return the detection of the sources of `AbsorbedCounts`, ``bound``, with more than ``limit`` counts each."""
         num, least = len(bound.z), int(np.floor(limit)) + 1
         background = np.where(bound.statistic.used, np.asarray(bound.statistic.background_moments()[0]), 0.0).sum(
             axis=1
@@ -89,12 +89,12 @@ class CountLimit:
         T, weights = _gamma_nodes(least)
         thresholds = np.log10(np.maximum(T - background[:, None], NO_COUNTS))
         return cls(
-            np.full(num, float(least)),
-            _table(bound, band),
-            np.tile(np.log(band), (num, 1)),
-            background,
-            thresholds,
-            np.broadcast_to(weights, thresholds.shape).copy(),
+            least=np.full(num, float(least)),
+            log10_counts=_table(bound, band),
+            log_band=np.tile(np.log(band), (num, 1)),
+            background=background,
+            thresholds=thresholds,
+            weights=np.broadcast_to(weights, thresholds.shape).copy(),
         )
 
     def log10_counts_at(self, index: Any, log10_nh: Any) -> Any:

@@ -87,7 +87,7 @@ class SourceInformation:
             middle = len(_TEMPERATURES) // 2
             precision = fisher_information + np.diag([_BROAD.get(v.site, 1.0) for v in bound.medium.sites])
             shift = np.linalg.solve(precision, vector_per_density[middle][..., None])[..., 0]
-            # Per 1e14 cm^6: n0 is in units of 1e-7 cm^-3.
+            # Marginalised over the other parameters, in 1e14 cm^6, because n0 is in 1e-7 cm^-3.
             density_information = 1e-14 * (unmarginalised[middle] - np.sum(shift * vector_per_density[middle], axis=1))
         density_information = np.maximum(density_information, 1e-6)
         return cls(fisher_information, vector, vector_per_depth, vector_per_galactic, galactic, density_information)
@@ -278,10 +278,12 @@ def _whim_response(bound, galactic, theta, derivatives, channel_information):
         """Return the three results at one log10 T."""
 
         def counts(log10_n0):
+            """Return the expected counts, (N, G)."""
             return expected_counts(bound, theta, galactic, None, log10_n0, T)
 
-        change = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
-        score_change = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, change)
-        return score_change, table(1.0, T), jnp.sum(channel_information * change**2, axis=1)
+        # d counts / d n0 = (d counts / d log10 n0) / (n0 ln 10)
+        slope = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
+        score_slope = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, slope)
+        return score_slope, table(1.0, T), jnp.sum(channel_information * slope**2, axis=1)
 
     return jax.lax.map(at_temperature, jnp.asarray(_TEMPERATURES))

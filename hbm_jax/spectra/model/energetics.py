@@ -287,7 +287,7 @@ def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Arra
 
 
 def equivalent_width_function(spectrum: Component, line: str, low: float, high: float) -> Callable[[Values], jax.Array]:
-    """Return `equivalent_width` as a differentiable function of values for which the line is from low to high [keV]."""
+    """Return `equivalent_width` as a differentiable function of values with the line between low and high [keV]."""
     spectrum = without_instrument(spectrum)
     component, factor = gaussian_lines(spectrum)[line]
     continuum, _ = split_terms(spectrum, lambda part: isinstance(part, GaussianLine))
