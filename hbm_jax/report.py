@@ -140,7 +140,7 @@ def write_report(
         units=units,
         symbols=any(row["symbol"] for row in rows),
         latex=tabular(_summary(fit), _symbols(fit)),
-        left_out=_left_out(fit),
+        left_out=_variables_not_in_table(fit),
         figures=drawn,
         priors=fit.run.get("config", {}).get("priors", {}),
         sections=_provenance(fit),
@@ -160,10 +160,10 @@ def write_report(
 def _few_objects_collected() -> Iterator[None]:
     """Exempt the objects that exist from garbage collection within the block.
 
-    A program of JAX leaves a million of them. To visit them all took a sixth of the time of a report, because
-    matplotlib makes and frees so many objects that Python collects its garbage dozens of times.
+    JAX creates about a million objects. While matplotlib creates and frees its own, Python collects garbage dozens of
+    times, and visiting all objects each time took a sixth of the time of a report.
     """
-    frozen_before = gc.get_freeze_count() > 0  # by someone else, who decides when it ends
+    frozen_before = gc.get_freeze_count() > 0  # by the caller, which has to unfreeze them itself
     gc.freeze()
     try:
         yield
@@ -300,7 +300,7 @@ def _outline(fit: Fit, name: str) -> dict[str, str] | None:
     }
 
 
-def _left_out(fit: Fit) -> list[str]:
+def _variables_not_in_table(fit: Fit) -> list[str]:
     """Return the variables that are too large for the table."""
     in_table = {str(label).partition("[")[0] for label in fit.summary().index}
     return [str(name) for name in fit.posterior if str(name) not in in_table]

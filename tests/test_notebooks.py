@@ -308,7 +308,7 @@ def test_gallery_lines():
     printed, figures = execute("gallery/lines.ipynb")
     slopes = {name: float(value) for name, value in re.findall(r"^(.+?) +slope ([\d.]+) \+-", printed, re.MULTILINE)}
     assert slopes["with outliers"] == pytest.approx(2.24, abs=0.1)  # Hogg, Bovy & Lang 2010, exercise 6
-    assert slopes["all at their word"] < 1.5
+    assert slopes["stated errors"] < 1.5
     assert "outliers: [2, 3, 4]" in printed or "outliers: [1, 2, 3, 4]" in printed
     assert printed.count("usable: ") == 2
     for mean, std, published in re.findall(r"([\d.]+) \+- ([\d.]+)  published ([\d.]+)", printed):

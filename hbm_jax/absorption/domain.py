@@ -47,11 +47,11 @@ def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "")
     return value, (value >= lowest) & (value <= highest)
 
 
-def one_of(kind: str, value: Any, known: tuple[str, ...]) -> str:
-    """Return `value` if it is a known name; otherwise raise ValueError, suggesting the nearest name."""
-    if not isinstance(value, str) or value not in known:
-        suggestion = did_you_mean(value, known) if isinstance(value, str) else ""
-        raise ValueError(f"unknown {kind} {value!r}{suggestion}: expected one of {listed(known)}.")
+def one_of(kind: str, value: Any, names: tuple[str, ...]) -> str:
+    """Return `value` if it is one of the names; otherwise raise ValueError, suggesting the nearest name."""
+    if not isinstance(value, str) or value not in names:
+        suggestion = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise ValueError(f"unknown {kind} {value!r}{suggestion}: expected one of {listed(names)}.")
     return value
 
 
@@ -68,8 +68,8 @@ def masked(value: jax.Array, inside: jax.Array | np.ndarray) -> jax.Array:
 def as_constants(tree: Any) -> Any:
     """Return a pytree whose NumPy arrays are replaced by JAX arrays in the current precision.
 
-    Within ``jax.enable_x64(False)``, compiled functions and `jnp.asarray` have kept NumPy arrays in double precision
-    after the process had used both precisions.
+    JAX does not always convert them itself: within ``jax.enable_x64(False)``, compiled functions and `jnp.asarray` kept
+    NumPy arrays in double precision if the process had used both precisions before.
     """
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if isinstance(x, np.ndarray) else x, tree)

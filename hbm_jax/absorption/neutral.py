@@ -202,7 +202,10 @@ def _yan(species) -> dict[str, list[float]]:
 
 
 def _grain_cross_section(sigma, depleted, mass_number, grains: Grains):
-    """Return the cross section of the grains [1e-22 cm^2 per H]; sigma is (elements, ...), depleted (elements,)."""
+    """Return the cross section of the grains [1e-22 cm^2 per H]; sigma is (elements, ...), depleted (elements,).
+
+    Wilms et al. 2000, equations 4 to 8: grains of radius a and optical depth t a have the density k a^-p.
+    """
     p, a0, a1 = grains.index, 1e-4 * grains.radius_min, 1e-4 * grains.radius_max  # cm
     mass = jnp.sum(depleted * mass_number) * ATOMIC_MASS
     has_dust = mass > 0
@@ -210,10 +213,12 @@ def _grain_cross_section(sigma, depleted, mass_number, grains: Grains):
     # Mean optical depth of a grain divided by its radius [1/cm]
     t = 4.0 / 3.0 * grains.density * jnp.tensordot(depleted, sigma, 1) * 1e-22 / safe_mass
     t = jnp.where(has_dust, t, 1.0)
+    # Normalisation of the distribution of radii, and number of grains from their total mass.
     k = (1.0 - p) / (a1 ** (1.0 - p) - a0 ** (1.0 - p))
     grains_per_hydrogen = (
         safe_mass / (grains.density * 4.0 * math.pi / 3.0 * k) * (4.0 - p) / (a1 ** (4.0 - p) - a0 ** (4.0 - p))
     )
+    # Integral of a^(2 - p) (1 - exp(-t a)) from a0 to a1, by parts.
     ends = a0 ** (3.0 - p) * -jnp.expm1(-t * a0) - a1 ** (3.0 - p) * -jnp.expm1(-t * a1)
     integral = (ends + t ** (p - 3.0) * (_gamma(4.0 - p, t * a1) - _gamma(4.0 - p, t * a0))) / (p - 3.0)
     # Without dust the cross section is zero; its gradient is that of unshielded atoms.

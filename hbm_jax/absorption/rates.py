@@ -19,7 +19,7 @@ BALANCE = (1, 2, 6, 7, 8, 10, 12, 14, 16, 26)  # H He C N O Ne Mg Si S Fe
 # Ions with at least one electron; rates of the transitions between an ion and the next charge state have the same order
 ABSORBING = all_ions(BALANCE)
 RATES = ("modern", "older")
-_PAIR = ("Z", "N_final")
+_PAIR = ("Z", "N_final")  # columns that identify an ion: nuclear charge, electrons after recombination
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,16 @@ class RunningIntegrals(NamedTuple):
         L = log(E / keV), increasing.
     first, second, third : (nodes, ...)
         S1, S2 and S3 [1e-22 cm^2].
-    right, left : (nodes, ...)
-        sigma just above and just below each node.
+    sigma_above, sigma_below : (nodes, ...)
+        sigma just above and just below each node, which differ at an edge.
     """
 
     node: jax.Array | np.ndarray
     first: jax.Array | np.ndarray
     second: jax.Array | np.ndarray
     third: jax.Array | np.ndarray
-    right: jax.Array | np.ndarray
-    left: jax.Array | np.ndarray
+    sigma_above: jax.Array | np.ndarray
+    sigma_below: jax.Array | np.ndarray
 
 
 @cached_once()
@@ -69,8 +69,7 @@ def running_integrals() -> RunningIntegrals:
     S1 = _sum_from_end(moments[0])
     S2 = _sum_from_end(S1[1:] * width + moments[1])
     S3 = _sum_from_end(S2[1:] * width + 0.5 * S1[1:] * width**2 + 0.5 * moments[2])
-    right, left = _one_sided_sigma(node, fits)
-    return RunningIntegrals(node, S1, S2, S3, right, left)
+    return RunningIntegrals(node, S1, S2, S3, *_one_sided_sigma(node, fits))
 
 
 def _one_sided_sigma(node, fits):
@@ -85,8 +84,9 @@ def _is_inaccurate(lower, upper, fits):
     starts = np.stack([lower, 0.5 * (lower + upper)], axis=-1)[..., None]
     halves = quarter * np.einsum("lihj,j->ihl", evaluate(np.exp(starts + quarter * (1.0 + x)), fits), w)
     integral = halves.sum(axis=1)
-    right, left = _one_sided_sigma(lower, fits)[0], _one_sided_sigma(upper, fits)[1]
-    cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (right - left)
+    sigma_at_lower, sigma_at_upper = _one_sided_sigma(lower, fits)[0], _one_sided_sigma(upper, fits)[1]
+    # Integral over the lower half of the interval, from the cubic through values and slopes of S1 at its ends.
+    cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (sigma_at_lower - sigma_at_upper)
     return (np.abs(cubic - halves[:, 0]) > TOLERANCE * integral).any(axis=1)
 
 
@@ -120,7 +120,7 @@ def look_up(table: RunningIntegrals, L: jax.Array) -> tuple[jax.Array, jax.Array
     """Return S1, S2 and S3 at L of any shape within the table; its columns are (nodes,), of one sum over ions."""
     i, (v0, v1), (s0, s1) = hermite_weights(L, table.node)
     first0, first1, second0, second1 = table.first[i], table.first[i + 1], table.second[i], table.second[i + 1]
-    first = v0 * first0 + v1 * first1 - s0 * table.right[i] - s1 * table.left[i + 1]
+    first = v0 * first0 + v1 * first1 - s0 * table.sigma_above[i] - s1 * table.sigma_below[i + 1]
     second = v0 * second0 + v1 * second1 - s0 * first0 - s1 * first1
     third = v0 * table.third[i] + v1 * table.third[i + 1] - s0 * second0 - s1 * second1
     return first, second, third

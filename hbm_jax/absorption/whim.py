@@ -51,11 +51,11 @@ class Cells(NamedTuple):
 
 
 def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
-    """Return equal cells from 0 to log(1 + z), in each of which a function of u is its least-squares parabola.
+    """Return the cells of a weight: equal cells from u = 0 to log(1 + z), with a least-squares parabola in each.
 
-    Linear weights would suffice for the sum of all ions. But just above the iron edge of a hot gas at the source, only
-    the end of the last cell contributes, and linear weights are wrong there by 1e-3. No expression divides by the width
-    of a cell, so that value and gradient are finite at redshift 0.
+    ``weight`` is a function of u. Linear weights would suffice for the sum of all ions. But just above the iron edge of
+    a hot gas at the source, only the end of the last cell contributes, and linear weights are wrong there by 1e-3. No
+    expression divides by the width of a cell, so that value and gradient are finite at redshift 0.
     """
     x, w = (a.astype(z.dtype) for a in np.polynomial.legendre.leggauss(_NODES))
     edge = jnp.log1p(z) * np.linspace(0.0, 1.0, num_cells + 1).astype(z.dtype)
@@ -76,6 +76,7 @@ def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
     quadratic = 15.0 / 16.0 * project(curvatures, w * (1.0 - x**2) ** 2)
     half = half.reshape(-1, *(1,) * (mean.ndim - 1))
     centre = mean + quadratic * half**2 / 3.0
+    # Value, slope and curvature at the lower and the upper end of each cell.
     ends = (
         (centre - linear * half, centre + linear * half),
         (linear - quadratic * half, linear + quadratic * half),
@@ -98,9 +99,11 @@ def weighted_integral_of_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
     second, third = combine(cells.second, cells.edge.dtype), combine(cells.third, cells.edge.dtype)
     # Each running integral, and its slope (minus the integral of one order less), has its own discontinuities.
     tables = (
-        RunningIntegrals(table.node, table.first, table.first, table.first, table.right, table.left),
-        RunningIntegrals(table.node, second.first, second.second, second.second, second.right, second.left),
-        RunningIntegrals(table.node, third.first, third.second, third.third, third.right, third.left),
+        RunningIntegrals(table.node, table.first, table.first, table.first, table.sigma_above, table.sigma_below),
+        RunningIntegrals(
+            table.node, second.first, second.second, second.second, second.sigma_above, second.sigma_below
+        ),
+        RunningIntegrals(table.node, third.first, third.second, third.third, third.sigma_above, third.sigma_below),
     )
     axes = RunningIntegrals(None, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
     look_up_ions = jax.vmap(look_up, in_axes=(axes, -1), out_axes=-1)
@@ -288,6 +291,7 @@ def _integral(
     if evolving:
 
         def ion_weight(u):
+            """Return the weight of each ion along the line of sight, (..., ions)."""
             weights = jnp.where(METAL, metal_weight(u)[..., None], weight(u)[..., None])
             return (
                 weights * fractions(T + temperature_slope * u / math.log(10.0), xi)[..., ABSORBING_INDEX] * per_hydrogen

@@ -81,7 +81,7 @@ class WhimIons:
         energy, z = checked_lines("WhimIons", self.energy, self.z)
         charges = np.array([Z for Z, _ in ABSORBING])
         numbers = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))[charges - 1]
-        columns = np.concatenate(list(running_integrals()[1:]))  # (5 nodes, ions)
+        columns = np.concatenate(list(running_integrals()[1:]))  # (5 num_nodes, ions)
         basis = np.stack([columns * numbers * ~METAL, columns * numbers * METAL], axis=1)
         integrals = along_lines(energy, z, cosmology, basis, 1.0, num_cells=num_cells)[:, :, 0]
         for name, value in (("energy", energy), ("z", z), ("integrals", integrals)):

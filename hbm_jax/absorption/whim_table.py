@@ -263,7 +263,7 @@ def _nearest(temperatures, coefficients, T):
 
 @functools.lru_cache(maxsize=4)
 def _basis_at(log10_temperatures: tuple[float, ...], *options: Any) -> np.ndarray:
-    """Return the running integrals at given temperatures, (5 nodes, 2, temperatures), from those of `_spline_basis`."""
+    """Return the running integrals of `_spline_basis` at given temperatures, (5 num_nodes, 2, temperatures)."""
     from scipy.interpolate import BSpline  # here: its import takes a tenth of a second
 
     knots = LOG10_T[0] + _STEP * np.arange(-3, NUM_TEMPERATURES + 3)
@@ -296,7 +296,7 @@ def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
 
 @cached_once(maxsize=2)  # some 30 MB each
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
-    """Return the running integrals for each spline coefficient, of H and He and of metals, (5 nodes, 2, knots)."""
+    """Return the running integrals for each spline coefficient, of H and He and of metals, (5 num_nodes, 2, knots)."""
     fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)
     charges = np.array([Z for Z, _ in ABSORBING])
     ion_splines = _interpolation() @ (fractions[:, ABSORBING_INDEX] * np.array(numbers)[charges - 1])  # (knots, ions)
@@ -318,7 +318,7 @@ def along_lines(
         Redshifts.
     cosmology : Cosmology
         Cosmology of the lines of sight.
-    basis : (5 nodes, 2, num_combinations)
+    basis : (5 num_nodes, 2, num_combinations)
         Running integrals of each combination of ions: the sum over ions of H and He, and that over metals.
     metallicity : float or None
         Factor of the metals in the sum of both groups; None: the groups are returned separately.
@@ -360,10 +360,15 @@ def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: floa
 
 
 def _functional(L, first, second, third) -> sparse.csr_matrix:
-    """Return the matrix from S1, S2, S3 and cross sections at the nodes to the integral; L is (energies, edges)."""
+    """Return the matrix (energies, 5 x nodes) of the integral of sigma times a weight, which `Cells` describes.
+
+    Multiplied by S1, S2, S3 and the cross sections above and below each node, one after the other, it gives the
+    integral. The running integrals at ``L``, (energies, edges), are cubic Hermite interpolants between the nodes.
+    """
     node = running_integrals().node
     interval, (v0, v1), (s0, s1) = hermite_weights(L, node)
     num = len(node)
+    # Number of the running integral, end of the interval (0 or 1), and matrix element.
     entries = (
         (0, 0, first * v0 - second * s0),
         (0, 1, first * v1 - second * s1),

@@ -19,7 +19,7 @@ import numpy as np
 from numpyro import handlers
 
 from hbm_jax.distributions.notation import distribution_from_text
-from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
+from hbm_jax.models.priors import Prior, Priors, complete_priors, in_data_units, prior_lines, priors_to_text
 from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
@@ -70,9 +70,37 @@ class PopulationModel:
         for name, (values, exclusive) in _choices(type(self)).items():
             if exclusive or isinstance(getattr(self, name), str):
                 choose(f"{name} of {type(self).__name__}", getattr(self, name), values)
-        object.__setattr__(self, "priors", dict(self.priors))
+        object.__setattr__(self, "priors", Priors(self.priors))
         self.check_options()
         self.all_priors  # noqa: B018 - raises for unknown names
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        # In the namespace of the class, so that `dataclass` does not generate another.
+        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """Return the class with the options that are not defaults, and a line for each parameter: prior and unit."""
+        try:
+            config = self.to_config()
+        except ValueError:  # an option or a prior cannot be written as text
+            config = {}
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "priors"}
+        changed = [
+            # A mapping, such as that of constraints, is longer than the representation of the option.
+            f"{item.name}={value if isinstance(config.get(item.name), Mapping) else config.get(item.name, value)!r}"
+            for item in dataclasses.fields(self)
+            if item.name in values and not _is_default(item, value := values[item.name])
+        ]
+        remarks = dict(self.units)
+        if self.priors_in_data_units:
+            remarks |= {
+                name: "for standardised data"
+                for name, prior in self.all_priors.items()
+                if name not in self.priors and in_data_units(prior, 2.0) is not prior
+            }
+        lines = prior_lines(self.all_priors, remarks).splitlines()
+        return "\n".join([f"{type(self).__name__}({', '.join(changed)})", *(f"  {line}" for line in lines)])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the options, for copying and pickling, without the completed priors."""
@@ -264,9 +292,15 @@ class PopulationModel:
         config = {name: value.to_config() if hasattr(value, "to_config") else value for name, value in options.items()}
         stored = self.priors if self.priors_in_data_units else self.all_priors
         config["priors"] = priors_to_text({name: self.all_priors[name] for name in stored})
-        user_defined = [config[name] for name, value in options.items() if getattr(value, "own", False)]
+        user_defined = [config[name] for name, value in options.items() if not getattr(value, "is_registered", True)]
         name = f"{type(self).__qualname__} with {user_defined[0]}" if user_defined else full_name(type(self))
         return config if name is None else config | {"class": name}
+
+
+def _is_default(item: dataclasses.Field, value: Any) -> bool:
+    """Return True if a field of a model has its default value."""
+    default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+    return value is default or (type(value) is type(default) and bool(value == default))
 
 
 def _choices(model: type) -> dict[str, tuple[tuple[Any, ...], bool]]:

@@ -165,9 +165,14 @@ class Expansion:
         """Redshifts at which the expansion history is not smooth."""
         return breaks_of(self.build({"H0": H0} | dict.fromkeys(self.parameters, 0.3)))
 
+    @property
+    def is_registered(self) -> bool:
+        """True if the expansion history can be restored from its name."""
+        return not self.own
+
     def to_config(self) -> str:
         """Return the name stored in run folders."""
-        return f"own: {self.name}" if self.own else self.name
+        return self.name if self.is_registered else f"own: {self.name}"
 
 
 def _full_name(function) -> str:

@@ -15,6 +15,31 @@ from hbm_jax.names import did_you_mean
 Prior: TypeAlias = dist.Distribution | float
 
 
+class Priors(dict):
+    """Priors by parameter name, which are printed with a line for each, in the notation of configurations."""
+
+    def __repr__(self) -> str:
+        return prior_lines(self) or "{}"
+
+
+def prior_lines(priors: Mapping[str, Any], remarks: Mapping[str, str] | None = None) -> str:
+    """Return aligned lines of text, one for each parameter: its name, its prior, and a remark such as its unit."""
+    texts = {name: _prior_text(prior) for name, prior in priors.items()}
+    name_width, text_width = (max(map(len, column), default=0) for column in (texts, texts.values()))
+    lines = (
+        f"{name:<{name_width}}  {text:<{text_width}}  {(remarks or {}).get(name, '')}" for name, text in texts.items()
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _prior_text(prior: Any) -> str:
+    """Return a prior as text; NumPyro's representation if it cannot be written in the notation of configurations."""
+    try:
+        return str(prior) if isinstance(prior, str | Tie) else distribution_to_text(prior)
+    except ValueError:
+        return repr(prior)
+
+
 def complete_priors(
     defaults: Mapping[str, Prior],
     overrides: Mapping[str, Prior | str],
@@ -59,7 +84,7 @@ def complete_priors(
     parsed = {
         name: read(prior, f"prior.{name}") if isinstance(prior, str) else prior for name, prior in overrides.items()
     }
-    return {name: parsed.get(name, default) for name, default in defaults.items()}
+    return Priors({name: parsed.get(name, default) for name, default in defaults.items()})
 
 
 def sample_prior(name: str, prior: Prior, *, auxiliary: bool = False):

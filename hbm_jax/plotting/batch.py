@@ -119,8 +119,8 @@ def replicates(fits: Mapping[str, Fits], truth: Mapping[str, float]) -> Figure:
         panels = figure.subplots(len(fits), len(truth), squeeze=False, sharex="col")
         for row, (name, fits_of_program) in enumerate(fits.items()):
             table = fits_of_program.summary()
-            known = table.index.get_level_values("parameter").unique()
-            require_parameters(truth, known, f"replicates: fits {name!r}")
+            available = table.index.get_level_values("parameter").unique()
+            require_parameters(truth, available, f"replicates: fits {name!r}")
             colour = SERIES[row % len(SERIES)]
             for axes, (parameter, value) in zip(panels[row], truth.items(), strict=True):
                 intervals = table.xs(parameter, level="parameter").sort_values("median")

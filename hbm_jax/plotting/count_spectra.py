@@ -22,9 +22,9 @@ from hbm_jax.plotting.folded_draws import (
     Floats,
     Points,
     folded,
-    of_source,
     points,
     rows_of,
+    source_parameters,
     stack_of,
     values_of,
 )
@@ -117,18 +117,18 @@ def _draw_counts(upper, lower, data: Any, row: int, model: ExpectedCounts) -> No
     low, high = np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used]
     binned = points(stack, row)
     exposure = float(stack.exposure[row])
-    per_bin = 1.0 / (exposure * binned.bins.total(high - low))
-    _draw_points(upper, binned, per_bin)
+    scale = 1.0 / (exposure * binned.bins.total(high - low))  # from counts in a bin to counts/s/keV
+    _draw_points(upper, binned, scale)
     # The background of single groups is noisy, so the background of each bin is distributed over its groups.
     background = binned.bins.total(model.background[:, row, used])
-    background_density = binned.bins.of_groups(background * per_bin, len(low))
+    background_density = binned.bins.at_groups(background * scale, len(low))
     source_density = model.source[:, row, used] / (exposure * (high - low))
     band = np.quantile(source_density + background_density, BAND, axis=0)
     _steps(upper, low, high, band)
     top = np.max(band[1])
     floor = 0.3 * np.min(band[1])
     if binned.background.any():
-        values = np.where(binned.background > 0, binned.background, np.nan) * per_bin
+        values = np.where(binned.background > 0, binned.background, np.nan) * scale
         _outline(upper, binned.bins.low, binned.bins.high, values, color=BACKGROUND, lw=0.8, label="background, scaled")
         floor = min(floor, 0.6 * np.nanmin(values))
     expected = np.median(binned.bins.total(model.source[:, row, used]) + background, axis=0)
@@ -343,10 +343,10 @@ def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
     """Return the spectrum of a source in a fit of `Afterglow` or `SpectralFit` at observed energies (E,) [keV]."""
     program: Any = model_of(fit)
     if isinstance(program, SpectralFit):
-        of_source_alone = {n: p for n, p in program.all_priors.items() if n in program.spectrum.parameters}
-        values = values_of(fit, of_source_alone, num_draws, row)
+        priors = {n: p for n, p in program.all_priors.items() if n in program.spectrum.parameters}
+        values = values_of(fit, priors, num_draws, row)
         return _expression_spectrum(program.spectrum.of_source(row), values, energy)
-    p = of_source(fit, row, num_draws)
+    p = source_parameters(fit, row, num_draws)
     spectrum = program.medium.spectrum(float(np.median(p["z"])), program.band)
     if np.ptp(p["z"]) > 0:  # the WHIM stays at the median redshift
         spectrum = spectrum.mapped(lambda part: replace(part, z=None) if part.label == "host" else part)

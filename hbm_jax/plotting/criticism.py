@@ -138,8 +138,8 @@ def comparison(result: Comparison) -> Figure:
             axes.plot(difference, row, "o", color=BLUE, markerfacecolor=facecolour, markersize=5.5, zorder=3)
             bad = f"; {int(model['num_bad_k'])} bad $k$" if model["num_bad_k"] else ""
             text = "best" if row == rows[0] else f"${difference:.1f} \\pm {error:.1f}$"
-            known = len(result.evidences) > 1 and name in result.evidences
-            evidence_text = rf"; $\Delta \ln Z = {evidence[name]:.2f}$" if known else ""
+            has_evidence = len(result.evidences) > 1 and name in result.evidences
+            evidence_text = rf"; $\Delta \ln Z = {evidence[name]:.2f}$" if has_evidence else ""
             axes.annotate(
                 f"{text}, weight {model['weight']:.2f}{bad}{evidence_text}",
                 (1.0, row),

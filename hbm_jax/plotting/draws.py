@@ -91,7 +91,7 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
 
 
 def require_values(fit: Fit, *names: str) -> None:
-    """Raise ValueError if a parameter is blinded: a figure computed from its values would give them away."""
+    """Raise ValueError if a parameter is blinded: a figure computed from its values would reveal them."""
     hidden = () if fit.blinding is None else fit.blinding.names
     if blinded := [name for name in names if name in hidden]:
         raise ValueError(
@@ -106,14 +106,14 @@ def true_values(fit: Fit, num_draws: int) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If parameters are blinded that the model does not name as its result: true values may give them away.
+        If a parameter is blinded that is not in ``blinded`` of the model: the true values may reveal it.
     """
     if fit.blinding is not None:
         require_values(fit, *(set(fit.blinding.names) - set(getattr(model_of(fit), "blinded", ()))))
     return latents(fit, num_draws=num_draws)
 
 
-def spread(total: int, num: int) -> np.ndarray:
+def evenly_spaced(total: int, num: int) -> np.ndarray:
     """Return evenly spaced indices of at most ``num`` of ``total`` draws."""
     return np.linspace(0, total - 1, min(num, total)).round().astype(int)
 

@@ -12,7 +12,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
 from hbm_jax.models.xray.folded_regions import FoldedRegions
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter
 from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.stack import SpectrumStack
 
@@ -56,7 +56,7 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
         The background is the best-fitting one at each draw (wstat, pgstat), its posterior mean given the background
         region (marginal), the scaled counts of the background region (chi-square), or 0 (cstat).
     """
-    chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
+    chosen = evenly_spaced(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
     program: Any = model_of(fit)
     draws: Any
     prepared: Any
@@ -106,7 +106,7 @@ def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
 
 def values_of(fit: Fit, priors: Mapping[str, Any], num_draws: int, row: int) -> dict[str, Floats]:
     """Return the parameters of one spectrum of a `SpectralFit` at posterior draws, (draw,) each."""
-    chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
+    chosen = evenly_spaced(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
     draws = _draws(fit, priors, chosen)
     fixed = {name: np.full(len(chosen), float(prior)) for name, prior in priors.items() if name not in draws}
     return fixed | {n: v[:, row] if v.ndim == 2 else v for n, v in draws.items() if n != "calibration"}
@@ -136,8 +136,8 @@ class FigureBins(NamedTuple):
         """Return sums over the groups of each bin, (..., B), of values of the groups, (..., G)."""
         return np.add.reduceat(np.asarray(values, float), self.first, axis=-1)
 
-    def of_groups(self, values: Any, num: int) -> Floats:
-        """Return the values (..., B) of the bins at each of the ``num`` groups in them, (..., num)."""
+    def at_groups(self, values: Any, num: int) -> Floats:
+        """Return values (..., B) of the bins repeated for each of the ``num`` groups of channels, (..., num)."""
         return np.repeat(values, np.diff(np.append(self.first, num)), axis=-1)
 
 
@@ -204,7 +204,7 @@ def points(stack: SpectrumStack, row: int) -> Points:
 
 
 def _lower_limit(n: Floats) -> Floats:
-    """Return the lower limit of a Poisson mean from n counts, at one standard deviation; 0 for no counts."""
+    """Return the lower limit of a Poisson mean from n counts, at one standard deviation (Gehrels 1986, equation 11)."""
     safe = np.maximum(n, 1.0)
     return np.where(n > 0, safe * (1.0 - 1.0 / (9.0 * safe) - 1.0 / (3.0 * np.sqrt(safe))) ** 3, 0.0)
 
@@ -220,7 +220,7 @@ def parameters(fit: Fit, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
     """
     program, data = model_and_data(fit, Afterglow, Afterglows, "parameters")
     posterior = fit.posterior
-    chosen = spread(posterior.sizes["chain"] * posterior.sizes["draw"], num_draws)
+    chosen = evenly_spaced(posterior.sizes["chain"] * posterior.sizes["draw"], num_draws)
     priors, sites = program.all_priors, program.medium.sites
     names = (*(v.site for v in sites), *program.common, "nh_mw", "z", "log10_n0", *GAS)
     fixed = {n: np.full(len(chosen), float(priors[n])) for n in names if isinstance(priors.get(n), int | float)}
@@ -240,7 +240,7 @@ def parameters(fit: Fit, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
     return values | {"z": z}
 
 
-def of_source(fit: Fit, row: int, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
+def source_parameters(fit: Fit, row: int, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
     """Return the parameters of one afterglow at posterior draws, (draw,) each; see `parameters`."""
     return {name: v[:, row] if v.ndim == 2 else v for name, v in parameters(fit, num_draws).items()}
 
@@ -256,7 +256,7 @@ def rows_of(data: Any, names, max_num: int, caller: str) -> list[int]:
     ValueError
         For a name that is not among the sources.
     """
-    known = stack_of(data).name if isinstance(data, BurstSpectra) else data.name
+    available = stack_of(data).name if isinstance(data, BurstSpectra) else data.name
     if names is None and isinstance(data, BurstSpectra):
         return _brightest(data, max_num)
     if names is None:
@@ -266,9 +266,9 @@ def rows_of(data: Any, names, max_num: int, caller: str) -> list[int]:
         return sorted(int(row) for row in np.argsort(-total, kind="stable")[:max_num])
     selected = [names] if isinstance(names, str) else list(names)
     for name in selected:
-        if name not in known:
-            raise ValueError(f"{caller}: expected names among {', '.join(known[:20])}; found {name!r}.")
-    return [known.index(name) for name in selected[:max_num]]
+        if name not in available:
+            raise ValueError(f"{caller}: expected names among {', '.join(available[:20])}; found {name!r}.")
+    return [available.index(name) for name in selected[:max_num]]
 
 
 def _brightest(data: BurstSpectra, max_num: int) -> list[int]:

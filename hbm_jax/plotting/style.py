@@ -63,8 +63,8 @@ def house_style() -> Iterator[None]:
         yield
 
 
-# Versions of matplotlib for which `_QuickAxes`, which depends on its internal methods, was tested.
-KNOWN_AXES = ((3, 10), (3, 11))
+# Versions of matplotlib with which `_QuickAxes`, which depends on its internal methods, was tested.
+TESTED_VERSIONS = ((3, 10), (3, 11))
 
 
 class Figure(_Figure):
@@ -98,8 +98,8 @@ class Figure(_Figure):
 
 
 def _with_quick_ticks(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of new axes, with `_QuickAxes` as their class if they name none and matplotlib is known."""
-    if mpl.__version_info__[:2] not in KNOWN_AXES or {"projection", "polar", "axes_class"} & set(options):
+    """Return the options of new axes, with `_QuickAxes` as class unless they name one or matplotlib is untested."""
+    if mpl.__version_info__[:2] not in TESTED_VERSIONS or {"projection", "polar", "axes_class"} & set(options):
         return options
     return options | {"axes_class": _QuickAxes}
 
@@ -107,7 +107,7 @@ def _with_quick_ticks(options: dict[str, Any]) -> dict[str, Any]:
 class _Ticks:
     """All major or all minor ticks of an axis, drawn with the artists of a single tick.
 
-    An object for each tick, of five artists, takes as long to make as all other things of a small panel to draw.
+    Creating five artists for each tick takes as long as drawing everything else in a small panel.
     """
 
     def __init__(self, tick: Tick, is_x: bool, positions: np.ndarray, labels: Sequence[str]):
@@ -137,7 +137,7 @@ class _Ticks:
         line.set_data(*((positions, edges) if self.is_x else (edges, positions)))
 
     def _moved(self, text) -> Iterator[None]:
-        """Give the text of each label to an artist, one after the other; empty texts only once."""
+        """Set an artist to the position and text of each label in turn; of empty labels only the first is used."""
         empty = 0
         for position, label in zip(self.positions, self.labels, strict=True):
             empty += not label
@@ -156,11 +156,12 @@ _Part: Any = object  # its methods are those of matplotlib's Axis, which has no 
 
 
 class _QuickTicks(_Part):
-    """Part of an axis that draws its ticks together, until someone asks for the objects of single ticks."""
+    """Part of an axis that draws its ticks together, until the objects of single ticks are requested."""
 
     _single = False
 
     def _update_ticks(self):
+        """Return the ticks in the view, in groups that are drawn together."""
         if self._single:
             return super()._update_ticks()
         groups = []
@@ -204,7 +205,7 @@ class _QuickTicks(_Part):
     def set_ticklabels(self, labels, **options):
         single = self._single
         texts = super().set_ticklabels(labels, **options)
-        self._single = single or bool(set(options) - {"minor"})  # without a style the formatter knows the texts
+        self._single = single or bool(set(options) - {"minor"})  # only a style needs single ticks
         return texts
 
 
@@ -337,7 +338,7 @@ def in_few_colours(pixels: np.ndarray, colours: int) -> bytes:
 def _png(values: np.ndarray, level: int, palette: np.ndarray | None = None) -> bytes:
     """Return an image of 8 bits, (height, width, channels), as the bytes of a PNG file, compressed at this level.
 
-    Pillow tries five filters for each row, which takes twice as long and makes figures no smaller.
+    Pillow is not used, because it tries five filters for each row: it takes twice as long and the files are no smaller.
     """
     height, width, num_channels = values.shape
     rows = np.zeros((height, 1 + width * num_channels), np.uint8)  # each begins with its filter, none
@@ -355,8 +356,8 @@ def _png(values: np.ndarray, level: int, palette: np.ndarray | None = None) -> b
 
 def draw_simulated(axis, x, y, detected) -> None:
     """Draw simulated objects, detected and missing ones."""
-    for mask, colour, alpha, label in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
-        axis.plot(x[mask], y[mask], ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {label}")
+    for mask, colour, alpha, status in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
+        axis.plot(x[mask], y[mask], ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {status}")
 
 
 def draw_distribution(axis, measured, simulated, detected, limit: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Background regions as spectra of their own, for fits with a model of the background."""
+"""Background regions as separate spectra, for fits with a model of the background."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class RegionStack(SpectrumStack):
 
     source_row: tuple[int, ...] = field(default=(), metadata={"static": True})
     region_ratio: Any = None
-    array_of_its_own: ClassVar[str] = "region_ratio"
+    distinctive_array: ClassVar[str] = "region_ratio"
 
     @property
     def num_sources(self) -> int:
@@ -67,15 +67,15 @@ class RegionStack(SpectrumStack):
         rows = tuple(row for row, spectrum in enumerate(spectra) if spectrum.background is not None)
         if not rows:
             raise DataError("background regions: expected a spectrum with a background; found none.")
-        plain = SpectrumStack.of(spectra, masks)
+        with_backgrounds = SpectrumStack.of(spectra, masks)
         backgrounds = []
         for row in rows:
             spectrum, background = spectra[row], spectra[row].background
             assert background is not None
             if background.error is not None or spectrum.error is not None:
                 raise DataError(f"{spectrum.name}: expected Poisson counts in both regions; found Gaussian errors.")
-            used = np.asarray(plain.used[row])
-            if (np.asarray(plain.ratio_spread[row])[used] > SAME_RATIO).any():
+            used = np.asarray(with_backgrounds.used[row])
+            if (np.asarray(with_backgrounds.ratio_spread[row])[used] > SAME_RATIO).any():
                 raise DataError(
                     f"{spectrum.name}: expected one ratio of background to source region in each group; found ratios "
                     "that differ. Group fewer channels."
@@ -89,7 +89,7 @@ class RegionStack(SpectrumStack):
         sources = [dataclasses.replace(spectrum, background=None) for spectrum in spectra]
         stack = SpectrumStack.of([*sources, *backgrounds], [*masks, *(masks[row] for row in rows)])
         ratio = np.ones((len(rows), np.shape(stack.counts)[1]))
-        ratio[:, : np.shape(plain.ratio)[1]] = np.asarray(plain.ratio)[list(rows)]
+        ratio[:, : np.shape(with_backgrounds.ratio)[1]] = np.asarray(with_backgrounds.ratio)[list(rows)]
         parts = {item.name: getattr(stack, item.name) for item in dataclasses.fields(stack)}
         return cls(**parts, source_row=rows, region_ratio=frozen_array(ratio))
 
@@ -98,12 +98,18 @@ class RegionStack(SpectrumStack):
         index = indices_of(rows, self.num_sources)
         if not all(0 <= i < self.num_sources for i in index):
             raise DataError(f"subset: expected indices below {self.num_sources}, of source regions; found {index}.")
-        pairs = [(place, k) for place, i in enumerate(index) for k, row in enumerate(self.source_row) if row == i]
-        regions = [k for _, k in pairs]
-        kept: Any = SpectrumStack.subset(self, [*index, *(self.num_sources + k for k in regions)])
-        rows_of = tuple(place for place, _ in pairs)
-        ratio = np.asarray(self.region_ratio)[regions][:, : np.shape(kept.counts)[1]]
-        return dataclasses.replace(kept, source_row=rows_of, region_ratio=frozen_array(ratio))
+        # Pairs of the new row of a source and the number of its background region.
+        pairs = [
+            (new_row, region)
+            for new_row, source in enumerate(index)
+            for region, row in enumerate(self.source_row)
+            if row == source
+        ]
+        regions = [region for _, region in pairs]
+        subset: Any = SpectrumStack.subset(self, [*index, *(self.num_sources + region for region in regions)])
+        ratio = np.asarray(self.region_ratio)[regions][:, : np.shape(subset.counts)[1]]
+        source_row = tuple(new_row for new_row, _ in pairs)
+        return dataclasses.replace(subset, source_row=source_row, region_ratio=frozen_array(ratio))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return the contents as NumPy arrays for storage; see `SpectrumStack.to_dict`."""

@@ -96,7 +96,7 @@ class SpectrumStack:
     systematic: Any
     warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
     notes: tuple[str, ...] = field(default=(), metadata={"static": True})
-    array_of_its_own: ClassVar[str] = ""  # stored array by which `from_dict` recognises a subclass
+    distinctive_array: ClassVar[str] = ""  # name of a stored array that only this subclass has, for `from_dict`
 
     @classmethod
     def of(
@@ -168,12 +168,16 @@ class SpectrumStack:
         ``chi2`` for counts with Gaussian errors, ``pgstat`` for backgrounds with Gaussian errors, ``marginal`` for
         Poisson backgrounds, and ``cstat`` without backgrounds.
         """
-        gaussian = self.has_gaussian_background
-        poisson = self.has_background & ~gaussian
-        names = ["chi2"] * bool(self.has_gaussian_counts.any()) + ["pgstat"] * bool(gaussian.any())
-        if poisson.any():
+        gaussian_background = self.has_gaussian_background
+        poisson_background = self.has_background & ~gaussian_background
+        names = []
+        if self.has_gaussian_counts.any():
+            names.append("chi2")
+        if gaussian_background.any():
+            names.append("pgstat")
+        if poisson_background.any():
             names.append("marginal")
-        elif not gaussian.any() and not self.has_gaussian_counts.all():
+        elif not gaussian_background.any() and not self.has_gaussian_counts.all():
             names.append("cstat")
         return " and ".join(names)
 
@@ -211,44 +215,50 @@ class SpectrumStack:
 
     def _parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`."""
-        gaussian = self.has_gaussian_counts & rows
-        poisson = rows & ~gaussian
+        gaussian_counts = self.has_gaussian_counts & rows
+        poisson_counts = rows & ~gaussian_counts
         if name == "chi2":
-            if not gaussian.any():
+            if not gaussian_counts.any():
                 self._reject(
                     name, rows, "counts with errors; found Poisson counts", "chi2_gehrels, chi2_data or chi2_model"
                 )
-            name = None
-        if not gaussian.any():
-            return self._poisson_parts(name, poisson)
-        if name is not None and not poisson.any():
+            name = None  # spectra with Poisson counts have their default statistic
+        if not gaussian_counts.any():
+            return self._poisson_parts(name, poisson_counts)
+        if name is not None and not poisson_counts.any():
             choose("statistic", name, STATISTICS)
-            self._reject(name, gaussian, "Poisson counts; found counts with Gaussian errors", "chi2")
-        used = gaussian[:, None] & self.used
+            self._reject(name, gaussian_counts, "Poisson counts; found counts with Gaussian errors", "chi2")
+        used = gaussian_counts[:, None] & self.used
         chi2 = prepare("chi2", self.counts, error=np.where(used, self.error, 1.0), used=used)
-        return (chi2, *self._poisson_parts(name, poisson)) if poisson.any() else (chi2,)
+        return (chi2, *self._poisson_parts(name, poisson_counts)) if poisson_counts.any() else (chi2,)
 
     def _poisson_parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
         """Prepare the statistics of the spectra in the mask `rows`, whose counts are Poisson."""
-        used, gaussian = rows[:, None] & self.used, self.has_gaussian_background & rows
-        poisson = self.has_background & rows & ~gaussian
-        name = name or ("marginal" if poisson.any() else "pgstat" if gaussian.any() else "cstat")
+        used = rows[:, None] & self.used
+        gaussian_background = self.has_gaussian_background & rows
+        poisson_background = self.has_background & rows & ~gaussian_background
+        if name is None:
+            name = "marginal" if poisson_background.any() else "pgstat" if gaussian_background.any() else "cstat"
         if name == "cstat":
             has_background = self.has_background & rows
             self._reject(name, has_background, "spectra without a background; found one", "wstat or marginal")
             return (prepare(name, self.counts, used=used),)
-        if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson.any()):
-            self._reject(name, gaussian, "Poisson backgrounds; found Gaussian errors", "pgstat")
-        if name == "pgstat" and not gaussian.any():
+        if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson_background.any()):
+            self._reject(name, gaussian_background, "Poisson backgrounds; found Gaussian errors", "pgstat")
+        if name == "pgstat" and not gaussian_background.any():
             self._reject(
-                name, poisson, "backgrounds with Gaussian errors; found a Poisson background", "wstat or marginal"
+                name,
+                poisson_background,
+                "backgrounds with Gaussian errors; found a Poisson background",
+                "wstat or marginal",
             )
-        if not gaussian.any():
+        if not gaussian_background.any():
             return (self._prepare(name, used),)
-        if not poisson.any():
+        if not poisson_background.any():
             return (self._prepare("pgstat", used),)
+        # Both kinds of background: pgstat for the Gaussian ones, the named statistic for the others.
         name = "marginal" if name == "pgstat" else name
-        with_pgstat = gaussian[:, None] & used
+        with_pgstat = gaussian_background[:, None] & used
         return self._prepare("pgstat", with_pgstat), self._prepare(name, used & ~with_pgstat)
 
     def _prepare(self, name: str, used: Any) -> Statistic:
@@ -391,13 +401,13 @@ class SpectrumStack:
     def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
         """Build a stack from the arrays of `to_dict`; every value is restored exactly."""
         for subclass in cls.__subclasses__():
-            if subclass.array_of_its_own in stored:
+            if subclass.distinctive_array in stored:
                 return subclass.from_dict(stored)
         return SpectrumStack.of_arrays(stored)
 
     @staticmethod
     def of_arrays(stored: Mapping[str, Any]) -> "SpectrumStack":
-        """Build a stack from arrays, without background regions as spectra of their own."""
+        """Build a `SpectrumStack` from stored arrays; arrays of a subclass are ignored."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
             rmfs.append(_rmf_of([stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS]))

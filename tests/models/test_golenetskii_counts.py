@@ -312,7 +312,7 @@ def test_lines_without_variance_are_those_of_the_population(prepared, monte_carl
     np.testing.assert_allclose(log10_N, HYPER["log10_N_mean"], rtol=1e-14)
     np.testing.assert_allclose(gamma, HYPER["gamma_mean"], rtol=1e-14)
     drawn = np.asarray(_drawn_fluxes(fluxes, np.array([0, seed(2)], np.uint32)))
-    line = HYPER["log10_N_mean"] + HYPER["gamma_mean"] * fluxes.x - fluxes.sphere
+    line = HYPER["log10_N_mean"] + HYPER["gamma_mean"] * fluxes.x - fluxes.log10_area
     for i in range(5):
         monte_carlo.mean(drawn[:, i], line[i], name=f"mean {i}", independent=True)
         monte_carlo.std(drawn[:, i], HYPER["intrinsic_scatter"], name=f"scatter {i}", independent=True)

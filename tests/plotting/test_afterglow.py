@@ -74,7 +74,7 @@ def test_bins_hold_all_counts_and_enough_of_them():
     assert list(bins.first) == [0, 5]
     np.testing.assert_array_equal(bins.total(counts), [34, 16])
     np.testing.assert_array_equal([bins.low, bins.high], [[1.0, 1.5], [1.5, 2.0]])
-    np.testing.assert_array_equal(bins.of_groups([[1.0, 2.0], [3.0, 4.0]], 10), np.repeat([[1, 2], [3, 4]], 5, axis=1))
+    np.testing.assert_array_equal(bins.at_groups([[1.0, 2.0], [3.0, 4.0]], 10), np.repeat([[1, 2], [3, 4]], 5, axis=1))
 
 
 def test_points_are_rates_with_gehrels_errors(fit):
@@ -111,7 +111,7 @@ def test_residuals_by_hand():
 
 
 def test_unfolded_spectrum_by_hand(fit):
-    p = folded_draws.of_source(fit, 1, num_draws=4)
+    p = folded_draws.source_parameters(fit, 1, num_draws=4)
     posterior = fit.posterior.stack(draws=("chain", "draw"))
     np.testing.assert_array_equal(p["nh"][0], 10 ** posterior["log10_nh"].to_numpy()[1, 0])
     np.testing.assert_array_equal(p["log10_n0"][-1], posterior["log10_n0"].to_numpy()[-1])

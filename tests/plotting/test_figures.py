@@ -126,7 +126,7 @@ def test_band_is_the_modulus_of_each_draw(supernova_fit):
     z = np.array([0.02, 0.3, 1.0])
     moduli = hubble.modulus_draws(supernova_fit, hubble.at_redshifts(supernova_fit.data, z), num_draws=7)
     total = 4 * 200
-    chosen = draws.spread(total, 7)
+    chosen = draws.evenly_spaced(total, 7)
     Om0, M0 = (supernova_fit.posterior[name].to_numpy().ravel() for name in ("Om0", "M0"))
     for row, index in enumerate(chosen):
         reference = Cosmology.flat(H0=70.0, Om0=float(Om0[index])).to_astropy().distmod(z).value
@@ -237,7 +237,7 @@ def test_population_band_is_the_normal_density(supernova_fit):
     density = population_draws(supernova_fit, "x1", grid, 5)
     np.testing.assert_allclose(np.trapezoid(density, grid, axis=1), 1.0, rtol=1e-6)
     mean = np.trapezoid(density * grid, grid, axis=1)
-    chosen = supernova_fit.posterior["x1_mean"].to_numpy().ravel()[draws.spread(800, 5)]
+    chosen = supernova_fit.posterior["x1_mean"].to_numpy().ravel()[draws.evenly_spaced(800, 5)]
     np.testing.assert_allclose(mean, chosen, atol=1e-6)
 
 
@@ -281,7 +281,8 @@ def test_population_of_a_mixture_has_both_parts(supernova_fit):
     fit = dataclasses.replace(supernova_fit, program=hbm.models.Supernova(stretch="two", priors=fixed))
     grid = np.linspace(-12.0, 12.0, 4001)
     mean, std = (
-        supernova_fit.posterior[name].to_numpy().ravel()[draws.spread(800, 5), None] for name in ("x1_mean", "x1_std")
+        supernova_fit.posterior[name].to_numpy().ravel()[draws.evenly_spaced(800, 5), None]
+        for name in ("x1_mean", "x1_std")
     )
     expected = 0.75 * stats.norm.pdf(grid, mean, std) + 0.25 * stats.norm.pdf(grid, mean - 2.0, 0.3)
     np.testing.assert_allclose(population_draws(fit, "x1", grid, 5), expected, rtol=1e-3, atol=1e-3)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_ogip import small_arf, small_rmf, small_spectrum
+from small_ogip import NUM_CHANNELS, small_arf, small_rmf, small_spectrum
 
 from hbm_jax.data import read_grouped_spectra
 from hbm_jax.spectra import SpectrumStack, default_energies, write_arf, write_pha, write_rmf
@@ -66,6 +66,28 @@ def test_the_choice_is_said_and_stored(files):
         read_grouped_spectra(chandra, energies="instrumnt")
     with pytest.raises(DataError, match="14 to 195 keV"):
         read_grouped_spectra(files("SWIFT", "BAT"))
+
+
+def test_the_number_of_flagged_channels_is_said(tmp_path, files):
+    path = files("UNKNOWN", "NEW")
+    bounds = np.geomspace(0.2, 11.0, NUM_CHANNELS + 1)
+    inside = (bounds[:-1] >= 0.5) & (bounds[1:] <= 7.0)
+    quality = np.zeros(NUM_CHANNELS, int)
+    quality[[0, *np.flatnonzero(inside)[:2]]] = 5, 1, 2  # the first is outside the range of energies
+    write_pha(path, small_spectrum(quality=quality), rmf="a.rmf", arf="a.arf", overwrite=True)
+    background_quality = np.where(np.arange(NUM_CHANNELS) == np.flatnonzero(inside)[-1], 2, 0)
+    write_pha(tmp_path / "background.pha", small_spectrum(seed=3, quality=background_quality))
+    options = {"grouping": "none", "background": "none"}
+
+    def described(**changes):
+        return read_grouped_spectra(path, **options | changes).describe()
+
+    assert "NEW.pha: 3 channels marked as bad (QUALITY) are not used." in described(energies=None)
+    assert "NEW.pha: 2 channels marked as bad" in described(energies=(0.5, 7.0))
+    background = str(tmp_path / "background.pha")
+    assert "NEW.pha: 3 channels marked as bad" in described(energies=(0.5, 7.0), background=background)
+    assert "bad" not in described(energies=None, bad_channels=True)
+    assert "bad" not in described(energies=(bounds[5], bounds[8]))
 
 
 def test_a_published_spectrum_names_its_instrument(shared_data):

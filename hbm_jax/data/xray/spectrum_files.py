@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from hbm_jax.names import choose, listed
 from hbm_jax.spectra.background_regions import RegionStack
-from hbm_jax.spectra.folding.grouping import group, noticed
+from hbm_jax.spectra.folding.grouping import group, noticed, num_flagged
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.instruments import default_energies
 from hbm_jax.spectra.ogip.pha import read_spectra
@@ -42,16 +42,17 @@ def read_grouped_spectra(
     also
         More PHA files, or mappings, as for ``source``.
     background, rmf, arf
-        Files that replace those named in the headers, for all spectra without an option of their own; ``"none"`` for
+        Files that replace those named in the headers, for all spectra whose options do not name one; ``"none"`` for
         no file.
     energies
         Energy range to use [keV]; only channels entirely within it are used. ``"instrument"``: the range in which
         spectra of the instrument are usually fitted (`hbm_jax.spectra.default_energies`, by TELESCOP and INSTRUME),
-        which `SpectrumStack.describe` states. None for all good channels.
+        which `SpectrumStack.describe` states. None for all good channels. `SpectrumStack.describe` also states the
+        number of channels in the range that are not used because of their QUALITY.
     grouping, group_by, bad_channels
         As in `hbm_jax.data.read_afterglows`.
     background_response : {"rmf", "source"}, optional
-        Make the background regions spectra of their own, for ``SpectralFit(..., background_spectrum=)``: their response
+        Read the background regions as separate spectra, for ``SpectralFit(..., background_spectrum=)``: their response
         is the redistribution matrix of the source without its effective area, or the response of the source.
 
     Returns
@@ -87,6 +88,9 @@ def read_grouped_spectra(
                 energies, note = _of_instrument(spectrum, energies)
                 notes.append(note)
             masks.append(noticed(spectrum, energies, keep_bad=file_options["bad_channels"]))
+            num_bad = 0 if file_options["bad_channels"] else num_flagged(spectrum, energies)
+            if num_bad:
+                notes.append(f"{spectrum.name}: {num_bad} channels marked as bad (QUALITY) are not used.")
             grouped.append(group(spectrum, file_options["grouping"], file_options["group_by"], noticed=masks[-1]))
     if background_response is None:
         stack = SpectrumStack.of(grouped, masks)

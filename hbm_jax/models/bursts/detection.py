@@ -154,6 +154,7 @@ class PeakFluxDetection(NamedTuple):
     log10_sphere_area: Any
 
     def _lines(self, x_mean, x_std, x: Any = 0.0) -> LinesOfBursts:
+        """Return the population of lines, for peak energies of this mean and scatter, plus known values ``x``."""
         line = self.line
         area = (self.log10_sphere_area @ self.of_burst / jnp.sum(self.of_burst, axis=0))[:, None]
 
@@ -173,7 +174,10 @@ class PeakFluxDetection(NamedTuple):
         return _log_any(log_ndtr((self.limit - flux) / self.width) @ self.of_burst)
 
     def of_peak_energies(self, prior, log10_E_peak: Callable) -> Detected:
-        """Return the distribution of the peak energies (I,) of detected bursts, from that of all, and their values."""
+        """Return the distribution of the peak energies (I,) of detected bursts.
+
+        ``prior`` is that of all bursts in the coordinates of the sampler, which ``log10_E_peak`` maps to peak energies.
+        """
 
         def share(value):
             lines = self._lines(0.0, 0.0, log10_E_peak(value) - PIVOT)
@@ -182,7 +186,7 @@ class PeakFluxDetection(NamedTuple):
         return Detected(prior, share, objects=self.of_burst)
 
     def of_fluxes(self, fluxes: BurstFluxes) -> Detected:
-        """Return the distribution of the fluxes (I,) of detected bursts, from that of all."""
+        """Return the distribution of the fluxes (I,) of detected bursts, from that of all bursts."""
 
         def log_efficiency(value):
             return self.log_probability(fluxes.flux(value))
@@ -215,12 +219,13 @@ def _luminosities(margin, std, spread, used):
         Weights are to be multiplied by the exponential of ``log_scale``, (..., B), which may be far below 0.
     """
     num, used = jnp.sum(used, axis=-1, keepdims=True), used > 0
-    brightest = 0.75 * jnp.sqrt(2.0 * jnp.log(num))  # in standard deviations
-    narrow = jnp.min(jnp.where(used, std, jnp.inf), axis=-1, keepdims=True)
-    wide = jnp.max(jnp.where(used, std, 0.0), axis=-1, keepdims=True)
-    spread = jnp.maximum(spread, 1e-6 * narrow)
-    edge = (jnp.min(jnp.where(used, margin, jnp.inf), axis=-1, keepdims=True) - brightest * narrow) / spread
-    width, ratio = narrow / (1.0 + 0.5 * brightest) / spread, (wide / spread) ** 2
+    # Approximate height of the brightest of num intervals above the mean, in standard deviations.
+    brightest = 0.75 * jnp.sqrt(2.0 * jnp.log(num))
+    smallest_std = jnp.min(jnp.where(used, std, jnp.inf), axis=-1, keepdims=True)
+    largest_std = jnp.max(jnp.where(used, std, 0.0), axis=-1, keepdims=True)
+    spread = jnp.maximum(spread, 1e-6 * smallest_std)
+    edge = (jnp.min(jnp.where(used, margin, jnp.inf), axis=-1, keepdims=True) - brightest * smallest_std) / spread
+    width, ratio = smallest_std / (1.0 + 0.5 * brightest) / spread, (largest_std / spread) ** 2
     centre, scale = edge / (1.0 + ratio), jnp.sqrt(ratio / (1.0 + ratio))  # of u of detected bursts above a high limit
     low, high = jnp.maximum(-REACH, centre - REACH * scale), jnp.maximum(REACH, centre + REACH * scale + 3.5)
     # A limit that most bursts exceed needs no dense nodes.
@@ -264,7 +269,7 @@ def _above(z):
 def _log_any(log_none):
     """Return log(1 - p) from log p, finite with its derivative where p is 1."""
     log_none = jnp.minimum(log_none, -jnp.finfo(jnp.result_type(log_none)).tiny)
-    near_one = log_none > -0.7
+    near_one = log_none > -0.7  # p above 1/2; each branch is accurate on its side
     small, large = jnp.where(near_one, log_none, -1.0), jnp.where(near_one, -1.0, log_none)
     return jnp.where(near_one, jnp.log(-jnp.expm1(small)), jnp.log1p(-jnp.exp(large)))
 
@@ -293,7 +298,8 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
         Selection of whole bursts.
     """
 
-    def of_detected(whole: BurstDetection, prior, gamma):
+    def detected_slopes(whole: BurstDetection, prior, gamma):
+        """Return the distribution of standardised slopes of detected bursts; ``gamma`` maps them to slopes."""
         lines = LinesOfBursts(
             p["gamma_mean"],
             p["gamma_std"],
@@ -308,7 +314,7 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
         return Detected(prior, lambda x: jnp.exp(whole.log_detected(gamma(x), lines)), whole.log_share(lines))
 
     with numpyro.plate("burst", len(bound.used)):
-        detected = None if whole is None else partial(of_detected, whole)
+        detected = None if whole is None else partial(detected_slopes, whole)
         return sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], bound.slopes, detected=detected)
 
 
@@ -325,13 +331,13 @@ def detection_of(selections: Sequence[Selection], bound: Any, values: Any) -> tu
 
 
 def check_options(model: Any) -> None:
-    """Raise OptionError for a selection of a `hbm_jax.models.Golenetskii` that cannot be integrated."""
+    """Raise OptionError for a selection that `hbm_jax.models.Golenetskii` does not support."""
     option = "truncated=True" if model.truncated else f"selection={model.selection!r}"
     if model.truncated and model.selection != NONE:
         raise OptionError(f"Golenetskii: {option} expects no other selection; found {model.selection!r}.")
     for part in model.selections:
-        known = part.quantity in (INTERVALS, WHOLE) and part.missing == "below"
-        if len(model.selections) > 1 or not known or part.by_group:
+        is_supported = part.quantity in (INTERVALS, WHOLE) and part.missing == "below"
+        if len(model.selections) > 1 or not is_supported or part.by_group:
             raise OptionError(
                 f"Golenetskii: {option}: expected one limit such as '{INTERVALS} > -6.5', of every interval, or "
                 f"'{WHOLE} > -6.5', of the brightest one."
@@ -341,11 +347,11 @@ def check_options(model: Any) -> None:
 
 
 def check_options_of_counts(model: Any) -> None:
-    """Raise OptionError for a selection of a `hbm_jax.models.GolenetskiiCounts` that it does not have."""
+    """Raise OptionError for a selection that `hbm_jax.models.GolenetskiiCounts` does not support."""
     option = f"GolenetskiiCounts: selection={model.selection!r}"
     for part in model.selections:
-        known = part.quantity == WHOLE and part.missing == "below" and not part.by_group and not part.of_objects
-        if len(model.selections) > 1 or not known:
+        is_supported = part.quantity == WHOLE and part.missing == "below" and not part.by_group and not part.of_objects
+        if len(model.selections) > 1 or not is_supported:
             raise OptionError(f"{option}: expected one limit of the brightest interval, such as '{WHOLE} > -6 +- 0.1'.")
         if part.is_step:
             raise OptionError(
@@ -353,8 +359,9 @@ def check_options_of_counts(model: Any) -> None:
                 "density cannot be sampled; found a width of 0."
             )
         for name, value in {"latents": "marginal", "scatter": True}.items():
-            if (found := getattr(model, name)) != value:
-                raise OptionError(f"{option} expects {name}={value!r}; found {found!r}.", [Remedy(name, value)])
+            if getattr(model, name) != value:
+                message = f"{option} expects {name}={value!r}; found {getattr(model, name)!r}."
+                raise OptionError(message, [Remedy(name, value)])
 
 
 def check_selected(data: Bursts, selection: Selection, model: Any) -> None:
@@ -382,15 +389,15 @@ def check_selected(data: Bursts, selection: Selection, model: Any) -> None:
     below = (flux.max(axis=1) if whole else flux.min(axis=1)) < float(selection.limit)
     if below.any():
         num = int(below.sum()) if whole else int((flux < float(selection.limit)).sum())
-        what = "no burst whose fluxes are all below the limit" if whole else "no flux below the limit"
+        expected = "no burst whose fluxes are all below the limit" if whole else "no flux below the limit"
         raise DataError(
-            f"{option}: expected {what}; found {num}, the first in {data.name[int(below.argmax())]}. "
+            f"{option}: expected {expected}; found {num}, the first in {data.name[int(below.argmax())]}. "
             "Leave them out, or give the limit a width, such as +- 0.1."
         )
 
 
-def inside(data: Bursts, selections: Sequence[Selection]) -> Bursts:
-    """Return the design of a simulation, with fluxes that a step leaves out moved to its limit."""
+def moved_to_limit(data: Bursts, selections: Sequence[Selection]) -> Bursts:
+    """Return bursts as the design of a simulation: measured fluxes below a sharp limit are raised to it."""
     observed = np.array(data.observed)
     for part in selections:
         if part.is_step and not part.of_objects:
@@ -400,6 +407,6 @@ def inside(data: Bursts, selections: Sequence[Selection]) -> Bursts:
     return data.replace_observations(observed)
 
 
-def whole_bursts(selections: Sequence[Selection]) -> bool:
-    """Return whether the selection is one of whole bursts."""
+def selects_whole_bursts(selections: Sequence[Selection]) -> bool:
+    """Return True if bursts are missing with all of their intervals."""
     return any(part.quantity == WHOLE for part in selections)

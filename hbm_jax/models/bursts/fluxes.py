@@ -74,7 +74,7 @@ class BurstFluxes(dist.Distribution):
 
     Parameters
     ----------
-    x, sphere : (I,)
+    x, log10_area : (I,)
         log10_E_peak - 2, and log10 of 4 pi d_L^2 [cm^2].
     of_burst : (I, B)
         1 where an interval belongs to a burst, else 0.
@@ -84,10 +84,10 @@ class BurstFluxes(dist.Distribution):
 
     arg_constraints: ClassVar[dict] = {}
     support = constraints.real_vector
-    pytree_data_fields = ("x", "sphere", "of_burst", "line", "coordinates")
+    pytree_data_fields = ("x", "log10_area", "of_burst", "line", "coordinates")
 
-    def __init__(self, x, sphere, of_burst, line: Line, coordinates: Coordinates, *, validate_args=None):
-        self.x, self.sphere, self.of_burst = x, sphere, of_burst
+    def __init__(self, x, log10_area, of_burst, line: Line, coordinates: Coordinates, *, validate_args=None):
+        self.x, self.log10_area, self.of_burst = x, log10_area, of_burst
         self.line, self.coordinates = line, coordinates
         super().__init__((), (np.shape(x)[0],), validate_args=validate_args)
 
@@ -124,7 +124,7 @@ class BurstFluxes(dist.Distribution):
         noise_N, noise_gamma = jax.random.normal(key_lines, (2, *sample_shape, np.shape(self.of_burst)[1]))
         log10_N, gamma = line.log10_N_mean + line.log10_N_std * noise_N, line.gamma_mean + line.gamma_std * noise_gamma
         scatter = line.scatter * jax.random.normal(key_scatter, (*sample_shape, *np.shape(self.x)))
-        flux = log10_N @ self.of_burst.T + gamma @ self.of_burst.T * self.x - self.sphere + scatter
+        flux = log10_N @ self.of_burst.T + gamma @ self.of_burst.T * self.x - self.log10_area + scatter
         return self.value(flux)
 
     def lines(self, flux, noise):
@@ -143,7 +143,7 @@ class BurstFluxes(dist.Distribution):
 
     def _residual(self, flux):
         """Return log10 of the luminosities relative to the mean line of the population, (I,)."""
-        return flux + self.sphere - self.line.log10_N_mean - self.line.gamma_mean * self.x
+        return flux + self.log10_area - self.line.log10_N_mean - self.line.gamma_mean * self.x
 
     def _solve(self, residual):
         """Return for each burst the determinant of 1 + A V, the matrix V (1 + A V)^-1, and the vector (1 + A V)^-1 b.

@@ -38,10 +38,10 @@ from hbm_jax.models.bursts.detection import (
     check_options,
     check_selected,
     detection_of,
-    inside,
+    moved_to_limit,
     offsets,
     sample_slopes,
-    whole_bursts,
+    selects_whole_bursts,
 )
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
@@ -208,7 +208,8 @@ class Golenetskii(PopulationModel):
     correlated: bool = field(default=False, metadata={"help": "whether gamma and log10_N are correlated"})
     truncated: bool = field(default=False, metadata={"help": "whether intervals below the flux limit are missing"})
     selection: str | Selection = field(
-        default=NONE, metadata={"help": "what is missing, as in 'log10_flux > -6.5' or 'log10_peak_flux > -6'"}
+        default=NONE,
+        metadata={"help": "intervals or bursts that are missing, as in 'log10_flux > -6.5' or 'log10_peak_flux > -6'"},
     )
     cosmology: str | None = field(default=None, metadata={"help": ", ".join(expansion.FREE) + "; fixed by default"})
     H0: float = field(default=70.0, metadata={"help": "Hubble constant of the fixed cosmology [km/s/Mpc]"})
@@ -232,7 +233,7 @@ class Golenetskii(PopulationModel):
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection with the priors that the option states, which ``priors`` may replace."""
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         text = TRUNCATION if self.truncated else self.selection
         return precomputed(lambda: as_selections(text, "Golenetskii"))
 
@@ -275,11 +276,11 @@ class Golenetskii(PopulationModel):
         if self.pooling == "complete" or np.shape(data.used)[1] > 1:
             return []
         num = f"{len(data)} bursts of one interval each"
-        not_used = [f"a prior of {name}" for name in (LINES | CORRELATED | WITHIN) if name in self.priors]
-        if not_used or self.correlated:
+        needs_intervals = [f"a prior of {name}" for name in (LINES | CORRELATED | WITHIN) if name in self.priors]
+        if needs_intervals or self.correlated:
             raise DataError(
-                f"Golenetskii: {[*not_used, 'correlated=True'][0]} expects bursts with several intervals; found {num}. "
-                "Leave this out and use pooling='complete'.",
+                f"Golenetskii: {[*needs_intervals, 'correlated=True'][0]} expects bursts with several intervals; found "
+                f"{num}. Leave this out and use pooling='complete'.",
                 [Remedy("pooling", "complete")],
             )
         return [
@@ -300,7 +301,7 @@ class Golenetskii(PopulationModel):
         values = jnp.asarray(bound.observed) if observed else None
         limit, width = detection_of(self.selections, bound, p)
         if self.pooling == "partial":
-            whole = BurstDetection(limit, width, bound.used) if whole_bursts(self.selections) else None
+            whole = BurstDetection(limit, width, bound.used) if selects_whole_bursts(self.selections) else None
             gamma = sample_slopes(p, intercept, bound, whole)
             N_loc, N_scale = offsets(p, gamma)
             if self.latents == "marginal" and (whole is not None or not self.selections):
@@ -408,9 +409,9 @@ class Golenetskii(PopulationModel):
                 numpyro.deterministic("log10_N", groups[..., 1])
             self._record_intervals(relation.conditional(drawn, groups), shift, None)
 
-    def _record_intervals(self, true, shift, sampled_E_peak):
-        """Draw and record the true rest-frame peak energies and fluxes of all intervals."""
-        drawn = true.sample(numpyro.prng_key())
+    def _record_intervals(self, distribution, shift, sampled_E_peak):
+        """Draw and record the true rest-frame peak energies and fluxes of all intervals from their distribution."""
+        drawn = distribution.sample(numpyro.prng_key())
         num, max_intervals = drawn.shape[:2]
         with numpyro.plate("burst", num, dim=-2), numpyro.plate("interval", max_intervals, dim=-1):
             if sampled_E_peak is None:
@@ -423,7 +424,7 @@ class Golenetskii(PopulationModel):
         The truth contains all latents; with a selection, it lacks true fluxes and peak energies of intervals.
         """
         model = self if self.selections else dataclasses.replace(self, latents="sampled")
-        return PopulationModel.simulate(model, key, inside(data, self.selections), parameters)
+        return PopulationModel.simulate(model, key, moved_to_limit(data, self.selections), parameters)
 
     def coords(self, data: Bursts) -> dict[str, list]:
         """Return the labels of the dimensions."""

@@ -96,7 +96,8 @@ def _lines_and_centring(
     for k, varying in enumerate(folded.spectrum.sites):
         std = np.sqrt(max(np.var(values[:, k]) - np.median(covariance[:, k, k]), varying.min_std**2))
         centring_weights[varying.site] = centring_weight(1.0 / conditional_variance[:, k], std)
-    # Lines with a common slope give the scatter.
+    # The scatter about lines with a common slope. Widths of populations are at least 0.03 or 0.1 dex, because the
+    # differences of variances below may be negative.
     membership = np.asarray(folded.of_burst)
     num_intervals = membership.sum(axis=0)
     x = values[:, 0] - 2.0 - membership @ level
@@ -222,7 +223,7 @@ class GolenetskiiCounts(PopulationModel):
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection with the priors that the option states, which ``priors`` may replace."""
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         return precomputed(lambda: as_selections(self.selection, "GolenetskiiCounts"))
 
     @cached_property

@@ -19,7 +19,7 @@ PIVOT = 100.0  # keV
 NAMED = {"band": Band(pivot=PIVOT), "cutoff": CutoffPowerLaw(pivot=PIVOT, peak=True)}
 PEAK, AMPLITUDE, FLUX = "e_peak", "log10_amplitude", "log10_flux"
 # Populations of the parameters of Band functions and cut-off power laws.
-KNOWN = {
+POPULATIONS = {
     PEAK: Varying(PEAK, "log10_E_peak", "log10", "keV", (2.6, 0.5), 0.5, 0.8, 0.05),
     "alpha": Varying("alpha", "alpha", "linear", "", (-0.8, 0.4), 0.4, 0.6, 0.05),
     "beta": Varying("beta", "beta", "linear", "", (-2.5, 0.4), 0.4, 0.5, 0.05),
@@ -117,10 +117,11 @@ class PeakedSpectrum:
             *(name for name in _peak_populations(self.peak) if name in self.peak.own_parameters and name != PEAK),
         ]
         grid = np.meshgrid(*(_TRIALS[name] for name in names), indexing="ij")
-        known = {self.peak._prefixed(name): axis.ravel() for name, axis in zip(names, grid, strict=True)}
-        rng, others = np.random.default_rng(0), [v for v in self.sites if v.parameter not in known]
+        peak_values = {self.peak._prefixed(name): axis.ravel() for name, axis in zip(names, grid, strict=True)}
+        rng, others = np.random.default_rng(0), [v for v in self.sites if v.parameter not in peak_values]
+        # The grid is repeated until there are enough random values of the other parameters.
         num = grid[0].size * (-(-_MIN_TRIALS // grid[0].size) if others else 1)
-        values = {name: np.resize(column, num) for name, column in known.items()}
+        values = {name: np.resize(column, num) for name, column in peak_values.items()}
         values |= {v.parameter: np.asarray(v.spread(rng.uniform(-1.0, 1.0, num))) for v in others}
         norm = {FLUX: _TRIAL_FLUX} if hasattr(self.peak, "norm") else {AMPLITUDE: 0.0}
         return values | {self.peak._prefixed(name): np.full(num, value) for name, value in norm.items()}
@@ -145,11 +146,13 @@ def _read(spectrum: Any) -> PeakedSpectrum:
     if AMPLITUDE not in peak.own_parameters:
         raise ValueError(f"spectrum of bursts: expected a parameter {AMPLITUDE} of {peak}; found none.")
     expression = spectrum.mapped(lambda part: peak if part is peaks[0] else part)
-    peak_parameters, known = {peak._prefixed(name): name for name in peak.own_parameters}, _peak_populations(peak)
+    peak_parameters = {peak._prefixed(name): name for name in peak.own_parameters}
+    populations = _peak_populations(peak)
 
     def varying(name):
-        if peak_parameters.get(name) in known:
-            return dataclasses.replace(known[peak_parameters[name]], parameter=name)
+        """Return the population of a parameter of the expression."""
+        if peak_parameters.get(name) in populations:
+            return dataclasses.replace(populations[peak_parameters[name]], parameter=name)
         if name.endswith(FLUX):
             return dataclasses.replace(OTHER_FLUX, parameter=name, site=name)
         return varying_of(name, expression.parameters[name])
@@ -168,7 +171,7 @@ def _read(spectrum: Any) -> PeakedSpectrum:
 
 def _peak_populations(component: Component) -> dict[str, Varying]:
     """Return the populations of parameters of a component with a peak that do not follow from default priors."""
-    return KNOWN if isinstance(component, Band | CutoffPowerLaw) else {PEAK: KNOWN[PEAK]}
+    return POPULATIONS if isinstance(component, Band | CutoffPowerLaw) else {PEAK: POPULATIONS[PEAK]}
 
 
 def _soft_positive(x):

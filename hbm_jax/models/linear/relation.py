@@ -211,7 +211,7 @@ class Relation(PopulationModel):
 
     @cached_property
     def _stated_selections(self) -> tuple[Any, ...]:
-        """Selections with the priors that the option states, which ``priors`` may replace."""
+        """Selections as the option defines them; ``priors`` may replace the priors of their parameters."""
         if self.by_injections:
             return ()
         return precomputed(lambda: as_selections(self.selection, "Relation", limits_only=False))

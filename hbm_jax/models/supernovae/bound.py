@@ -141,7 +141,7 @@ def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae
 def _type_probabilities(model, data: Supernovae, like: Sequence[BoundSupernovae]) -> np.ndarray | None:
     """Return the probabilities of type Ia; None where they are 1.
 
-    DataError if some are below 1 and the model has no outliers, as which objects of other types enter.
+    Raise DataError if some are below 1 and the model has no outliers: objects of other types are described as outliers.
     """
     uncertain = bool(np.any(data.prob_ia < 1.0))
     if uncertain and model.laws.outliers is None:

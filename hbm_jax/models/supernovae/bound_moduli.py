@@ -97,7 +97,7 @@ def check(data: DistanceModuli, calibrated: bool, keep: np.ndarray | None = None
 def scatter_weights(data: DistanceModuli, surveys: tuple[str, ...]) -> np.ndarray:
     """Return 1 for objects of surveys with intrinsic scatter and 0 for others, (N,); no ``surveys`` means all.
 
-    DataError for a survey that is not in the sample.
+    Raise DataError for a survey that is not in the sample.
     """
     for survey in surveys:
         if survey not in data.survey:

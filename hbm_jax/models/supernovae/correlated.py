@@ -192,6 +192,7 @@ class CorrelatedSupernova(PopulationModel):
         bound = [model.bound(sample) for sample in data]
         if len({np.shape(sample.distances.nodes) for sample in bound}) == 1:
             return bound
+        # Matrices over a common range of redshifts have equal shapes.
         matrices = [expansion.distance_matrix(self.cosmology, sample.sne, z_max) for sample in data]
         return [replace(sample, distances=matrix) for sample, matrix in zip(bound, matrices, strict=True)]
 

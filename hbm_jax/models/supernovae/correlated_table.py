@@ -91,7 +91,7 @@ class CorrelatedTable:
 def tabulate(data: CorrelatedSupernovae, massive: np.ndarray, diagonal: np.ndarray) -> CorrelatedTable | None:
     """Return the table of a sample, or None for fewer than `FEWEST` supernovae or if no table is accurate enough.
 
-    The latter happens if errors of stretch and colour dominate the covariance at the edges of the posterior.
+    No table is accurate enough if errors of stretch and colour dominate the covariance at the edges of the posterior.
 
     Parameters
     ----------
@@ -118,15 +118,16 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
     reference = precomputed(lambda: np.asarray(distances.distmod(_REFERENCE)))
     residual = sne.m_b - precomputed(lambda: np.asarray(RedshiftMatrix(sne.z_cmb, sne.z_hel).distmod(_REFERENCE)))
     M0 = float(np.mean(residual))
-    basis = np.column_stack([residual - M0, sne.x1, sne.c, np.ones(len(sne)), massive, interpolation])
+    X = np.column_stack([residual - M0, sne.x1, sne.c, np.ones(len(sne)), massive, interpolation])
 
     def evaluate(alpha, beta):
+        """Return log det C and X^T C^-1 X."""
         covariance = _covariance(alpha, beta, blocks) + np.diag(diagonal)
         factor = cho_factor(covariance, lower=True, overwrite_a=True)
-        inner = basis.T @ cho_solve(factor, basis)
+        inner = X.T @ cho_solve(factor, X)
         return 2.0 * np.log(np.diagonal(factor[0])).sum(), inner
 
-    ranges = _ranges(basis, blocks, diagonal)
+    ranges = _ranges(X, blocks, diagonal)
     for _ in range(6):
         widened = _widened(evaluate, ranges)
         if widened == ranges:
@@ -177,9 +178,10 @@ def _low_rank(values):
     """Return factors (A, B, R) and (R, K) of values (A, B, K), exact to rounding."""
     rows = values.reshape(-1, values.shape[-1])
     scale = np.abs(rows).max(axis=0) + 1e-300
-    left, sizes, right = np.linalg.svd(rows / scale, full_matrices=False)
-    rank = int(np.sum(sizes > 1e-15 * sizes[0]))
-    return (left[:, :rank] * sizes[:rank]).reshape(*values.shape[:2], rank), right[:rank] * scale
+    coordinates, singular_values, parts = np.linalg.svd(rows / scale, full_matrices=False)
+    rank = int(np.sum(singular_values > 1e-15 * singular_values[0]))
+    coordinates = coordinates[:, :rank] * singular_values[:rank]
+    return coordinates.reshape(*values.shape[:2], rank), parts[:rank] * scale
 
 
 def _best_fit(inner, alpha, beta):
@@ -191,17 +193,20 @@ def _best_fit(inner, alpha, beta):
     return vector
 
 
-def _ranges(basis, blocks, diagonal) -> Any:
-    """Return ranges of alpha and beta about their generalised least-squares estimates."""
+def _ranges(X, blocks, diagonal) -> Any:
+    """Return ranges of alpha and beta, `_REACH` standard errors about their generalised least-squares estimates.
+
+    The estimates are iterated, because the covariance depends on alpha and beta.
+    """
     alpha, beta = 0.0, 3.0
     for _ in range(8):
         factor = cho_factor(_covariance(alpha, beta, blocks) + np.diag(diagonal), lower=True)
         # x1, c, the constant, the host, and every fourth function of redshift
-        design = np.column_stack([-basis[:, 1], basis[:, 2], np.ones(len(basis)), basis[:, 4], basis[:, 5::4]])
+        design = np.column_stack([-X[:, 1], X[:, 2], np.ones(len(X)), X[:, 4], X[:, 5::4]])
         weighted = cho_solve(factor, design)
         normal = design.T @ weighted
         inverse = np.linalg.pinv(normal, rcond=1e-12, hermitian=True)
-        solution = inverse @ (weighted.T @ basis[:, 0])
+        solution = inverse @ (weighted.T @ X[:, 0])
         alpha, beta = solution[:2]
     errors = np.sqrt(np.diagonal(inverse)[:2])
     return tuple((float(v - _REACH * e), float(v + _REACH * e)) for v, e in zip((alpha, beta), errors, strict=True))
@@ -237,10 +242,12 @@ def _smooth_basis(z):
 
 
 def _chebyshev_points(low, high, size):
+    """Return the Chebyshev nodes of a range, (size,)."""
     return 0.5 * (low + high) + 0.5 * (high - low) * np.cos(np.pi * (np.arange(size) + 0.5) / size)
 
 
 def _to_coefficients(grid):
+    """Return the Chebyshev coefficients (A, A, K) of values (A, A, K) at the nodes in alpha and beta."""
     size = grid.shape[0]
     points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
     inverse = np.linalg.inv(chebyshev.chebvander(points, size - 1))

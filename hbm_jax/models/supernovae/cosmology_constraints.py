@@ -26,7 +26,7 @@ def default_priors(constraints: GaussianConstraints, priors: Mapping[str, Any]) 
         added["H0"] = FREE_H0
     if constraints.needs_baryons:
         added["omega_b"] = BARYONS
-    # Without a prior of its own, the sound horizon follows from the density of baryons (`drag_horizon`).
+    # Without a prior of r_d, the sound horizon follows from the density of baryons (`drag_horizon`).
     if constraints.needs_sound_horizon and ("omega_b" not in added or "r_d" in priors):
         added["r_d"] = SOUND_HORIZON
     return added
@@ -46,7 +46,7 @@ def with_constraints(
     nuisance : mapping of str to scalar
         Values of omega_b and r_d, where they are parameters.
     observed : bool
-        Whether to add the log density.
+        True to add the log density; False where data are drawn.
 
     Raises
     ------

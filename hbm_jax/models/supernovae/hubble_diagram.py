@@ -161,6 +161,7 @@ class HubbleDiagram(PopulationModel):
         bound = [self.bound(sample) for sample in data]
         if len({np.shape(sample.basis.log_u) for sample in bound}) == 1:
             return bound
+        # Bases over a common range of redshifts have equal shapes.
         z_max = max(float(sample.z_cmb.max()) for sample in data)
         return [self._bound_with(sample, z_max=z_max) for sample in data]
 

@@ -62,7 +62,7 @@ class Populations(NamedTuple):
     observed : ObservedMixture
         Distribution of (x1, c, m_b), batch shape (N,), with K components.
     massive, outlier : (K,)
-        Whether a component describes massive hosts, and whether it describes outliers.
+        True for components of massive hosts, and for components of outliers.
     """
 
     observed: ObservedMixture
@@ -134,20 +134,22 @@ def populations(
         selection=selection,
     )
     two_sides = laws.host is not None and laws.host.error
-    second = (_second_half(shape[1:], _HOST, two_sides), _second_half(shape[1:], _OUTLIER, laws.outliers is not None))
-    return Populations(observed, *second)
+    is_massive = _second_half(shape[1:], _HOST, two_sides)
+    is_outlier = _second_half(shape[1:], _OUTLIER, laws.outliers is not None)
+    return Populations(observed, is_massive, is_outlier)
 
 
 def _half_line(x1: Population, c: Population, flat) -> HalfLine | Quadrant | None:
     """Return the positive latents of the populations of stretch and colour along (x1, c, m_b), or None."""
 
-    def along(latent: Latent, unit: tuple[float, float]) -> HalfLine:
-        direction = (*(latent.quantity if one else 0.0 for one in unit), latent.magnitude)
+    def half_line(latent: Latent, changes: tuple[bool, bool]) -> HalfLine:
+        """Return a latent that changes stretch or colour, and the magnitude."""
+        direction = (*(latent.quantity if changed else 0.0 for changed in changes), latent.magnitude)
         precision = None if latent.precision is None else flat(latent.precision)
         return HalfLine(tuple(flat(part) for part in direction), flat(latent.rate), precision)
 
-    latents = [along(x1.latent, (1.0, 0.0))] if x1.latent is not None else []
-    latents += [along(c.latent, (0.0, 1.0))] if c.latent is not None else []
+    latents = [half_line(x1.latent, (True, False))] if x1.latent is not None else []
+    latents += [half_line(c.latent, (False, True))] if c.latent is not None else []
     return Quadrant(*latents) if len(latents) == 2 else latents[0] if latents else None
 
 
@@ -160,7 +162,7 @@ def _second_half(shape: tuple[int, ...], axis: int, present: bool) -> np.ndarray
 
 
 def _flat(array, shape):
-    """Return components (N or 1, K) of an array that broadcasts to (N, ...).
+    """Return an array that broadcasts to ``shape``, (N, ...), with one axis for all components, (N or 1, K).
 
     Arrays common to all supernovae keep a first axis of length 1, so that they are not computed N times.
     """

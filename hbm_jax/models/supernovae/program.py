@@ -118,6 +118,7 @@ def _latent_sites(noncentred: bool, p: Mapping[str, Any], magnitude: Any) -> jax
     """Sample the true x1, c, m_b, centred or from standard normal deviates; return them stacked, (N, 3)."""
 
     def latent(name, loc, scale):
+        """Sample one true value of every supernova, (N,)."""
         if not noncentred:
             return numpyro.sample(f"{name}_true", dist.Normal(loc, scale))
         standard = numpyro.sample(f"_{name}_standard", dist.Normal(0.0, 1.0))

@@ -180,7 +180,7 @@ class Supernova(PopulationModel):
         expansion.named(self.cosmology)  # raises for unknown names
         for name in ("stretch", "colour", "selection"):
             law = getattr(self.laws, name)  # raises for unknown names
-            object.__setattr__(self, name, law if law.own else law.name)
+            object.__setattr__(self, name, law.name if law.is_registered else law)
         options.check(self)
 
     @cached_property
@@ -253,7 +253,7 @@ class Supernova(PopulationModel):
         return bound
 
     def _bind(self, data: Supernovae, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
-        """Return bound data, which stack with those of ``like``."""
+        """Return bound data, with arrays of the shapes of those of ``like``."""
         advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
         self.check_container(data, Supernovae, advice)
         return bind(self, data, self.noise(data), self._host_weights(data), like)
@@ -297,9 +297,9 @@ class Supernova(PopulationModel):
     def distmod(self, data: Supernovae, cosmology: Cosmology):
         """Return the distance modulus of every supernova [mag], (N,); subclasses may override it.
 
-        NaN for a cosmology without a big bang before the largest redshift, where the density is zero. The program calls
-        an override with the container at the redshifts of the distances, whose arrays are traced in a batch; without
-        an override it uses the distance matrix of the bound data.
+        NaN if the cosmology has no big bang before the largest redshift; the density is zero there. The program uses
+        the distance matrix of the bound data. If a subclass overrides this method, the program calls it with the
+        container at the redshifts of the distances; in a batch of fits the arrays of this container are traced.
         """
         return expansion.distance_moduli(data, cosmology)
 
@@ -311,9 +311,10 @@ class Supernova(PopulationModel):
         ValueError
             If a supernova of the design is practically never detected.
         """
-        mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
-        model = self if mixture else dataclasses.replace(self, latents="noncentred")
-        observed, truth = simulated(model, key, data, parameters, recover=mixture)
+        needs_mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
+        # Without the mixture, the true x1, c and m_b are sites only of the program with latents.
+        model = self if needs_mixture else dataclasses.replace(self, latents="noncentred")
+        observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
 
     def with_observed(self, data: Supernovae, values: Mapping[str, Any]) -> Supernovae:

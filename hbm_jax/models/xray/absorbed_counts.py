@@ -23,7 +23,7 @@ from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
-APPROXIMATE = 0.1  # the same of a first fold, from which the spectra that are possible given the counts are estimated
+APPROXIMATE = 0.1  # the same for a first fold, with which the spectra that the counts allow are found
 FAINT = 1e-10  # fraction of a source's expected counts below which the counts of a group are negligible
 REACH = 4.0  # standard deviations at which an uncertain redshift is truncated
 # Parameters of the expression that have other names in the population.
@@ -53,14 +53,14 @@ def at_known_redshifts(
     return ExpectedCounts.of(
         medium.spectrum(z, band),
         responses,
-        [of_source[: matrix.shape[1]] for of_source, (_, matrix) in zip(counts, responses, strict=True)],
+        [source_counts[: matrix.shape[1]] for source_counts, (_, matrix) in zip(counts, responses, strict=True)],
         trials_of_sources or trials(medium, trial_spectrum),
         tolerance=tolerance,
         trial_spectrum=trial_spectrum,
         num_groups=np.shape(data.spectra.counts)[1],
         num_blocks=NUM_BLOCKS,
         # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
-        draws=None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim),
+        draws=None if medium.log10_xi is None or not medium.has_power_laws else random_draws(medium.whim),
     )
 
 
@@ -80,6 +80,7 @@ def positive(expected: jax.Array) -> jax.Array:
     faint = FAINT * jnp.sum(jnp.abs(expected), axis=1, keepdims=True)
     # Where all expected counts are zero: the gradient of a log likelihood has their third power in a denominator.
     faint = faint + jnp.finfo(expected.dtype).tiny ** 0.25
+    # (x + sqrt(x^2 + f^2)) / 2 for expected counts x, in a form without cancellation for negative x.
     size = jnp.abs(expected) + jnp.sqrt(expected**2 + faint**2)
     return 0.5 * jnp.where(expected > 0, size, faint**2 / size)
 
@@ -150,11 +151,11 @@ class AbsorbedCounts:
         known_rows, uncertain_rows = (np.flatnonzero(mask) for mask in (data.knows_redshift, ~data.knows_redshift))
         known, uncertain, errors = None, None, np.zeros(len(data))
         if len(known_rows):
-            first_tolerance = tolerance if medium.of_power_laws else max(tolerance, APPROXIMATE)
+            first_tolerance = tolerance if medium.has_power_laws else max(tolerance, APPROXIMATE)
             known = at_known_redshifts(data, known_rows, medium, band, first_tolerance)
             errors[known_rows] = known.errors
         if len(uncertain_rows):
-            spectrum = medium.spectrum(None, band, reach=redshift_range(data, uncertain_rows))
+            spectrum = medium.spectrum(None, band, z_range=redshift_range(data, uncertain_rows))
             responses = [data.spectra.sparse_response(int(row)) for row in uncertain_rows]
             uncertain = ExpectedCounts.averaged(spectrum, responses, np.shape(data.spectra.counts)[1])
         bound = cls(
@@ -172,10 +173,10 @@ class AbsorbedCounts:
             medium=medium,
         )
         bound = dataclasses.replace(bound, source_information=SourceInformation.of(bound))
-        if known is None or medium.of_power_laws:
+        if known is None or medium.has_power_laws:
             return bound
-        possible = possible_trials(bound, known_rows)
-        known = at_known_redshifts(data, known_rows, medium, band, tolerance, possible)
+        trials_of_sources = possible_trials(bound, known_rows)
+        known = at_known_redshifts(data, known_rows, medium, band, tolerance, trials_of_sources)
         errors[known_rows] = known.errors
         return dataclasses.replace(bound, known=known)
 
@@ -201,6 +202,8 @@ class AbsorbedCounts:
         tables = WhimTable, WhimIons
 
         def single(row):
+            """Return the source with this index, with axes of length 1."""
+
             def select(leaf):
                 if isinstance(leaf, tables):
                     return leaf.only(row)

@@ -203,7 +203,7 @@ class Afterglow(PopulationModel):
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection with the priors that the option states, which ``priors`` may replace."""
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         return precomputed(lambda: as_selections(self.selection, "Afterglow"))
 
     @cached_property
@@ -213,6 +213,7 @@ class Afterglow(PopulationModel):
         return self._medium(fixed.get("log10_xi"), fixed.get("metallicity"))
 
     def _medium(self, log10_xi: float | None, metallicity: float | None) -> Medium:
+        """Return the options of the absorbers, with these properties of the WHIM; None if they are sampled."""
         return Medium(
             abundances=self.abundances,
             whim=self.whim,
@@ -230,7 +231,7 @@ class Afterglow(PopulationModel):
 
         As `hbm_jax.models.base.PopulationModel.bind`, with the largest change of the log likelihood of a source by the
         choice of nodes as ``tolerance``. Also raises DataError if a required Galactic column, or its error, is missing.
-        The result may have traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
+        In `hbm_jax.fit_each` with ``AbsorbedCounts.each`` the arrays of the result are traced.
         """
         self.check_container(data, Afterglows, "Read them with hbm_jax.data.read_afterglows.")
         self._require_columns(data)
@@ -279,7 +280,7 @@ class Afterglow(PopulationModel):
         detection = detection_of(self.selections, p, bound.detection)
         distribution = Counts(expected, bound.statistic)
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
-            measured = distribution if detection is None else detection.of_counts(distribution)
+            measured = distribution if detection is None else detection.observed_counts(distribution)
             numpyro.sample("counts", measured, obs=counts)
 
     def _degenerate_parameters(self, priors) -> tuple[str, ...]:
@@ -351,7 +352,7 @@ class Afterglow(PopulationModel):
 
     def coords(self, data: Afterglows) -> dict[str, list]:
         """Return the labels of the dimensions."""
-        uncertain = [name for name, known in zip(data.name, data.knows_redshift, strict=True) if not known]
+        uncertain = [name for name, is_known in zip(data.name, data.knows_redshift, strict=True) if not is_known]
         return {"source": list(data.name)} | ({"uncertain_redshift": uncertain} if uncertain else {})
 
     @property

@@ -74,32 +74,33 @@ class CountLimit:
 
     @classmethod
     def of(cls, bound: Any, limit: float, band: tuple[float, float]) -> "CountLimit":
-        """Return the limit of bound sources with more than ``limit`` counts; bound are `AbsorbedCounts`."""
+        """Return the detection of the sources of `AbsorbedCounts`, ``bound``, with more than ``limit`` counts each."""
         num, least = len(bound.z), int(np.floor(limit)) + 1
         background = np.where(bound.statistic.used, np.asarray(bound.statistic.background_moments()[0]), 0.0).sum(
             axis=1
         )
-        if (many := background > MOST_BACKGROUND * least).any():
+        excessive = background > MOST_BACKGROUND * least
+        if excessive.any():
             raise DataError(
                 f"selection by counts: expected a background of at most {MOST_BACKGROUND:g} times the {least} counts "
-                f"that are required; found {background[many][0]:.0f} counts in source {int(many.argmax()) + 1}."
+                f"that are required; found {background[excessive][0]:.0f} counts in source "
+                f"{int(excessive.argmax()) + 1}."
             )
         T, weights = _gamma_nodes(least)
         thresholds = np.log10(np.maximum(T - background[:, None], NO_COUNTS))
         return cls(
-            np.full(num, float(least)),
-            _table(bound, band),
-            np.tile(np.log(band), (num, 1)),
-            background,
-            thresholds,
-            np.broadcast_to(weights, thresholds.shape).copy(),
+            least=np.full(num, float(least)),
+            log10_counts=_table(bound, band),
+            log_band=np.tile(np.log(band), (num, 1)),
+            background=background,
+            thresholds=thresholds,
+            weights=np.broadcast_to(weights, thresholds.shape).copy(),
         )
 
     def log10_counts_at(self, index: Any, log10_nh: Any) -> Any:
         """Return log10 of expected counts per unit of flux (N,) at photon indices and log10 columns of the sources."""
-        first = chebyshev(index)
-        second = splines(log10_nh)
-        return jnp.einsum("nk,nkl,nl->n", first, self.log10_counts, second) - log10_energy(index, self.log_band[0])
+        table = jnp.einsum("nk,nkl,nl->n", chebyshev(index), self.log10_counts, splines(log10_nh))
+        return table - log10_energy(index, self.log_band[0])
 
     def detected(self, log10_counts: Any, std: Any) -> Any:
         """Return the detected share of normal fluxes whose mean has given log10 counts (N, ...)."""
@@ -112,8 +113,8 @@ class CountLimit:
     def share_given_column(self, log10_nh: Any, p: Any) -> Any:
         """Return the detected share of sources of given log10 columns (N,), over photon index and flux."""
         index, weights = _index_nodes(p)
-        second = jnp.einsum("nkl,nl->nk", self.log10_counts, splines(log10_nh))
-        counts = jnp.einsum("ik,nk->ni", chebyshev(index), second) - log10_energy(index, self.log_band[0])
+        at_column = jnp.einsum("nkl,nl->nk", self.log10_counts, splines(log10_nh))
+        counts = jnp.einsum("ik,nk->ni", chebyshev(index), at_column) - log10_energy(index, self.log_band[0])
         return self.detected(counts + p["log10_flux_mean"], p["log10_flux_std"]) @ weights
 
     def log_share(self, population: Any, p: Any) -> Any:
@@ -128,13 +129,13 @@ class CountLimit:
         """
         num = COLUMN_NODES if isinstance(population, dist.Normal) else 2 * COLUMN_NODES - 1
         log10_nh = p["log10_nh_mean"] + p["log10_nh_std"] * np.linspace(-REACH, REACH, num)
-        of_column = jax.nn.softmax(population.log_prob(log10_nh))
-        index, of_index = _index_nodes(p)
-        first = jnp.einsum("ik,nkl->nil", chebyshev(index), self.log10_counts)
-        counts = jnp.einsum("nil,jl->nij", first, splines(log10_nh))
+        column_weights = jax.nn.softmax(population.log_prob(log10_nh))
+        index, index_weights = _index_nodes(p)
+        at_index = jnp.einsum("ik,nkl->nil", chebyshev(index), self.log10_counts)
+        counts = jnp.einsum("nil,jl->nij", at_index, splines(log10_nh))
         counts = counts - log10_energy(index, self.log_band[0])[:, None]
         share = self.detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
-        share = jnp.einsum("i,j,nij->n", of_index, of_column, share)
+        share = jnp.einsum("i,j,nij->n", index_weights, column_weights, share)
         return jnp.log(jnp.maximum(share, jnp.finfo(share.dtype).tiny))
 
     def probability(self, expected: Any) -> Any:
@@ -161,7 +162,7 @@ class SourceDetection:
     counts: CountLimit | None = field(default=None)
 
     def column(self, population: Any, num: int) -> Any:
-        """Return the distribution of log10 of the columns of detected sources, from that of all."""
+        """Return the distribution of log10 of the columns of detected sources, from that of all sources."""
         if self.counts is None:
             return population
         limit, p = self.counts, self.p
@@ -200,21 +201,21 @@ class SourceDetection:
             return prior
         if site == FLUX:
 
-            def of_flux(values):
+            def flux_distribution(values):
                 offset = p["log10_flux_mean"] + limit.log10_counts_at(values["photon_index"], log10_nh)
                 return Detected(prior, lambda v: limit.probability(10.0 ** (offset + p["log10_flux_std"] * v)))
 
-            return of_flux
+            return flux_distribution
 
-        def of_index(v):
+        def detected_at_index(v):
             index = p["photon_index_mean"] + p["photon_index_std"] * v
             counts = limit.log10_counts_at(index, log10_nh)
             return limit.detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
 
-        return Detected(prior, of_index)
+        return Detected(prior, detected_at_index)
 
-    def of_counts(self, distribution: Any) -> Any:
-        """Return the distribution of the observed counts of detected sources, from that of all."""
+    def observed_counts(self, distribution: Any) -> Any:
+        """Return the distribution of the observed counts of detected sources, from that of all sources."""
         limit = self.counts
         if limit is None:
             return distribution
@@ -226,13 +227,13 @@ def chebyshev(index: Any) -> Any:
     low, high = INDICES
     x = jnp.clip((2.0 * jnp.asarray(index) - low - high) / (high - low), -1.0, 1.0)
     terms = [jnp.ones_like(x), x]
-    for _ in range(DEGREE - 1):
+    for _ in range(DEGREE - 1):  # T_(n + 1) = 2 x T_n - T_(n - 1)
         terms.append(2.0 * x * terms[-1] - terms[-2])
     return jnp.stack(terms, axis=-1)
 
 
 def log10_energy(index: Any, log_band: Any) -> Any:
-    """Return log10 of the integral of E^(1 - index) over a band, by a Gauss rule in ln E."""
+    """Return log10 of the integral of E^(1 - index) dE over a band with limits in ln(E / keV), by a Gauss rule."""
     nodes, weights = np.polynomial.legendre.leggauss(ENERGY_NODES)
     middle, half = 0.5 * (log_band[0] + log_band[1]), 0.5 * (log_band[1] - log_band[0])
     exponent = (2.0 - jnp.asarray(index))[..., None] * (middle + half * nodes)
@@ -243,8 +244,10 @@ def splines(log10_nh: Any) -> Any:
     """Return uniform cubic B-splines, (..., NUM_COLUMNS + 2), at log10 columns that are clipped to their range."""
     position = jnp.clip((jnp.asarray(log10_nh) - LOWEST) / STEP, 0.0, NUM_COLUMNS - 1.0)
     distance = jnp.abs(position[..., None] - np.arange(-1, NUM_COLUMNS + 1))
-    near, far = 4.0 - 6.0 * distance**2 + 3.0 * distance**3, jnp.maximum(2.0 - distance, 0.0) ** 3
-    return jnp.where(distance < 1.0, near, far) / 6.0
+    # The cubic B-spline as a function of the distance d from its centre, in steps: two polynomials, 0 for d >= 2.
+    within_one_step = 4.0 - 6.0 * distance**2 + 3.0 * distance**3
+    beyond = jnp.maximum(2.0 - distance, 0.0) ** 3
+    return jnp.where(distance < 1.0, within_one_step, beyond) / 6.0
 
 
 def _index_nodes(p: Any) -> tuple[Any, np.ndarray]:
@@ -257,6 +260,7 @@ def _gamma_nodes(shape: int) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes and weights of a trapezoidal rule over the logarithm of a variable of a Gamma distribution."""
     width = 1.0 / np.sqrt(shape)
     log_ratio = np.linspace(-7.0 * width - 12.25 * width**2, 6.0 * width, TIME_NODES)
+    # Density of ln(T / shape), up to a constant: T^shape exp(-T).
     density = np.exp(shape * (log_ratio - np.expm1(log_ratio)))
     return shape * np.exp(log_ratio), density / density.sum()
 
@@ -270,12 +274,21 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
 
     @jax.jit
     def log10_counts(bound, log10_nh):
-        def of_index(index):
-            p = {"photon_index": index, "log10_flux": REFERENCE, "nh": 10.0**log10_nh, "nh_mw": bound.nh_mw}
-            p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in (p | {"z": bound.z}).items()}
+        """Return log10 of the expected counts less log10 flux, (indices, N), for one column of the host."""
+
+        def at_index(index):
+            """Return the difference of the logarithms for one photon index, (N,)."""
+            values = {
+                "photon_index": index,
+                "log10_flux": REFERENCE,
+                "nh": 10.0**log10_nh,
+                "nh_mw": bound.nh_mw,
+                "z": bound.z,
+            }
+            p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in values.items()}
             return jnp.log10(jnp.sum(jnp.where(used, bound.expected(p), 0.0), axis=1)) - REFERENCE
 
-        return lax.map(of_index, jnp.asarray(indices))
+        return lax.map(at_index, jnp.asarray(indices))
 
     values = np.array([np.asarray(log10_counts(bound, column)) for column in columns])  # (columns, indices, N)
     values = values + np.asarray(log10_energy(indices, np.log(band)))[:, None]
@@ -299,7 +312,7 @@ def with_selection(model: Any, bound: Any, data: Any) -> Any:
     Raises
     ------
     DataError
-        For a source with fewer counts, or a redshift with an error.
+        For a source with fewer counts than the selection requires, or a redshift with an error.
     """
     if not model.selections or model.selections[0].quantity != COUNTS:
         return bound
@@ -308,23 +321,26 @@ def with_selection(model: Any, bound: Any, data: Any) -> Any:
         raise DataError(f"{option} expects redshifts without errors; found {len(bound.uncertain_rows)} with one.")
     detection = CountLimit.of(bound, float(model.selections[0].limit), model.band)
     counts = np.where(bound.statistic.used, np.asarray(bound.statistic.counts), 0.0).sum(axis=1)
-    if (missing := counts < detection.least).any():
-        row = int(missing.argmax())
+    too_faint = counts < detection.least
+    if too_faint.any():
+        row = int(too_faint.argmax())
         raise DataError(
-            f"{option}: expected {detection.least[row]:.0f} counts or more of every source; found {int(missing.sum())} "
-            f"with fewer, the first {data.name[row]} with {counts[row]:.0f}."
+            f"{option}: expected {detection.least[row]:.0f} counts or more of every source; found "
+            f"{int(too_faint.sum())} with fewer, the first {data.name[row]} with {counts[row]:.0f}."
         )
     return dataclasses.replace(bound, detection=detection)
 
 
 def check_options(model: Any) -> None:
-    """Raise OptionError for a selection of a `hbm_jax.models.Afterglow` that it does not have."""
+    """Raise OptionError for a selection that `hbm_jax.models.Afterglow` does not support."""
     if not model.selections:
         return
     option = f"Afterglow: selection={model.selection!r}"
     part, sites = model.selections[0], [varying.site for varying in model.medium.sites]
-    known = part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.of_objects and not part.by_group
-    if len(model.selections) > 1 or not known:
+    is_supported = (
+        part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.of_objects and not part.by_group
+    )
+    if len(model.selections) > 1 or not is_supported:
         raise OptionError(f"{option}: expected one limit such as '{FLUX} > -12 +- 0.1' or '{COUNTS} > 99'.")
     if part.quantity == FLUX:
         if part.is_step:
@@ -342,7 +358,8 @@ def check_options(model: Any) -> None:
             f"{option} expects {FEWEST_COUNTS} required counts or more ('{COUNTS} > {FEWEST_COUNTS - 1}'), below which "
             f"the detected share is not accurate; found {np.floor(part.limit) + 1:.0f}."
         )
-    spectrum = {} if model.medium.of_power_laws and not model.common else {"spectrum": None, "common": ()}
+    spectrum = {} if model.medium.has_power_laws and not model.common else {"spectrum": None, "common": ()}
     for name, value in ({"whim": False, "galactic": "fixed"} | spectrum).items():
-        if (found := getattr(model, name)) != value:
-            raise OptionError(f"{option} expects {name}={value!r}; found {found!r}.", [Remedy(name, value)])
+        if getattr(model, name) != value:
+            message = f"{option} expects {name}={value!r}; found {getattr(model, name)!r}."
+            raise OptionError(message, [Remedy(name, value)])

@@ -87,7 +87,7 @@ class SourceInformation:
             middle = len(_TEMPERATURES) // 2
             precision = fisher_information + np.diag([_BROAD.get(v.site, 1.0) for v in bound.medium.sites])
             shift = np.linalg.solve(precision, vector_per_density[middle][..., None])[..., 0]
-            # Per 1e14 cm^6: n0 is in units of 1e-7 cm^-3.
+            # Marginalised over the other parameters, in 1e14 cm^6, because n0 is in 1e-7 cm^-3.
             density_information = 1e-14 * (unmarginalised[middle] - np.sum(shift * vector_per_density[middle], axis=1))
         density_information = np.maximum(density_information, 1e-6)
         return cls(fisher_information, vector, vector_per_depth, vector_per_galactic, galactic, density_information)
@@ -163,7 +163,9 @@ def _sample_column(information, best, mean, std, population):
     std = jnp.broadcast_to(std, information.shape)
     to_v = LogOrLinear.of(information**-0.5, std)
     prior = dist.TransformedDistribution(population.expand(information.shape), to_v)
+    # A smooth function of the best fit that is log10 of it far above 0, and is defined for negative best fits.
     log10_best = jnp.arcsinh(0.5 * best * jnp.sqrt(information)) / _LN10 - 0.5 * jnp.log10(information)
+    # Weight of the population in the mean of two normal distributions of log10 of the column.
     population_weight = 1.0 / (1.0 + (_LN10 * 10.0**log10_best * std) ** 2 * information)
     log10_posterior = log10_best + population_weight * (mean - log10_best)
     v_likelihood, v_population, v_posterior = to_v(log10_best), to_v(mean), to_v(log10_posterior)
@@ -173,6 +175,7 @@ def _sample_column(information, best, mean, std, population):
     V = low + np.arange(_GRID_POINTS)[:, None] * step
     weight = jax.nn.softmax(prior.log_prob(V) - 0.5 * information * (best - 10.0 ** to_v.inv(V)) ** 2, axis=0)
     center = jnp.sum(weight * V, axis=0)
+    # step^2 / 12 is the variance in one cell of the grid, which dominates for a narrow posterior.
     scale = jnp.sqrt(jnp.sum(weight * (V - center) ** 2, axis=0) + step**2 / 12.0)
     standardised = dist.TransformedDistribution(prior, AffineTransform(-center / scale, 1.0 / scale))
     V = center + scale * numpyro.sample("_log10_nh", standardised, infer={"start": 0.0})
@@ -271,12 +274,16 @@ def _whim_response(bound, galactic, theta, derivatives, channel_information):
         num = len(galactic)
         return jnp.zeros((0, num, theta.shape[1])), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
 
-    def by_temperature(T):
+    def at_temperature(T):
+        """Return the three results at one log10 T."""
+
         def counts(log10_n0):
+            """Return the expected counts, (N, G)."""
             return expected_counts(bound, theta, galactic, None, log10_n0, T)
 
-        change = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
-        score_change = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, change)
-        return score_change, table(1.0, T), jnp.sum(channel_information * change**2, axis=1)
+        # d counts / d n0 = (d counts / d log10 n0) / (n0 ln 10)
+        slope = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
+        score_slope = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, slope)
+        return score_slope, table(1.0, T), jnp.sum(channel_information * slope**2, axis=1)
 
-    return jax.lax.map(by_temperature, jnp.asarray(_TEMPERATURES))
+    return jax.lax.map(at_temperature, jnp.asarray(_TEMPERATURES))

@@ -95,7 +95,7 @@ class SpectralFit(PopulationModel):
     Notes
     -----
     Sample the model with `hbm_jax.sample`, or maximise its likelihood with `hbm_jax.maximum_likelihood`, which ignores
-    all priors, also that of the calibration, but for those of `AreaErrors`. Lines are folded on all bins of the
+    all priors, also that of the calibration, except those of `AreaErrors`. Lines are folded on all bins of the
     response, without further error. The continuum is evaluated on a few quadrature nodes; the largest change of the log
     likelihood by this is measured for each spectrum at 32 draws from the prior (``prepare(data).errors``) and is below
     1e-3 if no feature has a free energy. A free break energy takes up to 5000 nodes, and so does a free redshift of an
@@ -120,7 +120,7 @@ class SpectralFit(PopulationModel):
     calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
     own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
     background_spectrum: Any = field(
-        default=None, metadata={"help": "model of the background regions, if these are spectra of their own"}
+        default=None, metadata={"help": "model of the background regions, if these were read as spectra"}
     )
 
     def check_options(self) -> None:
@@ -165,7 +165,7 @@ class SpectralFit(PopulationModel):
         priors = super().all_priors
         for name in ordered_ties(priors, self.parameters):
             if name in self.own:
-                raise ValueError(f"own: expected parameters with priors of their own; found {name!r}, which is tied.")
+                raise ValueError(f"own: expected parameters that are not tied to others; found {name!r}, which is.")
         return priors
 
     @cached_property
@@ -230,7 +230,7 @@ class SpectralFit(PopulationModel):
         try:
             hash(self)
             run = functools.partial(_drawn_trials, self)
-        except TypeError:  # a prior of a user's own may have no hash
+        except TypeError:  # a user-defined prior may have no hash
             run = jax.jit(functools.partial(_draw_trials, self), compiler_options=QUICK)
         return precomputed(lambda: {name: np.asarray(value) for name, value in run(jax.random.key(0)).items()})
 
@@ -395,18 +395,19 @@ class SpectralFit(PopulationModel):
 
 def _draw_trials(model: SpectralFit, key: jax.Array) -> dict[str, Any]:
     """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
-    keys = jax.random.split(key, len(model.all_priors))
-    drawn = {
-        name: prior.sample(key, (NUM_TRIALS,))
-        if isinstance(prior, dist.Distribution)
-        else np.full(NUM_TRIALS, float(prior))
-        for key, (name, prior) in zip(keys, model.all_priors.items(), strict=True)
-        if name not in model.ties
-    }
+    drawn = {}
+    prior_keys = jax.random.split(key, len(model.all_priors))
+    for prior_key, (name, prior) in zip(prior_keys, model.all_priors.items(), strict=True):
+        if name in model.ties:
+            continue
+        if isinstance(prior, dist.Distribution):
+            drawn[name] = prior.sample(prior_key, (NUM_TRIALS,))
+        else:
+            drawn[name] = np.full(NUM_TRIALS, float(prior))
     return drawn | {name: model.complete(drawn)[name] for name in model.ties}
 
 
-# One program for all equal models: operation by operation it takes four times as long.
+# Compiled once for all equal models. Evaluated operation by operation, it takes four times as long.
 _drawn_trials = jax.jit(_draw_trials, static_argnums=0, compiler_options=QUICK)
 
 

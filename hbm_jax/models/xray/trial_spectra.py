@@ -27,7 +27,7 @@ _SMALLEST_COLUMN = 1e-4  # 1e22 cm^-2
 
 def trials(medium: Medium, spectrum: Component) -> dict[str, np.ndarray]:
     """Return parameters that bracket those of the population, (num_trials,) each."""
-    if not medium.of_power_laws:
+    if not medium.has_power_laws:
         return _prior_means(medium)
     index, host, galactic = (a.ravel() for a in np.meshgrid(_INDICES, _HOSTS, _GALACTIC, indexing="ij"))
     media = np.array(_NO_WHIM)[:, None]
@@ -62,10 +62,11 @@ def possible_trials(bound: Any, rows: np.ndarray) -> list[dict[str, np.ndarray]]
 
     Notes
     -----
-    The parameters are random directions from the maximum of the product of likelihood and prior, in its normal
-    approximation, within two standard deviations of the prior. The distance in each direction is the largest of 1, 1/2,
-    1/4, ... times that of a change of ``_LARGEST_CHANGE`` in that approximation for which the log likelihood, without a
-    WHIM, is at most ``_LARGEST_CHANGE`` below the largest of all trial spectra of the source.
+    The product of likelihood and prior is approximated by a normal distribution about its maximum. The trials lie in
+    random directions from the maximum, within two standard deviations of the prior. The first distance in each
+    direction is the one at which the normal approximation has fallen by ``_LARGEST_CHANGE`` in the logarithm. It is
+    halved until the log likelihood, without a WHIM, is at most ``_LARGEST_CHANGE`` below the largest of all trial
+    spectra of the source.
     """
     medium, rng, trial = bound.medium, np.random.default_rng(0), np.arange(_NUM_TRIALS)
     best, directions = _directions(bound.source_information, medium.sites, rng)
@@ -79,12 +80,12 @@ def possible_trials(bound: Any, rows: np.ndarray) -> list[dict[str, np.ndarray]]
     chosen = _largest_distance(bound, theta, galactic, fractions)
     samples = []
     for row in rows:
-        at = chosen[:, row], trial
-        values = _absorbers(galactic[*at, row])
+        index = chosen[:, row], trial  # distance and number of each trial spectrum
+        values = _absorbers(galactic[*index, row])
         for k, varying in enumerate(medium.sites):
-            values[varying.parameter] = np.asarray(varying.value(theta[*at, row, k]))
+            values[varying.parameter] = np.asarray(varying.value(theta[*index, row, k]))
         for k, varying in enumerate(medium.common_sites):
-            values[varying.parameter] = np.asarray(varying.spread(fractions[*at, k]))
+            values[varying.parameter] = np.asarray(varying.spread(fractions[*index, k]))
         samples.append(values)
     return samples
 
@@ -97,12 +98,12 @@ def _largest_distance(bound: Any, theta, galactic, fractions) -> np.ndarray:
     `Varying.spread`.
     """
     num = theta.shape[0] * theta.shape[1]
-    flat = (a.reshape(num, *a.shape[2:]) for a in (theta, galactic, fractions))
-    log_likelihood = precomputed(lambda: np.asarray(_log_likelihoods(bound, *flat))).reshape(theta.shape[:-1])
+    flattened = (array.reshape(num, *array.shape[2:]) for array in (theta, galactic, fractions))
+    log_likelihood = precomputed(lambda: np.asarray(_log_likelihoods(bound, *flattened))).reshape(theta.shape[:-1])
     log_likelihood = np.where(np.isfinite(log_likelihood), log_likelihood, -np.inf)
     is_possible = log_likelihood >= log_likelihood.max(axis=(0, 1)) - _LARGEST_CHANGE
     is_possible[-1] = True
-    return np.argmax(is_possible, axis=0)
+    return np.argmax(is_possible, axis=0)  # the first, because distances decrease
 
 
 def _absorbers(galactic: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from hbm_jax.models import Golenetskii, GolenetskiiCounts, expansion
 from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.bursts.selection import drawable, selected_bursts
 from hbm_jax.plotting.count_spectra import spectra
-from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread, true_values
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, require_values, true_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -175,7 +175,7 @@ def _draw_population(axis, fit: Fit, model: Any, partial_pooling: bool, low: flo
     draws = {name: parameter(fit, name) for name in names}
     draws["intrinsic_scatter"] = parameter(fit, "intrinsic_scatter", 0.0)
     num = max(map(len, draws.values()))
-    keep = spread(num, NUM_DRAWS)
+    keep = evenly_spaced(num, NUM_DRAWS)
     p = {name: np.broadcast_to(values, (num,))[keep] for name, values in draws.items()}
     rng = np.random.default_rng(0)
     u, v, w = rng.standard_normal((3, len(keep)))

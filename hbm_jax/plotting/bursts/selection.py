@@ -86,11 +86,11 @@ def selected_bursts(fit: Fit) -> Figure:
         figure = Figure(figsize=(7.3, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
         order = np.random.default_rng(SEED).permutation(len(z))[:MAX_DOTS]
-        draw_simulated(left, z[order], flux[order] + _away(model, data, z[order]), detected[order])
-        luminosity = measured + _away(model, data, measured_z)
+        draw_simulated(left, z[order], flux[order] + _log10_conversion(model, data, z[order]), detected[order])
+        luminosity = measured + _log10_conversion(model, data, measured_z)
         left.plot(measured_z, luminosity, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         grid = np.geomspace(z.min(), z.max(), 200)
-        left.plot(grid, limit + _away(model, data, grid), color=BLACK, lw=0.8, ls="--")
+        left.plot(grid, limit + _log10_conversion(model, data, grid), color=BLACK, lw=0.8, ls="--")
         left.set(xscale="log", xlabel="redshift", ylabel=text)
         shown = [value for value in SHOWN_Z if z.min() <= value <= z.max()]
         left.set_xticks(shown, [f"{value:g}" for value in shown])
@@ -104,12 +104,12 @@ def selected_bursts(fit: Fit) -> Figure:
 
 
 def drawable(model: Golenetskii, data: Any) -> bool:
-    """Return whether `selected_bursts` can draw a fit of this model and these data."""
+    """Return True if `selected_bursts` can draw a fit of this model and these data."""
     return bool(model.selections) and model.cosmology is None and bool(np.all(data.knows_redshift))
 
 
-def _away(model: Golenetskii, data: Bursts, z: np.ndarray) -> np.ndarray:
-    """Return log10 of luminosity over bolometric flux, or of energy over fluence."""
+def _log10_conversion(model: Golenetskii, data: Bursts, z: np.ndarray) -> np.ndarray:
+    """Return log10 of luminosity over bolometric flux, or of energy over fluence, at redshifts (n,)."""
     with jax.enable_x64(True):
         area = np.asarray(log10_sphere_area(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
     return area - (np.log10(1.0 + z) if data.quantity == "fluence" else 0.0)

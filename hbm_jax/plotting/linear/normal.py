@@ -10,7 +10,7 @@ from hbm_jax.data import ValuesInGroups
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Normal, NormalVectors
-from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, true_values
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -58,7 +58,7 @@ def forest(fit: Fit) -> Figure:
     theta = _true_value_draws(fit, data)
     mean, error = _unpooled(fit, model, data)
     mu = _component_draws(fit, data, "mu")
-    shown = spread(len(data), MAX_GROUPS)
+    shown = evenly_spaced(len(data), MAX_GROUPS)
     rows = np.arange(len(shown), 0, -1)
     size = len(data.components)
     with house_style():
@@ -88,10 +88,10 @@ def forest(fit: Fit) -> Figure:
 
 def _label_weights(axis, model, data, shown, rows) -> None:
     """Label the right axis with the weight of partial non-centring of each group."""
-    table = model.centring(data)["centredness"].to_numpy().reshape(len(data.components), len(data))
+    weights = model.centring(data)["centredness"].to_numpy().reshape(len(data.components), len(data))
     right = axis.twinx()
     right.set_ylim(axis.get_ylim())
-    right.set_yticks(rows, [", ".join(f"{c:.2f}" for c in table[:, k]) for k in shown])
+    right.set_yticks(rows, [", ".join(f"{weight:.2f}" for weight in weights[:, k]) for k in shown])
     right.tick_params(axis="y", which="both", length=0)
     right.yaxis.set_minor_locator(NullLocator())
     right.set_ylabel("weight of partial non-centring")
@@ -182,7 +182,7 @@ def _funnel_draws(fit: Fit, group: str | int, component: int) -> _FunnelDraws:
     log_tau = np.log(_component_draws(fit, data, "tau")[:, component])
     diverging = fit.tree["sample_stats"]["diverging"].transpose("chain", "draw").to_numpy().ravel()
     keep = np.zeros(len(log_tau), bool)
-    keep[spread(len(log_tau), NUM_DRAWS)] = True
+    keep[evenly_spaced(len(log_tau), NUM_DRAWS)] = True
     if "theta" in fit.posterior:
         keep |= diverging
         theta = parameter(fit, "theta").reshape(len(log_tau), len(data), -1)[keep]
@@ -209,7 +209,7 @@ def _true_value_draws(fit: Fit, data: ValuesInGroups) -> np.ndarray:
     """Return draws of the true values, (draw, K, D)."""
     if "theta" in fit.posterior:
         drawn = parameter(fit, "theta")
-        drawn = drawn[spread(len(drawn), NUM_DRAWS)]
+        drawn = drawn[evenly_spaced(len(drawn), NUM_DRAWS)]
     else:
         drawn = true_values(fit, num_draws=NUM_DRAWS)["theta"].to_numpy()
     return drawn.reshape(len(drawn), len(data), -1)

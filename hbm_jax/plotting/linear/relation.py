@@ -12,7 +12,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
 from hbm_jax.models.linear.bound_points import log_evolution
-from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, true_values
 from hbm_jax.plotting.linear.selection import drawable, selected_points
 from hbm_jax.plotting.style import (
     BAND_68,
@@ -168,6 +168,7 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
         r = float(parameter(fit, "correlation").mean()) if model.correlated else 0.0
         cross = r * values["alpha_std"] * values["beta_std"]
         cov = np.array([[values["alpha_std"] ** 2, cross], [cross, values["beta_std"] ** 2]])
+        # Squared half axes of the ellipse and their directions, the larger one last.
         sizes, axes = np.linalg.eigh(cov)
         angle = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
         for fraction, colour in ((0.95, BAND_95), (0.68, BAND_68)):
@@ -203,7 +204,7 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     shape = (len(data), len(data.predictors))
     if model.pooling_of(len(data)) == "complete":
         alpha, beta = (parameter(fit, name) for name in ("alpha", "beta"))
-        keep = spread(max(len(alpha), len(beta)), NUM_DRAWS)
+        keep = evenly_spaced(max(len(alpha), len(beta)), NUM_DRAWS)
         alpha, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)] for v in (alpha, beta))
         alpha = np.broadcast_to(alpha.reshape(len(keep), 1, -1), (len(keep), *shape))
         return alpha, np.broadcast_to(beta.reshape(len(keep), 1), (len(keep), len(data)))
@@ -215,9 +216,11 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
 def _broken_lines(fit: Fit, x: np.ndarray) -> np.ndarray:
     """Return draws of a line with a break at x, (draw, len(x))."""
     drawn = [parameter(fit, name) for name in ("alpha", "alpha_above", "x_break", "beta")]
-    keep = spread(max(map(len, drawn)), NUM_DRAWS)
-    below, above, at, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)].reshape(-1, 1) for v in drawn)
-    return beta + np.where(x < at, below, above) * (x - at)
+    keep = evenly_spaced(max(map(len, drawn)), NUM_DRAWS)
+    slope_below, slope_above, x_break, beta = (
+        v[keep if len(v) > 1 else np.zeros(len(keep), int)].reshape(-1, 1) for v in drawn
+    )
+    return beta + np.where(x < x_break, slope_below, slope_above) * (x - x_break)
 
 
 def _mean(fit: Fit, name: str, index: int) -> float:
@@ -231,13 +234,13 @@ def _evolution(fit: Fit, model: Relation, data: PointsInGroups, slopes: np.ndarr
     change = log_evolution(model, data)
     if change is None:
         return np.zeros((len(data), 1))
-    of_y, of_x, of_slope = (
+    k_y, k_x, k_alpha = (
         float(np.median(parameter(fit, name))) if name in fit.posterior else float(model.all_priors[name])
         for name in ("evolution_y", "evolution_x", "evolution_alpha")
     )
-    slope = of_slope * change  # with more than one predictor it is 0
+    slope_change = k_alpha * change  # with more than one predictor it is 0
     x = np.asarray(data.values)[..., 0] - _pivot(model, data)[0]
-    return (of_y + of_x * (np.median(slopes, axis=0)[:, :1] + slope)) * change + slope * x
+    return (k_y + k_x * (np.median(slopes, axis=0)[:, :1] + slope_change)) * change + slope_change * x
 
 
 def _partial_residuals(
@@ -285,9 +288,11 @@ def _least_squares_line(data: PointsInGroups, j: int, pivot: float) -> tuple[flo
         return None
     x, y = np.asarray(data.values)[j, used].T
     errors = np.asarray(data.errors)[j, used]
+    # The second term limits the weight of points with small errors; the third is for groups of equal y without errors.
     weights = 1.0 / (errors[:, 1, 1] + 0.01 * y.var() + 1e-12)
     weights /= weights.sum()
     mean_x, mean_y = weights @ x, weights @ y
+    # Unbiased variance and covariance with weights w of sum 1: divided by 1 - sum w^2.
     variance = weights @ (x - mean_x) ** 2 / (1.0 - weights @ weights)
     true_variance = variance - weights @ errors[:, 0, 0]
     if true_variance <= MIN_TRUE_VARIANCE * variance:

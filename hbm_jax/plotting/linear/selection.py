@@ -88,10 +88,10 @@ def selected_points(fit: Fit) -> Figure:
 
 
 def drawable(model: Relation, data: PointsInGroups) -> bool:
-    """Return whether `selected_points` can draw a fit of this model and these data."""
-    simple = model.num_components == 1 and model.pooling != "none"
-    limits = bool(model.selections) and all(isinstance(selection, Selection) for selection in model.selections)
-    return limits and simple and len(data.predictors) == 1 and not data.group_predictor_names
+    """Return True if `selected_points` can draw a fit of this model and these data."""
+    is_simple = model.num_components == 1 and model.pooling != "none"
+    has_limits = bool(model.selections) and all(isinstance(part, Selection) for part in model.selections)
+    return has_limits and is_simple and len(data.predictors) == 1 and not data.group_predictor_names
 
 
 def _population(

@@ -14,7 +14,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
 from hbm_jax.plotting.contours import joint_posterior, levels_of_draws, shown_range, smoothed
-from hbm_jax.plotting.draws import named_draws, parameter, spread
+from hbm_jax.plotting.draws import evenly_spaced, named_draws, parameter
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SERIES, Figure, fill_bands, house_style
 
@@ -63,9 +63,9 @@ def expansion_contour(
             f"expansion_contour: expected two free parameters, such as {', '.join(free)}; found "
             f"{', '.join(chosen) or 'none'}."
         )
-    draws = np.stack([_shown(fit, key) for key in chosen])
+    draws = np.stack([_displayed(fit, key) for key in chosen])
     priors = [model.all_priors[key] for key in chosen]
-    other_draws = {text: np.stack([_shown(other, key) for key in chosen]) for text, other in (others or {}).items()}
+    other_draws = {text: np.stack([_displayed(other, key) for key in chosen]) for text, other in (others or {}).items()}
     combined = np.concatenate([draws, *other_draws.values()], axis=1)
     ranges = [shown_range(values, prior) for values, prior in zip(combined, priors, strict=True)]
     joint = joint_posterior(draws, priors, ranges)
@@ -128,7 +128,7 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
     names = ("H0", *expansion.named(model.cosmology).parameters)
     values = {key: parameter(fit, key) for key in names}
     total = max(len(v) for v in values.values())
-    rows = spread(total, num_draws)
+    rows = evenly_spaced(total, num_draws)
     posterior_w = _w(model, z, {key: np.broadcast_to(v, (total,))[rows] for key, v in values.items()})
     keys = jax.random.split(jax.random.key(0), len(names))
     with jax.enable_x64(True):
@@ -153,14 +153,14 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
 
 
 def has_equation_of_state(model: Any) -> bool:
-    """Return whether the dark energy of a model has a free parameter."""
+    """Return True if the dark energy of a model has a free parameter."""
     chosen = expansion.named(model.cosmology)
     free = [key for key in chosen.parameters if isinstance(model.all_priors[key], dist.Distribution)]
     return isinstance(_built(chosen), Cosmology) and bool(set(free) - {"Om0", "Ode0"})
 
 
-def _shown(fit: Fit, name: str) -> np.ndarray:
-    """Return the draws of a scalar parameter as a fit shows them, (draw,); blinded ones are shifted."""
+def _displayed(fit: Fit, name: str) -> np.ndarray:
+    """Return the draws of a scalar parameter, (draw,), shifted if the parameter is blinded."""
     if name not in fit.posterior:
         return parameter(fit, name)
     return named_draws(fit, [name])[name].ravel()
@@ -182,6 +182,7 @@ def _w(model, z, values) -> np.ndarray:
         u = jnp.log1p(jnp.asarray(z))
 
         def w(draw):
+            """Return w = -1 + (1/3) d ln(density) / d ln(1 + z), from the conservation of energy."""
             cosmology = chosen.build(draw)
             slope = jax.vmap(jax.grad(lambda log1p_z: jnp.log(dark_energy_density(log1p_z, cosmology))))(u)
             return -1.0 + slope / 3.0

@@ -1,4 +1,4 @@
-"""Hubble diagram of a sample, whatever its data: moduli of posterior draws, binned means, and the drawing."""
+"""Hubble diagram of any sample with redshifts and moduli: moduli of posterior draws, binned means, and the drawing."""
 
 import functools
 from collections import Counter
@@ -65,6 +65,8 @@ def moduli_of_draws(model: Any, data: Any, values: Mapping[str, np.ndarray]) -> 
 
         @functools.partial(jax.jit, compiler_options=QUICK)
         def moduli(draws):
+            """Return moduli (draw, N)."""
+
             def modulus(draw):
                 return model.distmod(data, expansion.cosmology_from(model.cosmology, draw))
 

@@ -9,7 +9,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.blinding.blinding import revealed
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, expansion
-from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, true_values
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, GREY, QUANTILES, Figure, house_style
 from hbm_jax.plotting.supernovae.dark_energy import PLANES, equation_of_state, expansion_contour, has_equation_of_state
@@ -48,7 +48,7 @@ def modulus_draws(fit: Fit, data: DistanceModuli, num_draws: int = 200) -> tuple
     model, _ = model_and_data(fit, HubbleDiagram, DistanceModuli, "modulus_draws")
     values = {name: parameter(fit, name) for name in ("H0", *expansion.named(model.cosmology).parameters)}
     total = fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"]
-    rows = spread(total, num_draws)
+    rows = evenly_spaced(total, num_draws)
     values = {name: np.broadcast_to(v, (total,))[rows] for name, v in values.items()}
     if "M0" in model.integrated:
         offset = true_values(fit, num_draws=num_draws)["M0"].to_numpy()
@@ -128,7 +128,7 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
     >>> distance_residuals(fit).savefig("residuals.pdf")  # doctest: +SKIP
     """
     _, data = model_and_data(fit, HubbleDiagram, DistanceModuli, "distance_residuals")
-    moduli, offset = modulus_draws(revealed(fit), data, num_draws)  # residuals about the best model show no values
+    moduli, offset = modulus_draws(revealed(fit), data, num_draws)  # residuals do not reveal blinded values
     residual = data.mu - np.median(moduli + offset[:, None], axis=0)
     error = np.sqrt(data.sigma**2 + _scatter(fit) ** 2)
     panels = {r"$\log_{10}\,z_\mathrm{CMB}$": np.log10(data.z_cmb)}

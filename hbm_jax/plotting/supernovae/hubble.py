@@ -9,7 +9,7 @@ from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
-from hbm_jax.plotting.draws import model_and_data, parameter, require_values, spread
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, require_values
 from hbm_jax.plotting.style import QUANTILES, Figure
 from hbm_jax.plotting.supernovae.diagram import (
     NUM_GRID,
@@ -76,7 +76,7 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
     model, _ = model_and_data(fit, Supernova, Supernovae, "modulus_draws")
     values = {p: parameter(fit, p) for p in ("H0", *expansion.named(model.cosmology).parameters, "M0")}
     total = max(len(v) for v in values.values())
-    rows = spread(total, num_draws)
+    rows = evenly_spaced(total, num_draws)
     values = {p: np.broadcast_to(v, total)[rows] for p, v in values.items()}
     offset = values.pop("M0") - np.median(parameter(fit, "M0"))
     return moduli_of_draws(model, data, values) + offset[:, None]

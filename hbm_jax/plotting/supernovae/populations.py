@@ -10,7 +10,7 @@ from scipy.special import log_ndtr
 from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
 from hbm_jax.models import Supernova, expansion
-from hbm_jax.plotting.draws import model_and_data, parameter, spread, true_values
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, true_values
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SKY, VERMILION, Figure, fill_bands, house_style, panels
 
@@ -37,7 +37,7 @@ def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300
     array (draw, G)
     """
     draws = _parameters(fit)
-    rows = spread(max(map(len, draws.values())), num_draws)
+    rows = evenly_spaced(max(map(len, draws.values())), num_draws)
     chosen = {key: values if len(values) == 1 else values[rows] for key, values in draws.items()}
     return density(_law(fit, name), chosen, grid, 0.5 * (grid[1] - grid[0]))
 

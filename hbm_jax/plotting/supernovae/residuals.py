@@ -48,7 +48,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     """
     _, data = model_and_data(fit, Supernova, Supernovae, "hubble_residuals")
     points = standardise(fit)
-    residual = points.mu - np.median(modulus_draws(revealed(fit), data), axis=0)  # about the best model: no values
+    residual = points.mu - np.median(modulus_draws(revealed(fit), data), axis=0)  # does not reveal blinded values
     covariates = {text: np.asarray(getattr(data, name)) for name, text in COVARIATES.items()}
     if data.has_host_mass.any():
         measured = data.has_host_mass & ~(data.sigma_log10_mass >= UNMEASURED_MASS_ERROR)

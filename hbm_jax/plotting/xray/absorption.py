@@ -76,8 +76,8 @@ def ionization(element: str = "O", log10_xi: Sequence[float] = (-1.0, 1.0, 2.0))
     """
     ions = [i for i, (Z, _) in enumerate(IONS) if ELEMENTS[Z - 1] == element]
     if not ions:
-        known = ", ".join(dict.fromkeys(ELEMENTS[Z - 1] for Z, _ in IONS))
-        raise ValueError(f"ionization: expected an element among {known}; found {element!r}.")
+        available = ", ".join(dict.fromkeys(ELEMENTS[Z - 1] for Z, _ in IONS))
+        raise ValueError(f"ionization: expected an element among {available}; found {element!r}.")
     log10_T = np.linspace(*LOG10_T, 401)
     with jax.enable_x64(True):
         panels = {"collisional": np.asarray(ion_fractions(log10_T, 0.0, mode="collisional"))[:, ions]}
@@ -109,8 +109,8 @@ def _name_ions(axis, log10_T, fractions, names, colours) -> None:
         x, peak = log10_T[peaks[column]], fractions[peaks[column], column]
         x = float(np.clip(x, log10_T[0] + 0.15, log10_T[-1] - 0.15))
         # In data units a letter is about 0.04 wide in log T, and a line of text 0.15 high in ion fraction.
-        free = all(abs(x - u) > 0.05 * len(names[column]) + 0.06 or abs(peak - v) > 0.15 for u, v in placed)
-        if peak > SHOWN and free:
+        no_overlap = all(abs(x - u) > 0.05 * len(names[column]) + 0.06 or abs(peak - v) > 0.15 for u, v in placed)
+        if peak > SHOWN and no_overlap:
             placed.append((x, float(peak)))
             axis.text(x, peak + 0.03, names[column], color=colours[column], ha="center")
 

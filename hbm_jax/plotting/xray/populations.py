@@ -11,7 +11,7 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
 from hbm_jax.models import Afterglow
 from hbm_jax.plotting.contours import joint_posterior, shown_range
-from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import (
     BLACK,
@@ -239,7 +239,7 @@ def _population(fit: Fit, model: Afterglow, name: str, grid, num_draws: int) -> 
     is_skewed = name == "log10_nh" and model.host == "skew-normal"
     names = [f"{name}_{part}" for part in ("mean", "std", *(["shape"] if is_skewed else []))]
     values = np.broadcast_arrays(*(parameter(fit, name) for name in names))
-    chosen = spread(len(values[0]), num_draws)
+    chosen = evenly_spaced(len(values[0]), num_draws)
     mean, std, *shape = (v[chosen, None] for v in values)
     with jax.enable_x64(True):
         population = SkewNormal.standardised(mean, std, shape[0]) if is_skewed else dist.Normal(mean, std)

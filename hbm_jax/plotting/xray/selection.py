@@ -80,7 +80,7 @@ def selected_afterglows(fit: Fit) -> Figure:
 
 
 def drawable(model: Any) -> bool:
-    """Return whether `selected_afterglows` can draw a fit of this model."""
+    """Return True if `selected_afterglows` can draw a fit of this model."""
     return bool(getattr(model, "selections", ()))
 
 
@@ -98,7 +98,7 @@ def _population(fit: Fit, model: Afterglow) -> dict[str, np.ndarray]:
 
 
 def _probability(fit: Fit, model: Afterglow, drawn: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the probability that each simulated source is detected, as sources of the sample in turn."""
+    """Return the probability that each simulated source is detected, with the exposures of the sample in turn."""
     (part,) = model.selections
     if part.quantity == "log10_flux":
         limit, width = (float(parameter(fit, name).mean()) for name in part.names)
@@ -107,10 +107,10 @@ def _probability(fit: Fit, model: Afterglow, drawn: dict[str, np.ndarray]) -> np
     num = len(detection.least)
     probability = np.empty(NUM)
     with jax.enable_x64(True):
-        at = jax.jit(detection.log10_counts_at)
+        log10_counts_at = jax.jit(detection.log10_counts_at)
         for start in range(0, NUM, num):
             chosen = np.arange(start, start + num) % NUM
-            log10_counts = np.asarray(at(drawn["photon_index"][chosen], drawn["log10_nh"][chosen]))
+            log10_counts = np.asarray(log10_counts_at(drawn["photon_index"][chosen], drawn["log10_nh"][chosen]))
             expected = 10.0 ** (log10_counts + drawn["log10_flux"][chosen])
             probability[chosen] = gammainc(detection.least, expected + detection.background)
     return probability

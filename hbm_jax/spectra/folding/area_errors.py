@@ -256,6 +256,7 @@ class AreaErrors(Component):
         return AreaErrors(self.label, file=self.file, spectra=None if index in self.spectra else ())
 
     def _tables(self, energy: Any) -> Floats:
+        """Return deviation and components, (1 + num_components, ..., K), 0 for the spectra of other instruments."""
         values = concrete(energy)
         if values is None:
             raise ValueError(f"{self}: expected concrete energies; found traced ones.")
@@ -271,6 +272,7 @@ class AreaErrors(Component):
         return np.where(applies, rows, 0.0)
 
     def _evaluate(self, tables: Any, values: Any) -> Any:
+        """Return the factor 1 + deviation + sum_k area_k c_k."""
         params = self._unprefixed(values)
         factor: Any = None
         for name, row in zip(params, tables[1:], strict=True):

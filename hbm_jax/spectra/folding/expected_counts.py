@@ -98,14 +98,17 @@ class ExpectedCounts:
         smooth, lines = split_terms(spectrum)
         smooth_trial, _ = split_terms(spectrum if trial_spectrum is None else trial_spectrum)
         # Instruments of a kind have the same energies: the photons of their trial spectra are computed once.
-        is_same = isinstance(trials, Mapping) and smooth_trial is not None and smooth_trial.of_source(0) == smooth_trial
-        known: dict | None = {} if is_same else None
+        same_trials = (
+            isinstance(trials, Mapping) and smooth_trial is not None and smooth_trial.of_source(0) == smooth_trial
+        )
+        cache: dict | None = {} if same_trials else None
 
         def folded(row, tolerance=tolerance):
+            """Fold the smooth part of the spectrum through one response."""
             background = None if backgrounds is None else backgrounds[row]
             # `folded` is called only if the spectrum has a smooth part.
             (energy, matrix), source = responses[row], smooth_trial.of_source(row)  # type: ignore[union-attr]
-            options = {"tolerance": tolerance, "background": background, "draws": draws, "known": known}
+            options = {"tolerance": tolerance, "background": background, "draws": draws, "cache": cache}
             values = trials if isinstance(trials, Mapping) else trials[row]
             return fold(source, energy, matrix, counts[row], values, **options)
 
@@ -120,9 +123,8 @@ class ExpectedCounts:
             nodes = [f.nodes for f in folds]
             expected = replace(cls.on_nodes(smooth, nodes, num_groups, num_blocks, shared), errors=errors)
         if lines or not folds:
-            photons, response = _in_bins(
-                spectrum, lines if folds or smooth is None else None, responses, num_groups, shared
-            )
+            exact_lines = lines if folds or smooth is None else None  # None: fold the whole spectrum in bins
+            photons, response = _in_bins(spectrum, exact_lines, responses, num_groups, shared)
             expected = replace(expected, photons=photons, response=response)
         return expected
 
@@ -195,6 +197,7 @@ def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:
     folds = on_every_core(folded, range(num))
     if all(f.exact_errors is None for f in folds):
         return folds
+    # With a tolerance of 0, `fold` measures the errors of the exact fold too.
     return [folded(row, 0.0) if f.exact_errors is None else f for row, f in enumerate(folds)]
 
 

@@ -32,7 +32,8 @@ LEVELS = (
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 # Nodes per panel and panel width where a feature has a free energy, so that it cannot be a panel edge.
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
-_LIKELY = (1e-3, 3, 11)  # a tolerance, and the levels tried first above and below it; most folds use one near them
+# A tolerance, the level tried first for larger tolerances, and that for smaller ones. Most folds use a level near them.
+_LIKELY = (1e-3, 3, 11)
 _LEVEL_FRACTION = 0.5  # fraction of the tolerance for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # of `interpolated`, in units of the tolerance
 SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
@@ -91,7 +92,7 @@ def fold(
     tolerance: float,
     background: ArrayLike | None = None,
     draws: tuple[Values, Values] | None = None,
-    known: dict | None = None,
+    cache: dict | None = None,
 ) -> Folded:
     """Fold a model expression through a response on as few nodes as a tolerance allows.
 
@@ -117,8 +118,9 @@ def fold(
     draws : two mappings of str to array, optional
         Parameters of random spectra: the first set is used to choose a subset of the nodes, the second to test it. By
         default all nodes of the level are kept.
-    known : dict, optional
-        Photons of the trial spectra, kept for further responses with the same spectrum and values.
+    cache : dict, optional
+        Cache of the photons of the trial spectra. Pass the same dictionary for all responses with this spectrum and
+        these values.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def fold(
     ``Folded.bound`` covers spectra of other brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
     """
     precise = spectrum.mapped(lambda part: part.in_double_precision())
-    trials = _Trials(precise, energy, matrix, counts, background, values, {} if known is None else known)
+    trials = _Trials(precise, energy, matrix, counts, background, values, {} if cache is None else cache)
     if has_free_features(spectrum):
         return trials.with_exact_errors(trials.narrow_panels(tolerance), tolerance)
     best = _coarsest_level(trials, tolerance if draws is None else _LEVEL_FRACTION * tolerance)
@@ -153,7 +155,9 @@ def has_free_features(spectrum: Component, *, lines: bool = True) -> bool:
     smooth = spectrum if lines else split_terms(spectrum)[0]
     parts = () if smooth is None else components_of(smooth)
     names = (name for part in parts for name in part.own_parameters)
-    return any(part.moves for part in parts) or any(name == "z" or name.startswith("energy") for name in names)
+    if any(part.has_moving_feature for part in parts):
+        return True
+    return any(name == "z" or name.startswith("energy") for name in names)
 
 
 def likelihood_change(counts: Floats, expected: Floats, reference: Floats) -> Floats:
@@ -179,8 +183,8 @@ def deviation(counts: Floats, background: Floats, expected: Floats, reference: F
 class _Trials:
     """Trial spectra folded with a response, and the errors of folds with few nodes relative to a reference."""
 
-    def __init__(self, spectrum, energy, matrix, counts, background, values, known):
-        self.energy, self.known = np.asarray(energy, float), known
+    def __init__(self, spectrum, energy, matrix, counts, background, values, cache):
+        self.energy, self.cache = np.asarray(energy, float), cache
         is_sparse = sparse.issparse(matrix) and matrix.nnz < SPARSE * np.prod(matrix.shape)
         self.matrix = sparse.csr_matrix(matrix) if is_sparse else dense(matrix)
         self.counts = np.atleast_2d(np.asarray(counts, float))
@@ -209,10 +213,10 @@ class _Trials:
     def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Any, Floats]:
         """Return the nodes with these panels and their integrals, and the expected counts of the trial spectra."""
         key = self.energy.tobytes(), panels.tobytes(), np.asarray(num_nodes).tobytes()
-        if key not in self.known:
+        if key not in self.cache:
             nodes, in_bins = integrals_of(self.energy, panels, num_nodes)
-            self.known[key] = (nodes, in_bins), spectra_at(self.tabulated, nodes, self.values) @ in_bins.T
-        fold, photons = self.known[key]
+            self.cache[key] = (nodes, in_bins), spectra_at(self.tabulated, nodes, self.values) @ in_bins.T
+        fold, photons = self.cache[key]
         return fold, np.asarray(photons @ self.matrix)
 
     def exact(self, divisions: int = 1) -> Floats:
@@ -269,8 +273,15 @@ class _Trials:
         return self.compared(fold, expected)
 
     def compared(self, nodes: Any, expected: Floats) -> Folded:
-        """Return a fold with the errors of its expected counts relative to the reference."""
-        fold = nodes if isinstance(nodes, Fold) else Fold(nodes[0], dense(nodes[1].T @ self.matrix).T.copy())
+        """Return a fold with the errors of its expected counts relative to the reference.
+
+        ``nodes`` are a `Fold`, or the nodes and their integrals over the energy bins as from `folded`.
+        """
+        if isinstance(nodes, Fold):
+            fold = nodes
+        else:
+            energy, in_bins = nodes
+            fold = Fold(energy, dense(in_bins.T @ self.matrix).T.copy())
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.abs(expected.sum(axis=-1) / self.reference.sum(axis=-1) - 1.0)
         return Folded(fold, self.errors(expected, self.reference), float(np.nanmax(relative, initial=0.0)))
@@ -298,28 +309,30 @@ class _Trials:
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
     """Return the fold of the coarsest level within the tolerance, None if there is none.
 
-    Bisection from a likely level, because errors decrease from level to level.
+    Errors decrease from level to level. The search begins at a likely level and its neighbour, then bisects.
     """
-    best, coarser, finer = None, -1, len(LEVELS)
-    limit, coarse, fine = _LIKELY
-    level = first = min(coarse if tolerance > limit else fine, finer - 1)
-    while finer - coarser > 1:
+    best = None
+    too_coarse, sufficient = -1, len(LEVELS)  # the finest level known to be too coarse, the coarsest that is not
+    limit, above_limit, below_limit = _LIKELY
+    level = first = min(above_limit if tolerance > limit else below_limit, sufficient - 1)
+    while sufficient - too_coarse > 1:
         candidate = trials.at_level(level)
         if trials.errors(candidate[1], trials.reference).max() <= tolerance:
-            best, finer, neighbour = candidate, level, level - 1
+            best, sufficient, neighbour = candidate, level, level - 1
         else:
-            coarser, neighbour = level, level + 1
-        level = neighbour if level == first else (coarser + finer) // 2
+            too_coarse, neighbour = level, level + 1
+        level = neighbour if level == first else (too_coarse + sufficient) // 2
     return None if best is None else trials.compared(*best)
 
 
 def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) -> Folded | None:
     """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
-    sets = (trials.values, *draws)
+    sets = (trials.values, *draws)  # trial spectra, spectra to choose nodes, spectra to test them
     values = {name: np.concatenate([np.asarray(s[name], float) for s in sets]) for name in trials.values}
     tabulated = trials.spectrum.mapped(lambda part: part.tabulated_for(values))
     ends = np.cumsum([len(next(iter(s.values()))) for s in sets])
     at_nodes, *drawn = np.split(spectra_at(tabulated, level.nodes.energy, values), ends[:-1])
+    # Spectra scaled to one expected count in total.
     weight = level.nodes.matrix.sum(axis=0)
     training, test = (spectra / (spectra @ weight)[:, None] for spectra in drawn)
     exact_counts, max_nodes = test @ level.nodes.matrix.T, 0.7 * len(level.nodes.energy)
@@ -343,13 +356,14 @@ def _slope_changes(spectrum: Component, discontinuities: Floats, values: Values)
     energy = discontinuities * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
     absorbed, unabsorbed = (spectra_at(part, energy.ravel(), values) for part in (spectrum, spectrum.unabsorbed))
     below, transmission, above = np.moveaxis((absorbed / unabsorbed).reshape(-1, *energy.shape), 1, 0)
+    # The second difference of ln T, divided by the step, is the change of d ln T / d ln E; times T it is that of T.
     with np.errstate(divide="ignore", invalid="ignore"):  # where nothing is transmitted
         change = np.abs(np.log(below * above / transmission**2)) * transmission / _STEP
     return np.maximum(np.max(np.nan_to_num(change), axis=0), 1e-12)
 
 
 def photons_in_bins(spectrum: Component, energy: Floats, values: Values, divisions: int = 1) -> Floats:
-    """Return the photons in energy bins, (num, num_energies), integrated over `divisions` parts of each."""
+    """Return the photons in energy bins, (num, num_energies), each integrated as `divisions` parts."""
     edges = energy
     if divisions > 1:
         inner = edges[:-1, None] * (edges[1:] / edges[:-1])[:, None] ** (np.arange(divisions) / divisions)

@@ -68,7 +68,7 @@ def noticed(
     response = _response(spectrum, "ranges of energy")
     used = np.zeros(len(spectrum), bool)
     for low, high in _ranges(energies):
-        inside = (response.e_min >= low * (1 - ROUNDING)) & (response.e_max <= high * (1 + ROUNDING)) & good
+        inside = _within(response, low, high) & good
         if not inside.any():
             raise DataError(
                 f"{spectrum.name}: expected good channels entirely within {low:g} to {high:g} keV; found none "
@@ -76,6 +76,27 @@ def noticed(
             )
         used |= inside
     return used
+
+
+def num_flagged(spectrum: Spectrum, energies: Sequence[float] | Sequence[Sequence[float]] | None = None) -> int:
+    """Return the number of channels that `noticed` leaves out because of QUALITY, within the ranges of energies [keV].
+
+    Raises DataError as `noticed`, for ranges that are not pairs of increasing numbers or a spectrum without a response.
+    """
+    flagged = np.zeros(len(spectrum), bool)
+    for region in (spectrum, spectrum.background):
+        if region is not None:
+            flagged |= region.quality != 0
+    if energies is None:
+        return int(flagged.sum())
+    response = _response(spectrum, "ranges of energy")
+    in_ranges = np.any([_within(response, low, high) for low, high in _ranges(energies)], axis=0)
+    return int((flagged & in_ranges).sum())
+
+
+def _within(response: Response, low: float, high: float) -> Mask:
+    """Return the mask of the channels that lie entirely within a range of energies [keV]."""
+    return (response.e_min >= low * (1 - ROUNDING)) & (response.e_max <= high * (1 + ROUNDING))
 
 
 def group(
@@ -124,7 +145,7 @@ def group(
     else:
         begins, group_ends = np.zeros(len(spectrum), bool), _ends(spectrum, method, amount or 0.0, used)
         for start, stop in _runs(used):
-            begins[[start, *group_ends(start, stop)][:-1]] = True
+            begins[[start, *group_ends(start, stop)][:-1]] = True  # the end of a group is the start of the next
     return dataclasses.replace(spectrum, grouping=np.where(begins, 1, np.where(used, -1, 0)))
 
 
@@ -233,12 +254,17 @@ def _ends(spectrum: Spectrum, method: str, amount: float, used: Mask) -> Callabl
         response = _response(spectrum, "groups of a width in keV")
         e_min, e_max = response.e_min.tolist(), response.e_max.tolist()
 
-        def fits(a: int, b: int) -> bool:  # channel energies of grating spectra decrease
-            return max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount
+        def is_narrow(first: int, last: int) -> bool:  # channel energies of grating spectra decrease
+            return (
+                max(e_max[first], e_max[last]) * (1 - ROUNDING) - min(e_min[first], e_min[last]) * (1 + ROUNDING)
+                <= amount
+            )
 
-        return lambda start, stop: _ends_while(start, stop, fits)
+        return lambda start, stop: _ends_while(start, stop, is_narrow)
     allowed = np.floor(optimal_widths(spectrum, used) * (1 + ROUNDING))
-    return lambda start, stop: _ends_while(start, stop, lambda a, b: b - a + 1 <= allowed[a : b + 1].min())
+    return lambda start, stop: _ends_while(
+        start, stop, lambda first, last: last - first + 1 <= allowed[first : last + 1].min()
+    )
 
 
 def _ends_of_amount(start: int, stop: int, net: Floats, variance: Floats | None, amount: float) -> Iterator[int]:
@@ -253,11 +279,11 @@ def _ends_of_amount(start: int, stop: int, net: Floats, variance: Floats | None,
     return iter([*ends[:-1], stop])
 
 
-def _ends_while(start: int, stop: int, fits: Callable[[int, int], bool]) -> Iterator[int]:
-    """Yield the ends of groups, each the longest for which ``fits(first, last)`` is true, or one channel."""
+def _ends_while(start: int, stop: int, is_allowed: Callable[[int, int], bool]) -> Iterator[int]:
+    """Yield the ends of the longest groups for which ``is_allowed(first, last)`` is true; one channel always is."""
     begin = start
     for channel in range(start + 1, stop):
-        if not fits(begin, channel):
+        if not is_allowed(begin, channel):
             yield channel
             begin = channel
     yield stop

@@ -53,6 +53,7 @@ def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
     """
     energy = (rmf or xrt_like_rmf()).energy
     middle = 0.5 * (energy[1:] + energy[:-1])
+    # Simple functions with the shape of the area of such a telescope, not a calculation.
     filter_ = np.exp(-0.16 * middle**-2.5)
     gold = np.where(middle > 2.206, 0.72, 1.0)
     reflectivity = 1.0 / (1.0 + (middle / 5.6) ** 5)
@@ -118,6 +119,7 @@ def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
     parameters = _scintillator(detector)
     energy = (rmf or gbm_like_rmf(detector)).energy
     middle = np.sqrt(energy[1:] * energy[:-1])
+    # Simple functions with the shape of the area of such a detector, not a calculation.
     window = np.exp(-((parameters["window"] / middle) ** 2.5))
     thickness = 1.0 - np.exp(-0.5 - np.sqrt(parameters["depth"] / middle))
     iodine = np.where((middle > _IODINE_EDGE * 0.8) & (middle < _IODINE_EDGE), 0.85, 1.0) if detector == "nai" else 1.0

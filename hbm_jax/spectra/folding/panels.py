@@ -70,11 +70,11 @@ def panel_edges(
     (num_panels + 1,)
         Panel edges [keV], increasing.
     """
-    energies, in_slope = np.asarray(discontinuities, float), np.asarray(slope_discontinuities, float)
+    energies, slope_energies = np.asarray(discontinuities, float), np.asarray(slope_discontinuities, float)
     cuts = np.unique(np.concatenate([[low, high], energies[(energies > low) & (energies < high)]])).tolist()
-    gaps = np.broadcast_to(np.asarray(gap, float), in_slope.shape)
-    order = np.lexsort((in_slope, gaps))
-    for energy, smallest in zip(in_slope[order].tolist(), gaps[order].tolist(), strict=True):
+    gaps = np.broadcast_to(np.asarray(gap, float), slope_energies.shape)
+    order = np.lexsort((slope_energies, gaps))
+    for energy, smallest in zip(slope_energies[order].tolist(), gaps[order].tolist(), strict=True):
         i = bisect.bisect_left(cuts, energy)
         if low < energy < high and min(math.log(energy / cuts[i - 1]), math.log(cuts[i] / energy)) > smallest:
             cuts.insert(i, energy)
@@ -145,6 +145,7 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3)
         nodes[first[same_num, None] + np.arange(num)] = panels[same_num, None] + 0.5 * width[same_num, None] * (1.0 + x)
         pieces = np.flatnonzero(nodes_per_panel[in_panel] == num)
         panel, piece_half = in_panel[pieces, None], half[pieces, None]
+        # Lagrange polynomials of the nodes at the Gauss-Legendre points of each piece.
         panel_coordinate = 2.0 * ((middle[pieces, None] + piece_half * x) - panels[panel]) / width[panel] - 1.0
         lagrange = legendre.legvander(panel_coordinate, num - 1) @ np.linalg.inv(legendre.legvander(x, num - 1))
         weights.append(np.einsum("pq,pqn->pn", piece_half * w, lagrange).ravel())

@@ -26,7 +26,7 @@ NUM_BLOCKS = 16  # blocks of groups; the groups of a block respond only to photo
 def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> Iterator[Fold]:
     """Yield the fold on a subset of its nodes, fitted to a family of spectra, for each resolution.
 
-    Weights may be negative. A block has no weight below the lowest node that it has in the original fold.
+    Weights may be negative. A block of groups has no weights below its lowest node in the original fold.
 
     Parameters
     ----------
@@ -35,14 +35,13 @@ def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> I
     spectra : (num_spectra, num_nodes)
         Spectra of the family at the nodes, each scaled to the same total counts; more spectra than nodes that are kept.
     resolutions : iterable of float
-        Nodes whose diagonal element of R in the pivoted QR decomposition is below this fraction of the largest are left
-        out.
+        Smallest diagonal element of R in the pivoted QR decomposition, relative to the largest, of a node that is kept.
     """
     counts = spectra @ fold.matrix.T
     # Random linear combinations of the spectra span the same space, and are fewer.
     mixtures = np.random.default_rng(0).normal(size=(NUM_MIXTURES, len(spectra))) @ spectra
     ends = np.unique(np.linspace(0, len(fold.matrix), NUM_BLOCKS + 1).astype(int))
-    blocks = []
+    blocks = []  # rows of the matrix, first node with weight, nodes in the order of pivoting, diagonal elements of R
     for low, high in itertools.pairwise(ends):
         weight = np.abs(fold.matrix[low:high]).sum(axis=0)
         first = int(np.argmax(weight > 0))

@@ -219,9 +219,11 @@ class Absorption(_Absorber):
         return self.abundances, self.model, self.grains, self.molecules
 
     def _without_tables(self):
+        """Return the component with another redshift, the same for all sources, if the redshift is fixed."""
         return self if self.z is None else dataclasses.replace(self, z=0.0)
 
     def _tables(self, energy):
+        """Return the cross section [1e-22 cm^2 per H]; the energies if the redshift is a parameter."""
         if self.z is None:
             return energy
         if concrete(energy) is None:
@@ -236,12 +238,14 @@ class Absorption(_Absorber):
         return precise_cross_section(energy, *self._options)
 
     def _bin_tables(self, edges):
+        """Return the mean cross section in bins; with a free redshift, its integral over ln E and ln of the edges."""
         integral = neutral_integral(*self._options)
         if self.z is None:
             return integral, np.log(edges)
         return bin_average(integral, np.log(_at_redshift(edges, self.z)))
 
     def _log(self, tables, values):
+        """Return minus the optical depth; with a free redshift, ``tables`` are energies, or integral and bin edges."""
         params = self._unprefixed(values)
         nh = params["nh"][..., None]
         if self.z is not None:
@@ -346,6 +350,7 @@ class Whim(_Absorber):
         return np.ndim(self.z) == 2
 
     def _without_tables(self):
+        """Return the component with other choices, the same for all sources."""
         z = ((0.0,), (0.0,)) if self._free_redshift else 0.0
         choices: dict[str, Any] = {"mode": MODES[0], "abundances": "wilm", "rates": "modern", "double": False}
         return dataclasses.replace(self, z=z, log10_temperatures=None, xi_band="definition", **choices)

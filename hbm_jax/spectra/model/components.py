@@ -57,7 +57,7 @@ class _Additive(Component):
     )
     smooth: ClassVar[bool] = True
     shape_parameters: ClassVar[dict[str, Parameter]]
-    # Shape per unit amplitude, with energies in units of the pivot: the unit times this power of the pivot.
+    # The spectrum of amplitude 1 is unit * pivot^unit_power * exp(_log_shape), with energies in units of the pivot.
     unit: ClassVar[float] = 1.0
     unit_power: ClassVar[float] = 0.0
 
@@ -87,7 +87,7 @@ class _Additive(Component):
         flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux in the observed band {band}")
         return self.shape_parameters | {"log10_flux": flux}
 
-    def _shape(self, x: Any, energy: Any, params: dict[str, jax.Array]) -> jax.Array:
+    def _log_shape(self, x: Any, energy: Any, params: dict[str, jax.Array]) -> jax.Array:
         """Return the logarithm of the shape at x = ln(E / pivot) and energy = E / pivot."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class _Additive(Component):
         columns = {name: jnp.expand_dims(value, -1) for name, value in params.items()}
 
         def integrand(x):
-            return (power + 1.0) * x + self._shape(x, jnp.exp(x), columns)
+            return (power + 1.0) * x + self._log_shape(x, jnp.exp(x), columns)
 
         return jnp.log(width) + shapes.log_mean(integrand, middle, width)
 
@@ -106,16 +106,18 @@ class _Additive(Component):
             return _LN10 * params["log10_amplitude"] + math.log(self.unit) + self.unit_power * math.log(self.pivot)
         log10_flux = params["log10_flux"]
         band = _band(*self.norm, self._pivot, log10_flux.dtype)
+        # The flux in keV/cm^2/s is the factor times pivot^2 times the integral of energy times shape over the band.
         return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self._pivot)) - self._log_integral(*band, 1, params)
 
     def _tables(self, energy):
+        """Return ln(E / pivot) and E / pivot."""
         return _log_energy(energy, self._pivot), energy / self._pivot
 
     def _log(self, tables, values):
         params = self._unprefixed(values)
         x, energy = (jnp.asarray(table, next(iter(params.values())).dtype) for table in tables)
         scale = self._log_scale(params)[..., None]
-        return scale + self._shape(x, energy, {name: value[..., None] for name, value in params.items()})
+        return scale + self._log_shape(x, energy, {name: value[..., None] for name, value in params.items()})
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral as in `Component.integral`; the band may be traced."""
@@ -126,10 +128,12 @@ class _Additive(Component):
         return jnp.exp(scale + log + (power + 1.0) * math.log(self._pivot))
 
     def _limits(self, edges):
+        """Return middle and width of the bins in ln(E / pivot)."""
         logs = np.log(edges / self._pivot)
         return 0.5 * (logs[..., 1:] + logs[..., :-1]), np.diff(logs)
 
     def _integrals(self, limits, values):
+        """Return the photons in the bins, (..., K)."""
         params = self._unprefixed(values)
         scale = self._log_scale(params)[..., None] + math.log(self._pivot)
         middle, width = (jnp.asarray(column, scale.dtype) for column in limits)
@@ -184,7 +188,7 @@ class PowerLaw(_Additive):
     integrable: ClassVar[bool] = True
     shape_parameters: ClassVar[dict[str, Parameter]] = {"photon_index": _INDEX}
 
-    def _shape(self, x, energy, params):
+    def _log_shape(self, x, energy, params):
         return -params["photon_index"] * x
 
     def _log_integral(self, middle, width, power, params):
@@ -222,12 +226,12 @@ class BrokenPowerLaw(_Additive):
         log_break = jnp.log(params["energy_break"]) - math.log(self.pivot)
         return params["photon_index"], params["photon_index_high"], log_break
 
-    def _shape(self, x, energy, params):
+    def _log_shape(self, x, energy, params):
         low, high, log_break = self._arguments(params)
         return -low * jnp.minimum(x, log_break) - high * jnp.maximum(x - log_break, 0.0)
 
     def _log_integral(self, middle, width, power, params):
-        return shapes.broken_power_law_integral(middle, width, power, *self._arguments(params))
+        return shapes.log_broken_power_law_integral(middle, width, power, *self._arguments(params))
 
 
 @dataclass(frozen=True)
@@ -266,7 +270,7 @@ class CutoffPowerLaw(_Additive):
             "e_peak": Parameter("keV", "LogNormal(2.3, 1.5)", "energy at which E^2 N(E) is largest"),
         }
 
-    def _shape(self, x, energy, params):
+    def _log_shape(self, x, energy, params):
         index = params["photon_index"]
         rate = (2.0 - index) / params["e_peak"] if self.peak else 1.0 / params["e_cut"]
         return -index * x - jnp.where(rate >= 0.0, rate, jnp.nan) * self.pivot * energy
@@ -295,7 +299,7 @@ class LogParabola(_Additive):
         "beta": Parameter("", "Normal(0.0, 1.0)", "half the change of the photon index per decade of energy"),
     }
 
-    def _shape(self, x, energy, params):
+    def _log_shape(self, x, energy, params):
         return -(params["alpha"] + params["beta"] / _LN10 * x) * x
 
 
@@ -335,11 +339,11 @@ class Band(_Additive):
     def _arguments(self, params):
         return params["alpha"], params["beta"], params["e_peak"] / self.pivot
 
-    def _shape(self, x, energy, params):
-        return shapes.band(x, energy, *self._arguments(params))
+    def _log_shape(self, x, energy, params):
+        return shapes.log_band(x, energy, *self._arguments(params))
 
     def _log_integral(self, middle, width, power, params):
-        return shapes.band_integral(middle, width, power, *self._arguments(params))
+        return shapes.log_band_integral(middle, width, power, *self._arguments(params))
 
 
 @dataclass(frozen=True)
@@ -367,8 +371,8 @@ class BlackBody(_Additive):
         "kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the frame of the source")
     }
 
-    def _shape(self, x, energy, params):
-        return shapes.black_body(x, energy, params["kT"] / self.pivot)
+    def _log_shape(self, x, energy, params):
+        return shapes.log_black_body(x, energy, params["kT"] / self.pivot)
 
 
 @dataclass(frozen=True)
@@ -418,17 +422,20 @@ class GaussianLine(_Additive):
     def _arguments(self, params):
         return params["energy"] / self.pivot, params["sigma"] / self.pivot
 
-    def _shape(self, x, energy, params):
-        return shapes.gaussian_line(energy, *self._arguments(params))
+    def _log_shape(self, x, energy, params):
+        return shapes.log_gaussian_line(energy, *self._arguments(params))
 
     def _log_integral(self, middle, width, power, params):
-        return shapes.gaussian_line_integral(middle, width, power, *self._arguments(params))
+        return shapes.log_gaussian_line_integral(middle, width, power, *self._arguments(params))
 
     def _limits(self, edges):
         return edges / self._pivot  # energies, not logarithms: adjacent bins share an edge and lose no photon
 
     def _integrals(self, limits, values):
-        return self._photons(limits, values, lambda *line: (shapes.gaussian_line_fractions(*line), ()))[0]
+        def fractions(*line):
+            return shapes.gaussian_line_fractions(*line), ()  # without moments
+
+        return self._photons(limits, values, fractions)[0]
 
     def _integrals_and_weights(self, limits, tables, values):
         photons, moments = self._photons(limits, values, shapes.gaussian_line_moments)
@@ -438,9 +445,9 @@ class GaussianLine(_Additive):
         return None
 
     def _photons(self, edges, values, function):
-        """Return the photons in bins, and the second result of `function` (edges, centre, sigma).
+        """Return the photons in bins, and the moments of the photons in each.
 
-        The first result of the function is the fraction of the line in each bin.
+        ``function`` of (edges, centre, sigma) returns the fraction of the line in each bin, and the moments.
         """
         params = self._unprefixed(values)
         scale = self._log_scale(params)[..., None] + math.log(self._pivot)

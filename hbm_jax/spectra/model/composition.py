@@ -62,7 +62,7 @@ class Component:
     narrow: ClassVar[bool] = False  # may be narrower than the bins; its photons in bins have a closed form
     smooth: ClassVar[bool] = False  # between the energies of `discontinuities` and `slope_discontinuities`
     integrable: ClassVar[bool] = False  # the photons in a bin have a closed form (`_integrals`)
-    moves: ClassVar[bool] = False  # has a feature whose energy is a free parameter, under any name
+    has_moving_feature: ClassVar[bool] = False  # a break, edge or line whose energy is a free parameter
 
     @property
     def logarithmic(self) -> bool:
@@ -80,8 +80,8 @@ class Component:
         return {self._prefixed(name): parameter for name, parameter in self.own_parameters.items()}
 
     @property
-    def borrowed(self) -> frozenset[str]:
-        """Names of parameters that this component uses, but that belong to other components of the expression."""
+    def shared_parameters(self) -> frozenset[str]:
+        """Names of parameters that this component uses and that another component of the expression defines."""
         return frozenset()
 
     def _prefixed(self, name: str) -> str:
@@ -282,7 +282,7 @@ class _Composite(Component):
     def __post_init__(self):
         owner: dict[str, Component] = {}
         for part in self.parts:
-            for name in (name for name in part.parameters if name not in part.borrowed):
+            for name in (name for name in part.parameters if name not in part.shared_parameters):
                 if name in owner:
                     raise ValueError(
                         f"parameter {name!r} belongs to both {owner[name]} and {part}: expected different names. Give "
@@ -300,9 +300,9 @@ class _Composite(Component):
         return {name: parameter for part in self.parts for name, parameter in part.parameters.items()}
 
     @property
-    def borrowed(self) -> frozenset[str]:
-        names = frozenset().union(*(part.borrowed for part in self.parts))
-        return names.difference(*(part.parameters.keys() - part.borrowed for part in self.parts))
+    def shared_parameters(self) -> frozenset[str]:
+        names = frozenset().union(*(part.shared_parameters for part in self.parts))
+        return names.difference(*(part.parameters.keys() - part.shared_parameters for part in self.parts))
 
     def _tables(self, energy):
         return tuple(part._tables(energy) for part in self.parts)
@@ -398,6 +398,7 @@ class Product(_Composite):
         return functools.reduce(jnp.add, map(lambda part, table: part._log(table, params), self.parts, tables))
 
     def _evaluate(self, tables, values):
+        """Return the product; logarithms are added first where they exist, so that fewer products overflow."""
         if self.logarithmic:
             return jnp.exp(self._log(tables, values))
         params, pairs = floating(self, values), tuple(zip(self.parts, tables, strict=True))

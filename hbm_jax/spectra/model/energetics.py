@@ -278,34 +278,34 @@ def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Arra
     >>> round(float(equivalent_width(spectrum, values | {"fe_log10_amplitude": -5.0}, "fe")), 4)
     0.4096
     """
-    component = gaussian_lines(spectrum)[
-        choose("line of the spectrum", line, tuple(gaussian_lines(spectrum)))
-    ].component
+    lines = gaussian_lines(spectrum)
+    component = lines[choose("line of the spectrum", line, tuple(lines))].component
     energy, sigma = (np.asarray(values[component._prefixed(name)], float) for name in ("energy", "sigma"))
-    reach = _WIDEST * np.max(sigma, initial=0.0)
-    band = (np.min(energy) - reach) / (1.0 + component.z), (np.max(energy) + reach) / (1.0 + component.z)
+    margin = _WIDEST * np.max(sigma, initial=0.0)
+    band = (np.min(energy) - margin) / (1.0 + component.z), (np.max(energy) + margin) / (1.0 + component.z)
     return _chunked(equivalent_width_function(spectrum, line, *band), values)
 
 
 def equivalent_width_function(spectrum: Component, line: str, low: float, high: float) -> Callable[[Values], jax.Array]:
-    """Return `equivalent_width` as a differentiable function of values for which the line is from low to high [keV]."""
+    """Return `equivalent_width` as a differentiable function of values with the line between low and high [keV]."""
     spectrum = without_instrument(spectrum)
     component, factor = gaussian_lines(spectrum)[line]
     continuum, _ = split_terms(spectrum, lambda part: isinstance(part, GaussianLine))
     if continuum is None:
         raise ValueError(f"equivalent_width: expected a continuum besides the lines; found {spectrum}.")
-    low, high = max(low, 0.5 * high / (1.0 + _WIDEST)), high
+    low = max(low, 0.5 * high / (1.0 + _WIDEST))  # the lower limit of a wide line may be negative
     num = int(np.clip(math.log(high / low) / _FINE, 32, 4000))
     grid = np.geomspace(low * (1.0 - _FINE), high * (1.0 + _FINE), num)
     continuum_at, factor_at = continuum.on(grid), None if factor is None else factor.on(grid)
 
     def width(values: Values) -> jax.Array:
+        """Return the equivalent width: photons of the line times the mean of factor / continuum over its profile."""
         params = component._unprefixed(values)
         photons = component.integral(values, *_LINE_BAND)
         ratio = (1.0 if factor_at is None else factor_at(values)) / continuum_at(values)
         energy, sigma = (params[name][..., None] / (1.0 + component.z) for name in ("energy", "sigma"))
-        at = jnp.log(jnp.clip(energy + sigma * jnp.asarray(_NODES, energy.dtype), grid[0], grid[-1]))
-        interpolated = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")(at, jnp.log(grid), ratio)
+        log_energy = jnp.log(jnp.clip(energy + sigma * jnp.asarray(_NODES, energy.dtype), grid[0], grid[-1]))
+        interpolated = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")(log_energy, jnp.log(grid), ratio)
         return photons * (interpolated @ jnp.asarray(_WEIGHTS / _WEIGHTS.sum(), interpolated.dtype))
 
     return width

@@ -56,6 +56,7 @@ class _AtRedshift(_Multiplicative):
         return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
 
     def _without_tables(self):
+        """Return the component with another redshift, the same for all sources."""
         return dataclasses.replace(self, z=0.0)
 
     def _tables(self, energy):
@@ -91,7 +92,7 @@ class HighEnergyCutoff(_AtRedshift):
     """
 
     smooth: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
+    has_moving_feature: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "e_cut": Parameter("keV", "LogNormal(2.3, 1.0)", "energy above which the spectrum is cut off"),
         "e_fold": Parameter("keV", "LogNormal(2.7, 1.0)", "folding energy of the cut-off"),
@@ -146,7 +147,7 @@ class Edge(_AtRedshift):
 
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
+    has_moving_feature: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the edge in the frame of the absorber"),
         "max_tau": Parameter("", "HalfNormal(1.0)", "optical depth at the edge"),
@@ -176,7 +177,7 @@ class GaussianAbsorption(_AtRedshift):
 
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
+    has_moving_feature: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the absorber"),
         "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line"),
@@ -244,13 +245,14 @@ class Wabs(_AtRedshift):
     own_parameters: ClassVar[dict[str, Parameter]] = {"nh": _COLUMN}
 
     def _tables(self, energy):
+        """Return the cross section [1e-22 cm^2 per H]."""
         energy = np.asarray(_at_redshift(energy, self.z))
         if not (energy >= _WABS[0, 0] * (1.0 - 1e-6)).all():
             raise ValueError(f"{self}: expected energies above 0.03 keV at the absorber; found {energy.min():g} keV.")
         row = np.maximum(np.searchsorted(_WABS[:, 0], energy, side="right") - 1, 0)
         c0, c1, c2 = (_WABS[row, column] for column in (1, 2, 3))
         low = np.minimum(energy, _MAX_WABS)
-        return 0.01 * (c0 + c1 * low + c2 * low**2) / energy**3
+        return 0.01 * (c0 + c1 * low + c2 * low**2) / energy**3  # from 1e-24 to 1e-22 cm^2
 
     def _log_factor(self, energy, params):
         return -params["nh"] * energy  # the table is the cross section
@@ -321,7 +323,7 @@ class FluxScale(_Multiplicative):
         return super().parameters | self.of.parameters
 
     @property
-    def borrowed(self) -> frozenset[str]:
+    def shared_parameters(self) -> frozenset[str]:
         """Names of the parameters of the expression."""
         return frozenset(self.of.parameters)
 
@@ -330,6 +332,7 @@ class FluxScale(_Multiplicative):
         return change(dataclasses.replace(self, of=self.of.mapped(change)))
 
     def _without_tables(self):
+        """Return the component with another band, the same for all sources."""
         return dataclasses.replace(self, band=(1.0, 2.0))
 
     def _observed_band(self) -> tuple[float, float]:
@@ -340,6 +343,7 @@ class FluxScale(_Multiplicative):
         return 0.0
 
     def _tables(self, energy):
+        """Return ones at the energies, the function for the flux of the expression, and `_log10_area`."""
         rows = np.shape(energy)[:-1]
         low, high = (np.full(rows, limit) for limit in self._observed_band())
         smooth, lines = split_terms(self.of, lambda part: part.integrable and not part.smooth)
@@ -347,6 +351,7 @@ class FluxScale(_Multiplicative):
         return np.ones(np.shape(energy)), integrals(smooth, lines, edges, 1), np.asarray(self._log10_area())
 
     def _log(self, tables, values):
+        """Return ln of the wanted flux over the flux of the expression, equal at all energies."""
         ones, flux, log10_area = tables
         params = floating(self, values)
         log10_scaled = self._unprefixed(values)[next(iter(self.own_parameters))]
@@ -401,4 +406,5 @@ class LuminosityScale(FluxScale):
         return precomputed(lambda: float(log10_sphere_area(self.z, self.cosmology)))
 
     def _without_tables(self):
+        """Return the component with another band and redshift, the same for all sources."""
         return dataclasses.replace(self, band=(1.0, 2.0), z=1.0)

@@ -146,7 +146,7 @@ class GaussianSmoothing(Component):
     def _unsmoothed(self, energy: Any) -> tuple[Any, np.ndarray]:
         """Return the function for the photons of the expression in fine bins, and the edges of these bins."""
         low, high = float(np.min(energy)), float(np.max(energy)) * _MARGIN
-        low = max(low / _MARGIN, min(low, _LOWEST))
+        low = max(low / _MARGIN, min(low, _LOWEST))  # the margin stays within the domain of absorbers
         grid = np.geomspace(low, high, math.ceil(math.log(high / low) / _STEP) + 1)
         return photons(self.of, grid), grid
 
@@ -170,12 +170,14 @@ class GaussianSmoothing(Component):
         return jnp.sum(mean * width * count[..., None, :], axis=-1), jnp.sum(mean * count[..., None, :], axis=-1)
 
     def _tables(self, energy):
+        """Return the energies, and the result of `_unsmoothed`."""
         return energy, self._unsmoothed(energy)
 
     def _evaluate(self, tables, values):
         return self._smoothed(tables, values, ndtr)[1]
 
     def _limits(self, edges):
+        """Return the edges of the bins, and the result of `_unsmoothed`."""
         return edges, self._unsmoothed(edges)
 
     def _integrals(self, limits, values):

@@ -140,6 +140,7 @@ class _Exact:
     components: tuple[Any, ...]
 
     def __call__(self, limits, values):
+        """Return the photons in the pieces, from the components' limits by `_limits`."""
         parts = zip(self.components, limits, strict=True)
         return functools.reduce(jnp.add, (component._integrals(limit, values) for component, limit in parts))
 
@@ -151,6 +152,11 @@ class _Multiplied:
     components: tuple[Any, ...]
 
     def __call__(self, limits, tables, powers, factor, values):
+        """Return the integrals over the pieces.
+
+        Each component has ``limits`` and ``tables`` by `_limits` and `_weight_tables`. ``powers`` are the powers of
+        energy at the nodes, (..., num_pieces, num_nodes). ``factor`` computes the factor at the nodes; None for 1.
+        """
         parts = [
             component._integrals_and_weights(limit, table, values)
             for component, limit, table in zip(self.components, limits, tables, strict=True)

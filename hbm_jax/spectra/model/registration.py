@@ -113,15 +113,18 @@ def component(
         raise ValueError(f"component: expected no antiderivative of a {kind} component; found one.")
 
     def evaluated(self, function, energy, values):
+        """Return a function of energy and parameters at energies (..., K)."""
         params = self._unprefixed(values)
         dtype = jnp.result_type(float, *params.values())
         return function(jnp.asarray(energy, dtype), **{name: value[..., None] for name, value in params.items()})
 
     def difference(self, limits, values):
+        """Return the photons in bins, as differences of the antiderivative."""
         low, high = (evaluated(self, antiderivative, limit, values) for limit in limits)
         return high - low
 
     def register(function: Callable) -> type[Component]:
+        """Return the registered class of a component with this function."""
         members: dict[str, Any] = {
             "__doc__": function.__doc__,
             "__module__": function.__module__,

@@ -71,8 +71,8 @@ def _split_at(log_energy: jax.Array, middle: ArrayLike, width: ArrayLike):
 
 def log_total(lengths: Sequence[jax.Array], log_means: Sequence[jax.Array]) -> jax.Array:
     """Return the logarithm of the sum of lengths times exp(log_means); a length may be 0."""
-    upper_bounds = [jnp.where(length > 0, mean, -jnp.inf) for length, mean in zip(lengths, log_means, strict=True)]
-    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, upper_bounds))
+    of_nonempty = [jnp.where(length > 0, mean, -jnp.inf) for length, mean in zip(lengths, log_means, strict=True)]
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, of_nonempty))
     # The mean of a part of zero length is arbitrary. The limit of 50 above the largest prevents an overflow; it is not
     # reached where the derivative of the length is non-zero.
     terms = (
@@ -81,7 +81,7 @@ def log_total(lengths: Sequence[jax.Array], log_means: Sequence[jax.Array]) -> j
     return largest + jnp.log(sum(terms))
 
 
-def broken_power_law_integral(middle, width, power, photon_index, photon_index_high, log_break):
+def log_broken_power_law_integral(middle, width, power, photon_index, photon_index_high, log_break):
     """Return ln of the integral of a broken power law; its derivative with respect to the break is continuous."""
     below, above = _split_at(log_break, middle, width)
     offset = (photon_index_high - photon_index) * log_break
@@ -104,14 +104,14 @@ def _band_parts(alpha, beta, e_peak):
     return rate, log_break, jnp.where(has_break, index_difference * finite_log_break - index_difference, 0.0), inside
 
 
-def band(x, energy, alpha, beta, e_peak):
+def log_band(x, energy, alpha, beta, e_peak):
     """Return ln of the Band function, E^alpha exp(-(2 + alpha) E / e_peak) below the break and E^beta above it."""
     rate, log_break, offset, inside = _band_parts(alpha, beta, e_peak)
     return jnp.where(inside, jnp.where(x < log_break, alpha * x - rate * energy, beta * x + offset), jnp.nan)
 
 
-def band_integral(middle, width, power, alpha, beta, e_peak):
-    """Return ln of the integral: by quadrature below the break, in closed form above."""
+def log_band_integral(middle, width, power, alpha, beta, e_peak):
+    """Return ln of the integral of the Band function: by quadrature below the break, in closed form above."""
     rate, log_break, offset, inside = _band_parts(alpha, beta, e_peak)
     below, above = _split_at(log_break, middle, width)
     slope, rate_column = jnp.expand_dims(power + 1.0 + alpha, -1), jnp.expand_dims(rate, -1)
@@ -122,7 +122,7 @@ def band_integral(middle, width, power, alpha, beta, e_peak):
     return jnp.where(inside, log_total((below[1], above[1]), means), jnp.nan)
 
 
-def black_body(x, energy, kT):
+def log_black_body(x, energy, kT):
     """Return ln of E^2 / (exp(E / kT) - 1), accurate from E far below kT to E far above."""
     y = energy / kT
     return 2.0 * x - y - jnp.log(-jnp.expm1(-y))
@@ -134,14 +134,14 @@ def _resolved(centre, sigma):
     return jnp.where(sigma > smallest, sigma, jnp.where(sigma >= 0.0, smallest, jnp.nan))
 
 
-def gaussian_line(energy, centre, sigma):
+def log_gaussian_line(energy, centre, sigma):
     """Return ln of a normal density in energy."""
     sigma = _resolved(centre, sigma)
     return -0.5 * ((energy - centre) / sigma) ** 2 - jnp.log(sigma) - _HALF_LOG_2PI
 
 
-def gaussian_line_integral(middle, width, power, centre, sigma):
-    """Return ln of the integral, accurate in both tails.
+def log_gaussian_line_integral(middle, width, power, centre, sigma):
+    """Return ln of the integral of a Gaussian line, accurate in both tails.
 
     For power 0 it is the fraction of the line in the band; for power 1, that fraction times the mean energy there.
     """

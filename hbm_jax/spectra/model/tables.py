@@ -194,6 +194,7 @@ class AdditiveTable(_Table):
         return np.moveaxis(np.where(inside, density[..., cell], 0.0), 1, -2)
 
     def _evaluate(self, tables, values):
+        """Return the photon spectrum, (..., K), which is uniform in each bin of the file."""
         params = self._unprefixed(values)
         if not self._energy_is_free:
             return self._norm(params) * self._interpolated(tables, params)
@@ -201,6 +202,7 @@ class AdditiveTable(_Table):
         edges, stretch = self.table.energy, self._stretch(params)[..., None]
 
         def look_up(table_energy, spectrum):
+            """Return the spectrum of the bins that contain the energies, 0 outside the table."""
             cell = jnp.searchsorted(jnp.asarray(edges, table_energy.dtype), table_energy, side="right") - 1
             inside = (cell >= 0) & (cell < len(edges) - 1)
             return jnp.where(inside, spectrum[jnp.clip(cell, 0, len(edges) - 2)], 0.0)
@@ -211,6 +213,7 @@ class AdditiveTable(_Table):
         return self._norm(params) * density_at_energy / jnp.asarray(params.get("energy_scale", 1.0))[..., None]
 
     def _limits(self, edges):
+        """Return the photons in bins by grid point; if energies are free, the edges and cumulative photons."""
         cumulative = _cumulative(self._rows())
         if self._energy_is_free:
             return edges, cumulative
@@ -218,6 +221,7 @@ class AdditiveTable(_Table):
         return np.diff(_interpolated_rows(self.table.energy, cumulative, np.asarray(edges) * one_plus_z)) / one_plus_z
 
     def _integrals(self, limits, values):
+        """Return the photons in the bins, (..., K)."""
         params = self._unprefixed(values)
         if not self._energy_is_free:
             return self._norm(params) * self._interpolated(limits, params)
@@ -262,6 +266,7 @@ class MultiplicativeTable(_Table):
     absorbs: ClassVar[bool] = True
 
     def _tables(self, energy):
+        """Return the factors at the energies by grid point; if energies are free, the energies and all factors."""
         observed_energy = self._concrete(energy)
         if self._energy_is_free:
             return observed_energy, self._rows()

@@ -115,11 +115,15 @@ def _parsed(node: ast.expr, expected: str) -> Component:
     name, xspec_defaults = (name, {}) if name in classes else XSPEC.get(xspec_name(name) or "", (name, {}))
     positional, options = node.args, {}
     if positional and issubclass(classes.get(name, Component), FluxScale | GaussianSmoothing):
+        # cflux(a), gsmooth(a): the first argument is an expression.
         options["of"], positional = _parsed(positional[0], expected), positional[1:]
     elif positional and issubclass(classes.get(name, Component), AdditiveTable | MultiplicativeTable | AreaErrors):
+        # atable("a.mod"): the first argument is a file.
         options["file"], positional = _value(positional[0], expected), positional[1:]
     elif len(positional) == 1 and not node.keywords and _is_expression(positional[0], classes.get(name)):
+        # tbabs(powerlaw) is tbabs * powerlaw.
         return _parsed(node.func, expected) * _parsed(positional[0], expected)
+    # A name without quotation marks is a label.
     arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in positional]
     keywords = {argument.arg for argument in node.keywords}
     defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
@@ -144,7 +148,9 @@ def _unknown(name: str, classes: dict) -> str:
     if name.lower() in PLASMAS:
         return ": expected a table model for a thermal plasma, atable('file.mod'); see write_table_model for making one"
     names = list(classes if name[:1].isupper() else XSPEC)
-    similar = did_you_mean(name, [known for known in names if name.startswith("z") or not known.startswith("z")])
+    # Names with a redshift, such as ztbabs, are suggested only for a name that begins with z.
+    candidates = [other for other in names if name.startswith("z") or not other.startswith("z")]
+    similar = did_you_mean(name, candidates)
     return f"{similar}: expected one of {listed(reversed(names), 100)}"
 
 

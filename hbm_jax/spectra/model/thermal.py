@@ -101,9 +101,9 @@ class BlackBodyLuminosity(_Additive):
     unit_power: ClassVar[float] = -2.0
     shape_parameters: ClassVar[dict[str, Parameter]] = {"kT": _KT}
 
-    def _shape(self, x, energy, params):
+    def _log_shape(self, x, energy, params):
         kT = params["kT"] / self.pivot
-        return shapes.black_body(x, energy, kT) - 4.0 * jnp.log(kT)
+        return shapes.log_black_body(x, energy, kT) - 4.0 * jnp.log(kT)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class DiskBlackBody(_Additive):
         "kT": Parameter(_KT.unit, _KT.prior, "temperature at the inner edge of the disc")
     }
 
-    def _shape(self, x, energy, params):
+    def _log_shape(self, x, energy, params):
         return log_disk(x, energy, params["kT"] / self.pivot)
 
 
@@ -168,7 +168,7 @@ class Bremsstrahlung(_Additive):
         "kT": Parameter("keV", "LogNormal(1.0, 1.0)", "temperature of the plasma")
     }
 
-    def _shape(self, x, energy, params):
+    def _log_shape(self, x, energy, params):
         kT = params["kT"] / self.pivot
         # Hydrogen and helium, g_H + 4 n_He / n_H g_He.
         hydrogen, helium = (gaunt_factor(energy / kT, charge**2 * _RYDBERG / params["kT"]) for charge in (1, 2))

@@ -315,6 +315,7 @@ def _with_files(
     """Return the spectrum in `row` with its background and response; None if the background has no exposure."""
 
     def cached(read: Callable, *key):
+        """Return the result of a reader, from the cache if the file has been read before."""
         if (read, *key) not in cache:
             cache[read, *key] = read(*key)
         return cache[read, *key]

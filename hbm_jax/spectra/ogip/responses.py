@@ -174,11 +174,11 @@ def _reject_overlaps(e_min: Floats, e_max: Floats, where: str) -> None:
 
 
 def _summed(parts: list[tuple[Floats, sparse.csr_matrix]]) -> tuple[Floats, sparse.csr_matrix]:
-    """Sum matrices of the same channels, on the union of their energy bin edges."""
+    """Sum matrices of the same channels; return the union of their energy bin edges, and the sum in these bins."""
     if len(parts) == 1:
         return parts[0]
     edges = max((e for e, _ in parts), key=len)
-    for other_edges, _ in parts:
+    for other_edges, _ in parts:  # add the edges that are not equal, to rounding, to one in the union
         nearest = np.clip(np.searchsorted(edges, other_edges), 1, len(edges) - 1)
         distance = np.minimum(np.abs(other_edges - edges[nearest]), np.abs(other_edges - edges[nearest - 1]))
         edges = np.union1d(edges, other_edges[distance > SAME_EDGE * other_edges])
@@ -187,6 +187,7 @@ def _summed(parts: list[tuple[Floats, sparse.csr_matrix]]) -> tuple[Floats, spar
     for part_edges, matrix in parts:
         row = np.searchsorted(part_edges, middle) - 1
         inside = np.flatnonzero((row >= 0) & (row < matrix.shape[0]))
+        # A row is the distribution of one photon, so all bins into which an energy bin is divided have the same row.
         shape = len(middle), matrix.shape[0]
         row_map = sparse.csr_matrix((np.ones(len(inside)), (inside, row[inside])), shape)
         total = total + row_map @ matrix

@@ -280,6 +280,7 @@ def write_table_model(
     points = list(itertools.product(*(parameter.values for parameter in parameters)))
 
     def evaluated(spectrum: Callable[..., ArrayLike], point: Sequence[float]) -> Floats:
+        """Return a function at a point of the grid, (num_energies,); raise DataError for an invalid result."""
         values = np.asarray(spectrum(energy, **dict(zip(grid, point, strict=True))), float)
         if values.shape != (len(energy) - 1,) or not np.isfinite(values).all():
             raise DataError(

@@ -70,16 +70,19 @@ def refuse_repetition(hdus: "fits.HDUList", path: Path) -> None:
     """Raise DataError for tables with far more numbers than bytes: rows of zero width, or rows that share arrays."""
     for hdu in hdus:
         columns = getattr(hdu, "columns", None) or ()
-        size = max(hdu.header["NAXIS1"] * hdu.header["NAXIS2"] + hdu.header.get("PCOUNT", 0), 1) if len(columns) else 0
-        if len(columns) and hdu.header["NAXIS2"] > size:
-            raise DataError(f"{path}[{hdu.name}]: expected rows with data; found {hdu.header['NAXIS2']} empty rows.")
+        if not len(columns):
+            continue
+        num_rows = hdu.header["NAXIS2"]
+        num_bytes = max(hdu.header["NAXIS1"] * num_rows + hdu.header.get("PCOUNT", 0), 1)  # of the table and its heap
+        if num_rows > num_bytes:
+            raise DataError(f"{path}[{hdu.name}]: expected rows with data; found {num_rows} empty rows.")
         for column in columns:
-            if re.match(r"\d*[PQ]", str(column.format)) and hdu.header["NAXIS2"]:
-                length = hdu.data.view(hdu.data.dtype, np.ndarray)[column.name][..., 0].astype(float).sum()
-                if length > max(MAX_REPETITION * size, MAX_BYTES / 8):
+            if re.match(r"\d*[PQ]", str(column.format)) and num_rows:  # arrays of variable length
+                total_length = hdu.data.view(hdu.data.dtype, np.ndarray)[column.name][..., 0].astype(float).sum()
+                if total_length > max(MAX_REPETITION * num_bytes, MAX_BYTES / 8):
                     raise DataError(
                         f"{path}[{hdu.name}], {column.name}: expected at most about as many numbers as the table "
-                        f"has bytes, {size}; found {length:.0f}, because rows share their arrays."
+                        f"has bytes, {num_bytes}; found {total_length:.0f}, because rows share their arrays."
                     )
 
 

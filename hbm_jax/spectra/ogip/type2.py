@@ -33,6 +33,7 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
             num = 1
 
         def read(name: str) -> Floats | None:
+            """Return a time of each spectrum, from a column or a keyword; None if there is neither."""
             if name in columns:
                 values = as_floats(hdu.data[columns[name]], f"{where}, {name}")
                 reject(~np.isfinite(values), values, f"{where}, {name}", "a time [s]")
@@ -69,6 +70,7 @@ def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
 def _since_trigger(header: Any, times: Floats, where: str) -> Floats:
     """Return times since the trigger; unchanged without TRIGTIME, or if they are not mission times."""
     trigger = keyword(header, "TRIGTIME", 0.0, where)
+    # Times since the trigger are far smaller than the mission time of the trigger.
     is_mission_time = np.isfinite(times).all() and trigger > 1e6 and np.abs(times).min() > 0.5 * trigger
     return times - trigger if is_mission_time else times
 

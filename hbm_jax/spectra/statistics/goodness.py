@@ -142,37 +142,37 @@ def _deviance_of_each(statistic, counts, background, expected):
     return jax.lax.map(deviance, (counts, background, expected), batch_size=BATCH)
 
 
-def drawn_data(s: Statistic, expected: Floats, rng: np.random.Generator) -> tuple[Floats, Any]:
+def drawn_data(statistic: Statistic, expected: Floats, rng: np.random.Generator) -> tuple[Floats, Any]:
     """Return simulated counts, and background data where they vary, as `Statistic.draw` does.
 
     NumPy draws in place of JAX, whose Poisson and gamma variates take most of the time of a compilation.
 
     Parameters
     ----------
-    s : Statistic
+    statistic : Statistic
         The statistic with the observed data, (..., G).
     expected : (num_simulations, ..., G)
         Expected counts of the source in each simulation.
     rng : numpy.random.Generator
         Random number generator.
     """
-    used = np.asarray(s.used)
+    used = np.asarray(statistic.used)
     expected = np.where(used, expected, 1.0)
-    if s.name.startswith("chi2"):
-        variance = np.asarray(s.variance) + (expected if s.name == "chi2_model" else 0.0)
+    if statistic.name.startswith("chi2"):
+        variance = np.asarray(statistic.variance) + (expected if statistic.name == "chi2_model" else 0.0)
         counts = expected + np.sqrt(variance) * rng.standard_normal(expected.shape)
         return np.where(used, counts, 0.0), None
-    best: Any = 0.0
+    in_source: Any = 0.0  # expected background in the source region
     background: Any = None
-    if s.name in ("wstat", "pgstat"):
-        best = np.asarray(_best_background(s, expected))
-    if s.name == "wstat":
-        background = rng.poisson(np.asarray(s.ratio) * best).astype(float)
-    elif s.name == "pgstat":
-        background = best + np.asarray(s.background_error) * rng.standard_normal(expected.shape)
-    elif s.name == "marginal":
-        best = rng.standard_gamma(np.broadcast_to(s.shape, expected.shape)) / np.asarray(s.rate)
-    return rng.poisson(np.where(used, expected + best, 0.0)).astype(float), background
+    if statistic.name in ("wstat", "pgstat"):
+        in_source = np.asarray(_best_background(statistic, expected))
+    if statistic.name == "wstat":
+        background = rng.poisson(np.asarray(statistic.ratio) * in_source).astype(float)
+    elif statistic.name == "pgstat":
+        background = in_source + np.asarray(statistic.background_error) * rng.standard_normal(expected.shape)
+    elif statistic.name == "marginal":
+        in_source = rng.standard_gamma(np.broadcast_to(statistic.shape, expected.shape)) / np.asarray(statistic.rate)
+    return rng.poisson(np.where(used, expected + in_source, 0.0)).astype(float), background
 
 
 @jax.jit

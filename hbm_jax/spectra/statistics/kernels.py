@@ -49,10 +49,11 @@ def profiled_background(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the deviance of source and background region for the most likely background of each channel, XSPEC's W.
 
-    b is the positive root of a quadratic equation, written without cancellation of digits. It is B / (1 + ratio) where
-    S = 0, and max(S / (1 + ratio) - mu, 0) where B = 0. Where B = 0 this background is biased low, so the fitted source
-    is too bright: group channels until all groups have background counts, or use `marginal_background`. (Wachter, Leach
-    & Kellogg 1979, ApJ 230, 274; XSPEC manual, appendix B, "Poisson data with Poisson background".)
+    The most likely background b in the source region is the positive root of a quadratic equation, written without
+    cancellation of digits. With the symbols below, it is B / (1 + ratio) where S = 0, and max(S / (1 + ratio) - mu, 0)
+    where B = 0. Where B = 0 this background is biased low, so the fitted source is too bright: group channels until all
+    groups have background counts, or use `marginal_background`. (Wachter, Leach & Kellogg 1979, ApJ 230, 274; XSPEC
+    manual, appendix B, "Poisson data with Poisson background".)
 
     Parameters
     ----------

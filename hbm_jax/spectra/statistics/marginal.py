@@ -118,10 +118,14 @@ def _series_and_derivative(mu, series: BackgroundSeries):
     larger = jnp.maximum(mu, pivot)
     ratio = jnp.minimum(mu, pivot) / larger
     value, derivative = _polynomial(down, up, above, ratio)
-    power, log_derivative = jnp.where(above, counts, lowest_power), derivative / value
+    power, log_derivative = (
+        jnp.where(above, counts, lowest_power),
+        derivative / value,
+    )  # power of mu before the polynomial
     mu = jnp.where(power > 0, jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 1.0)
     log_power = jnp.where(power > 0, power * jnp.log(mu / jnp.maximum(counts, 1.0)), 0.0)
     log_value = log_power + jnp.where(above, log_factor, log_below) + jnp.log(value)
+    # The ratio x is pivot / mu above the pivot, where dx / dmu = -x / mu, and mu / pivot below, where it is 1 / pivot.
     return log_value, power / mu + jnp.where(above, -ratio * log_derivative, log_derivative) / larger
 
 
@@ -182,8 +186,8 @@ def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> Backgr
 
     Counts, shape and rate are those of `background_integral`; the degree, at least 1, is rounded up to whole blocks.
     """
-    K = -(-(degree + 1) // BLOCK) * BLOCK - 1
-    D = jnp.minimum(counts, float(K))
+    K = -(-(degree + 1) // BLOCK) * BLOCK - 1  # largest power, one less than a multiple of the block size
+    D = jnp.minimum(counts, float(K))  # degree of each channel
     steps = np.arange(float(K))[:, None]
     S, a, r, num_powers = (x[..., None, :] for x in (counts, shape, rate, D))
 
@@ -222,6 +226,7 @@ def _degree(counts, shape, rate) -> int | None:
         if degree >= S:
             break
         k = np.arange(min(S, 2.0 * MAX_DEGREE) + 1.0)
+        # Logarithms of binomial(S, k) Gamma(a + k) / Gamma(a) (1 + r)^-k, the coefficients of mu^(S - k).
         log = gammaln(S + 1.0) - gammaln(S - k + 1.0) - gammaln(k + 1.0) + gammaln(a + k) - gammaln(a) - k * np.log1p(r)
         terms = log + np.where(k < S, (S - k) * np.log(np.maximum(S * trial, 1e-300)), 0.0)
         log_p = logsumexp_of(terms, axis=1) - S * trial[:, 0]

@@ -119,15 +119,16 @@ class Statistic:
             normal = jax.random.normal(source_key, expected.shape, expected.dtype)
             counts = expected + jnp.sqrt(self._variance(expected)) * normal
             return dataclasses.replace(self, counts=jnp.where(self.used, counts, 0.0))
-        best, background = self._deviance(expected)[1], self.background
+        # Expected background in the source region, and data of the background region.
+        in_source, background = self._deviance(expected)[1], self.background
         if self.name == "wstat":
-            background = jax.random.poisson(background_key, self.ratio * best).astype(expected.dtype)
+            background = jax.random.poisson(background_key, self.ratio * in_source).astype(expected.dtype)
         elif self.name == "pgstat":
             normal = jax.random.normal(background_key, expected.shape, expected.dtype)
-            background = best + self.background_error * normal
+            background = in_source + self.background_error * normal
         elif self.name == "marginal":
-            best = jax.random.gamma(background_key, self.shape) / self.rate
-        counts = jax.random.poisson(source_key, jnp.where(self.used, expected + best, 0.0)).astype(expected.dtype)
+            in_source = jax.random.gamma(background_key, self.shape) / self.rate
+        counts = jax.random.poisson(source_key, jnp.where(self.used, expected + in_source, 0.0)).astype(expected.dtype)
         return dataclasses.replace(self, counts=counts, background=background)._recomputed()
 
     def with_counts(self, counts: ArrayLike) -> "Statistic":
@@ -331,11 +332,13 @@ def _checked(name, quantity, values, used, *, padding, low=0.0, positive=False, 
 
 
 def _variance_of(name: str, S: np.ndarray, B: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """Return the variance of S - B / ratio; for chi2_model without that of the source (Gehrels 1986, ApJ 303, 336)."""
-    if name == "chi2_gehrels":
+    """Return the variance of S - B / ratio; for chi2_model without that of the source counts, mu."""
+    if name == "chi2_gehrels":  # Gehrels 1986, ApJ 303, 336
         background_variance = np.where(B > 0, (1.0 + np.sqrt(B + 0.75)) ** 2, 0.0)
         return (1.0 + np.sqrt(S + 0.75)) ** 2 + background_variance / ratio**2
-    return (np.maximum(S, 1.0) if name == "chi2_data" else B / ratio) + B / ratio**2
+    # The variance of S is S, or mu + B / ratio in the model; the variance of B / ratio is B / ratio^2.
+    source_variance = np.maximum(S, 1.0) if name == "chi2_data" else B / ratio
+    return source_variance + B / ratio**2
 
 
 def _with_saturated(statistic: Statistic) -> Statistic:

@@ -53,9 +53,9 @@ class Law:
         super().__init_subclass__()
         SYMBOLS.update(cls.symbols)
         if "registry" not in cls.__dict__ and cls.__dict__.get("name"):
-            known = cls.registry.get(cls.name)
-            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ValueError(f"{cls.kind}: expected a new name; found {cls.name!r}, which is {known.__qualname__}.")
+            other = cls.registry.get(cls.name)
+            if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"{cls.kind}: expected a new name; found {cls.name!r}, which is {other.__qualname__}.")
             cls.registry[cls.name] = cls
 
     @classmethod
@@ -72,14 +72,14 @@ class Law:
         return cls.registry[choose_registered(cls.kind, choice, cls.registry)]()
 
     @property
-    def own(self) -> bool:
-        """True if the law cannot be restored from its name."""
+    def is_registered(self) -> bool:
+        """True if the law can be restored from its name."""
         registered = self.registry.get(self.name)
-        return registered is not type(self) or self != registered()
+        return registered is type(self) and self == registered()
 
     def to_config(self) -> str:
         """Return the name stored in run folders."""
-        return f"own: {type(self).__module__}.{type(self).__qualname__}" if self.own else self.name
+        return self.name if self.is_registered else f"own: {type(self).__module__}.{type(self).__qualname__}"
 
 
 class Latent(NamedTuple):

@@ -82,7 +82,7 @@ class TwoStretches(StretchLaw):
     }
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
-        """Return the mixture of both."""
+        """Return the mixture of both populations."""
         low = axis([0.0, 1.0])
         loc = p["x1_mean"] - low * p["x1_shift"]
         scale = jnp.where(low > 0, p["x1_std_low"], p["x1_std"])
