@@ -127,7 +127,7 @@ def main():
     lines += [
         "",
         f"fit_each: {int(fits.usable.sum())} of {options.objects} usable, "
-        f"{fits.verdicts['num_draws'].median():.0f} draws (median), {fits.cost['lanes']} lanes",
+        f"{fits.verdicts['num_draws'].median():.0f} draws (median), {fits.cost['num_slots']} slots",
         f"true values within one standard deviation of the mean: {inside}",
     ]
     text = "\n".join(lines)

@@ -190,7 +190,7 @@ def main():
     lines += [
         "",
         f"fit_each: {usable} of {options.objects} usable, {fits.verdicts['num_draws'].median():.0f} draws (median), "
-        f"{fits.cost['lanes']} lanes, waiting factor {fits.waste:.1f}",
+        f"{fits.cost['num_slots']} slots, waiting factor {fits.waste:.1f}",
         "",
         f"{'PASS' if min(loops) >= TARGET else 'MISS'}  at least {TARGET:.0f} times the throughput of a loop over "
         f"MCMC.run: {min(loops):.1f}; of the loop compiled by hand: {by_hand:.1f}",

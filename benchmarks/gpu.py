@@ -135,7 +135,7 @@ def fits(model, different, num):
     found = hbm.fit_each(model, data, seed=1, progress=False)
     return {
         "seconds": found.cost["seconds"] - found.cost["compile_seconds"], "compile": found.cost["compile_seconds"],
-        "usable": int(found.usable.sum()), "lanes": found.cost["lanes"],
+        "usable": int(found.usable.sum()), "slots": found.cost["num_slots"],
     }  # fmt: skip
 
 
