@@ -8,9 +8,9 @@ process and precision, contestants taking turns of 20 evaluations as a sampler w
 - table, Z fixed: the same with a metallicity that is given, as in most fits: n0 and metallicity are degenerate;
 - direct: `hbm_jax.absorption.whim_optical_depth` mapped over the sources, for redshifts that are parameters: fractions
   of the 102 ions contracted with their running integrals, which are then read at every energy and cell;
-- stored ions: the integral of each of the 102 ions at every energy, worked out once and kept, contracted with the ion
-  fractions. It reads and writes 824 bytes for each energy, the table 40, or 24 with Z fixed, and both go at the pace
-  of the memory: the ratio cannot be much above 20, or 34;
+- stored ions: the precomputed integral of each of the 102 ions at every energy, contracted with the ion fractions. It
+  reads and writes 824 bytes for each energy, the table 40, or 24 with Z fixed. Both are limited by the memory
+  bandwidth, so that the ratio cannot be much above 20, or 34;
 - slabs: cross sections of all ions at the middle of slabs 0.02 wide in redshift, in NumPy, as published codes do;
   timed on a few sources.
 

@@ -2,9 +2,9 @@
 
 Simulated Swift-like spectra of some hundred counts with background (``marginal``), each fitted on its own: photon
 index, flux and host column with the priors of a population held fixed. Both have the same program and compressed folds,
-so that what is compared is the engine. ``fit_each`` draws until every object is usable; the loop takes four chains of
-500 warm-up and 500 draws from the median of the prior (``jit_model_args=True``, so that it compiles once). Preparing
-the spectra is shown beside.
+so that the comparison is one of the samplers. ``fit_each`` draws until every object is usable; the loop takes four
+chains of 500 warm-up and 500 draws from the median of the prior (``jit_model_args=True``, so that it compiles once).
+The time to prepare the spectra is given too.
 """
 
 import argparse
@@ -31,7 +31,7 @@ NAMES = ("photon_index", "log10_flux", "log10_nh")
 
 
 def population(num):
-    """Return a simulated sample, grouped optimally, and what was true."""
+    """Return a simulated sample, grouped optimally, and its true parameters."""
     from hbm_jax.data import AfterglowPopulation, Afterglows
     from hbm_jax.spectra import SpectrumStack, group, noticed
 
@@ -43,7 +43,7 @@ def population(num):
 
 
 def smallest_ess(sites):
-    """Of (chain, draw, 1) arrays: smallest bulk or tail ESS of any."""
+    """Return the smallest bulk or tail ESS of arrays (chain, draw, 1)."""
     from hbm_jax.inference.batch.diagnostics import diagnose_many
 
     found = [diagnose_many(np.moveaxis(np.asarray(sites[name]), (0, 1), (-2, -1))) for name in NAMES]
@@ -51,7 +51,7 @@ def smallest_ess(sites):
 
 
 def loop(model, singles, chain_method):
-    """Seconds to compile, seconds and smallest ESS of each spectrum, one after the other."""
+    """Fit one spectrum after the other; return the time of compilation, and time and smallest ESS of each."""
     import jax
     from numpyro.infer import MCMC, NUTS, init_to_median
 
@@ -127,7 +127,7 @@ def main():
     lines += [
         "",
         f"fit_each: {int(fits.usable.sum())} of {options.objects} usable, "
-        f"{fits.verdicts['num_draws'].median():.0f} draws (median), {fits.cost['lanes']} lanes",
+        f"{fits.verdicts['num_draws'].median():.0f} draws (median), {fits.cost['num_slots']} slots",
         f"true values within one standard deviation of the mean: {inside}",
     ]
     text = "\n".join(lines)

@@ -3,7 +3,7 @@
 Claims: at least 5 times as fast as a dense fold of each source by its own 1024-channel response, vmapped over
 sources, in the same run, with the log likelihood of all sources together changed by less than 0.01 over draws from
 the prior; and the time to compile for 200 sources at most 1.5 times that for 10. A careful user shares the
-redistribution and groups its channels beforehand: that contestant is shown too.
+redistribution between sources and groups its channels beforehand; this contestant is included too.
 
 The dense contestants evaluate the spectrum at three nodes of every response bin (and not at the edges within bins, as a
 straightforward program does not); all have the same priors, groups, statistic and tables of cross sections.
@@ -70,7 +70,7 @@ def population(num):
 
 @dataclasses.dataclass
 class Dense:
-    """A fold of every bin: own matrices to all channels, or the shared redistribution, grouped beforehand."""
+    """Fold of every bin, by the matrix of each source to all channels or, if shared, by grouped responses."""
 
     density: object
     matrix: object
@@ -90,7 +90,7 @@ class Dense:
 
 
 def dense(data, model, prepared, shared):
-    """Set up a dense contestant."""
+    """Return a dense fold of the spectra of a sample; ``shared`` as in `Dense`."""
     spectra = data.spectra
     edges = spectra.responses[0].energy
     half = 0.5 * np.diff(edges)[:, None]
@@ -100,19 +100,19 @@ def dense(data, model, prepared, shared):
     if shared:
         matrix = np.zeros((len(data), len(edges) - 1, num_groups))
         for row in range(len(data)):
-            found = spectra.grouped_response(row)[1]
-            matrix[row, :, : found.shape[1]] = found
+            response = spectra.grouped_response(row)[1]
+            matrix[row, :, : response.shape[1]] = response
         members = np.zeros(0)
     else:
         matrix = np.stack([r.matrix.toarray() * t for r, t in zip(spectra.responses, spectra.exposure, strict=True)])
         members = np.zeros((len(data), matrix.shape[2], num_groups))
-        for row, of in enumerate(spectra.grouping):
-            used = np.flatnonzero(of >= 0)
-            members[row, used, of[used]] = 1.0
+        for row, group_of_channel in enumerate(spectra.grouping):
+            used = np.flatnonzero(group_of_channel >= 0)
+            members[row, used, group_of_channel[used]] = 1.0
     density = model.medium.spectrum(np.asarray(data.z), model.band).on(many)
-    one = Dense(density, matrix, members, shared)
-    one.bin_weights = half * WEIGHTS
-    return one
+    contestant = Dense(density, matrix, members, shared)
+    contestant.bin_weights = half * WEIGHTS
+    return contestant
 
 
 def with_fold(model, prepared, contestant):
@@ -128,7 +128,7 @@ def with_fold(model, prepared, contestant):
 
 
 def fine(data, model, prepared):
-    """Return a fold of six nodes in panels of 2.5 % cut at every edge, in the same form as ours."""
+    """Return bound data with a fold of six nodes in panels of 2.5 %, divided at every edge."""
     from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
     from hbm_jax.spectra.folding.panels import Fold, integrals_of, panel_edges
 

@@ -40,7 +40,7 @@ BATCH = 32
 
 
 def afterglows(num: int = 5):
-    """Design of spectra in wide groups."""
+    """Return a design of spectra in wide groups."""
     from hbm_jax.data import AfterglowPopulation, read_afterglows, write_afterglows
 
     design = AfterglowPopulation(redshift=(0.5, 5.0), log10_flux=(-11.2, 0.1), exposure=2500.0, min_counts=60)

@@ -1,13 +1,14 @@
-"""Claim: where some groups have one datum and others a thousand, the chosen form beats both pure forms in ESS/s.
+"""Claim: for groups of one datum and of a thousand, partial non-centring has more ESS/s than both pure forms.
 
 The case is the unbalanced one of M. Betancourt, "Hierarchical Modeling" (2020, betanalpha.github.io): measurements of
 error 10 of groups drawn from N(mu, tau^2), mu ~ N(0, 5), tau ~ half-N(0, 5), simulated with mu = 4.5, tau = 3.5. Here
 twenty groups have one datum each and five have a thousand each.
 
-Contestants, alternating in a shuffled order, the same sampler, options and seeds for all: the centred program; the
-non-centred form of it; the form that `centre` chooses. Each repetition simulates new data. Compilation, run time
-(warm-up, drawing) and smallest bulk ESS over all parameters and groups are three numbers; ESS/s counts drawing alone,
-"with all" counts everything from the call: pilot with its compilation, tracing, start, compilation, warm-up, drawing.
+Three parametrisations are compared, in a shuffled order, with the same sampler, options and seeds: centred,
+non-centred, and the partial non-centring that `centre` chooses. Each repetition simulates new data. Reported are the
+time of compilation, the time of warm-up and drawing, and the smallest bulk ESS over all parameters and groups. ESS/s is
+per second of drawing; "with all" is per second from the call on: pilot run, tracing, start, compilation, warm-up,
+drawing.
 
     python benchmarks/centering.py [--repetitions 5] [--output benchmarks/results/centering.txt]
 """
@@ -29,7 +30,7 @@ NUM_SAMPLES = 2000
 
 
 def program(y, group):
-    """Sample the centred form of groups of very different size."""
+    """Sample the centred parametrisation of groups of very different size."""
     import numpyro
     from numpyro import distributions as dist
 
@@ -47,8 +48,8 @@ def simulate(seed):
     return random.normal(random.normal(4.5, 3.5, size=len(NUMBERS))[group], 10.0), group
 
 
-def form_of(contestant, data, seed):
-    """Program of a contestant, and seconds it took to choose it."""
+def program_of(contestant, data, seed):
+    """Return the program of a contestant, and the time of its pilot run [s]."""
     from hbm_jax.inference.centering.location_scale import PartialNonCentring, ReparametrisedProgram
     from hbm_jax.inference.centering.pilot import centre
 
@@ -63,12 +64,12 @@ def form_of(contestant, data, seed):
 
 
 def run(contestant, seed):
-    """Fit once; returns what is compared."""
+    """Fit once, and return times, effective sample sizes and diagnostics."""
     import hbm_jax as hbm
 
     data = simulate(seed)
-    form, pilot = form_of(contestant, data, seed)
-    fit = hbm.sample(form, *data, seed=seed, num_samples=NUM_SAMPLES, progress=False)
+    chosen, pilot = program_of(contestant, data, seed)
+    fit = hbm.sample(chosen, *data, seed=seed, num_samples=NUM_SAMPLES, progress=False)
     name, ess = min(fit.verdict.table["ess_bulk"].items(), key=lambda item: item[1])
     total = pilot + sum(fit.timing[phase] for phase in ("trace", "start", "compile", "warmup", "sampling"))
     stats = fit.tree["sample_stats"]
@@ -94,7 +95,7 @@ def table(records):
     yield f"{few} groups with 1 datum, {many} with 1000; 4 chains of {NUM_SAMPLES} draws, float64 on CPU"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     yield f"{datetime.date.today()}, {machine}, {packages}"
-    load = os.getloadavg()[2]  # times on a shared machine are long; ratios of neighbours in time hold
+    load = os.getloadavg()[2]  # other programs make all times longer, but hardly change ratios of successive runs
     yield f"median (smallest to largest) of {repetitions} data sets, contestants alternating; load average {load:.1f}"
     yield ""
     columns = {
@@ -119,12 +120,12 @@ def table(records):
         means = ", ".join(f"{record['tau']:.2f}" for record in records[contestant])
         yield f"{contestant}: slowest {', '.join(worst)}; posterior mean of tau by data set {means}"
     yield ""
-    for key, what in (("ess_per_s", "ESS per second of drawing"), ("ess_per_s_all", "ESS per second with all")):
+    for key, label in (("ess_per_s", "ESS per second of drawing"), ("ess_per_s_all", "ESS per second with all")):
         for other in CONTESTANTS[:2]:
             ratios = [ours[key] / theirs[key] for ours, theirs in zip(records["chosen"], records[other], strict=True)]
             met = "PASS" if min(ratios) > 1 else "MISS"
             yield (
-                f"{met}  chosen over {other}, {what}: ratio {statistics.median(ratios):.3g} "
+                f"{met}  chosen over {other}, {label}: ratio {statistics.median(ratios):.3g} "
                 f"({min(ratios):.3g} to {max(ratios):.3g})"
             )
 
@@ -139,7 +140,7 @@ def main():
     hbm.use_every_core()
     order = np.random.default_rng(0)
     records = {contestant: [] for contestant in CONTESTANTS}
-    run("centred", 0)  # what the process needs once is nobody's
+    run("centred", 0)  # costs that a process has once are not counted
     for repetition in range(arguments.repetitions):
         for contestant in order.permutation(CONTESTANTS):
             records[str(contestant)].append(run(contestant, repetition + 1))

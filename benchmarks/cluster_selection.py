@@ -126,8 +126,8 @@ def slope_of_exponential(found, evolves=False):
         log_density = 0.5 * (linear**2 / precision - x**2 / error**2 - y**2 / variance - np.log(variance * precision))
         log_density = log_density + log_ndtr(linear / np.sqrt(precision)) - p[3]
         k = error / scale
-        log_share = np.logaddexp(log_ndtr(-limit), k * (0.5 * k - limit) + log_ndtr(limit - k))
-        return -np.sum(log_density - log_share)
+        log_detected_fraction = np.logaddexp(log_ndtr(-limit), k * (0.5 * k - limit) + log_ndtr(limit - k))
+        return -np.sum(log_density - log_detected_fraction)
 
     return largest(deviance, [2.0, 1.5, -1.0, -0.7, *([0.0] if evolves else [])])
 

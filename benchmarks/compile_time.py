@@ -8,7 +8,7 @@ programs run.
     git worktree add ../before COMMIT
     python benchmarks/compile_time.py --against ../before [--processes 3] [--repetitions 4] [--cases jla relation]
 
-With ``--options`` it compiles the programs of `hbm_jax.sample` of this checkout, each case in a process of its own,
+With ``--options`` it compiles the programs of `hbm_jax.sample` of this checkout, each case in a separate process,
 with several options of XLA, and prints the CPU seconds of compiling those of the chains, of the gradient and of the
 sites, the microseconds of a leapfrog step, and their ratio to those with XLA's defaults. Chains draw in turn with each
 option; a ratio is the median over the turns.
@@ -195,7 +195,7 @@ def compiled_by_options(name: str, repetitions: int) -> None:
 
 
 def compare_options(arguments) -> None:
-    """Print a table of all cases, each of which is measured in a process of its own."""
+    """Print a table of all cases, each measured in a separate process."""
     if arguments.child:
         import jax
 

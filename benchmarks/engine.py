@@ -116,7 +116,7 @@ MODELS = {f.__name__: f for f in (logistic, hierarchy, item_response, gaussian_p
 
 
 class Outcome(NamedTuple):
-    """What an engine made of a target.
+    """Draws and costs of an engine for one target.
 
     Attributes
     ----------
@@ -145,9 +145,9 @@ class Outcome(NamedTuple):
 
 
 class Stopwatch:
-    """CPU time of a block of code, in all and without what JAX took to trace and compile programs.
+    """CPU time of a block of code, in total and without tracing and compilation by JAX.
 
-    Elapsed time depends on what else the machine does; it only divides the CPU time between the parts.
+    Elapsed times, which depend on the load of the machine, only divide the CPU time between the parts of the block.
     """
 
     def __enter__(self):
@@ -165,12 +165,12 @@ class Stopwatch:
             self.spans.append((time.time() - seconds, time.time()))
 
     def part(self, wall):
-        """CPU time of a part of the block that took ``wall`` seconds."""
+        """Return the CPU time of a part of the block whose elapsed time is ``wall`` seconds."""
         return self.seconds * wall / self.wall
 
     @property
     def running(self) -> float:
-        """CPU time without compilation; traces contain others."""
+        """CPU time without compilation; compilations that contain others are counted once."""
         compiling, end = 0.0, -np.inf
         for first, last in sorted(self.spans):
             compiling += max(0.0, last - max(first, end))
@@ -179,12 +179,12 @@ class Stopwatch:
 
 
 def ours(target: Target, program, args, seed: int):
-    """Our NUTS with its own start and warm-up."""
+    """Run our NUTS, with our starting points and warm-up."""
     calls = [0]
     original = Target.value_and_grad.func
 
     class Counted:
-        """Counts the gradients of the searches."""
+        """Descriptor that counts the gradients of the searches."""
 
         def __get__(self, instance, owner=None):
             if "_counted" not in vars(instance):
@@ -226,7 +226,7 @@ def ours(target: Target, program, args, seed: int):
 
 
 def nutpie_low_rank(target: Target, program, args, seed: int):
-    """Nutpie with its low-rank metric, on our compiled value and gradient."""
+    """Run nutpie with its low-rank metric, on our compiled value and gradient."""
     import nutpie
 
     size, evaluate = target.size, target.value_and_grad
@@ -271,7 +271,7 @@ def dispersed_points(target: Target, key):
 
 
 def numpyro_nuts(target: Target, program, args, seed: int, dense: bool = False):
-    """NumPyro's NUTS with a diagonal metric."""
+    """Run NumPyro's NUTS with a diagonal metric."""
     from numpyro.infer import MCMC, NUTS
 
     key = jax.random.key(seed)
@@ -299,12 +299,12 @@ def numpyro_nuts(target: Target, program, args, seed: int, dense: bool = False):
 
 
 def numpyro_dense(target: Target, program, args, seed: int):
-    """NumPyro's NUTS with a dense metric."""
+    """Run NumPyro's NUTS with a dense metric."""
     return numpyro_nuts(target, program, args, seed, dense=True)
 
 
 def blackjax_low_rank(target: Target, program, args, seed: int, low_rank: bool = True):
-    """BlackJAX's NUTS with its low-rank metric, the nearest to nutpie's."""
+    """Run BlackJAX's NUTS with its low-rank metric, which is similar to that of nutpie."""
     import blackjax
 
     def density(z):
@@ -342,7 +342,7 @@ def blackjax_low_rank(target: Target, program, args, seed: int, low_rank: bool =
 
 
 def blackjax_dense(target: Target, program, args, seed: int):
-    """BlackJAX's NUTS with a dense metric and Stan's windows."""
+    """Run BlackJAX's NUTS with a dense metric and Stan's adaptation windows."""
     return blackjax_low_rank(target, program, args, seed, low_rank=False)
 
 
@@ -357,7 +357,7 @@ ENGINES = {
 
 
 def smallest_ess(draws):
-    """Return the smallest bulk effective sample size of draws (chain, draw, size), and its index."""
+    """Return the smallest bulk effective sample size of draws (chain, draw, size), its index, and all sizes."""
     ess = np.atleast_1d(array_stats.ess(draws, chain_axis=0, draw_axis=1, method="bulk"))
     return float(ess.min()), int(ess.argmin()), ess
 

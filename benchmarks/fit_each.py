@@ -1,16 +1,16 @@
 """Claim: fit_each samples 1000 eight-schools-sized problems at 20 times the throughput of a loop over MCMC.run.
 
-Contestants, in one process, two cores, float64, each compiled before the clock starts:
+Contestants, in one process, two cores, float64, each compiled before it is timed:
 
 - fit_each: 1000 simulated problems, each drawn until usable (R-hat < 1.01, bulk and tail ESS >= 400, no divergence).
-- MCMC.run: NumPyro's MCMC on the same program, four chains, 500 warm-up and 500 draws, called again and again with
-  other data (``jit_model_args=True``); the faster of its ways to run four chains.
-- compiled loop: the same NUTS, its start included, compiled once as a function of key and data, and called in a loop:
-  what a careful user would write to be rid of what MCMC.run does in Python at every call.
-- lock-step: that function mapped over 64 problems at once by `jax.vmap`, where each draw waits for the deepest tree.
+- MCMC.run: NumPyro's MCMC on the same program, four chains, 500 warm-up and 500 draws, called for each data set
+  (``jit_model_args=True``); with the faster of its methods for four chains.
+- compiled loop: the same NUTS with its initialisation, compiled once as a function of key and data, and called in a
+  loop. It avoids the work that MCMC.run does in Python at every call.
+- lock-step: the same function applied to 64 problems by `jax.vmap`, where each draw takes as long as the deepest tree.
 
-The smallest effective sample size of each problem is shown beside the time, because throughput alone could be had with
-worse draws.
+The smallest effective sample size of each problem is given beside the time, because fewer effective draws would also
+increase the throughput.
 
     python benchmarks/fit_each.py [--objects 1000] [--output benchmarks/results/fit_each.txt]
 """
@@ -190,7 +190,7 @@ def main():
     lines += [
         "",
         f"fit_each: {usable} of {options.objects} usable, {fits.verdicts['num_draws'].median():.0f} draws (median), "
-        f"{fits.cost['lanes']} lanes, waiting factor {fits.waste:.1f}",
+        f"{fits.cost['num_slots']} slots, waiting factor {fits.waste:.1f}",
         "",
         f"{'PASS' if min(loops) >= TARGET else 'MISS'}  at least {TARGET:.0f} times the throughput of a loop over "
         f"MCMC.run: {min(loops):.1f}; of the loop compiled by hand: {by_hand:.1f}",

@@ -23,7 +23,7 @@ LIMIT = 20.0  # seconds after compilation, on two cores
 
 
 def regression(source, formula, **options):
-    """Regression model and data; options of the reader are those it knows, the others are the model's."""
+    """Return a regression model and its data, from options of the reader and of the model."""
     reader = {key: options.pop(key) for key in ("trials", "exposure", "error", "name") if key in options}
     table = hbm.data.load_example(source) if isinstance(source, str) else source
     return hbm.models.Regression(**options), hbm.data.read_regression(table, formula=formula, **reader)
@@ -55,7 +55,7 @@ def dugongs():
 
 
 def hogg():
-    """Line of Hogg, Bovy & Lang 2010 with a share of outliers, errors of y alone."""
+    """Line of Hogg, Bovy & Lang 2010 with a fraction of outliers, errors of y alone."""
     table = hbm.data.load_example("hogg_line")
     columns = {key: np.asarray(table[key], float) for key in ("x", "y", "sigma_y")}
     model = hbm.models.Relation(pooling="complete", scatter=False, outliers=True, pivot=0.0)
@@ -144,7 +144,7 @@ def judged(name, until=None, seed=1):
 
 
 class ProcessorTime:
-    """Processor seconds of this process by the clock: of a busy machine, the clock says little."""
+    """CPU time of this process as a function of elapsed time, because elapsed times depend on the load."""
 
     def __enter__(self):
         self.stamps, self.done = [], threading.Event()
@@ -185,7 +185,7 @@ def summary_of(fit):
 
 
 def long_runs(path):
-    """Write long runs of models whose posterior no test knows otherwise."""
+    """Write long runs of the models that have no other reference posterior in the tests."""
     versions = {name: version(name) for name in ("jax", "numpyro")}
     made = {"made_by": "python benchmarks/gallery.py --long FILE", "seed": 2, "until": 4000, "versions": versions}
     made["models"] = {}

@@ -1,10 +1,10 @@
-"""The Golenetskii relation from counts: from files of simulated bursts to a good verdict, beside catalogue values.
+"""The Golenetskii relation from counts: from files of simulated bursts to a usable verdict, and from catalogue values.
 
 Bursts of several intervals in four detectors (128 channels, 140 energies each) are simulated and written as OGIP files
 (PHA II, background PHA II, RSP), then read, and fitted by `GolenetskiiCounts` until the posterior is usable. Printed:
-seconds from files to the verdict and how they were spent, smallest ESS a second, and how far the posterior is from what
-was true, in standard deviations. Beside it, where the package has it, the same relation from the values and errors of
-single-interval fits (`interval_fits`), as one would take them from a catalogue.
+the time from files to the verdict and of each phase, the smallest ESS per second, and the distance of the posterior
+from the true values in standard deviations. Beside it, where the package has it, the same relation from the values and
+errors of single-interval fits (`interval_fits`), as one would take them from a catalogue.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LATENTS = ("gamma", "log10_N", "log10_E_peak", "alpha", "beta", "log10_flux", "e
 
 
 def against_truth(fit, truth, names):
-    """One line a parameter: posterior and truth."""
+    """Yield a line for each parameter, with its posterior and its true value."""
     lines = []
     for name in names:
         if name in truth and name in fit.posterior:
@@ -38,7 +38,7 @@ def against_truth(fit, truth, names):
 
 
 def latents(fit, truth):
-    """Distances of latents from the truth, in standard deviations: their root mean square and the largest."""
+    """Return the root mean square and the largest distance of latents from the truth, in standard deviations."""
     import hbm_jax as hbm
 
     lines, drawn = [], hbm.latents(fit, num_draws=1000)

@@ -1,11 +1,11 @@
-"""What a GPU is good for: the same work on whatever device JAX finds, to be run once on each.
+"""Speed of a GPU relative to a CPU: the same computations on the default device of JAX, run once on each device.
 
 - gradient: one value and gradient of the log density of N supernovae (flat wCDM), inside one compiled loop, in double
   and in single precision;
-- chains: `hbm_jax.sample` on the five systems of the suite with 4 to 1024 chains, effective draws of the slowest
-  parameter of the population a second;
-- fits: `hbm_jax.fit_each` over many supernova sets of 60 and over many single X-ray spectra, fits a second. A few
-  hundred are different; beyond that they are the same ones again, which costs the same.
+- chains: `hbm_jax.sample` on the five systems of the suite with 4 to 1024 chains: effective draws per second of the
+  slowest parameter of the population;
+- fits: `hbm_jax.fit_each` over many supernova sets of 60 and over many single X-ray spectra: fits per second. 200 of
+  them differ; larger numbers repeat these.
 
     JAX_PLATFORMS=cpu python benchmarks/gpu.py --output cpu.json
     JAX_PLATFORMS=cuda python benchmarks/gpu.py --output gpu.json
@@ -39,7 +39,7 @@ HELD = {
 
 
 def supernovae(num):
-    """JLA again and again, N rows."""
+    """Return N supernovae: those of JLA, repeated."""
     from hbm_jax.data import load_jla
 
     sne = load_jla()
@@ -47,7 +47,7 @@ def supernovae(num):
 
 
 def gradient(num, dtype, steps):
-    """Seconds of one value and gradient, and of compiling."""
+    """Return the times of one value and gradient, and of compilation [s]."""
     import jax
     import jax.numpy as jnp
 
@@ -75,13 +75,13 @@ def gradient(num, dtype, steps):
 
 
 def system_of(name):
-    """Model and data of a system of the suite, as `hbm_jax.sample` takes them, and its parameters."""
+    """Return model, data and names of the population parameters of a system of the suite."""
     system = import_module(f"systems.{name}")
     return *system.ours(system.problem(**system.SIZES), next(iter(system.OURS.values()))), system.NAMES
 
 
 def chains(model, data, names, num, draws):
-    """Seconds of sampling, of everything, and smallest ESS."""
+    """Return the times of sampling and in total [s], and the smallest ESS."""
     import hbm_jax as hbm
 
     began = time.perf_counter()
@@ -98,7 +98,7 @@ def chains(model, data, names, num, draws):
 
 
 def supernova_sets():
-    """Model, and different sets of 60 supernovae on one design."""
+    """Return the model, and simulated sets of 60 supernovae with one design."""
     import hbm_jax as hbm
 
     rng = np.random.default_rng(1)
@@ -114,7 +114,7 @@ def supernova_sets():
 
 
 def spectra():
-    """Model, and different single spectra of some hundred counts, prepared."""
+    """Return the model, and simulated single spectra of some hundred counts, bound to it."""
     from hbm_jax.data import AfterglowPopulation, Afterglows
     from hbm_jax.models import Afterglow
     from hbm_jax.spectra import SpectrumStack, group, noticed
@@ -128,19 +128,19 @@ def spectra():
 
 
 def fits(model, different, num):
-    """Seconds without compiling, of compiling, and how many are usable."""
+    """Return the times without compilation and of compilation [s], and the number of usable fits."""
     import hbm_jax as hbm
 
     data = [different[i % len(different)] for i in range(num)]
     found = hbm.fit_each(model, data, seed=1, progress=False)
     return {
         "seconds": found.cost["seconds"] - found.cost["compile_seconds"], "compile": found.cost["compile_seconds"],
-        "usable": int(found.usable.sum()), "lanes": found.cost["lanes"],
+        "usable": int(found.usable.sum()), "slots": found.cost["num_slots"],
     }  # fmt: skip
 
 
 def measure(options):
-    """Everything, as far as the time allows; what is done is on disk at once."""
+    """Run all computations that fit into the time limit, and write each result as soon as it is there."""
     import jax
 
     import hbm_jax as hbm
@@ -161,7 +161,7 @@ def measure(options):
             return False
         try:
             found[section][name] = work()
-        except Exception as error:  # what does not fit is told, and the rest goes on
+        except Exception as error:  # such as too little memory: recorded, and the next computation is run
             found[section][name] = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
         print(section, name, found[section][name], f"{deadline - time.perf_counter():.0f} s left", flush=True)
         options.output.write_text(json.dumps(found, indent=1))
@@ -189,7 +189,7 @@ def measure(options):
 
 
 def compare(paths) -> str:
-    """Write the table of two devices."""
+    """Return the table of results of two devices."""
     a, b = (json.loads(path.read_text()) for path in paths)
     lines = [f"A: {a['device']}, {a['versions']}, {a['date']}", f"B: {b['device']}, {b['versions']}, {b['date']}"]
     head = f"{'':30s}{'A':>12s}{'B':>12s}{'B is faster by':>16s}"
@@ -222,13 +222,11 @@ def compare(paths) -> str:
 def main():
     """Measure on this device, or compare two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="JSON file of what was measured, or text of the comparison")
-    parser.add_argument("--seconds", type=float, default=1200.0, help="after which nothing new is begun")
-    parser.add_argument(
-        "--longest", type=float, default=200.0, help="predicted seconds of one call, beyond which it is left"
-    )
+    parser.add_argument("--output", type=Path, help="JSON file of the results, or text of the comparison")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="time limit for starting a computation")
+    parser.add_argument("--longest", type=float, default=200.0, help="largest predicted time of a call [s]")
     parser.add_argument("--only", nargs="+", default=["gradient", "chains", "fits"], help="parts to measure")
-    parser.add_argument("--systems", nargs="+", default=SYSTEMS, help="of the suite, for their chains")
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, help="systems of the suite for the chains")
     parser.add_argument("--fits", type=int, nargs="+", default=[10**k for k in range(6)], help="numbers of fits")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="FILE")
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Claim: with 1700 objects and a dense covariance, hbm_jax's gradient is 100 times as fast as a Cholesky a step.
+"""Claim: for 1700 objects with a dense covariance, a gradient is 100 times as fast as one with a Cholesky factorisation.
 
 Flat wCDM with a free intrinsic scatter and the offset integrated out, on a simulated sample of 1700 objects with a
 dense 1700 x 1700 covariance (calibration systematics of ten surveys and peculiar velocities, as published samples
-have). The other contestant is the NumPyro program that anybody would write: distances by `RedshiftMatrix`, the
+have). The other contestant is the NumPyro program that is straightforward to write: distances by `RedshiftMatrix`, the
 covariance with the scatter on its diagonal and the offset's variance everywhere factorised at every step, the same
 priors and the same coordinates. That both are the same posterior is tested first, at 20 points. Also measured: from the
-start of a process to a good verdict, within 60 s on two cores.
+start of a process to a usable verdict, within 60 s on two cores.
 
     python benchmarks/hubble_diagram.py [--output benchmarks/results/hubble_diagram.txt]
 """
@@ -90,7 +90,7 @@ def plain_program(data):
 
 
 def seconds_each(function, points, least):
-    """Median time of a call, after the first, over at least some seconds."""
+    """Return the median time of a call after the first, over some seconds."""
     import jax
 
     jax.block_until_ready(function(points[0]))
@@ -103,7 +103,7 @@ def seconds_each(function, points, least):
 
 
 def gradients():
-    """Equality of both posteriors, then the time of a gradient of each."""
+    """Check that both posteriors are equal, and return the time of a gradient of each."""
     import jax
 
     from hbm_jax.inference.sampler.target import build_target
@@ -136,7 +136,7 @@ def gradients():
 
 
 def verdict():
-    """From nothing to a good verdict."""
+    """Return the time from the start of a process to a usable verdict."""
     import hbm_jax as hbm
 
     hbm.use_every_core()

@@ -1,7 +1,7 @@
-"""Claim: JLA in flat wCDM, all parameters free, gives 1000 effective draws a second and a verdict within 20 s.
+"""Claim: JLA in flat wCDM, all parameters free, gives 1000 effective draws per second and a verdict within 20 s.
 
 That is: smallest bulk ESS over the global parameters per second of drawing, once compiled, on two cores; and from the
-start of the process to a good verdict (R-hat < 1.01, ESS >= 400, no divergence), in under 1.5 GiB.
+start of the process to a usable verdict (R-hat < 1.01, ESS >= 400, no divergence), in under 1.5 GiB.
 
 Contestants, alternating, each repetition a process of its own so that start-up and compilation count:
 
@@ -29,14 +29,14 @@ CONTESTANTS = ("hbm_jax", "numpyro")
 
 
 def set_up():
-    """Do what the command line does before JAX starts."""
+    """Set the options that the command line sets before JAX starts."""
     import hbm_jax as hbm
 
     hbm.use_every_core()
 
 
 def run_hbm_jax(seed):
-    """Fit with hbm_jax; returns what is compared."""
+    """Fit with hbm_jax; return times and effective sample sizes."""
     import hbm_jax as hbm
 
     fit = hbm.sample(hbm.models.Supernova(cosmology="wcdm"), hbm.data.load_jla(), seed=seed, progress=False)

@@ -1,10 +1,10 @@
-"""Claim: blocks, live line and checkpoints cost less than 5 % of NumPyro's own MCMC.run.
+"""Claim: blocks, progress line and checkpoints cost less than 5 % of NumPyro's own MCMC.run.
 
-Both contestants draw from the same density from the same points, with step size and metric as hbm_jax's warm-up left
-them (its own for each chain; their means for NumPyro, which takes one of each). Two chains, one on each of two cores.
-What is timed is drawing alone, compiled before; repetitions alternate; times are compared per leapfrog step.
+Both contestants draw from the same density from the same points, with step size and metric of hbm_jax's warm-up (one
+for each chain; their means for NumPyro, which takes one of each). Two chains, one on each of two cores. What is timed
+is drawing alone, compiled before; repetitions alternate; times are compared per leapfrog step.
 
-- hbm_jax: the loop of `hbm_jax.sample` with its live line and a checkpoint on disk.
+- hbm_jax: the loop of `hbm_jax.sample` with its progress line and a checkpoint on disk.
 - numpyro: ``MCMC.run`` without progress bar, chains in parallel.
 
     python benchmarks/loop_overhead.py [--repetitions 7] [--output benchmarks/results/loop_overhead.txt]
@@ -47,7 +47,7 @@ def problems():
 
 
 def contest(program, args, num_draws, repetitions):
-    """Seconds and leapfrog steps a draw of both contestants, for each repetition."""
+    """Return time and leapfrog steps per draw of both contestants, for each repetition."""
     import jax
     import jax.numpy as jnp
     from numpyro.infer import MCMC, NUTS

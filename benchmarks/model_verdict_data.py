@@ -1,9 +1,9 @@
-"""Check of the model on published data: p-value, time of the check beside that of the fit, and what is unusual.
+"""Check of the model on published data: p-values, times of the check and of the fit, and unusual statistics.
 
     python benchmarks/model_verdict_data.py [--data ../shared/data] [--only NAME ...] [--out FILE]
 
 Data sets that are not bundled (Union3.1, DES-Dovekie) are read from ``--data`` and left out where they are absent. Each
-row is written as it is made, and replaces the former one of that name.
+row is written as soon as it is computed, and replaces the former row of that name.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Our NUTS, nutpie, NumPyro's NUTS and BlackJAX's on the 33 posteriors of posteriordb with reference draws.
 
 Of each engine, on the same log density: the smallest bulk effective sample size of any unconstrained parameter per 1000
-gradients and per second of CPU time, of the draws alone and with all that went before; and the largest difference
+gradients and per second of CPU time, of the draws alone and with the warm-up and start; and the largest difference
 between means and standard deviations of its draws and of the reference draws, in Monte Carlo errors of both. Warm-ups
 are the defaults of ours and of nutpie, 1000 draws for NumPyro's and BlackJAX's. ``--check`` compares the density of
 each posterior with the reference draws, by Stein's identity. The data are not part of the repository;
@@ -42,7 +42,7 @@ AXES = {"chain_axis": 0, "draw_axis": 1}
 
 
 def locate(relative):
-    """Path of a file of the data."""
+    """Return the path of a file of the data."""
     return DATA / relative
 
 
@@ -101,7 +101,7 @@ def row_of(name, kind, seed):
 
 
 def read_rows(path):
-    """Rows by posterior and engine, a list of those of all seeds."""
+    """Return the rows of all seeds, by posterior and engine."""
     rows = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         row = json.loads(line)
@@ -118,20 +118,20 @@ FIGURES = {
 
 
 def median_of(rows, name, kind, figure):
-    """Median over the seeds of a figure; NaN where the engine failed or was not run."""
+    """Return the median over the seeds of a quantity; NaN where the engine failed or was not run."""
     values = [FIGURES[figure](row) if "failed" not in row else 0.0 for row in rows.get((name, kind), ())]
     return float(np.median(values)) if values else np.nan
 
 
 def ratios(rows, figure, kind):
-    """Ratio of ours to another engine of each posterior; infinite where the other failed."""
+    """Return the ratio of ours to another engine for each posterior; infinite where the other failed."""
     with np.errstate(divide="ignore"):
         pairs = ((median_of(rows, n, "ours", figure), median_of(rows, n, kind, figure)) for n in NAMES)
         return np.array([np.divide(a, b) for a, b in pairs])
 
 
 def number(x):
-    """Three digits or fewer."""
+    """Format a number with at most three digits."""
     return "-" if not np.isfinite(x) else f"{x:.0f}" if x >= 10 else f"{x:.2g}"
 
 

@@ -5,8 +5,8 @@
 The points are drawn by plain rejection in NumPy and fitted with and without the selection (`hbm_jax.fit_each`); without
 it, x_mean and x_std have their default priors, which are centred on the data. Standardised errors, (mean - truth) /
 standard deviation of the posterior, of slope, intercept and scatter should have a mean of 0 +- 0.125 and a standard
-deviation of 1 +- 0.09 over the replicates; the bounds are 3.5 of these errors. 68 % intervals should hold the truth 31
-to 56 times (99.9 %).
+deviation of 1 +- 0.09 over the replicates; the bounds are 3.5 of these errors. 68 % intervals should contain the true
+value 31 to 56 times (99.9 %).
 
 Finished cases are kept in a folder, so that an interrupted run continues.
 

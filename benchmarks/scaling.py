@@ -1,13 +1,13 @@
-"""What a gradient costs, and how much memory, as populations grow: fitted exponents and a figure.
+"""Time of a gradient and memory as functions of the size of a population: fitted exponents and a figure.
 
 - supernovae, 10 to 100 000 (flat wCDM, latents integrated out), and the same with the latents as parameters;
 - afterglows, 10 to 1000 (host, Milky Way and WHIM; 2400 energies, 1024 channels), which share one response;
 - latent dimension: the normal hierarchy with 10 to 100 000 groups, true values as parameters, non-centred;
 - chains: 1 to 64 of JLA, seconds for each draw of each of them.
 
-Every size is a process of its own, whose largest memory is told, that of Python, JAX and the compiler with it. A cost
-that grows as N^p has exponent p; it is fitted to the sizes from 1000 on (100 for afterglows), where what is constant
-has no weight. `benchmarks/results/scaling.txt` and `scaling.png` are the committed ones.
+Every size is measured in a separate process; its largest memory includes that of Python, JAX and the compiler. A cost
+that grows as N^p has exponent p. It is fitted to sizes of 1000 or more (100 for afterglows), where constant costs are
+negligible. `benchmarks/results/scaling.txt` and `scaling.png` are the committed ones.
 """
 
 import argparse
@@ -37,7 +37,7 @@ FITTED_FROM = {"afterglows": 100, "chains": 4}
 
 
 def program_and_data(kind, num):
-    """Program and data of one size."""
+    """Return program and data of one size."""
     import hbm_jax as hbm
 
     if kind.startswith("supernovae"):
@@ -73,7 +73,7 @@ def program_and_data(kind, num):
 
 @contextlib.contextmanager
 def each_once():
-    """Within it, of afterglows that repeat each is folded once."""
+    """Context in which repeated afterglows are folded once."""
     from hbm_jax.models.xray import absorbed_counts
 
     fold, known = absorbed_counts.fold, {}
@@ -92,7 +92,7 @@ def each_once():
 
 
 def gradient(kind, num):
-    """Seconds of one value and gradient, and of tracing and compiling."""
+    """Return the times of one value and gradient, and of tracing and compilation [s]."""
     import jax
     import jax.numpy as jnp
 
@@ -121,7 +121,7 @@ def gradient(kind, num):
 
 
 def chains(num):
-    """Seconds of sampling for each draw of all chains together, and of everything before."""
+    """Return the time of sampling per draw of all chains together, and the time before sampling [s]."""
     import hbm_jax as hbm
 
     hbm.use_every_core()

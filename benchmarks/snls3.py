@@ -1,7 +1,7 @@
 """Claim: SNLS3 with its six-block covariance: the full posterior in 3 minutes, the density that of a plain Gaussian.
 
 Conley et al. 2011, ApJS 192, 1: 472 supernovae, flat wCDM, free alpha, beta, M0, delta_M, Om0, w0. The plain Gaussian
-is NumPy's, with hbm_jax's exact distances, at points all over the posterior; measured are the largest difference of the
+is NumPy's, with hbm_jax's exact distances, at points of the whole posterior. Measured are the largest difference of the
 log likelihood, a gradient with and without the table of the likelihood, and the time from the start of a process to a
 verdict.
 
@@ -40,7 +40,7 @@ def model_of(**options):
 
 
 def plain(data, p):
-    """Log likelihood, written out."""
+    """Return the log likelihood, written out in NumPy."""
     from hbm_jax.cosmology import Cosmology, distmod
 
     sne, a, b = data.sne, p["alpha"], p["beta"]
@@ -60,7 +60,7 @@ def plain(data, p):
 
 
 def seconds_each(function, points, least=3.0):
-    """Median time of a call, after the first, over at least some seconds."""
+    """Return the median time of a call after the first, over some seconds."""
     import jax
 
     jax.block_until_ready(function(points[0]))
@@ -73,7 +73,7 @@ def seconds_each(function, points, least=3.0):
 
 
 def gradients(folder):
-    """Time of a gradient of either form, and how far apart their log densities are."""
+    """Return the times of a gradient with and without the table, and the difference of their log densities."""
     import jax
 
     from hbm_jax.inference.sampler.target import build_target
@@ -94,7 +94,7 @@ def gradients(folder):
 
 
 def posterior(folder):
-    """From nothing to a verdict; then the log likelihood beside the plain one, at draws."""
+    """Return the time from the start of a process to a verdict, and differences of the log likelihood at draws."""
     import jax
     from numpyro.infer.util import log_density
 

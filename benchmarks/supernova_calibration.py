@@ -1,7 +1,7 @@
 """Claim: the full supernova model is calibrated: mass step with the masses' errors, outliers and selection at once.
 
 Simulation-based calibration (`hbm_jax.calibrate`): true values from the priors, a sample drawn by rejection at the
-limit, a fit; the ranks of the truth are uniform if density, simulator and sampler belong together.
+limit, a fit; the ranks of the truth are uniform if density, simulator and sampler are consistent.
 
     python benchmarks/supernova_calibration.py [--replicates 64] [--output benchmarks/results/calibration_supernova.txt]
 """

@@ -1,10 +1,10 @@
 """Claim: 68 % intervals of supernovae cut at a magnitude limit cover if the limit is in the model, else they do not.
 
 Of 1000 supernovae, for Om0, alpha and beta. Every replicate is drawn by rejection at the limit, and fitted with and
-without the selection (`hbm_jax.fit_each`). The limit and its width are inferred. How many intervals hold the truth is
-compared with the binomial distribution of 68.27 %.
+without the selection (`hbm_jax.fit_each`). The limit and its width are inferred. The number of intervals that contain
+the true value is compared with the binomial distribution of 68.27 %.
 
-Two surveys: with a limit in the far half of its redshifts, and with one that every supernova feels.
+Two surveys: one with a limit that matters in the upper half of its redshifts, and one with a limit that matters at all.
 
     python benchmarks/supernova_selection.py [--replicates 64] [--output benchmarks/results/supernova_selection.txt]
     python benchmarks/supernova_selection.py --cut everywhere [--output ...results/supernova_selection_everywhere.txt]
@@ -31,7 +31,7 @@ NAMES = ("Om0", "alpha", "beta")
 
 
 def models(cut="far"):
-    """Return the model that knows of the limit, and the one that does not."""
+    """Return the models with and without the limit."""
     from hbm_jax.models import Supernova
 
     priors = {"m_lim": f"Normal({CUTS[cut][2]}, 1)"}
@@ -53,7 +53,7 @@ def samples(num_replicates, num_supernovae=1000, cut="far"):
 
 
 def coverage(num_replicates, num_supernovae=1000, cut="far"):
-    """Fit each model; return the fits, and how often the 68 % interval of each parameter holds the truth."""
+    """Fit each model; return the fits, and the number of 68 % intervals that contain the truth by parameter."""
     import hbm_jax as hbm
 
     data = samples(num_replicates, num_supernovae, cut)

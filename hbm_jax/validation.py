@@ -62,7 +62,7 @@ class RemediableError(ValueError):
     message : str
         The message, which contains the text of the remedies.
     remedies : sequence of Remedy
-        Options with which the error is avoided; the command line words them as its flags.
+        Options with which the error is avoided; the command line writes them as its flags.
     """
 
     def __init__(self, message: str = "", remedies: Sequence[Remedy] = ()):

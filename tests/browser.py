@@ -1,9 +1,8 @@
-"""A real browser for tests: Chromium, as QtWebEngine brings it, on a machine without a screen.
+"""A browser for tests without a screen: the Chromium of QtWebEngine.
 
-PyQt6-WebEngine comes from the package index, so that a clean environment gets it with the other packages of the tests;
-what it takes from the system (NSS, X11, EGL, D-Bus libraries) most machines have. It runs in a process of its own,
-which is this file as a program, and is driven by the DevTools protocol: the widths of phones, the colour schemes, the
-print style, clicks, and what the console says are Chromium's own.
+PyQt6-WebEngine is installed with the other packages of the tests; it needs system libraries (NSS, X11, EGL, D-Bus) that
+most machines have. The browser runs in a separate process, which executes this file, and is controlled by the DevTools
+protocol. Widths of phones, colour schemes, the print style, clicks and the console are those of Chromium.
 """
 
 import base64
@@ -20,20 +19,33 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 120  # s, of all views together; each takes well below one
-NO_ENGINE = 3  # exit status: the engine, or a library of the system that it needs, is not here
+NO_ENGINE = 3  # exit status if the engine, or a system library that it needs, is missing
 
 
 class NoBrowser(Exception):
-    """There is no browser engine on this machine; the message says what is missing."""
+    """Error if there is no browser engine on this machine; the message names what is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One look at one page.
+    """Settings with which a page is opened.
 
-    ``script`` is an expression of JavaScript, or a promise of one, whose value comes back; ``before`` runs ahead of the
-    page's own scripts; ``click`` is the selector of what is clicked with the mouse before ``script`` is evaluated; a
-    picture, which takes about a second, is made on demand. Below 600 pixels the width is that of a phone.
+    Attributes
+    ----------
+    path : pathlib.Path
+        HTML file.
+    width, height : int
+        Size of the window [pixels]; a width below 600 is that of a phone.
+    scheme, media : str
+        Colour scheme ``"light"`` or ``"dark"``, and medium ``"screen"`` or ``"print"``.
+    script : str
+        JavaScript expression, or promise, whose value is returned.
+    before : str
+        JavaScript that runs before the scripts of the page.
+    click : str
+        Selector of an element to click before ``script`` is evaluated; empty for none.
+    picture : bool
+        Whether to take a picture of the page, which takes about a second.
     """
 
     path: Path
@@ -49,7 +61,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What a view showed: the console, every address asked for, the script's value, the clipboard, the whole page."""
+    """Result of a view: messages of the console, requested addresses, value of the script, clipboard, and image."""
 
     console: list[str]
     addresses: list[str]
@@ -88,7 +100,7 @@ def look(views: Sequence[View]) -> list[Seen]:
 
 
 class Tab:
-    """One tab of a running browser, spoken to in the DevTools protocol."""
+    """Tab of a running browser, controlled by the DevTools protocol."""
 
     def __init__(self, application, address: str):
         from PyQt6.QtCore import QUrl
@@ -114,7 +126,7 @@ class Tab:
             self.events.append(message)
 
     def until(self, holds) -> None:
-        """Let the browser work until a condition holds."""
+        """Process events of the browser until a condition is true; raise TimeoutError after 30 s."""
         end = time.monotonic() + 30
         while not holds():
             if time.monotonic() > end:
@@ -123,7 +135,7 @@ class Tab:
             time.sleep(0.002)
 
     def call(self, method: str, **parameters) -> dict:
-        """Ask and wait for the answer."""
+        """Call a method of the protocol and return its result."""
         self.count += 1
         number = self.count
         self.socket.sendTextMessage(json.dumps({"id": number, "method": method, "params": parameters}))
@@ -141,7 +153,7 @@ class Tab:
         return found["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """Press and release the mouse in the middle of an element, on whatever lies there."""
+        """Press and release the mouse at the centre of an element, where another element may cover it."""
         x, y = self.evaluate(
             f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
             element.scrollIntoView({{block: "center", behavior: "instant"}});
@@ -152,7 +164,7 @@ class Tab:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def console(self) -> list[str]:
-        """Everything the console shows, of whatever level."""
+        """Return the messages of the console, of all levels."""
         lines = []
         for event in self.events:
             what = event["params"]
@@ -166,7 +178,7 @@ class Tab:
         return lines
 
     def show(self, view: dict, clipboard) -> dict:
-        """Open a page as a view asks and tell what is seen."""
+        """Open the page of a view, and return the fields of `Seen`."""
         clipboard.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -204,7 +216,7 @@ class Tab:
 
 
 def main() -> int:
-    """Read views from standard input and write what was seen to standard output, both as JSON."""
+    """Read views from standard input, and write their results to standard output, both as JSON."""
     import socket
 
     with socket.socket() as free:

@@ -1,17 +1,17 @@
-"""Commands run in this process, for the tests of the command line."""
+"""Commands of the command line, run in the process of the tests."""
 
 from hbm_jax import cli
 
 
 def run(capsys, *arguments):
-    """Exit status, standard output and error of a command."""
+    """Run a command; return its exit status, standard output and standard error."""
     capsys.readouterr()
     status = cli.main([str(a) for a in arguments])
     return status, *capsys.readouterr()
 
 
 def refused(capsys, *arguments, one_line=True):
-    """Run what must be refused; returns the paragraph it says."""
+    """Run a command with bad input; return its error message."""
     status, _, err = run(capsys, *arguments)
     assert status == cli.BAD_INPUT
     assert err.startswith("hbm-jax: ")
@@ -25,7 +25,7 @@ class NotSampled(ValueError):
 
 
 def handed_to_the_sampler(capsys, monkeypatch, *arguments):
-    """Program, data and options that a `fit` command hands to the sampler, which is not run."""
+    """Run a `fit` command up to the sampler; return the program, the data and the options of `sample`."""
     seen = []
 
     def sample(program, *args, **options):

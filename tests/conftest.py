@@ -1,4 +1,4 @@
-"""Shared by every test: double precision, two CPU devices, and where the test-only data are."""
+"""Configuration of all tests: double precision, two CPU devices, cached programs, and the folder of test-only data."""
 
 import gc
 import os
@@ -6,43 +6,43 @@ import signal
 from importlib.metadata import version
 from pathlib import Path
 
-# Tracing makes millions of objects that stay: looking for garbage among them took a fifth of the time.
+# Tracing makes millions of objects that are kept: garbage collection took a fifth of the time.
 gc.disable()
 
 # As the command line does; see hbm_jax.cli.
 FLAGS = ["--xla_cpu_multi_thread_eigen=false"]
-# Most of the time goes into compilation, so XLA optimises nothing, and does not split what it compiles over threads
-# that the other worker needs. What users compile is seen by the demo, the benchmarks and `make notebooks`.
+# Most of the time is compilation. XLA therefore optimises nothing, and compiles in one thread, because the other worker
+# needs the second core. Optimised programs are tested by the demo, the benchmarks and `make notebooks`.
 FLAGS += ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-# This halves it again on jaxlib 0.10; 0.12 is as quick without, and knows no such flag.
+# On jaxlib 0.10 this halves the compilation time again; 0.12 does not have the flag and is as fast without it.
 if version("jaxlib").startswith("0.10."):
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
-# Workers have the flags of the process that started them: the same text, or the programs kept would not be found.
+# Workers inherit these flags. Their text must be the same in all processes, because it is part of the key of the cache.
 os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*os.environ.get("XLA_FLAGS", "").split(), *FLAGS]))
 
-# Programs that several tests compile are compiled once, by whichever process comes first, and kept for the next run in
-# a folder that git ignores and `make clean` empties.
+# Cache of compiled programs, for all processes of this run and for the next run; git ignores the folder, and
+# `make clean` empties it.
 os.environ.setdefault("HBM_JAX_TEST_PROGRAMS", str(Path(__file__).resolve().parents[1] / ".test_programs"))
-# By the environment, so that workers, clusters and notebooks share them too.
+# Set in the environment, so that workers, clusters and notebooks use the cache too.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["HBM_JAX_TEST_PROGRAMS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# The command line would go on with the user's folder, for all later tests of the process.
+# Otherwise a test of the command line would switch to the user's cache, for all later tests of the process.
 os.environ["HBM_JAX_CACHE"] = "off"
 
-# Two workers' linear algebra would wait for each other's threads.
+# With more threads the linear algebra of two workers competes for two cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
 from monte_carlo import MonteCarlo
 
-# A shell starts what runs in its background deaf to Ctrl-C, and so would be the programs that tests interrupt.
+# A shell starts background processes with SIGINT ignored, and the programs that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 
-# Files that take longest are begun first, so that no process is left alone with one at the end.
+# The files that take longest are started first, so that both workers are busy until the end.
 FIRST = (
     "test_notebooks.py",
     "test_report_in_a_browser.py",
@@ -63,20 +63,20 @@ SHARED_DATA = Path(os.environ.get("HBM_JAX_TEST_DATA", REPOSITORY.parent / "shar
 
 
 def pytest_collection_finish():
-    """Look for garbage again, seldom, and not in what was imported."""
+    """Enable garbage collection again, rarely, and not of imported objects."""
     gc.freeze()
     gc.set_threshold(200_000, 50, 50)
     gc.enable()
 
 
 def pytest_sessionfinish():
-    """Do not look for garbage at the end, where pytest asks for it twice."""
+    """Leave nothing to collect at the end, where pytest collects garbage twice."""
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """Path of a test-only data file; the test is skipped where it is absent, and fails there in CI."""
+    """Return the path of a test-only data file; if it is absent the test is skipped, or fails in CI."""
 
     def locate(relative):
         path = SHARED_DATA / relative
@@ -92,14 +92,14 @@ def shared_data():
 
 @pytest.fixture
 def monte_carlo(request):
-    """Comparisons of draws in Monte Carlo errors; tests that ask for it are those that `make test-seeds` repeats."""
+    """Comparisons of draws in Monte Carlo errors; `make test-seeds` repeats the tests that use this fixture."""
     return MonteCarlo(request.node.nodeid)
 
 
 def pytest_collection_modifyitems(items):
-    """Sort the files whose tests take longest to the front; the order within a file stays."""
+    """Mark the statistical tests, and sort the files of `FIRST` to the front; the order within a file is unchanged."""
     for item in items:
         if "monte_carlo" in getattr(item, "fixturenames", ()):
             item.add_marker("statistical")
-    order = {name: place for place, name in enumerate(FIRST)}
+    order = {name: position for position, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(FIRST)))

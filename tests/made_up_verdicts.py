@@ -1,4 +1,4 @@
-"""Reports of made-up verdicts, for the tests of the report and of what a browser makes of it."""
+"""Fits with made-up verdicts, for tests of the report and of its display in a browser."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def unusable():
 
 
 def unwieldy():
-    """Not usable, and full of words that are wider than a phone."""
+    """Return a fit that is not usable, with words that are wider than the screen of a phone."""
     word, fit = "word_without_an_end_" * 15, unusable()
     names = [word + str(name) for name in fit.verdict.table.index]
     broad = with_verdict(

@@ -2,8 +2,8 @@
 
     python tests/other_seeds.py --seeds 20 [--long] [--out benchmarks/results/test_seeds.txt]
 
-Every comparison of a test that takes the fixture `monte_carlo` is a distance in Monte Carlo errors. If the errors are
-what they are said to be, the distances have a standard deviation of one.
+Every comparison by the fixture `monte_carlo` gives a difference in units of its Monte Carlo error. If the errors are
+right, these differences have a standard deviation of one.
 """
 
 import argparse
@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+IN_PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 WIDEST = 1.3
 
 
 def main() -> int:
-    """Return 0 if no test failed and the distances are no wider than they may be."""
+    """Return 0 if no test failed and the standard deviation of the distances is at most `WIDEST`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=1, help="the first of the seeds")
-    parser.add_argument("--long", action="store_true", help="the long ones too")
+    parser.add_argument("--first", type=int, default=1, help="first seed")
+    parser.add_argument("--long", action="store_true", help="include long tests")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     which = "statistical and not slow" if chosen.long else "statistical and not slow and not long"
@@ -36,7 +36,7 @@ def main() -> int:
         distances = Path(folder) / "distances.jsonl"
         for seed in range(chosen.first, chosen.first + chosen.seeds):
             environment = os.environ | {"HBM_JAX_TEST_SEED": str(seed), "HBM_JAX_DISTANCES": str(distances)}
-            command = [sys.executable, "-m", "pytest", "-q", *SIDE_BY_SIDE, "-m", which]
+            command = [sys.executable, "-m", "pytest", "-q", *IN_PARALLEL, "-m", which]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             lines = done.stdout.splitlines()
             failed += [f"seed {seed}: {line[:200]}" for line in lines if line.startswith(("FAILED", "ERROR"))]
@@ -45,11 +45,11 @@ def main() -> int:
     by_test = defaultdict(list)
     for test, _, distance in rows:
         by_test[test].append(distance)
-    found = np.array([distance for _, _, distance in rows])
+    values = np.array([distance for _, _, distance in rows])
     text = [
-        f"{chosen.seeds} seeds, {len(by_test)} tests, {len(found)} comparisons ({which})",
-        f"standard deviation of the distances {found.std():.2f} (at most {WIDEST}), mean {found.mean():+.2f}, "
-        f"largest {np.abs(found).max():.1f}",
+        f"{chosen.seeds} seeds, {len(by_test)} tests, {len(values)} comparisons ({which})",
+        f"standard deviation of the distances {values.std():.2f} (at most {WIDEST}), mean {values.mean():+.2f}, "
+        f"largest {np.abs(values).max():.1f}",
         "widest tests (standard deviation, comparisons):",
     ]
     wide = sorted(((np.std(v), len(v), test) for test, v in by_test.items() if len(v) >= 10), reverse=True)
@@ -58,7 +58,7 @@ def main() -> int:
     print("\n".join(text))
     if chosen.out:
         chosen.out.write_text("\n".join(text) + "\n")
-    return int(bool(failed) or found.std() > WIDEST)
+    return int(bool(failed) or values.std() > WIDEST)
 
 
 if __name__ == "__main__":

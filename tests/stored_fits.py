@@ -1,9 +1,9 @@
-"""Small fits that many tests only read (figures, report, run folders, command line), sampled once and kept as files.
+"""Small fits, sampled once and stored, for tests that only read fits: figures, report, run folders, command line.
 
     python tests/stored_fits.py [NAME ...]      sample them again, into tests/stored_fits/
 
-`tests/test_stored_fits.py` compares each with the program as it is: where a log density or a site has changed, the
-stored fit is stale and has to be made again, and what has changed is worth a look.
+`tests/test_stored_fits.py` compares each with the current program. If a log density or a site has changed, the stored
+fit is out of date: find the reason, and sample it again.
 """
 
 import functools
@@ -34,7 +34,7 @@ def supernova():
 
 
 def own_model(x, y=None):
-    """A straight line through the origin: a user's program of two parameters, without any of our conveniences."""
+    """Sample a straight line through the origin: a plain NumPyro program of two parameters."""
     slope = numpyro.sample("my_slope", dist.Normal(0.0, 10.0))
     sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
     with numpyro.plate("point", len(x)):

@@ -26,7 +26,7 @@ import hbm_jax as hbm
 from hbm_jax import cli
 from hbm_jax.cli import commands, inputs
 from hbm_jax.cli.exit_status import status_of
-from hbm_jax.cli.inputs import worded
+from hbm_jax.cli.inputs import message_in_flags
 from hbm_jax.data import PointsInGroups
 from hbm_jax.inference.criticism.calibration import Calibration
 from hbm_jax.inference.criticism.rank_tests import judge_ranks
@@ -212,7 +212,7 @@ def test_models_say_which_option_avoids_an_error(model, data, python, flags):
     with pytest.raises(DataError) as caught:
         check(data)
     assert str(caught.value).endswith(python)
-    assert worded(caught.value).endswith(flags)
+    assert message_in_flags(caught.value).endswith(flags)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ def test_models_say_which_options_fit_together(model, options, python, flags):
     with pytest.raises(OptionError) as caught:
         model(**options)
     assert python in str(caught.value)
-    assert flags in worded(caught.value)
-    assert python not in worded(caught.value)
+    assert flags in message_in_flags(caught.value)
+    assert python not in message_in_flags(caught.value)
 
 
 def test_remedies_are_worded_for_python_and_for_the_command_line():
@@ -250,11 +250,11 @@ def test_remedies_are_worded_for_python_and_for_the_command_line():
         with pytest.raises(DataError) as caught:
             failing(value)
         assert str(caught.value) == f"table.csv: bad rows; set {python} or correct them."
-        assert worded(caught.value) == f"table.csv: bad rows; set {flags} or correct them."
+        assert message_in_flags(caught.value) == f"table.csv: bad rows; set {flags} or correct them."
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert str(Remedy("columns", {"x": "its name", "y": "its name"})) == "columns={'x': <its name>, ...}"
-    # Only what an error says is its remedy is worded, not what looks like one.
-    assert worded(ValueError("expected mass_step=False")) == "expected mass_step=False"
+    # Only what an error says is its remedy is written as flags, not what looks like one.
+    assert message_in_flags(ValueError("expected mass_step=False")) == "expected mass_step=False"
 
 
 def test_tables_that_are_none(tmp_path, capsys):

@@ -53,7 +53,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError, ImportError) as error:
         # These types signal bad input, here and in libraries; any other is a bug and keeps its traceback.
         notes = [note for note in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in note]
-        print("\n".join([f"hbm-jax: {inputs.worded(error)}", *notes]), file=sys.stderr)
+        print("\n".join([f"hbm-jax: {inputs.message_in_flags(error)}", *notes]), file=sys.stderr)
         return BAD_INPUT
     except (RuntimeError, AssertionError) as error:
         from hbm_jax.inference.compilation.devices import no_devices

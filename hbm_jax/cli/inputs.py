@@ -28,7 +28,7 @@ def configuration_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return config
 
 
-def worded(error: BaseException) -> str:
+def message_in_flags(error: BaseException) -> str:
     """Return the message of an error, with its remedies written as flags of the command line."""
     text = str(error)
     cause: BaseException | None = error

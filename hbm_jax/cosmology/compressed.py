@@ -112,10 +112,10 @@ def compressed(quantities: Sequence[str], z: np.ndarray, cosmology: Cosmology, o
     """
     omega_m = cosmology.Om0 * (cosmology.H0 / 100.0) ** 2
     predictions = {"H0": cosmology.H0, "Om0": cosmology.Om0, "omega_m": omega_m, "omega_b": omega_b, "r_d": r_d}
-    exists = jnp.asarray(True)
+    in_domain = jnp.asarray(True)
     if set(quantities) & set(CMB):
         z_star = decoupling_redshift(omega_m, omega_b)
-        distance, exists = _guarded(transverse_comoving_distance(z_star, cosmology))
+        distance, in_domain = _guarded(transverse_comoving_distance(z_star, cosmology))
         predictions["R"] = jnp.sqrt(cosmology.Om0) * distance / cosmology.hubble_distance
         predictions["l_A"] = np.pi * distance / sound_horizon(z_star, cosmology, omega_b)
     if set(quantities) & set(BAO):
@@ -124,11 +124,11 @@ def compressed(quantities: Sequence[str], z: np.ndarray, cosmology: Cosmology, o
         transverse, finite = _guarded(matrix.transverse_comoving_distance(cosmology))
         inverse_e, positive = guarded_inverse_e(jnp.log1p(redshifts), cosmology)
         radial = cosmology.hubble_distance * inverse_e
-        exists = exists & jnp.all(finite & positive)
+        in_domain = in_domain & jnp.all(finite & positive)
         predictions["DM_over_rd"], predictions["DH_over_rd"] = transverse / r_d, radial / r_d
         predictions["DV_over_rd"] = jnp.cbrt(redshifts * transverse**2 * radial) / r_d
     values = [jnp.broadcast_to(predictions[name], np.shape(z))[index] for index, name in enumerate(quantities)]
-    return jnp.where(exists, jnp.stack(values), np.nan)
+    return jnp.where(in_domain, jnp.stack(values), np.nan)
 
 
 def _guarded(distance: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -136,5 +136,5 @@ def _guarded(distance: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     A NaN in the program would make the gradient NaN, even if the caller masks it.
     """
-    exists = jnp.isfinite(distance)
-    return jnp.where(exists, distance, 1.0), exists
+    in_domain = jnp.isfinite(distance)
+    return jnp.where(in_domain, distance, 1.0), in_domain

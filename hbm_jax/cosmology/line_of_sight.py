@@ -59,53 +59,53 @@ class LinesOfSight:
 
     def comoving_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the line-of-sight comoving distance [Mpc], as `hbm_jax.cosmology.comoving_distance`."""
-        value, exists = self.integral(1, cosmology)
-        return _or_nan(exists, cosmology.hubble_distance * value)
+        value, in_domain = self.integral(1, cosmology)
+        return _or_nan(in_domain, cosmology.hubble_distance * value)
 
     def transverse_comoving_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the transverse comoving distance [Mpc], as `hbm_jax.cosmology.transverse_comoving_distance`."""
-        value, exists = self._transverse(cosmology)
-        return _or_nan(exists, value)
+        value, in_domain = self._transverse(cosmology)
+        return _or_nan(in_domain, value)
 
     def luminosity_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the luminosity distance [Mpc], as `hbm_jax.cosmology.luminosity_distance`."""
-        value, exists = self._transverse(cosmology)
-        return _or_nan(exists, (1.0 + self.z_hel) * value)
+        value, in_domain = self._transverse(cosmology)
+        return _or_nan(in_domain, (1.0 + self.z_hel) * value)
 
     def angular_diameter_distance(self, cosmology: Cosmology) -> jax.Array:
         """Return the angular diameter distance [Mpc], as `hbm_jax.cosmology.angular_diameter_distance`."""
-        value, exists = self._transverse(cosmology)
-        return _or_nan(exists, value / (1.0 + self.z))
+        value, in_domain = self._transverse(cosmology)
+        return _or_nan(in_domain, value / (1.0 + self.z))
 
     def distmod(self, cosmology: Cosmology) -> jax.Array:
         """Return the distance modulus [mag], as `hbm_jax.cosmology.distmod`."""
-        value, exists = self._transverse(cosmology)
-        return _or_nan(exists, 5.0 * jnp.log10((1.0 + self.z_hel) * value) + 25.0)
+        value, in_domain = self._transverse(cosmology)
+        return _or_nan(in_domain, 5.0 * jnp.log10((1.0 + self.z_hel) * value) + 25.0)
 
     def lookback_time(self, cosmology: Cosmology) -> jax.Array:
         """Return the lookback time [Gyr], as `hbm_jax.cosmology.lookback_time`."""
-        value, exists = self.integral(0, cosmology)
-        return _or_nan(exists, cosmology.hubble_time * value)
+        value, in_domain = self.integral(0, cosmology)
+        return _or_nan(in_domain, cosmology.hubble_time * value)
 
     def age(self, cosmology: Cosmology) -> jax.Array:
         """Return the age of the universe [Gyr], as `hbm_jax.cosmology.age`."""
-        value, exists = self.integral_to_infinity(cosmology)
-        return _or_nan(exists, cosmology.hubble_time * value)
+        value, in_domain = self.integral_to_infinity(cosmology)
+        return _or_nan(in_domain, cosmology.hubble_time * value)
 
     def differential_comoving_volume(self, cosmology: Cosmology) -> jax.Array:
         """Return the comoving volume [Mpc^3/sr] per redshift, as `hbm_jax.cosmology.differential_comoving_volume`."""
-        value, exists = self._transverse(cosmology)
+        value, in_domain = self._transverse(cosmology)
         inverse_e, positive = guarded_inverse_e(jnp.log1p(self.z), cosmology)
-        return _or_nan(exists & positive, cosmology.hubble_distance * value**2 * inverse_e)
+        return _or_nan(in_domain & positive, cosmology.hubble_distance * value**2 * inverse_e)
 
     def _transverse(self, cosmology: Any) -> tuple[jax.Array, jax.Array]:
         """Return the transverse comoving distance [Mpc], and the mask of its domain."""
         if isinstance(cosmology, DistanceFunction):
             return cosmology.transverse_comoving_distance(self.z), jnp.asarray(True)
-        value, exists = self.integral(1, cosmology)
+        value, in_domain = self.integral(1, cosmology)
         if not is_exactly(cosmology.Ok0, 0):
             value = value * curvature_factor(cosmology.Ok0 * value**2)
-        return cosmology.hubble_distance * value, exists
+        return cosmology.hubble_distance * value, in_domain
 
 
 class FewLinesOfSight(LinesOfSight):
@@ -127,7 +127,7 @@ class FewLinesOfSight(LinesOfSight):
         return value, positive & self._inside
 
 
-def _or_nan(exists: jax.Array, value: jax.Array) -> jax.Array:
-    """Return a value, NaN where it does not exist."""
+def _or_nan(in_domain: jax.Array, value: jax.Array) -> jax.Array:
+    """Return a value, NaN outside its domain."""
     # Must be the last step: 0 times NaN is NaN, so a NaN earlier in the program would spoil even a masked gradient.
-    return jnp.where(exists, value, np.nan)
+    return jnp.where(in_domain, value, np.nan)

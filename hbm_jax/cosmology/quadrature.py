@@ -103,7 +103,7 @@ def _integrand(u, power: int, cosmology: Cosmology):
 def integral_direct(u: jax.Array, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
     """Return the integral from 0 to each u, split at the breaks of the expansion, and the mask E^2 > 0 on [0, u]."""
     nodes, weights = (a.astype(u.dtype) for a in _unit_legendre(DIRECT_NODES))
-    value, exists = jnp.zeros_like(u), jnp.ones(u.shape, bool)
+    value, in_domain = jnp.zeros_like(u), jnp.ones(u.shape, bool)
     breaks = np.log1p(breaks_of(cosmology))
     for low, high in itertools.pairwise([0.0, *breaks, np.inf]):
         width = jnp.clip(u - low, 0.0, high - low) if len(breaks) else u
@@ -111,8 +111,8 @@ def integral_direct(u: jax.Array, power: int, cosmology: Cosmology) -> tuple[jax
         values, positive = _integrand(offsets + low if low else offsets, power, cosmology)
         # The factor outside the sum keeps the relative accuracy, and the derivative at u = 0.
         value = value + width * jnp.sum(values * weights, axis=-1)
-        exists = exists & jnp.all(positive, axis=-1)
-    return value, exists
+        in_domain = in_domain & jnp.all(positive, axis=-1)
+    return value, in_domain
 
 
 def tail_direct(u: jax.Array, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:

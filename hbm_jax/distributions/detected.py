@@ -22,8 +22,8 @@ class Detected(dist.Distribution):
         Distribution of all objects, with one batch dimension of n objects.
     probability : callable
         From values of the site to the probability (n,) that an object with this value is detected.
-    log_share : array (n,)
-        Log of the detected share of the population of each object, in the first site; 0 in the others.
+    log_detected_fraction : array (n,)
+        Log of the detected fraction of the population of each object in the first site of the chain; 0 in the others.
     log_efficiency : callable, optional
         From the data to the log of their detection probability (n,), where it is not 1 for all data that were detected.
     objects : array (m, n), optional
@@ -35,13 +35,13 @@ class Detected(dist.Distribution):
     Of an object with a latent u and data y that is detected with the probability e(y), the density is
     p(u) p(y | u) e(y) / P. It is a product of the density of detected latents, p(u) P(u) / P, and that of data given
     u, p(y | u) e(y) / P(u), with P(u) the mean of e given u, and P that of P(u). Draws of both sites are from these
-    densities, by rejection. In `log_prob` the factors P(u) are left out, which cancel in the sum over the sites, so
-    that of two sites one alone is not normalised. Draws are NaN, or for counts not detected, where no object is found
-    in ``MAX_TRIES`` tries.
+    densities, by rejection. `log_prob` leaves out the factors P(u), because they cancel in the sum over both sites. The
+    density of one of the two sites is therefore not normalised. Where no draw is detected in ``MAX_TRIES`` tries,
+    draws of continuous values are NaN, and draws of counts are those of an object that is not detected.
     """
 
     arg_constraints: ClassVar[dict] = {}
-    pytree_data_fields = ("base", "log_share", "objects")
+    pytree_data_fields = ("base", "log_detected_fraction", "objects")
     pytree_aux_fields = ("accepts", "log_efficiency")
     normalised_with_latents = True  # see the notes
 
@@ -49,13 +49,13 @@ class Detected(dist.Distribution):
         self,
         base: Any,
         probability: Callable,
-        log_share: Any = 0.0,
+        log_detected_fraction: Any = 0.0,
         log_efficiency: Callable | None = None,
         *,
         objects: Any = None,
         validate_args=None,
     ):
-        self.base, self.log_share, self.objects = base, log_share, objects
+        self.base, self.log_detected_fraction, self.objects = base, log_detected_fraction, objects
         self.accepts, self.log_efficiency = probability, log_efficiency
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
@@ -75,12 +75,12 @@ class Detected(dist.Distribution):
         log_density = self.base.log_prob(value)
         if self.objects is not None:
             efficiency = 0.0 if self.log_efficiency is None else self.log_efficiency(value)
-            factor = (efficiency - self.log_share) / jnp.sum(self.objects, axis=0)
+            factor = (efficiency - self.log_detected_fraction) / jnp.sum(self.objects, axis=0)
             of_elements = jnp.sum(self.objects * factor, axis=1)
             return log_density + (of_elements if self.base.batch_shape else jnp.sum(of_elements))
         event = self.base.batch_shape[1:]  # counts have axes that are not events
-        share = jnp.reshape(self.log_share, np.shape(self.log_share) + (1,) * len(event))
-        log_density = log_density - share
+        log_fraction = self.log_detected_fraction
+        log_density = log_density - jnp.reshape(log_fraction, np.shape(log_fraction) + (1,) * len(event))
         return log_density if self.log_efficiency is None else log_density + self.log_efficiency(value)
 
     def sample(self, key, sample_shape=()):

@@ -34,15 +34,18 @@ def log_half_line(linear, quadratic):
 class HalfLine(NamedTuple):
     """Distribution of a positive latent t with density proportional to exp(-rate t - precision t^2 / 2).
 
+    It is exponential with mean 1 / rate if there is no ``precision``, and half normal with standard deviation
+    precision^(-1/2) if the rate is 0. In general it is the normal distribution of mean -rate / precision and variance
+    1 / precision, truncated to positive values.
+
     Attributes
     ----------
     direction : array (..., n)
-        Change of the true and of the observed vector per unit of t.
+        Change of the observed vector per unit of t, and of the true vector.
     rate : array (...)
-        Inverse mean of the exponential distribution, positive, where ``precision`` is omitted.
+        Linear coefficient of the exponent; positive if there is no ``precision``.
     precision : array (...), optional
-        Quadratic coefficient. Precision 1 with rate 0 is the half normal distribution of unit scale; ``direction`` can
-        carry another scale.
+        Quadratic coefficient of the exponent, positive.
     """
 
     direction: Any
@@ -56,11 +59,11 @@ class HalfLine(NamedTuple):
 
     @property
     def parts(self) -> tuple["HalfLine", ...]:
-        """Latents, one each."""
+        """The single latent, as a tuple."""
         return (self,)
 
     def map(self, of_direction: Callable, of_scalar: Callable) -> "HalfLine":
-        """Return the latent with functions applied to its direction, and to its rate and precision."""
+        """Return the latent with ``of_direction`` applied to its direction, ``of_scalar`` to rate and precision."""
         precision = None if self.precision is None else of_scalar(self.precision)
         return HalfLine(of_direction(self.direction), of_scalar(self.rate), precision)
 
@@ -69,7 +72,15 @@ class HalfLine(NamedTuple):
         return jnp.stack(jnp.broadcast_arrays(*(entry * t for entry in self.direction)), axis=-1)
 
     def coefficients(self, factorisation: Factorisation, whitened) -> tuple[Any, Any]:
-        """Return b and q (...) of the latent given a vector, from L^-1 r of its residual and the factors of C."""
+        """Return b = d . C^-1 r and q = d . C^-1 d, (...) each, with r the residual of an observed vector.
+
+        Parameters
+        ----------
+        factorisation : Factorisation
+            Factors L and D of the covariance C = L D L^T.
+        whitened : sequence of n arrays (...)
+            L^-1 r.
+        """
         direction = factorisation.whiten(self.direction)
         scaled = [a * b for a, b in zip(direction, factorisation.inverse, strict=True)]
         linear = sum(w * a for w, a in zip(whitened, scaled, strict=True))
@@ -118,11 +129,11 @@ class Quadrant(NamedTuple):
 
     @property
     def parts(self) -> tuple[HalfLine, ...]:
-        """Latents, one each."""
+        """Both latents."""
         return (self.first, self.second)
 
     def map(self, of_direction: Callable, of_scalar: Callable) -> "Quadrant":
-        """Return the latents with functions applied to their directions, and to their rates and precisions."""
+        """Return the latents with `HalfLine.map` applied to each."""
         return Quadrant(*(part.map(of_direction, of_scalar) for part in self))
 
     def shift(self, t):
@@ -130,7 +141,10 @@ class Quadrant(NamedTuple):
         return self.first.shift(t[0]) + self.second.shift(t[1])
 
     def coefficients(self, factorisation: Factorisation, whitened) -> tuple[Any, ...]:
-        """Return b of both latents given a vector, and q of the first, of both and of the second, (...) each."""
+        """Return b1, b2, q11, q12 and q22, (...) each, with b_i = d_i . C^-1 r and q_ij = d_i . C^-1 d_j.
+
+        Arguments are those of `HalfLine.coefficients`.
+        """
         (b1, q11), (b2, q22) = (part.coefficients(factorisation, whitened) for part in self)
         cross, _ = self.second.coefficients(factorisation, factorisation.whiten(self.first.direction))
         return b1, b2, q11, cross, q22
@@ -141,7 +155,7 @@ class Quadrant(NamedTuple):
         return norm + log_quadrant_integral(*self._total(b1, b2, q11, q12, q22))
 
     def _total(self, b1, b2, q11, q12, q22):
-        """Return coefficients with those of the densities of the latents."""
+        """Return the coefficients of the exponent, with those of the densities of the latents added."""
         precisions = [0.0 if part.precision is None else part.precision for part in self]
         return b1 - self.first.rate, b2 - self.second.rate, q11 + precisions[0], q12, q22 + precisions[1]
 
@@ -168,7 +182,7 @@ class Quadrant(NamedTuple):
 
 
 def truncated(key, mean, std, shape):
-    """Draw from a normal distribution truncated to positive values."""
+    """Draw from normal distributions N(mean, std^2) truncated to positive values."""
     lower = -mean / std
     # Inverting the upper tail probability avoids the cancellation in 1 - cdf; 1 - u is as uniform as u.
     uniform = random.uniform(key, shape, minval=jnp.finfo(jnp.result_type(float)).tiny)

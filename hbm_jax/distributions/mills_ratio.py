@@ -154,7 +154,9 @@ def _log_mean_probit(x, shift):
 
 
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-_CLOSE = 0.25, 0.2  # differences of shifts, relative to the larger one and to 1 / (1 + abs(x)), that are quadratures
+# Largest differences of two shifts for which `log_mean_probit_of_two` is a quadrature, relative to the larger shift and
+# to 1 / (1 + abs(x)).
+_CLOSE = 0.25, 0.2
 
 
 def log_mean_probit_of_two(x, first, second):
@@ -174,7 +176,7 @@ def log_mean_probit_of_two(x, first, second):
     mean over a gamma distribution of shape 2. Where shifts are close, it is the mean of h' between them, by a Gauss
     quadrature. The error relative to the larger of 1 and the value, and that of the derivatives, is below 1e-10 for
     shifts between -10 and 10 and x from -20 to 8 (``tests/distributions/test_mills_ratio.py``). It is the detected
-    share of a population with exponential tails along two directions (`hbm_jax.distributions.Quadrant`).
+    fraction of a population with exponential tails along two directions (`hbm_jax.distributions.Quadrant`).
     """
     x, first, second = jnp.broadcast_arrays(*(jnp.asarray(a, jnp.result_type(float)) for a in (x, first, second)))
     difference = first - second

@@ -129,7 +129,10 @@ class TabulatedSelection(NamedTuple):
 
 
 def _log_hinge(z):
-    """Return log(phi(z) + z Phi(z)), the mean of max(v, 0) over v ~ N(z, 1)."""
+    """Return log(phi(z) + z Phi(z)), the log of the mean of max(v, 0) over v ~ N(z, 1).
+
+    For z < 0 it is log(phi(z) D(-z)), with D of `hbm_jax.distributions.mills_ratio`, in which nothing cancels.
+    """
     negative, size = z < 0.0, jnp.abs(z)
     t = 4.0 / (4.0 + size)
     density = -0.5 * z * z - 0.5 * np.log(2.0 * np.pi)
@@ -337,6 +340,7 @@ def log_detected_fraction(margin, variance, half_line: HalfLine | Quadrant | Non
         return log_ndtr(margin / jnp.sqrt(variance))
     slopes = latent_slope if isinstance(latent_slope, tuple) else (latent_slope,)
     latents = list(zip(half_line.parts, slopes, strict=True))
+    # The first latent with a precision, over which the mean is a quadrature.
     numerical = next((n for n, (part, _) in enumerate(latents) if part.precision is not None), None)
     scale = jnp.sqrt(variance)
     if numerical is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 # ruff: noqa: F401
 if TYPE_CHECKING:
-    from hbm_jax.inference.batch.executor import ShareError
+    from hbm_jax.inference.batch.executor import TaskError
     from hbm_jax.inference.batch.fit_each import fit_each
     from hbm_jax.inference.batch.results import Fits
     from hbm_jax.inference.centering.pilot import Centering, centre
@@ -65,8 +65,8 @@ _MODULES = {
     "ResultsError": "results",
     "Sampler": "sampler.kernels.protocol",
     "Sensitivity": "criticism.sensitivity",
-    "ShareError": "batch.executor",
     "StartError": "sampler.target",
+    "TaskError": "batch.executor",
     "Verdict": "verdict",
     "calibrate": "criticism.calibration",
     "centre": "centering.pilot",
@@ -94,11 +94,13 @@ _MODULES = {
 }
 
 __all__ = list(_MODULES)
+_FORMER = {"ShareError": "batch.executor"}  # former names
 
 
 def __getattr__(name):
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"hbm_jax.inference.{_MODULES[name]}"), name)
+    module = (_MODULES | _FORMER).get(name)
+    if module is not None:
+        return getattr(importlib.import_module(f"hbm_jax.inference.{module}"), name)
     raise AttributeError(f"module 'hbm_jax.inference' has no attribute {name!r}")
 
 

@@ -223,7 +223,13 @@ def diagnose_sampled(
 
 
 def resolution(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return whether elements of (..., draw, element) never moved, and whether they moved in coarse steps."""
+    """Return masks of the elements that never moved, and of those that moved in coarse steps, (..., element) each.
+
+    Parameters
+    ----------
+    draws : (..., draw, element)
+        Draws; steps are coarse if the spacing of floating-point numbers exceeds `MAX_SPACING` standard deviations.
+    """
     with np.errstate(invalid="ignore", over="ignore"):  # draws may be infinite or NaN
         is_stuck = draws.max(axis=-2) == draws.min(axis=-2)
         spacing = np.spacing(np.abs(draws).max(axis=-2))

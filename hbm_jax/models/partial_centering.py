@@ -247,7 +247,7 @@ def centring_weight_from_estimates(estimates, information) -> CentringWeight:
     return ratio / (1.0 + ratio), float(np.exp(weights @ np.log(scales)))
 
 
-def centring_weight_of_some(estimates, information, informative) -> CentringWeight:
+def centring_weight_of_informative(estimates, information, informative) -> CentringWeight:
     """Return the weights of `centring_weight_from_estimates` for ``informative`` elements, (n,) bool, and 0 for others.
 
     With fewer than three informative elements, weights are for a population of standard deviation 0.3.

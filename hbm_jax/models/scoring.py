@@ -13,7 +13,7 @@ import numpy as np
 
 _MAX_STEP = 0.5  # largest change of a parameter in one iteration
 _DAMPING, _FACTOR = 1e-2, 5.0  # initial damping; it falls or rises by the factor with each accepted or rejected step
-_CONVERGED = 1e-12  # gain of the log posterior that a full step promises; parameters are then right to 1e-6 of an error
+_CONVERGED = 1e-12  # predicted gain of the log posterior by a full step; the parameters are then right to 1e-6 sigma
 
 
 class Evaluation(NamedTuple):

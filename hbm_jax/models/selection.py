@@ -141,12 +141,13 @@ class Selection:
         return {name: symbol for name, symbol in zip(self.names, (limit, width), strict=True) if name in self.priors}
 
     def with_priors(self, priors: Mapping[str, Prior]) -> "Selection":
-        """Return the selection with other priors, or values, of its parameters, by name."""
-        limit, width = self.limit, self.width
-        if not isinstance(limit, str):
-            limit = priors[self.names[0]]
-        if not self.is_step:
-            width = priors[self.names[1]]
+        """Return the selection with the priors, or fixed values, of its parameters taken from a mapping by name.
+
+        A column of limits and a step have no parameter and are unchanged.
+        """
+        name_of_limit, name_of_width = self.names
+        limit = self.limit if self.of_objects else priors[name_of_limit]
+        width = self.width if self.is_step else priors[name_of_width]
         by_group = self.by_group and isinstance(limit, dist.Distribution)
         return dataclasses.replace(self, limit=limit, width=width, by_group=by_group)
 

@@ -22,7 +22,7 @@ from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference.batch import fit_each as batch
-from hbm_jax.inference.batch.executor import ShareError
+from hbm_jax.inference.batch.executor import TaskError
 from hbm_jax.inference.batch.fit_each import fit_each
 
 RNG = np.random.default_rng(12)
@@ -95,7 +95,7 @@ def test_programs_that_observe_nothing_are_noted():
 def test_ragged_objects_have_their_exact_posteriors(ragged, monte_carlo):
     assert ragged.usable.all(), ragged.verdicts
     assert str(ragged) == "5 of 5 posteriors are usable."
-    assert ragged.cost["lanes"] == 6  # as many as there are objects, and a multiple of the two devices
+    assert ragged.cost["num_slots"] == 6  # as many as there are objects, and a multiple of the two devices
     for i, y in enumerate(RAGGED):
         mean, sd = exact(y)
         draws = ragged.draws(i)["posterior"]["mu"].to_numpy()
@@ -147,8 +147,8 @@ def test_same_posterior_as_nuts(monte_carlo):
 
 def test_an_object_does_not_depend_on_its_place_or_its_neighbours(ragged):
     # To rounding: the compiler orders sums by the number of places.
-    other = few(conjugate, [*RAGGED[:3], np.full(7, 50.0), *RAGGED[4:]], keep_draws=True, num_lanes=2)
-    assert other.cost["lanes"] == 2
+    other = few(conjugate, [*RAGGED[:3], np.full(7, 50.0), *RAGGED[4:]], keep_draws=True, num_slots=2)
+    assert other.cost["num_slots"] == 2
     assert other.waste > 1.0  # two places that wait for each other
     for i in (0, 1, 2, 4):
         one, same = other.draws(i)["posterior"]["mu"], ragged.draws(i)["posterior"]["mu"]
@@ -157,8 +157,8 @@ def test_an_object_does_not_depend_on_its_place_or_its_neighbours(ragged):
 
 @pytest.mark.long
 def test_a_number_of_places_that_no_device_divides_is_rounded_up(ragged):
-    other = few(conjugate, RAGGED[:4], keep_draws=True, num_lanes=3)
-    assert other.cost["lanes"] == 4
+    other = few(conjugate, RAGGED[:4], keep_draws=True, num_slots=3)
+    assert other.cost["num_slots"] == 4
     for i in range(3):
         one, same = other.draws(i)["posterior"]["mu"], ragged.draws(i)["posterior"]["mu"]
         np.testing.assert_allclose(one, same, rtol=1e-9)
@@ -282,7 +282,7 @@ def test_ctrl_c_returns_what_is_done(monkeypatch):
         return advance(self)
 
     monkeypatch.setattr(batch._Queue, "advance", advance_or_stop)
-    fits = few(conjugate, RAGGED, num_lanes=2, num_samples=200, until=50)
+    fits = few(conjugate, RAGGED, num_slots=2, num_samples=200, until=50)
     assert 0 < fits.usable.sum() < 5
     assert (fits.verdicts.loc[~fits.usable, "why"] == "interrupted before it was done").all()
 
@@ -374,7 +374,7 @@ def test_a_share_that_is_lost_is_done_again(ragged):
     fits = few(conjugate, RAGGED[:2], keep_draws=True, executor=worker)
     assert worker.rows == [[0], [0]]  # the other was done here
     assert fits.usable.all()
-    assert fits.cost["lanes"] == 2
+    assert fits.cost["num_slots"] == 2
     assert fits.waste == 1.0  # each alone in its place
     for i in range(2):
         np.testing.assert_allclose(fits.draws(i)["posterior"]["mu"], ragged.draws(i)["posterior"]["mu"], rtol=1e-9)
@@ -382,7 +382,7 @@ def test_a_share_that_is_lost_is_done_again(ragged):
 
 def test_a_share_that_always_fails_is_an_error():
     worker = Worker()
-    with pytest.raises(ShareError, match=r"objects \d to \d failed on 3 attempts: RuntimeError: a bug"):
+    with pytest.raises(TaskError, match=r"objects \d to \d failed on 3 attempts: RuntimeError: a bug"):
         few(fail, RAGGED, executor=worker)
     assert worker.rows[:4] == [[0, 1], [2], [3], [4]]
 

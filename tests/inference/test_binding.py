@@ -200,7 +200,7 @@ def test_the_pilot_and_the_run_share_the_bound_data():
     assert Hierarchical.calls == 1
     assert "centering" in fit.tree
     table = hbm.centre(program, np.zeros(3)).table
-    assert table["centredness"].round(2).tolist() == [1.0, 0.5, 0.0]
+    assert table["weight"].round(2).tolist() == [1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize("sizes", [(8, 8, 8), (8, 6, 7)])

@@ -331,7 +331,7 @@ def test_an_interrupted_calibration_is_none(monkeypatch):
 
     monkeypatch.setattr(batch._Queue, "advance", advance_or_stop)
     with pytest.raises(Interrupted, match=r"calibrate: interrupted with \d+ of 200 replicates done"):
-        run(200, num_lanes=100)
+        run(200, num_slots=100)
 
 
 def test_priors_of_impossible_data_are_said(monkeypatch):

@@ -75,7 +75,7 @@ def in_random_forms(program, args, seed=0):
 
 
 def chosen(centering, site):
-    return centering.table[centering.table["site"] == site]["centredness"].to_numpy()
+    return centering.table[centering.table["site"] == site]["weight"].to_numpy()
 
 
 def chosen_by(program, args, draws, key=KEY):
@@ -104,14 +104,14 @@ def test_no_data_is_not_centred_and_perfect_data_is():
             numpyro.sample("y", dist.Normal(theta, error), obs=y)
 
     found = centre(program, np.zeros(5), num_warmup=60, num_pilots=20)
-    np.testing.assert_allclose(found.table["centredness"], 4.0 / (4.0 + error**2), rtol=1e-9)
+    np.testing.assert_allclose(found.table["weight"], 4.0 / (4.0 + error**2), rtol=1e-9)
     np.testing.assert_allclose(found.table["information"], error**-2.0, rtol=1e-9)
     np.testing.assert_allclose(found.table["prior_scale"], 2.0)
-    assert list(found.table["form"]) == ["centred", "centred", "in between", "non-centred", "non-centred"]
+    assert list(found.table["parametrisation"]) == ["centred", "centred", "in between", "non-centred", "non-centred"]
     assert list(found.table["element"]) == [f"theta[{i}]" for i in range(5)]
     assert "1 round of 20 pilot draws, 0 of them divergent" in found.note
     (form,) = found.program.reparametrisations
-    np.testing.assert_array_equal(form.weight, found.table["centredness"])
+    np.testing.assert_array_equal(form.weight, found.table["weight"])
     np.testing.assert_array_equal(form.reference, found.table["prior_scale"])
 
 
@@ -132,9 +132,9 @@ def test_few_and_many_data_per_group():
     np.testing.assert_allclose(table["information"], number / 100.0, rtol=1e-9)
     np.testing.assert_allclose(table["prior_scale"], np.exp(log_tau.mean()), rtol=1e-9)
     known = np.exp(2.0 * log_tau)[:, None] * number / 100.0
-    np.testing.assert_allclose(table["centredness"], (known / (1.0 + known)).mean(axis=0), rtol=1e-9)
-    assert set(table["form"][number == 1000]) == {"centred"}
-    assert table["centredness"][number == 1].max() < 0.2
+    np.testing.assert_allclose(table["weight"], (known / (1.0 + known)).mean(axis=0), rtol=1e-9)
+    assert set(table["parametrisation"][number == 1000]) == {"centred"}
+    assert table["weight"][number == 1].max() < 0.2
 
 
 def test_of_nested_groups_each_learns_what_the_lower_ones_leave():
@@ -142,8 +142,8 @@ def test_of_nested_groups_each_learns_what_the_lower_ones_leave():
     tables = chosen_by(nested, (y,), {"mu": RNG.normal(size=5)})
     below = 3 / (0.3**2 + 0.2**2)  # not 3 / 0.3^2, nor 3 / 0.2^2
     np.testing.assert_allclose(tables["theta"]["information"], below, rtol=1e-6)
-    np.testing.assert_allclose(tables["theta"]["centredness"], 0.25 * below / (1.0 + 0.25 * below), rtol=1e-6)
-    np.testing.assert_allclose(tables["phi"]["centredness"], 0.09 / 0.13, rtol=1e-9)
+    np.testing.assert_allclose(tables["theta"]["weight"], 0.25 * below / (1.0 + 0.25 * below), rtol=1e-6)
+    np.testing.assert_allclose(tables["phi"]["weight"], 0.09 / 0.13, rtol=1e-9)
     assert list(tables["theta"]["element"]) == [f"theta[{i},0]" for i in range(4)]
     assert list(tables["phi"]["element"]) == [f"phi[{i},{j}]" for i in range(4) for j in range(3)]
 
@@ -296,7 +296,7 @@ def test_a_program_in_another_form_is_known_by_its_source_and_forms():
 def test_same_seed_same_choice():
     args = (np.array([1.0, 2.0]), np.ones(2))
     options = {"num_warmup": 20, "num_pilots": 10}
-    first, second = (centre(groups, *args, seed=1, **options).table["centredness"].tolist() for _ in range(2))
+    first, second = (centre(groups, *args, seed=1, **options).table["weight"].tolist() for _ in range(2))
     assert first == second
 
 
@@ -340,7 +340,7 @@ def test_programs_without_location_scale_sites_are_returned_as_they_are(program,
     found = centre(program, *args)
     assert found.program is program
     assert found.table.empty
-    assert list(found.table) == ["site", "element", "prior_scale", "information", "centredness", "form"]
+    assert list(found.table) == ["site", "element", "prior_scale", "information", "weight", "parametrisation"]
     assert found.note == "no latent site has a location or scale that is itself latent"
 
 
@@ -419,9 +419,9 @@ def test_sample_chooses_on_request_and_everything_afterwards_knows(tmp_path, mon
     options = {"seed": seed(3), "num_samples": 1000, "progress": False}
     fit = hbm.sample(mixed, *MIXED, centering=True, checkpoint=tmp_path / "run", **options)
     assert "pilot draws" in fit.run["centering_note"]
-    centredness = fit.tree["centering"]["form:theta:centredness"].to_numpy()
-    assert (centredness[:6] > 0.9).all()
-    assert (centredness[6:] < 0.5).all()
+    weights = fit.tree["centering"]["form:theta:centredness"].to_numpy()
+    assert (weights[:6] > 0.9).all()
+    assert (weights[6:] < 0.5).all()
     assert set(fit.posterior) == {"mu", "tau", "theta"}
     plain = hbm.sample(mixed, *MIXED, **(options | {"num_samples": 3000, "sampler": hbm.NUTS(target_accept_prob=0.95)}))
     assert "centering" not in plain.tree

@@ -18,11 +18,11 @@ from hbm_jax.inference.centering.location_scale import PartialNonCentring, Repar
 from hbm_jax.inference.centering.pilot import centre
 
 
-def pure(program, args, centredness):
+def pure(program, args, weight):
     """The same program with all its sites in one form."""
     shapes = find_sites(program, args, KEY)
     return ReparametrisedProgram(
-        program, tuple(PartialNonCentring(n, np.full(s, centredness), np.ones(s)) for n, s in shapes.items())
+        program, tuple(PartialNonCentring(n, np.full(s, weight), np.ones(s)) for n, s in shapes.items())
     )
 
 
@@ -139,6 +139,6 @@ def test_supernovae_are_more_centred_the_better_they_are_measured():
     found = centre(hbm.models.Supernova(latents="centred"), sne)
     error = np.sqrt(sne.covariance[:, 2, 2])
     c_true = found.table[found.table["site"] == "c_true"]
-    assert np.corrcoef(np.argsort(np.argsort(error)), np.argsort(np.argsort(c_true["centredness"])))[0, 1] < -0.8
+    assert np.corrcoef(np.argsort(np.argsort(error)), np.argsort(np.argsort(c_true["weight"])))[0, 1] < -0.8
     assert 0.04 < c_true["prior_scale"].iloc[0] < 0.15  # a colour scatter of 0.08
-    assert 0.3 < c_true["centredness"].min() <= c_true["centredness"].max() < 1.0
+    assert 0.3 < c_true["weight"].min() <= c_true["weight"].max() < 1.0

@@ -148,8 +148,8 @@ def on_grid(bound, index, log10_nh, log10_counts):
     return jax.lax.map(lambda i: jax.lax.map(lambda c: log10_counts(bound, i, c), log10_nh), index)
 
 
-def log_shares(bound, p, log10_counts=tabulated):
-    """Log of the detected share of each source: sums over fine grids of index, column and flux."""
+def log_detected_fractions(bound, p, log10_counts=tabulated):
+    """Log of the detected fraction of each source: sums over fine grids of index, column and flux."""
     u, v, w = (np.linspace(-end, end, num) for end, num in ((6.0, 25), (6.5, 53), (6.5, 105)))
     index, log10_nh = p["photon_index_mean"] + p["photon_index_std"] * u, p["log10_nh_mean"] + p["log10_nh_std"] * v
     grid = 10.0 ** np.asarray(on_grid(bound, index, log10_nh, log10_counts))
@@ -170,11 +170,11 @@ def test_the_density_with_a_cut_in_counts(limited):
         reference, reference_gradient = whole(as_arrays(HYPER))
 
         def expected(p):
-            return -log_shares(bound, p).sum()
+            return -log_detected_fractions(bound, p).sum()
 
         assert 0.5 < expected(HYPER) < 9.0  # neither all sources are detected, nor hardly any
         assert float(found - reference) == pytest.approx(expected(HYPER), abs=1e-7)
-        assert float(found - reference) == pytest.approx(-log_shares(bound, HYPER, folded).sum(), abs=1e-6)
+        assert float(found - reference) == pytest.approx(-log_detected_fractions(bound, HYPER, folded).sum(), abs=1e-6)
         for name in HYPER:
             difference = float(gradient[name] - reference_gradient[name])
             assert difference == pytest.approx(richardson(expected, HYPER, name), abs=1e-6), name
@@ -199,13 +199,15 @@ def test_shares_given_latents_average_to_the_share_of_the_population(limited):
     )
     three = np.ones(3)
     with jax.enable_x64(True):
-        of_column = jax.jit(jax.vmap(lambda c: limit.share_given_column(c * three, p)))(column)
-        share = jax.jit(lambda: limit.log_share(dist.Normal(p["log10_nh_mean"], p["log10_nh_std"]), p))()
+        of_column = jax.jit(jax.vmap(lambda c: limit.detected_given_column(c * three, p)))(column)
+        log_fraction = jax.jit(
+            lambda: limit.log_detected_fraction(dist.Normal(p["log10_nh_mean"], p["log10_nh_std"]), p)
+        )()
         counts = jax.jit(jax.vmap(lambda i: limit.log10_counts_at(i * three, -0.4 * three)))(index)
         of_index = limit.detected(counts.T + p["log10_flux_mean"], p["log10_flux_std"])
         of_flux = jax.vmap(lambda f: limit.probability(10.0 ** (counts[65] + f)))(flux)
-    np.testing.assert_allclose(np.log(weights @ of_column), share, atol=1e-6)
-    np.testing.assert_allclose(of_index @ weights, limit.share_given_column(-0.4 * three, p), rtol=1e-6)
+    np.testing.assert_allclose(np.log(weights @ of_column), log_fraction, atol=1e-6)
+    np.testing.assert_allclose(of_index @ weights, limit.detected_given_column(-0.4 * three, p), rtol=1e-6)
     np.testing.assert_allclose(weights @ of_flux, of_index[:, 65], rtol=1e-6)
 
 

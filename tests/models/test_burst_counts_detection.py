@@ -33,8 +33,8 @@ def bound():
     return GolenetskiiCounts(**OPTIONS).prepare(BurstSpectra.of(population.draw(3, seed=5).bursts))
 
 
-def log_shares(p, of_burst, log10_area):
-    """Log of the detected share of each burst: a sum over slopes, and over luminosities at each slope."""
+def log_detected_fractions(p, of_burst, log10_area):
+    """Log of the detected fraction of each burst: a sum over slopes, and over luminosities at each slope."""
     u = np.linspace(-9.0, 9.0, 2001)
     weights = stats.norm.pdf(u) / stats.norm.pdf(u).sum()
     num = of_burst.sum(axis=0)
@@ -65,9 +65,9 @@ def test_shares_of_populations_and_of_given_peak_energies():
         return -np.expm1(stats.norm.logcdf((p[LIMIT] - flux) / width) @ of_burst).mean(axis=0)
 
     with jax.enable_x64(True):
-        expected = log_shares(p, of_burst, area)
+        expected = log_detected_fractions(p, of_burst, area)
         assert expected.min() < -0.5
-        np.testing.assert_allclose(jax.jit(detection.log_share)(), expected, atol=1e-5)
+        np.testing.assert_allclose(jax.jit(detection.log_detected_fraction)(), expected, atol=1e-5)
         detected = detection.of_peak_energies(dist.Normal(np.zeros(6), 1.0), lambda value: value)
         # Means of 200 000 draws, with standard errors of 0.001.
         np.testing.assert_allclose(jax.jit(detected.accepts)(log10_E_peak), shares_at(log10_E_peak), atol=5e-3)
@@ -75,9 +75,9 @@ def test_shares_of_populations_and_of_given_peak_energies():
 
 @pytest.mark.long
 def test_the_density_is_that_of_detected_bursts(bound):
-    """Efficiency at the true fluxes over the detected share, to 1e-5, and its gradient to 1e-4."""
+    """Efficiency at the true fluxes over the detected fraction, to 1e-5, and its gradient to 1e-4."""
     num, p = len(bound.center), AT_LIMIT
-    shares = partial(log_shares, of_burst=bound.folded.of_burst, log10_area=bound.folded.log10_sphere_area)
+    shares = partial(log_detected_fractions, of_burst=bound.folded.of_burst, log10_area=bound.folded.log10_sphere_area)
     hidden = {"_log10_E_peak": np.full(num, 2.6), "_alpha": np.full(num, -0.9), "_log10_flux": bound.center[:, -1]}
 
     def density(model, p):

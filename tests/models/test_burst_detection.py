@@ -34,8 +34,8 @@ def bursts():
     return Bursts.from_columns(rows)
 
 
-def log_share(p, data, limits, width=0.0):
-    """Log of the share of detected bursts, by a fine sum over slope and luminosity, for each burst."""
+def log_detected_fraction(p, data, limits, width=0.0):
+    """Log of the detected fraction of bursts, by a fine sum over slope and luminosity, for each burst."""
     away = np.asarray(jax.jit(log10_sphere_area)(np.asarray(data.z), Cosmology.flat(H0=70.0, Om0=0.3)))
     u = np.linspace(-8.0, 8.0, 321)
     weights = stats.norm.pdf(u) * (u[1] - u[0])
@@ -86,12 +86,13 @@ def test_the_density_is_that_of_detected_bursts(bursts, text):
     if width:
         missed = stats.norm.logcdf((limits[:, None] - bursts.log10_flux) / width)
         efficiency = np.log(-np.expm1(np.where(bursts.used, missed, 0.0).sum(axis=1))).sum()
-    assert float(found - whole) == pytest.approx(efficiency - log_share(free, bursts, limits, width).sum(), abs=1e-5)
+    expected = efficiency - log_detected_fraction(free, bursts, limits, width).sum()
+    assert float(found - whole) == pytest.approx(expected, abs=1e-5)
     for name in ("gamma_mean", "gamma_std", "log10_N_mean", "log10_E_peak_std", "intrinsic_scatter", "correlation"):
 
         def slope(step, name=name):
             above, below = (
-                log_share(free | {name: free[name] + h}, bursts, limits, width).sum() for h in (step, -step)
+                log_detected_fraction(free | {name: free[name] + h}, bursts, limits, width).sum() for h in (step, -step)
             )
             return (above - below) / (2.0 * step)
 

@@ -1,4 +1,4 @@
-"""Tabulated efficiencies and functions of x and y: the detected share, storage, and what is refused."""
+"""Tabulated efficiencies and functions of x and y: the detected fraction, storage, and what is refused."""
 
 from itertools import pairwise
 
@@ -90,17 +90,17 @@ def test_shares_far_from_the_table_are_accurate(mean, probability):
 def test_rows_that_change_nothing_change_nothing(mean):
     """Zeros beyond those next to the rise or fall, and a constant table."""
 
-    def log_share(at, probability):
+    def log_detected_fraction(at, probability):
         selection = TabulatedSelection(np.array(at), np.array(probability), np.array([1.0]))
         return selection.log_detected([jnp.array([mean])], [[jnp.array([0.2**2])]])[0]
 
     with jax.enable_x64(True):
         short, long = (
-            log_share([0.0, 1.0, 2.0], [0.0, 0.7, 0.0]),
-            log_share(range(-9, 11), 10 * [0.0] + [0.7] + 9 * [0.0]),
+            log_detected_fraction([0.0, 1.0, 2.0], [0.0, 0.7, 0.0]),
+            log_detected_fraction(range(-9, 11), 10 * [0.0] + [0.7] + 9 * [0.0]),
         )
         assert float(long) == pytest.approx(float(short), rel=1e-11)
-        assert float(log_share([0.0, 1.0], [0.3, 0.3])) == pytest.approx(np.log(0.3), rel=1e-12)
+        assert float(log_detected_fraction([0.0, 1.0], [0.3, 0.3])) == pytest.approx(np.log(0.3), rel=1e-12)
 
 
 def test_a_function_is_integrated_over_both_coordinates():

@@ -11,7 +11,7 @@ from hbm_jax.data import RegressionData
 from hbm_jax.models.partial_centering import (
     centring_weight,
     centring_weight_from_estimates,
-    centring_weight_of_some,
+    centring_weight_of_informative,
     slopes_of_groups,
 )
 from hbm_jax.models.regression.families import centre_of, working
@@ -34,7 +34,7 @@ def expected_form_of(estimates, information):
     return t**2 / (t**2 + variance), np.exp(weights @ np.log(scales))
 
 
-def test_centredness_is_the_share_of_the_variance_that_data_take_away():
+def test_the_weight_is_the_fraction_of_the_prior_variance_that_data_remove():
     information = np.array([[0.0, 0.5], [4.0, 1e6]])
     c, scale = centring_weight(information, 0.7)
     np.testing.assert_allclose(c, 0.49 / (0.49 + 1.0 / np.maximum(information, 1e-300)), rtol=1e-12, atol=1e-15)
@@ -57,13 +57,13 @@ def test_the_scale_is_what_estimates_say_of_it():
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
         assert found[1] == pytest.approx(expected[1], rel=1e-4)
     some = np.array([True, True, False, True, False, True, True])
-    c, scale = centring_weight_of_some(estimates, information, some)
+    c, scale = centring_weight_of_informative(estimates, information, some)
     expected = centring_weight_from_estimates(estimates[some], information[some])
     np.testing.assert_array_equal(c[some], expected[0])
     assert (c[~some] == 0.0).all()
     assert scale == expected[1]
     two = np.arange(7) < 2
-    c, scale = centring_weight_of_some(estimates, information, two)
+    c, scale = centring_weight_of_informative(estimates, information, two)
     np.testing.assert_array_equal(c, centring_weight(np.where(two, information, 0.0), 0.3, few=True)[0])
     assert scale == 0.3
 

@@ -1,4 +1,4 @@
-"""Selection by injections: the detected share, draws, the effective number, and what is refused."""
+"""Selection by injections: the detected fraction, draws, the effective number, and what is refused."""
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ def points(num, start=2, measured=True):
 
 
 def share(table, p):
-    """The detected share of a population and its effective number, of injections one by one."""
+    """The detected fraction of a population and its effective number, of injections one by one."""
     weights = np.zeros(len(table["x"]))
     outliers = p.get("outlier_fraction", 0.0)
     for weight, extra in ((1.0 - outliers, 0.0), (outliers, p.get("outlier_scatter", 0.0))):

@@ -56,7 +56,7 @@ def test_densities_are_those_of_plain_sums():
     assert found == pytest.approx(expected + change, rel=1e-12)
     mixed = Normal(latents="mixed", priors=priors)
     table = mixed.centring(data)
-    c, scale = table["centredness"].to_numpy(), table["prior_scale"].to_numpy()
+    c, scale = table["weight"].to_numpy(), table["prior_scale"].to_numpy()
     assert c.max() > 0.3  # neither of the other forms
     x = c * mu + (theta - mu) / (tau / scale) ** (1.0 - c)
     found = compiled_sites(mixed, data)(given | {"_theta": x})
@@ -141,7 +141,7 @@ def test_densities_of_vectors_are_those_of_plain_sums(sigma):
     for latents in ("noncentred", "mixed"):
         model = NormalVectors(latents=latents, sigma=sigma)
         table = model.centring(data) if latents == "mixed" else None
-        c = table["centredness"].to_numpy().reshape(2, 5) if latents == "mixed" else np.zeros((2, 5))
+        c = table["weight"].to_numpy().reshape(2, 5) if latents == "mixed" else np.zeros((2, 5))
         scale = table["prior_scale"].to_numpy().reshape(2, 5) if latents == "mixed" else np.ones((2, 5))
         place = [np.full(5, mu[0]), mu[1] + r * tau[1] / tau[0] * (theta[:, 0] - mu[0])]
         spread = [tau[0], tau[1] * np.sqrt(1 - r**2)]
@@ -211,16 +211,16 @@ def test_the_funnel_shows_in_the_centred_form_alone():
     assert not 0.035 < share < 0.07
 
 
-def test_centredness_goes_with_what_the_data_say():
+def test_weights_follow_the_information_of_the_data():
     rng = np.random.default_rng(2)
     sigma = np.array([0.01] * 6 + [30.0] * 6)
     data = ValuesInGroups.from_columns({"y": rng.normal(0, 3.0, 12) + sigma * rng.normal(size=12), "sigma_y": sigma})
     table = Normal(latents="mixed").centring(data)
-    assert (table["form"][:6] == "centred").all()
-    assert (table["form"][6:] == "non-centred").all()
+    assert (table["parametrisation"][:6] == "centred").all()
+    assert (table["parametrisation"][6:] == "non-centred").all()
     assert table["element"][0] == "theta[group 0]"
-    assert (Normal(latents="noncentred").centring(data)["centredness"] == 0).all()
-    assert (NormalVectors(latents="centred").centring(values(2))["centredness"] == 1).all()
+    assert (Normal(latents="noncentred").centring(data)["weight"] == 0).all()
+    assert (NormalVectors(latents="centred").centring(values(2))["weight"] == 1).all()
     # Where sigma is inferred, information grows with the number of values.
     many = Normal(latents="mixed", sigma="inferred").centring(values(errors=False, groups=4))["information"]
     np.testing.assert_allclose(many / many[0], [1, 2, 3, 4])

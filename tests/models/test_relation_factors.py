@@ -77,7 +77,7 @@ def test_powers_of_redshift_shift_the_line(evolution, pooling):
 @pytest.mark.parametrize("evolution", ["log10 E(z)", "ln 1+z"])
 @pytest.mark.parametrize("selection", ["none", "x > -0.5"])
 def test_slope_and_scatter_change_with_redshift(evolution, selection):
-    """Against the normal distribution of each point, divided by the detected share."""
+    """Against the normal distribution of each point, divided by the detected fraction."""
     data = PointsInGroups.from_columns(COLUMNS | {"redshift": Z})
     change = {"evolution_alpha": 0.8, "evolution_scatter": -1.5, "evolution_x": 0.7}
     options = {"pooling": "complete", "pivot": PIVOT, "evolution": evolution, "Om0": 0.25, "selection": selection}

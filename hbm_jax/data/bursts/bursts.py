@@ -185,8 +185,8 @@ class Bursts(HasWarnings):
         peak_limit = per_burst("log10_peak_flux_limit", -np.inf)
         brightest = np.full(len(names), -np.inf)
         np.maximum.at(brightest, burst_index, rows["log10_flux"])
-        what = "a burst with a flux above its log10_peak_flux_limit"
-        reject_rows((brightest < peak_limit)[burst_index], rows["log10_flux"], "log10_flux", what, burst)
+        expected = "a burst with a flux above its log10_peak_flux_limit"
+        reject_rows((brightest < peak_limit)[burst_index], rows["log10_flux"], "log10_flux", expected, burst)
         sigma_x, sigma_y = rows["sigma_log10_E_peak"], rows["sigma_log10_flux"]
         errors = np.stack([sigma_x**2, _covariance(rows, burst, column_names), sigma_y**2], -1)
         band = np.stack([rows.get(key, no_value) for key in ("band_low", "band_high")], -1)

@@ -60,7 +60,7 @@ def with_normal_errors(
     converted = dict(columns)
     for key in coordinates:
         asymmetric = f"{key}_err_lo" in columns or f"{key}_err_hi" in columns
-        # Whether the value of each row is a limit; empty without a column of limits
+        # True for the rows whose value is a limit; empty without a column of limits.
         limit = np.array([word not in NO_LIMIT for word in limit_words(columns.get(f"limit_{key}", ()))], bool)
         if f"sigma_{key}" in columns and limit.any():
             converted[f"sigma_{key}"] = _errors_of_limits(columns, f"sigma_{key}", limit, column_names)
@@ -113,9 +113,10 @@ def _interval(
         low, high = np.log10(low), np.log10(high)
         for name in (f"cut_{key}", f"threshold_{key}"):
             if name in columns:
-                at = float_vector(columns[name], column_names.get(name, name), allow_missing=True)
-                reject_rows(at <= 0, at, column_names.get(name, name), "a positive value, whose logarithm is taken", ())
-                changed[name] = np.log10(at)
+                label = column_names.get(name, name)
+                limits = float_vector(columns[name], label, allow_missing=True)
+                reject_rows(limits <= 0, limits, label, "a positive value, whose logarithm is taken", ())
+                changed[name] = np.log10(limits)
     changed[key] = 0.5 * (low + high)
     if asymmetric or f"sigma_{key}" in columns:
         changed[f"sigma_{key}"] = 0.5 * (high - low)
@@ -183,7 +184,7 @@ def combined_by_object(
     values, covariances = rows.values[first], errors[first]
     order = np.argsort(index, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(index))[:-1])
-    all_repeated = True  # whether y and its error are the same in all rows of every object
+    all_repeated = True  # y and its error are the same in all rows of every object
     for number in repeated:
         of_object = members[number]
         _require_same_entries(columns, coordinates, of_object, unique[number], column_names)
@@ -204,7 +205,15 @@ def combined_by_object(
 
 
 def _fill_missing(columns, coordinates, index, first, column_names) -> tuple[dict[str, Any], NDArray[np.bool_]]:
-    """Return columns with missing coordinates replaced by those of another row of the object, and what is measured."""
+    """Fill missing coordinates from another row of the same object.
+
+    Returns
+    -------
+    columns : dict
+        Columns with the filled coordinates and their errors.
+    measured : (N, D) of bool
+        False for the coordinates that were filled.
+    """
     filled = {name: column for name, column in columns.items() if name != COMBINED}
     measured = np.ones((len(index), len(coordinates)), bool)
     for position, key in enumerate(coordinates):
@@ -214,14 +223,14 @@ def _fill_missing(columns, coordinates, index, first, column_names) -> tuple[dic
         if len(values) != len(index):
             continue
         measured[:, position] = ~np.isnan(values)
-        source = np.array(first)
+        first_measured = np.array(first)  # row of each object
         rows = np.flatnonzero(measured[:, position])[::-1]
-        source[index[rows]] = rows  # the first row in which the coordinate is measured
-        take = np.where(measured[:, position], np.arange(len(index)), source[index])
-        filled[key] = values[take]
+        first_measured[index[rows]] = rows  # of several rows of an object, the last assignment remains: the first row
+        source = np.where(measured[:, position], np.arange(len(index)), first_measured[index])
+        filled[key] = values[source]
         if f"sigma_{key}" in columns:
             name = f"sigma_{key}"
-            filled[name] = float_vector(columns[name], column_names.get(name, name), allow_missing=True)[take]
+            filled[name] = float_vector(columns[name], column_names.get(name, name), allow_missing=True)[source]
     return filled, measured
 
 

@@ -20,8 +20,8 @@ from hbm_jax.distributions.normal.small_matrices import normal_log_density
 from hbm_jax.distributions.selection import ProbitSelection, draw_detected
 
 SIDES = np.array([1.0, -1.0])  # true x below the break, and above it
-SMALLEST = 1e-12  # variance of x given the measured values, in units of that of the population
-LARGEST = 1.0 - 1e-6  # correlation of true x and the quantity of a selection
+MIN_VARIANCE = 1e-12  # smallest variance of x given the measured values, in units of that of the population
+MAX_CORRELATION = 1.0 - 1e-6  # largest correlation of the true x and the quantity of a selection
 
 
 class BrokenPoints(dist.Distribution):
@@ -78,8 +78,8 @@ class BrokenPoints(dist.Distribution):
         xx, xy, yy = self._sides()[1]
         return xx + self.errors[..., 0, 0, None], xy + self.errors[..., 0, 1, None], yy + self.errors[..., 1, 1, None]
 
-    def _given(self, value):
-        """Return residuals of both lines, and mean and standard deviation of the true x given values, (..., 2)."""
+    def _conditional_x(self, value):
+        """Return residuals of measured values from both lines, and mean and std of the true x given them, (..., 2)."""
         (x, y), (variance, covariance, _) = self._sides()
         residual = value[..., 0, None] - x, value[..., 1, None] - y
         xx, xy, yy = self._measured()
@@ -87,12 +87,12 @@ class BrokenPoints(dist.Distribution):
         gain_x = (variance * yy - covariance * xy) / determinant
         gain_y = (covariance * xx - variance * xy) / determinant
         remaining = variance - gain_x * variance - gain_y * covariance
-        std = jnp.sqrt(jnp.maximum(remaining, SMALLEST * variance))
+        std = jnp.sqrt(jnp.maximum(remaining, MIN_VARIANCE * variance))
         return residual, x + gain_x * residual[0] + gain_y * residual[1], std
 
     def _log_density_of_sides(self, value):
         """Return the log density of each side of the break, (..., 2)."""
-        residual, mean, std = self._given(value)
+        residual, mean, std = self._conditional_x(value)
         xx, xy, yy = jnp.broadcast_arrays(*self._measured())
         residual = jnp.broadcast_arrays(*residual)
         return normal_log_density(residual, [[xx], [xy, yy]]) + log_ndtr(SIDES * (self.x_break - mean) / std)
@@ -110,7 +110,7 @@ class BrokenPoints(dist.Distribution):
         spread = jnp.sqrt(spread + jnp.asarray(part.variance)[..., None])
         margin = (jnp.asarray(part.limit)[..., None] - slope_x * x - slope_y * y) / spread
         correlation = (slope_x * variance + slope_y * covariance) / (spread * self.x_std)
-        correlation = jnp.clip(correlation, -LARGEST, LARGEST)
+        correlation = jnp.clip(correlation, -MAX_CORRELATION, MAX_CORRELATION)
         at_break = (self.x_break - x) / self.x_std
         sides = log_bivariate_ndtr(margin, SIDES * at_break, SIDES * correlation)
         return jnp.logaddexp(sides[..., 0], sides[..., 1])
@@ -125,7 +125,7 @@ class BrokenPoints(dist.Distribution):
         return log_density + self.selections[0].log_probability(value) - self.log_detected
 
     def _error(self):
-        """Return the standard deviation of the error of x, and slope and variance of that of y given it, (...)."""
+        """Return the standard deviation of the error of x, and slope and variance of the error of y given it, (...)."""
         xx, xy, yy = (jnp.asarray(self.errors)[..., i, j] for i, j in ((0, 0), (0, 1), (1, 1)))
         slope = jnp.where(xx > 0.0, xy / jnp.where(xx > 0.0, xx, 1.0), 0.0)
         return jnp.sqrt(xx), slope, jnp.maximum(yy - slope * xy, 0.0)
@@ -159,7 +159,7 @@ class BrokenPoints(dist.Distribution):
         below = random.uniform(keys[0], log_density.shape[:-1]) < jnp.exp(
             log_density[..., 0] - jnp.logaddexp(log_density[..., 0], log_density[..., 1])
         )
-        _, mean, std = self._given(value)
+        _, mean, std = self._conditional_x(value)
         mean, std = (jnp.where(below, a[..., 0], a[..., 1]) for a in (mean, std))
         side = jnp.where(below, 1.0, -1.0)
         # The distance from the break is a normal variable, truncated to positive values.

@@ -174,11 +174,9 @@ class MeasuredPoints(dist.Distribution):
     def _along_half_line(self, residual, covariance):
         """Return the log density of residuals, and the coefficients of the exponential part, (..., C) each."""
         half_line, factorisation = self._half_line, factorised(covariance)
-        whitened, direction = factorisation.whiten(residual), factorisation.whiten(half_line.direction)
-        scaled = [a * b for a, b in zip(direction, factorisation.inverse, strict=True)]
-        linear = sum(w * a for w, a in zip(whitened, scaled, strict=True))
-        quadratic = sum(a * b for a, b in zip(direction, scaled, strict=True))
-        return factorisation.log_density(whitened) + half_line.log_integral(linear, quadratic), linear, quadratic
+        whitened = factorisation.whiten(residual)
+        coefficients = half_line.coefficients(factorisation, whitened)
+        return factorisation.log_density(whitened) + half_line.log_integral(*coefficients), *coefficients
 
     def _component_log_density(self, value):
         """Return the log density of each component including its weight, (..., C)."""
@@ -202,7 +200,7 @@ class MeasuredPoints(dist.Distribution):
         return log_weights + jnp.where(self._beyond(value)[..., None], beyond, detected)
 
     def _beyond(self, value):
-        """Return whether a measured value is at its limit or beyond it."""
+        """Return a mask (...) of the points whose measured value is at its limit or beyond it."""
         limit, side, order = self.limits
         last = value[..., -1] if order is None else (order[..., -1, :] * value).sum(-1)
         return side * last <= side * limit  # False where the limit is NaN
@@ -271,10 +269,10 @@ class MeasuredPoints(dist.Distribution):
         if self.limits is None:
             return value
         limit, _, order = self.limits
-        beyond, last = self._beyond(value)[..., None], np.zeros(value.shape[-1])
-        last[-1] = 1.0
-        limited = last if order is None else order[..., -1, :]
-        return jnp.where(beyond & (limited > 0), limit[..., None], value)
+        beyond = self._beyond(value)[..., None]
+        # 1 for the coordinate with the limit, else 0
+        has_limit = np.eye(value.shape[-1])[-1] if order is None else order[..., -1, :]
+        return jnp.where(beyond & (has_limit > 0), limit[..., None], value)
 
     @property
     def _tail_direction(self):

@@ -39,14 +39,14 @@ class Block(NamedTuple):
 def block_arrow(coupled: np.ndarray) -> tuple[np.ndarray, tuple[Block, ...]]:
     """Return an order of the rows (B,), blocks first, and the blocks, for a mask (B, B) of rows that are coupled.
 
-    Rows are eliminated in the order of the least number of neighbours. The last of this order are the core, with the
-    number that costs the fewest multiplications; the blocks are the connected parts of the others, merged where this
-    costs less.
+    Rows are ordered by elimination, each time of one with the fewest neighbours. The last rows of this order are the
+    core; their number is the one that needs the fewest multiplications. The blocks are the connected parts of the other
+    rows, merged where this saves multiplications.
     """
     size = len(coupled)
     best: tuple[float, np.ndarray, list] = (float(size) ** 3, np.arange(size), [])
     order = _least_neighbours(coupled)
-    for num_core in {round(size * share) for share in np.linspace(0.1, 0.9, 9)} if size > _BLOCK else ():
+    for num_core in {round(size * fraction) for fraction in np.linspace(0.1, 0.9, 9)} if size > _BLOCK else ():
         core = np.sort(order[size - num_core :])
         parts = _merged(_connected(coupled, order[: size - num_core]), coupled, core)
         cost = sum(_cost(float(len(rows)), neighbours.sum()) for rows, neighbours in parts) + float(num_core) ** 3

@@ -227,7 +227,7 @@ def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offs
 
 
 def _information(size: int, residuals, sensitivities, offsets):
-    """Return 1 + A (B, B) and v (B,)."""
+    """Return 1 + A (B, B) and v (B,), defined at the top of this file."""
     positions = [(index[:, :, None] * size + index[:, None, :]).ravel() for index in offsets]
     products = [jnp.einsum("grk,grl->gkl", part, part, precision=FULL).ravel() for part in sensitivities]
     information = (

@@ -109,10 +109,7 @@ class Projection(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """A value with its projection: T (value - fixed), in the rows of a `Projection`.
-
-    The rows may be those of `compressed`. For other values a distribution projects at every evaluation.
-    """
+    """A value with its precomputed projection T (value - fixed), in the rows of a `Projection` or of `compressed`."""
 
     value: Any
     projection: Projection
@@ -155,7 +152,7 @@ class ProjectedNormal(dist.Distribution):
         return jnp.sum(weight * residual**2), jnp.sum(weighted * residual), jnp.sum(weighted * projection.ones), log_det
 
     def _sums_of(self, value):
-        """Return the sums of a value."""
+        """Return the results of `_sums` for a value, which is projected first."""
         return self._sums(self.project(value), self.projection)
 
     def log_prob(self, value):
@@ -209,7 +206,7 @@ class CorrelatedNormal(ProjectedNormal):
         return jnp.matmul(self.whitening.transform, value - self.fixed, precision=FULL)
 
     def _sums_of(self, value):
-        """Return the sums of a value; those of the known one without projecting it."""
+        """Return the results of `_sums` for a value; the known one is not projected again."""
         if self.known is not None and value is self.known.value:
             return self._sums(self.known.projected, self.known.projection)
         return super()._sums_of(value)

@@ -10,8 +10,11 @@ TASKS_PER_WORKER = 4  # several, so that the others wait for only one task of a 
 ATTEMPTS = 3  # of each task
 
 
-class ShareError(RuntimeError):
+class TaskError(RuntimeError):
     """Error if a task of an executor failed on every attempt."""
+
+
+ShareError = TaskError  # former name
 
 
 def run_tasks(executor: Executor, work: Callable, items, progress_line) -> tuple[list, dict]:
@@ -36,7 +39,7 @@ def run_tasks(executor: Executor, work: Callable, items, progress_line) -> tuple
 
     Raises
     ------
-    ShareError
+    TaskError
         If a task failed three times; the last error is its cause.
     """
     workers = getattr(executor, "_max_workers", None) or 8
@@ -70,7 +73,7 @@ def run_tasks(executor: Executor, work: Callable, items, progress_line) -> tuple
             except Exception as error:
                 num_failed += 1
                 if attempt == ATTEMPTS:
-                    raise ShareError(
+                    raise TaskError(
                         f"objects {rows[0]} to {rows[-1]} failed on {ATTEMPTS} attempts: "
                         f"{type(error).__name__}: {error}"
                     ) from error

@@ -25,6 +25,7 @@ from hbm_jax.inference.batch.stacking import Stack, bound_stack, objects_of
 from hbm_jax.inference.options import require_known, with_options
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
 from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.names import renamed_keyword
 
 INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
@@ -82,7 +83,7 @@ class BatchOptions:
     dtype: str = "float64"
     keep_draws: bool | Sequence[str] = False
     max_bytes: float = MEMORY
-    num_lanes: int | None = None
+    num_slots: int | None = None
 
     def __post_init__(self):
         least = {"num_chains": 2, "num_warmup": 50, "num_samples": 4, "max_num_samples": 4, "max_steps": 1}
@@ -96,6 +97,7 @@ class BatchOptions:
             raise ValueError(f"fit_each: expected dtype 'float64' or 'float32'; found {self.dtype!r}.")
 
 
+@renamed_keyword("num_lanes", "num_slots")
 @with_options(BatchOptions)
 def fit_each(
     program: Callable,
@@ -141,7 +143,7 @@ def fit_each(
         Whether to keep draws besides summaries: of every site, or of the sites named.
     max_bytes : float
         Limit on the memory of the draws of unfinished objects, which limits the number of slots.
-    num_lanes : int, optional
+    num_slots : int, optional
         Number of slots of the batch, that is, of objects sampled at the same time; by default as many as suit the
         device and fit into ``max_bytes``.
     executor : concurrent.futures.Executor, optional
@@ -161,7 +163,7 @@ def fit_each(
         For an unknown option.
     ValueError
         If an option is out of range, objects differ in structure, or padding changes the log density of the program.
-    ShareError
+    TaskError
         If a task of an executor failed on three attempts.
 
     Notes
@@ -221,7 +223,7 @@ def _fit_task(
         keys = np.asarray(jax.random.key_data(keys))[rows]
         start = time.perf_counter()
         sampler = Options(options.num_warmup, options.target_accept_prob, options.max_steps)
-        slots = Slots(program, stacked, options.num_lanes, options.num_chains, sampler, options.max_bytes)
+        slots = Slots(program, stacked, options.num_slots, options.num_chains, sampler, options.max_bytes)
         if not isinstance(options.keep_draws, bool):
             unknown = [name for name in options.keep_draws if name not in (*slots.target.names, "lp")]
             if unknown:
@@ -247,7 +249,7 @@ def _fit_task(
     cost = {
         "compile_seconds": (first_block or time.perf_counter()) - start,
         "seconds": time.perf_counter() - start,
-        "lanes": slots.num_slots,
+        "num_slots": slots.num_slots,
         "steps": queue.steps,
         "steps_waited_for": queue.waited,
     }
@@ -260,7 +262,7 @@ class _Queue:
     def __init__(self, slots: Slots, keys, options: BatchOptions, bounds):
         self.slots, self.keys, self.until, self.bounds = slots, keys, options.until, bounds
         keep_draws, num_samples = options.keep_draws, options.num_samples
-        # Indices of the objects whose draws are kept; None for all.
+        # Names of the sites whose draws are kept; None for all.
         self.keep = None if keep_draws is True else set() if keep_draws is False else set(keep_draws)
         self.exact = num_samples is not None
         self.budget = -(-(num_samples or options.max_num_samples) // BLOCK) * BLOCK

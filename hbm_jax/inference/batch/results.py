@@ -45,9 +45,9 @@ class Fits:
         (smallest E-BFMI over chains), ``num_steps`` (leapfrog steps per draw), and ``notes`` as in `Verdict`:
         posteriors at the edge of a prior, unusual data, cautions of the model.
     cost : dict of str to float
-        ``seconds`` in total; ``compile_seconds``, until the first block of draws; ``lanes``, the number of slots of the
-        batch; ``steps``, the leapfrog steps of all objects; ``steps_waited_for``, the steps if each trajectory were as
-        long as the longest of the batch, because the others wait for it.
+        ``seconds`` in total; ``compile_seconds``, until the first block of draws; ``num_slots``, the number of slots of
+        the batch (``lanes`` in older files); ``steps``, the leapfrog steps of all objects; ``steps_waited_for``, the
+        steps if each trajectory were as long as the longest of the batch, because the others wait for it.
     run : dict
         Options.
     sites : dict

@@ -54,9 +54,10 @@ class Centering:
     program : callable
         The program to sample: reparametrised, or unchanged if it has no location-scale site.
     table : pandas.DataFrame
-        One row per element: ``site, element, prior_scale, information, centredness, form``. ``prior_scale`` is t0;
-        ``information`` is the mean curvature of the log likelihood, the inverse square of a measurement error (both of
-        the logarithm where the site is log-normal). ``form`` is "centred", "non-centred" or "in between".
+        One row per element: ``site, element, prior_scale, information, weight, parametrisation``. ``prior_scale`` is
+        t0; ``information`` is the mean curvature of the log likelihood, the inverse square of a measurement error (both
+        of the logarithm where the site is log-normal). ``weight`` is c, and ``parametrisation`` describes it as
+        "centred", "non-centred" or "in between".
     note : str
         Summary of the pilot run, in one sentence.
     """
@@ -118,7 +119,7 @@ def centre(
     ...     with numpyro.plate("group", len(y)):
     ...         theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
     ...         numpyro.sample("y", dist.Normal(theta, np.array([0.1, 2.0, 40.0])), obs=y)
-    >>> centre(program, np.zeros(3)).table["centredness"].round(2).tolist()
+    >>> centre(program, np.zeros(3)).table["weight"].round(2).tolist()
     [1.0, 0.5, 0.0]
     """
     args = bound_args(program, plain_arguments(program, args))
@@ -303,4 +304,4 @@ def _table(reparams, information: Mapping[str, np.ndarray]) -> pd.DataFrame:
             element = f"{reparam.site}[{','.join(map(str, index))}]" if index else reparam.site
             scale, curvature = reparam.reference[index], information[reparam.site][index]
             rows.append((reparam.site, element, scale, curvature, c, description))
-    return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])
+    return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "weight", "parametrisation"])

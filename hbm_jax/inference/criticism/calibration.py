@@ -29,7 +29,7 @@ from hbm_jax.inference.criticism.replicates import LOG_LIKELIHOOD, Replicates
 from hbm_jax.inference.results import describe, provenance
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
-from hbm_jax.names import did_you_mean, require_parameters
+from hbm_jax.names import did_you_mean, renamed_keyword, require_parameters
 
 LARGEST_SITE = 20  # elements of the largest site ranked by default; this leaves out the latents of a large population
 FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
@@ -118,6 +118,7 @@ class Calibration:
             raise ValueError(f"{path}: expected a calibration certificate; found something else ({error}).") from None
 
 
+@renamed_keyword("num_lanes", "num_slots")
 def calibrate(
     program: Callable,
     *args: Any,

@@ -202,14 +202,14 @@ def inspect_latents_once(program: "StatedParameters", args: tuple, key: jax.Arra
     shapes = tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
     structure = _structure_of(program.fn, tree, shapes)
     drawn = _prior_draws(program.fn, structure, args, jax.random.split(key, (num, 2)))
-    return _checked(structure.found, drawn)
+    return _checked(structure.content, drawn)
 
 
 class _Structure:
-    """Structure of a traced program, as a static argument that is equal to itself alone."""
+    """Structure of a traced program, as a static argument of compiled functions; equal only to itself."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
+        self.content: dict[str, Any] = {}
 
 
 @functools.lru_cache(maxsize=64)
@@ -221,11 +221,11 @@ def _structure_of(program, tree, shapes) -> _Structure:
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def _prior_draws(program, structure, args, keys):
     """Return prior draws, bounds and log probabilities of the latents for each key."""
-    return jax.vmap(lambda key: _draw(StatedParameters(program), structure.found, args, key))(keys)
+    return jax.vmap(lambda key: _draw(StatedParameters(program), structure.content, args, key))(keys)
 
 
 def _draw(program: Callable, structure: dict[str, Any], args: tuple, keys: jax.Array):
-    """Return a draw of the latents, their bounds, and log probabilities with two draws; note the structure."""
+    """Return a draw of the latents, their bounds, and log probabilities at two draws; record the structure."""
 
     def latents(key):
         sites = [(n, s) for n, s in prior_trace(program, args, key).items() if s["type"] == "sample"]

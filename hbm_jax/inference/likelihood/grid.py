@@ -230,10 +230,10 @@ class _Surface:
 
     def _improve(self, cell: tuple[int, ...], start: np.ndarray) -> bool:
         """Search from a start, and keep the result if it is better than that of the cell."""
-        found, point = _newton(self.likelihood, start, self.index), self.points[cell]
-        if not found.converged or (point.converged and found.value > point.value - SAME):
+        candidate, point = _newton(self.likelihood, start, self.index), self.points[cell]
+        if not candidate.converged or (point.converged and candidate.value > point.value - SAME):
             return False
-        self.points[cell] = found
+        self.points[cell] = candidate
         return True
 
     def _moved(self, x: np.ndarray, position: np.ndarray, slopes: Any = 0.0) -> np.ndarray:

@@ -47,9 +47,9 @@ class Modes:
     draws : dict of str to array
         Draws of the tempered run, (draw, ...), of every site of the posterior, in proportion to the masses.
     outcome : str
-        Clause for the verdict.
+        Number of runs and modes, with the masses of the modes, for the verdict.
     missing : str
-        Names the modes that the draws of the fit do not contain, for the verdict; empty if they contain all.
+        Modes that the draws of the fit do not contain, for the verdict; empty if they contain all.
     """
 
     table: pd.DataFrame
@@ -286,7 +286,7 @@ def _percent(row) -> str:
 
 
 def _outcome(table: pd.DataFrame, descriptions: list[str], num_runs: int, num_particles: int) -> str:
-    """Return a clause on the modes of the particles, and on modes of the draws that the particles missed."""
+    """Describe the modes of the particles, and modes of the draws that the particles missed."""
     modes = table[table["mass"] > 0]
     text = f"{num_runs} tempered runs of {num_particles} particles found "
     if len(modes) == 1:
@@ -303,7 +303,7 @@ def _outcome(table: pd.DataFrame, descriptions: list[str], num_runs: int, num_pa
 
 
 def _missing(table: pd.DataFrame, descriptions: list[str]) -> str:
-    """Return a clause on the modes that are missing from the draws."""
+    """Describe the modes that are missing from the draws; empty if there are none."""
     is_missing = (table["share_of_draws"] == 0) & (table["mass"] > np.maximum(SMALLEST, 2 * table["mass_error"]))
     return "; ".join(
         f"a mode with {_percent(table.loc[i])} of the mass near {descriptions[i]} is missing from the draws"

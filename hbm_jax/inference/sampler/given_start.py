@@ -12,7 +12,7 @@ from hbm_jax.inference.sampler.initialisation import Start, in_units, uninformed
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two
 from hbm_jax.inference.sampler.target import StartError, Target
 
-DRAWS_A_PARAMETER = 10  # fewest draws of an earlier fit per parameter from which a covariance is computed
+DRAWS_PER_PARAMETER = 10  # fewest draws of an earlier fit per parameter from which a covariance is computed
 
 
 def given_start(target: Target, init: Any, num_chains: int) -> Start:
@@ -120,7 +120,7 @@ def _start_from_fit(target: Target, fit: Any, num_chains: int) -> Start:
     points = positions[chains % num_fitted, num_draws - 1 - (chains // num_fitted) * (num_draws // rounds)]
     flat = positions.reshape(-1, size)
     spread = np.where(flat.std(axis=0) > 0, flat.std(axis=0), target.unit)
-    has_covariance = size <= MAX_DENSE and len(flat) >= DRAWS_A_PARAMETER * size
+    has_covariance = size <= MAX_DENSE and len(flat) >= DRAWS_PER_PARAMETER * size
     approximation = None
     if has_covariance:
         approximation = Approximation.from_covariance(flat.mean(axis=0), np.atleast_2d(np.cov(flat.T)))

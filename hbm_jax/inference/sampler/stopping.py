@@ -26,11 +26,12 @@ GROWTH = (1.1, 2.0)  # smallest and largest ratio of the numbers of draws at suc
 class StopRule:
     """Stopping rule of a run.
 
-    A run is checked several times, and effective sample sizes are estimates (15 % at 300), so that it may stop sooner
-    than it should. Chains of known autocorrelation that are just too short at the first check are the worst case
-    (``benchmarks/stopping.py``): the true size at the end is below 80 % of the verdict's in 0.5 % of runs, and in 2 to
-    5 % without a margin of 10 %; it was never below 75 %. Means are no further from the truth than those of 400
-    independent draws. Such runs become 6 % longer, those with more effective draws at the first check no longer.
+    A run is checked several times, with estimates of the effective sample size (error 15 % at 300), so that it may stop
+    too early. The target is therefore 10 % above the size that the verdict requires. The worst case are chains that are
+    just too short at the first check. In simulations of them with known autocorrelation (``benchmarks/stopping.py``)
+    the true size is below 80 % of the required one in 0.5 % of the runs, and never below 75 %; without the margin it is
+    below 80 % in 2 to 5 %. The margin makes such runs 6 % longer. Means are as close to the truth as those of 400
+    independent draws.
 
     Attributes
     ----------

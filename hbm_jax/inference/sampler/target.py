@@ -34,7 +34,15 @@ class StartError(RuntimeError):
 
 
 class Diagnosis(NamedTuple):
-    """Texts on a log density that is not finite: observed sites with NaN, and sites concerned; empty if finite."""
+    """Reasons why a log density is not finite, as sentences.
+
+    Attributes
+    ----------
+    observed : str
+        Observed sites that have NaN; empty if none has.
+    sites : str
+        Sites whose log densities are not finite; empty if all are finite.
+    """
 
     observed: str
     sites: str

@@ -79,11 +79,11 @@ class BurstDetection(NamedTuple):
 
     Notes
     -----
-    Given the slope g of a burst, fluxes of its intervals share u = g m + c, which is normal, and are independent given
-    u, so that the detected share is the mean over u of 1 - prod_j Phi((limit - mean_j - u) / sd_j): a quadrature over
-    u, and over g for the share of the population. Nodes of u are dense where the detected share rises from 0 to 1. For
-    bursts of 20 intervals whose fluxes scatter about u by 0.28 of the spread of u, the log share has an error of 2e-7,
-    by 0.15 one of 2e-5, and by 0.05 one of 6e-4 (``tests/models/test_burst_detection.py``).
+    Given the slope g of a burst, the fluxes of its intervals have a common normal term u = g m + c, and are independent
+    given u. The detected fraction is therefore the mean over u of 1 - prod_j Phi((limit - mean_j - u) / sd_j), by a
+    quadrature over u; that of the population is its mean over g. Nodes of u are dense where the detected fraction rises
+    from 0 to 1. Its log has an error of 2e-7 for bursts of 20 intervals whose fluxes scatter about u by 0.28 of the
+    spread of u, of 2e-5 for 0.15, and of 6e-4 for 0.05 (``tests/models/test_burst_detection.py``).
     """
 
     limit: Any
@@ -106,7 +106,7 @@ class BurstDetection(NamedTuple):
         return Detected(relation, self.probability, log_efficiency=self.log_probability)
 
     def log_detected(self, slope, lines: LinesOfBursts):
-        """Return the log detected share of bursts of given slopes (..., B)."""
+        """Return the log of the detected fraction of bursts of given slopes (..., B)."""
         offset_loc, offset_scale = lines.offset(slope)
         centre = (slope * lines.group_loc + offset_loc)[..., None]
         spread = jnp.sqrt((slope * lines.group_scale) ** 2 + offset_scale**2)[..., None]
@@ -117,11 +117,11 @@ class BurstDetection(NamedTuple):
         u, weights, log_scale = _luminosities(fixed[0], fixed[1], fixed[2], self.used)
         z = (margin[..., None, :] - (spread * u)[..., None]) / std[..., None, :]
         used = self.used[:, None, :]
-        share = _any_above(jnp.where(used > 0, z, FAR), lax.stop_gradient(used * jnp.ones(())))
-        return log_scale + jnp.log(jnp.maximum(jnp.sum(weights * share, axis=-1), jnp.finfo(share.dtype).tiny))
+        above = _any_above(jnp.where(used > 0, z, FAR), lax.stop_gradient(used * jnp.ones(())))
+        return log_scale + jnp.log(jnp.maximum(jnp.sum(weights * above, axis=-1), jnp.finfo(above.dtype).tiny))
 
-    def log_share(self, lines: LinesOfBursts):
-        """Return the log detected share of the population of each burst, (B,)."""
+    def log_detected_fraction(self, lines: LinesOfBursts):
+        """Return the log of the detected fraction of the population of each burst, (B,)."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(SLOPES)
         slope = lines.slope_loc + lines.slope_scale * nodes[:, None]
         slope = jnp.broadcast_to(slope, (SLOPES, len(self.used)))
@@ -164,10 +164,11 @@ class PeakFluxDetection(NamedTuple):
         population = line.gamma_mean, line.gamma_std, offset, x_mean, 0.0, x_std
         return LinesOfBursts(*population, line.scatter, -area, jnp.zeros_like(area), x)
 
-    def log_share(self):
-        """Return the log detected share of the population of each burst, (B,)."""
+    def log_detected_fraction(self):
+        """Return the log of the detected fraction of the population of each burst, (B,)."""
         num_intervals = jnp.sum(self.of_burst, axis=0)[:, None]
-        return BurstDetection(self.limit, self.width, num_intervals).log_share(self._lines(self.x_mean, self.x_std))
+        lines = self._lines(self.x_mean, self.x_std)
+        return BurstDetection(self.limit, self.width, num_intervals).log_detected_fraction(lines)
 
     def log_probability(self, flux):
         """Return the log probability that bursts whose intervals have log10 fluxes (I,) are detected, (B,)."""
@@ -179,11 +180,12 @@ class PeakFluxDetection(NamedTuple):
         ``prior`` is that of all bursts in the coordinates of the sampler, which ``log10_E_peak`` maps to peak energies.
         """
 
-        def share(value):
+        def detected_fraction(value):
             lines = self._lines(0.0, 0.0, log10_E_peak(value) - PIVOT)
-            return jnp.exp(BurstDetection(self.limit, self.width, jnp.asarray(self.of_burst).T).log_share(lines))
+            whole = BurstDetection(self.limit, self.width, jnp.asarray(self.of_burst).T)
+            return jnp.exp(whole.log_detected_fraction(lines))
 
-        return Detected(prior, share, objects=self.of_burst)
+        return Detected(prior, detected_fraction, objects=self.of_burst)
 
     def of_fluxes(self, fluxes: BurstFluxes) -> Detected:
         """Return the distribution of the fluxes (I,) of detected bursts, from that of all bursts."""
@@ -194,13 +196,13 @@ class PeakFluxDetection(NamedTuple):
         def probability(value):
             return jnp.exp(log_efficiency(value))
 
-        return Detected(fluxes, probability, self.log_share(), log_efficiency, objects=self.of_burst)
+        return Detected(fluxes, probability, self.log_detected_fraction(), log_efficiency, objects=self.of_burst)
 
 
 def _luminosities(margin, std, spread, used):
     """Return nodes of a standard normal variable u and their weights, (..., B, NODES) each, and a scale of the weights.
 
-    The integrand is the detected share of bursts with the luminosity ``spread`` u, which rises near the limit over
+    The integrand is the detected fraction of bursts with the luminosity ``spread`` u, which rises near the limit over
     about the width of the brightest of the intervals. The rule is the trapezoidal one in t, with
     u = edge + width sinh(t).
 
@@ -311,7 +313,8 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
             intercept,
             jnp.asarray(bound.errors)[..., 2],
         )
-        return Detected(prior, lambda x: jnp.exp(whole.log_detected(gamma(x), lines)), whole.log_share(lines))
+        log_fraction = whole.log_detected_fraction(lines)
+        return Detected(prior, lambda x: jnp.exp(whole.log_detected(gamma(x), lines)), log_fraction)
 
     with numpyro.plate("burst", len(bound.used)):
         detected = None if whole is None else partial(detected_slopes, whole)

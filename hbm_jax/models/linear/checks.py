@@ -43,8 +43,8 @@ def _check_exponential(model: Any) -> None:
     """Raise OptionError for options that an exponential population does not have."""
     message = "Relation: x_population='exponential' expects "
     if model.num_components > 1:
-        found = Remedy("num_components", model.num_components)
-        raise OptionError(f"{message}num_components=1; found {found}.", [found])
+        conflict = Remedy("num_components", model.num_components)
+        raise OptionError(f"{message}num_components=1; found {conflict}.", [conflict])
     if model.latents == "sampled":
         raise OptionError(f"{message}latents='marginal'; found 'sampled'.", [Remedy("latents", "marginal")])
     chosen = () if model.by_injections else as_selections(model.selection, "Relation", limits_only=False)
@@ -73,17 +73,17 @@ def check_broken(model: Any) -> None:
 def check_broken_points(model: Any, data: PointsInGroups) -> None:
     """Raise DataError for points that a line with a break does not have."""
     num, pooling = len(data.predictors), model.pooling_of(len(data))
-    found = None
+    unsupported = None
     if pooling != "complete":
-        found = f"pooling={pooling!r} and {len(data)} groups"
+        unsupported = f"pooling={pooling!r} and {len(data)} groups"
     elif num > 1:
-        found = f"{num} predictors"
+        unsupported = f"{num} predictors"
     elif data.limited != "no" or np.any(data.common_error_y):
-        found = "limits" if data.limited != "no" else "errors in common"
-    if found is not None:
+        unsupported = "limits" if data.limited != "no" else "errors in common"
+    if unsupported is not None:
         raise DataError(
             "Relation: broken=True expects one line (pooling='complete'), one predictor, and points without limits and "
-            f"errors in common; found {found}.",
+            f"errors in common; found {unsupported}.",
             [Remedy("broken", False)],
         )
 
@@ -105,8 +105,10 @@ def check_points(model: Any, data: PointsInGroups, population_parameters: Collec
         check_broken_points(model, data)
     _check_evolution(model, data)
     if model.x_population == "exponential" and (num > 1 or data.limited != "no"):
-        found = f"{num} predictors" if num > 1 else "limits"
-        raise DataError(f"Relation: x_population='exponential' expects one predictor and no limits; found {found}.")
+        unsupported = f"{num} predictors" if num > 1 else "limits"
+        raise DataError(
+            f"Relation: x_population='exponential' expects one predictor and no limits; found {unsupported}."
+        )
     for selection in model.selections:
         check_selected(data, selection)
     if model.by_injections:

@@ -285,12 +285,12 @@ def sample_broken(
 ) -> None:
     """Sample the measured values of points on a line with a break."""
     rows, columns = bound.used.shape
-    above = model.sample_site("alpha_above", bound.unit[-1] / bound.x_unit)
-    at = model.sample_site("x_break", bound.x_unit, bound.x_center)
-    slopes = tuple(map(jnp.asarray, (lines.alpha, above)))
+    alpha_above = model.sample_site("alpha_above", bound.unit[-1] / bound.x_unit)
+    x_break = model.sample_site("x_break", bound.x_unit, bound.x_center)
+    slopes = tuple(map(jnp.asarray, (lines.alpha, alpha_above)))
     detections = sample_detections(model, bound)
     points = BrokenPoints(
-        population.mean, population.std, at, lines.beta, slopes, scatter.std, bound.errors, detections
+        population.mean, population.std, x_break, lines.beta, slopes, scatter.std, bound.errors, detections
     )
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):

@@ -186,8 +186,9 @@ class _Hierarchy(PopulationModel):
         -------
         pandas.DataFrame
             One row per element, as in `hbm_jax.inference.Centering`: ``site, element, prior_scale, information,
-            centredness, form``. ``information`` is the inverse variance of the mean of the group, ``prior_scale`` the
-            estimate of tau from the means of all groups, and ``centredness`` the weight: 1 centred, 0 non-centred.
+            weight, parametrisation``. ``information`` is the inverse variance of the mean of the group, ``prior_scale``
+            the estimate of tau from the means of all groups, and ``weight`` is 1 for the centred parametrisation and 0
+            for the non-centred one.
 
         Raises
         ------
@@ -202,12 +203,14 @@ class _Hierarchy(PopulationModel):
         for d, (weights, scale) in enumerate(zip(*_centring_weights(self.latents, data, self.sigma), strict=True)):
             for k, name in enumerate(data.name):
                 weight = float(weights[k])
-                form = "non-centred" if weight < NEAR else "centred" if weight > 1.0 - NEAR else "in between"
+                description = "non-centred" if weight < NEAR else "centred" if weight > 1.0 - NEAR else "in between"
                 element = f"theta[{name}]" if len(data.components) == 1 else f"theta[{name},{data.components[d]}]"
-                rows.append(("theta", element, float(scale), float(information[k, d]), weight, form))
+                rows.append(("theta", element, float(scale), float(information[k, d]), weight, description))
         import pandas as pd  # here, because no other part of a model needs it
 
-        return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])
+        return pd.DataFrame(
+            rows, columns=["site", "element", "prior_scale", "information", "weight", "parametrisation"]
+        )
 
     def simulate(self, key: jax.Array, data: ValuesInGroups, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample, with true values of the groups from which the values are drawn.

@@ -198,7 +198,7 @@ class Relation(PopulationModel):
         chosen = as_selections(self.selection, "Relation", limits_only=False)
         is_function = any(isinstance(selection, DetectionFunction) for selection in chosen)
         object.__setattr__(self, "selection", chosen[0] if is_function else selections_to_text(chosen))
-        if len(self.selections) > 2:  # their priors are checked too
+        if len(self.selections) > 2:  # building the selections also checks their priors
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
         if self.selections and self.latents == "sampled":
             message = f"Relation: selection={str(self.selection)!r} expects latents='marginal'; found 'sampled'."

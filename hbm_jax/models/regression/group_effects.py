@@ -12,7 +12,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.data.regression.regression_data import RegressionData
-from hbm_jax.models.partial_centering import CentringWeight, centring_weight_of_some, sample_partially_centred
+from hbm_jax.models.partial_centering import CentringWeight, centring_weight_of_informative, sample_partially_centred
 from hbm_jax.models.regression.families import working
 
 RIDGE = 1e-6  # relative ridge penalty, which keeps coefficients finite under separation
@@ -232,7 +232,9 @@ def _centring_weights(group: GroupDesign, residuals, weights, unit: float) -> li
         informative &= diagonal[:, c] > floor[c] * 1e3
         scale = float(np.sqrt(np.mean(values[:, c] ** 2))) or 1.0  # 1 for a column of zeros
         standardised = np.where(informative, estimates[:, c], 0.0) / unit * scale
-        chosen, reference = centring_weight_of_some(standardised, unit**2 / variance[:, c] / scale**2, informative)
+        chosen, reference = centring_weight_of_informative(
+            standardised, unit**2 / variance[:, c] / scale**2, informative
+        )
         centring_weights.append((chosen, reference * unit / scale))
     return centring_weights
 
@@ -243,5 +245,5 @@ def _walk_centring_weight(group: GroupDesign, value, residuals, weights, unit: f
     predictors = value[:, None] * modes[group.index]
     information = (weights[:, None] * predictors**2).sum(axis=0)
     estimates = (weights[:, None] * predictors * residuals[:, None]).sum(axis=0) / np.maximum(information, 1e-300)
-    chosen, reference = centring_weight_of_some(estimates / unit, unit**2 * information, information > 0)
+    chosen, reference = centring_weight_of_informative(estimates / unit, unit**2 * information, information > 0)
     return chosen, reference * unit

@@ -114,7 +114,7 @@ class AbsorbedCounts:
     medium : Medium
         Options of the absorbers.
     detection : CountLimit or None
-        Detected share of the sources, with a selection by counts.
+        Detected fraction of the sources, with a selection by counts.
     """
 
     statistic: AnyStatistic

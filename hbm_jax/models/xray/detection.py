@@ -38,7 +38,7 @@ ENERGY_NODES = 24
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class CountLimit:
-    """Detected share of sources of which a number of counts was observed at least.
+    """Detected fraction of sources of which a number of counts was observed at least.
 
     Attributes
     ----------
@@ -58,11 +58,12 @@ class CountLimit:
     Notes
     -----
     The probability of n counts or more of a Poisson variable of mean m is that of a Gamma variable T of shape n below
-    m. The share of a normal population of log10 flux is therefore the mean over T of a normal distribution function, a
-    fixed quadrature. Its mean over photon index and column is one too (``tests/models/test_afterglow_detection.py``).
-    The background of a source is taken as known. For fluxes with a width of 0.05 dex or more, whose mean is up to 4
-    widths below the limit, the log share has an error of 6e-5 for 50 required counts and 2e-8 for 100 or more; the rule
-    is not accurate for fewer counts and for a background above a fifth of them.
+    m. The detected fraction of a normal population of log10 flux is therefore the mean over T of a normal distribution
+    function. This mean, and those over photon index and column, are quadratures with fixed nodes
+    (``tests/models/test_afterglow_detection.py``). The background of a source is taken as known. For fluxes with a
+    width of 0.05 dex or more, whose mean is up to 4 widths below the limit, the log of the detected fraction has an
+    error of 6e-5 for 50 required counts, and of 2e-8 for 100 or more. The rule is not accurate for fewer counts, or for
+    a background above a fifth of them.
     """
 
     least: Any
@@ -103,22 +104,22 @@ class CountLimit:
         return table - log10_energy(index, self.log_band[0])
 
     def detected(self, log10_counts: Any, std: Any) -> Any:
-        """Return the detected share of normal fluxes whose mean has given log10 counts (N, ...)."""
+        """Return the detected fraction of normal fluxes whose mean has given log10 counts (N, ...)."""
         extra = (1,) * (jnp.ndim(log10_counts) - 1)
         thresholds = jnp.reshape(self.thresholds, (len(self.thresholds), *extra, -1))
         weights = jnp.reshape(self.weights, thresholds.shape)
         # Accurate where few are detected, at a quarter of the cost of log_ndtr.
         return jnp.sum(weights * 0.5 * lax.erfc((thresholds - log10_counts[..., None]) / (np.sqrt(2.0) * std)), axis=-1)
 
-    def share_given_column(self, log10_nh: Any, p: Any) -> Any:
-        """Return the detected share of sources of given log10 columns (N,), over photon index and flux."""
+    def detected_given_column(self, log10_nh: Any, p: Any) -> Any:
+        """Return the detected fraction of sources of given log10 columns (N,), over photon index and flux."""
         index, weights = _index_nodes(p)
         at_column = jnp.einsum("nkl,nl->nk", self.log10_counts, splines(log10_nh))
         counts = jnp.einsum("ik,nk->ni", chebyshev(index), at_column) - log10_energy(index, self.log_band[0])
         return self.detected(counts + p["log10_flux_mean"], p["log10_flux_std"]) @ weights
 
-    def log_share(self, population: Any, p: Any) -> Any:
-        """Return the log detected share of the population, (N,).
+    def log_detected_fraction(self, population: Any, p: Any) -> Any:
+        """Return the log of the detected fraction of the population, (N,).
 
         Parameters
         ----------
@@ -134,9 +135,9 @@ class CountLimit:
         at_index = jnp.einsum("ik,nkl->nil", chebyshev(index), self.log10_counts)
         counts = jnp.einsum("nil,jl->nij", at_index, splines(log10_nh))
         counts = counts - log10_energy(index, self.log_band[0])[:, None]
-        share = self.detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
-        share = jnp.einsum("i,j,nij->n", index_weights, column_weights, share)
-        return jnp.log(jnp.maximum(share, jnp.finfo(share.dtype).tiny))
+        fraction = self.detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
+        fraction = jnp.einsum("i,j,nij->n", index_weights, column_weights, fraction)
+        return jnp.log(jnp.maximum(fraction, jnp.finfo(fraction.dtype).tiny))
 
     def probability(self, expected: Any) -> Any:
         """Return the probability that sources with expected counts (N,) are detected."""
@@ -166,8 +167,10 @@ class SourceDetection:
         if self.counts is None:
             return population
         limit, p = self.counts, self.p
-        share = limit.log_share(population, p)
-        return Detected(population.expand((num,)), lambda column: limit.share_given_column(column, p), share)
+        log_fraction = limit.log_detected_fraction(population, p)
+        return Detected(
+            population.expand((num,)), lambda log10_nh: limit.detected_given_column(log10_nh, p), log_fraction
+        )
 
     def standardised(self, site: str, prior: Any, log10_nh: Any) -> Any:
         """Return the distribution of a standardised latent of detected sources, or a function that returns it.
@@ -191,12 +194,12 @@ class SourceDetection:
             name, name_of_width = self.selection.names
             margin = (p["log10_flux_mean"] - p[name]) / p["log10_flux_std"]
             width = p[name_of_width] / p["log10_flux_std"]
-            share = jnp.broadcast_to(log_ndtr(margin / jnp.sqrt(1.0 + width**2)), prior.batch_shape)
+            log_fraction = jnp.broadcast_to(log_ndtr(margin / jnp.sqrt(1.0 + width**2)), prior.batch_shape)
 
-            def efficiency(v):
+            def log_efficiency(v):
                 return log_ndtr((v + margin) / width)
 
-            return Detected(prior, lambda v: jnp.exp(efficiency(v)), share, efficiency)
+            return Detected(prior, lambda v: jnp.exp(log_efficiency(v)), log_fraction, log_efficiency)
         if limit is None:
             return prior
         if site == FLUX:
@@ -307,7 +310,7 @@ def detection_of(selections: Sequence[Selection], p: Any, counts: CountLimit | N
 
 
 def with_selection(model: Any, bound: Any, data: Any) -> Any:
-    """Return bound sources with the detected share of each, for a selection by counts.
+    """Return bound sources with the detected fraction of each, for a selection by counts.
 
     Raises
     ------
@@ -356,7 +359,7 @@ def check_options(model: Any) -> None:
     if np.floor(part.limit) + 1 < FEWEST_COUNTS:
         raise OptionError(
             f"{option} expects {FEWEST_COUNTS} required counts or more ('{COUNTS} > {FEWEST_COUNTS - 1}'), below which "
-            f"the detected share is not accurate; found {np.floor(part.limit) + 1:.0f}."
+            f"the detected fraction is not accurate; found {np.floor(part.limit) + 1:.0f}."
         )
     spectrum = {} if model.medium.has_power_laws and not model.common else {"spectrum": None, "common": ()}
     for name, value in ({"whim": False, "galactic": "fixed"} | spectrum).items():

@@ -88,7 +88,7 @@ def forest(fit: Fit) -> Figure:
 
 def _label_weights(axis, model, data, shown, rows) -> None:
     """Label the right axis with the weight of partial non-centring of each group."""
-    weights = model.centring(data)["centredness"].to_numpy().reshape(len(data.components), len(data))
+    weights = model.centring(data)["weight"].to_numpy().reshape(len(data.components), len(data))
     right = axis.twinx()
     right.set_ylim(axis.get_ylim())
     right.set_yticks(rows, [", ".join(f"{weight:.2f}" for weight in weights[:, k]) for k in shown])

@@ -22,7 +22,7 @@ from hbm_jax.inference.sampler.kernels.protocol import Block, Chain
 
 EVERY = 16  # number of draws per trajectory
 ROUNDS = (200, 600, 4000)  # draws per chain in each round after the warm-up; proposals are refitted at its end
-DRAWS_A_PARAMETER = 10  # fewest draws per parameter to which proposals are fitted
+DRAWS_PER_PARAMETER = 10  # fewest draws per parameter to which proposals are fitted
 # Weights and widths of the two components of the proposals. The first is as wide as the draws, the second wider, so
 # that a chain leaves the tails sooner.
 WEIGHTS, SCALES = (0.8, 0.2), (1.0, 1.2)
@@ -54,7 +54,7 @@ class Proposals(NamedTuple):
     def fit(cls, draws: np.ndarray) -> "Proposals":
         """Fit to draws (num, size); `disabled` if there are too few, or their covariance is not positive definite."""
         num, size = draws.shape
-        if num < DRAWS_A_PARAMETER * size or not np.isfinite(draws).all():
+        if num < DRAWS_PER_PARAMETER * size or not np.isfinite(draws).all():
             return cls.disabled(size)
         covariance = np.atleast_2d(np.cov(draws, rowvar=False))
         try:
