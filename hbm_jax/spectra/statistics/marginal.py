@@ -199,6 +199,7 @@ def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> Backgr
     log_pivot = jnp.sum(jnp.where(steps < num_powers, log_ratios(steps), 0.0), axis=-2) / jnp.maximum(D, 1.0)
 
     def coefficients(log_steps):
+        """Return the coefficients of all powers, (..., K + 1, G), from the log ratios of neighbours; the first is 1."""
         log = jnp.cumsum(jnp.where(steps < num_powers, log_steps, 0.0), axis=-2)
         first = jnp.ones_like(log[..., :1, :])
         return jnp.concatenate([first, jnp.where(steps < num_powers, jnp.exp(log), 0.0)], axis=-2)
