@@ -101,7 +101,8 @@ def marginal_background(expected: ArrayLike, background: BackgroundSeries | Back
 @jax.custom_jvp
 def _log_series(mu, series: BackgroundSeries):
     """Return the logarithm of the integral of ((mu + b) / S)^S exp(-b) p(b) over b."""
-    return _series_and_derivative(mu, series)[0]
+    log_integral, _ = _series_and_derivative(mu, series)
+    return log_integral
 
 
 @_log_series.defjvp
@@ -319,9 +320,10 @@ def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
     Returns
     -------
     float
-        From 0.3, for a background with strong lines, to 100, for a smooth one; small if the counts scatter more than
-        Poisson counts. With a small shape for a smooth background, the background of each channel would be inferred
-        from its few counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 % too bright.
+        From 0.3, for a background with strong lines, to 100, for a smooth one. It is small if the counts scatter more
+        than Poisson counts. If it were small for a smooth background too, the background of each channel would be
+        inferred from its few counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 % too
+        bright.
     """
     background, mean = np.asarray(background, float)[:, None], np.asarray(prior_mean, float)[:, None]
     # The negative binomial distribution, up to a factor; importing scipy.stats takes longer than all else here.
