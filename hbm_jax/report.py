@@ -287,7 +287,7 @@ def _outline(fit: Fit, name: str) -> dict[str, str] | None:
     # The corners of polygons along the curves: their exact extents take ten times as long as the outline.
     corners = np.concatenate(outline.to_polygons(closed_only=False))
     (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
-    commands = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}
+    commands = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}  # of SVG, by matplotlib's code of a segment; 79 closes a path
     segments = (
         commands[int(code)] + ("" if code == 79 else " ".join(f"{value:.1f}" for value in vertices))
         for vertices, code in outline.iter_segments(simplify=False)

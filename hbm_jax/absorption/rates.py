@@ -55,6 +55,7 @@ class Recombination:
             A, eta = self.power_law.astype(dtype)
             total = total + A * (T / 1e4) ** -eta
         if self.hydrogenic.any():
+            # Bare nuclei of charge Z, with y = Z^2 158 000 K / T, the ionisation energy of the ion divided by k T.
             Z2 = self.hydrogenic.astype(dtype) ** 2
             y = 15.8e4 * jnp.where(Z2 > 0, Z2, 1.0) / T
             total = total + 1.033e-13 * Z2 * (T / 1e4) ** -0.5 * (1.735 + jnp.log(y) + 1.0 / (6.0 * y))

@@ -107,6 +107,7 @@ class EnergyBins:
         x, w = np.polynomial.legendre.leggauss(_NODES)
 
         def nodes(low, high):
+            """Return nodes and weights of Gauss-Legendre quadrature between energies, (..., num_nodes) each."""
             half = 0.5 * (high - low)
             return low[..., None] + half[..., None] * (1.0 + x), half[..., None] * w
 

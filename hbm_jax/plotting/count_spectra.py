@@ -196,14 +196,15 @@ def _outline(axis, low, high, values, **style) -> None:
 
 def _few_ticks(axis, low: float, high: float) -> None:
     """Set up a logarithmic energy axis with few plain numbers, for small axes."""
-    energy_axis(axis, low / 1.05, high * 1.05, label="")
+    ends = low / 1.05, high * 1.05
+    energy_axis(axis, *ends, label="")
     if high > 4 * low:
-        threes = [tick for tick in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low / 1.05 <= tick <= high * 1.05]
-        twos = [m * 10.0**k for k in range(-1, 3) for m in (1, 2, 5) if low / 1.05 <= m * 10.0**k <= high * 1.05]
-        major = threes if len(threes) > 2 else twos
+        one_three = [tick for tick in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if ends[0] <= tick <= ends[1]]
+        one_two_five = [m * 10.0**k for k in range(-1, 3) for m in (1, 2, 5) if ends[0] <= m * 10.0**k <= ends[1]]
+        major = one_three if len(one_three) > 2 else one_two_five
         axis.set_xticks(major, [f"{tick:g}" for tick in major])
         minor = [m * 10.0**k for k in range(-2, 3) for m in range(2, 10)]
-        axis.set_xticks([e for e in minor if low / 1.05 < e < high * 1.05 and e not in major], minor=True)
+        axis.set_xticks([e for e in minor if ends[0] < e < ends[1] and e not in major], minor=True)
         axis.tick_params(which="minor", labelbottom=False)
 
 

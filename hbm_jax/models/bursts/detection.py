@@ -303,15 +303,15 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
     def detected_slopes(whole: BurstDetection, prior, gamma):
         """Return the distribution of standardised slopes of detected bursts; ``gamma`` maps them to slopes."""
         lines = LinesOfBursts(
-            p["gamma_mean"],
-            p["gamma_std"],
-            lambda slope: offsets(p, slope),
-            p["log10_E_peak_mean"] - PIVOT,
-            p["log10_E_peak_std"],
-            p["log10_E_peak_scatter"],
-            p["intrinsic_scatter"],
-            intercept,
-            jnp.asarray(bound.errors)[..., 2],
+            slope_loc=p["gamma_mean"],
+            slope_scale=p["gamma_std"],
+            offset=lambda slope: offsets(p, slope),
+            group_loc=p["log10_E_peak_mean"] - PIVOT,
+            group_scale=p["log10_E_peak_std"],
+            x_scale=p["log10_E_peak_scatter"],
+            scatter=p["intrinsic_scatter"],
+            intercept=intercept,
+            variance=jnp.asarray(bound.errors)[..., 2],
         )
         log_fraction = whole.log_detected_fraction(lines)
         return Detected(prior, lambda x: jnp.exp(whole.log_detected(gamma(x), lines)), log_fraction)

@@ -68,25 +68,33 @@ def _fit(folded: FoldedBursts, area, num_steps: int) -> IntervalFits:
     folded, area = jax.device_put((folded, area))  # transferred once, not at every evaluation
 
     def evaluate(theta):
-        return Evaluation(*map(np.asarray, _evaluate(folded, area, theta)[:3]))
+        """Return the evaluation as NumPy arrays."""
+        evaluation, _, _ = _evaluate(folded, area, theta)
+        return Evaluation(*map(np.asarray, evaluation))
 
     starts = []
     for peak in STARTS:
         theta = np.tile([peak, *mean[1:-1], START_FLUX], (num, 1))
-        theta[:, -1] += np.log10(net / np.asarray(_evaluate(folded, area, theta)[3]))
+        _, expected, _ = _evaluate(folded, area, theta)
+        theta[:, -1] += np.log10(net / np.asarray(expected))
         starts.append((theta, evaluate(theta)))
     best = np.argmax([log_posterior(evaluation, theta, mean, precision) for theta, evaluation in starts], axis=0)
+    # Of each interval, the values of the best start.
     theta, *terms = (
         np.stack(arrays)[best, np.arange(num)] for arrays in zip(*((t, *e) for t, e in starts), strict=True)
     )
     theta, evaluation = fisher_scoring(evaluate, theta, Evaluation(*terms), mean, precision, num_steps)
     covariance = np.linalg.inv(evaluation.information + np.diag(precision))
-    return IntervalFits(theta, covariance, np.asarray(_evaluate(folded, area, theta)[4]))
+    _, _, deviance = _evaluate(folded, area, theta)
+    return IntervalFits(theta, covariance, np.asarray(deviance))
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)
-def _evaluate(folded: FoldedBursts, area, theta):
-    """Return log likelihood, score, Fisher information and expected counts of intervals, and deviances of spectra."""
+def _evaluate(folded: FoldedBursts, area, theta) -> tuple[Evaluation, jax.Array, jax.Array]:
+    """Return the evaluation (log likelihood, score, Fisher information) and the expected counts of each interval.
+
+    The last result are the deviances of the spectra.
+    """
     statistic, names = folded.statistic, folded.spectrum.names
     mu, derivatives = linearized(
         lambda t: folded.expected(dict(zip(names, t.T, strict=True)) | {"effective_area": area}), theta
@@ -95,13 +103,13 @@ def _evaluate(folded: FoldedBursts, area, theta):
     weights = jnp.where(statistic.used, 1.0 / jnp.maximum(mu + background + background_variance, 1e-6), 0.0)
     of_interval = folded.of_interval[folded.order]  # (N, I)
     score = jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m)))(mu)
-    return (
+    evaluation = Evaluation(
         folded.per_interval(statistic.log_likelihood(mu)),
         of_interval.T @ jnp.einsum("kng,ng->nk", derivatives, score),
         jnp.einsum("ni,nkl->ikl", of_interval, jnp.einsum("kng,lng,ng->nkl", derivatives, derivatives, weights)),
-        of_interval.T @ jnp.sum(jnp.where(statistic.used, mu, 0.0), axis=1),
-        jnp.sum(statistic.deviance(mu), axis=-1),
     )
+    expected = of_interval.T @ jnp.sum(jnp.where(statistic.used, mu, 0.0), axis=1)
+    return evaluation, expected, jnp.sum(statistic.deviance(mu), axis=-1)
 
 
 def interval_fits(

@@ -89,7 +89,7 @@ class HubbleDiagram(PopulationModel):
     units = UNITS
 
     def check_options(self) -> None:
-        """Raise OptionError for scatter without intrinsic_scatter, or a prior of M0 that is not normal."""
+        """Read the constraints; raise OptionError for surveys of scatter without scatter, or another prior of M0."""
         expansion.named(self.cosmology)
         object.__setattr__(self, "scatter_surveys", tuple(self.scatter_surveys))
         if self.scatter_surveys and not self.intrinsic_scatter:

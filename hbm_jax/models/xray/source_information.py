@@ -203,8 +203,8 @@ def _fit(bound: Any, galactic):
     start = np.array([v.mean[0] for v in sites]), np.array([v.start_std for v in sites])
     theta, (mean, std) = np.tile(start[0], (num, 1)), start
     fluxes = [k for k, v in enumerate(sites) if "log10_flux" in v.site or "log10_amplitude" in v.site]
-    total = np.asarray(_evaluate(bound, galactic, theta)[0])
-    theta[:, fluxes] += np.log10(np.maximum(counts, 1.0) / total)[:, None]
+    expected, *_ = _evaluate(bound, galactic, theta)
+    theta[:, fluxes] += np.log10(np.maximum(counts, 1.0) / np.asarray(expected))[:, None]
     best = evaluate(theta)
     for _ in range(_POPULATION_UPDATES):
         precision = 1.0 / std**2

@@ -146,7 +146,8 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
         If a fit is of another model, pooling, data or pivot, or for an unknown predictor.
     """
     model, data = model_and_data(fit, Relation, PointsInGroups, "shrinkage_of_lines")
-    if (pooling := model.pooling_of(len(data))) != "partial":
+    pooling = model.pooling_of(len(data))
+    if pooling != "partial":
         raise ValueError(f"shrinkage_of_lines: expected a fit with partial pooling; found {pooling!r}.")
     index = _predictor_index(data, predictor, "shrinkage_of_lines")
     slopes, intercepts = _lines(fit, model, data)
@@ -168,12 +169,12 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
         r = float(parameter(fit, "correlation").mean()) if model.correlated else 0.0
         cross = r * values["alpha_std"] * values["beta_std"]
         cov = np.array([[values["alpha_std"] ** 2, cross], [cross, values["beta_std"] ** 2]])
-        # Squared half axes of the ellipse and their directions, the larger one last.
-        sizes, axes = np.linalg.eigh(cov)
-        angle = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
+        # Variances along the axes of the ellipse and their directions, the larger one last.
+        variances, directions = np.linalg.eigh(cov)
+        angle = float(np.degrees(np.arctan2(directions[1, 1], directions[0, 1])))
         for fraction, colour in ((0.95, BAND_95), (0.68, BAND_68)):
-            radius = np.sqrt(-2.0 * np.log(1.0 - fraction))
-            width, height = 2.0 * radius * np.sqrt(np.maximum(sizes[::-1], 0.0))
+            radius = np.sqrt(-2.0 * np.log(1.0 - fraction))  # of a bivariate normal, in standard deviations
+            width, height = 2.0 * radius * np.sqrt(np.maximum(variances[::-1], 0.0))
             center = (values["alpha_mean"], values["beta_mean"])
             axis.add_patch(Ellipse(center, width, height, angle=angle, color=colour, alpha=0.5, lw=0, zorder=0))
         axis.autoscale_view()

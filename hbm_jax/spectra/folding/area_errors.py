@@ -181,8 +181,8 @@ def _read(path: Path, modified: int) -> AreaComponents:
     """Read components; the time of modification is part of the key of the cache."""
     with opened(path) as hdus:
         if EXTENSION not in hdus:
-            found = ", ".join(hdu.name for hdu in hdus)
-            raise DataError(f"{path}: expected an extension {EXTENSION}; found {found}.")
+            extensions = ", ".join(hdu.name for hdu in hdus)
+            raise DataError(f"{path}: expected an extension {EXTENSION}; found {extensions}.")
         hdu = hdus[EXTENSION]
         names = ("ENERG_LO", "ENERG_HI", "DEVIATION", "COMPONENT")
         missing = [name for name in names if name not in hdu.columns.names]
@@ -266,8 +266,8 @@ class AreaErrors(Component):
         if not self.spectra:
             return np.zeros_like(rows)
         if values.ndim < 2 or max(self.spectra) >= len(values):
-            found = len(values) if values.ndim > 1 else 1
-            raise ValueError(f"AreaErrors: spectra: expected indices of {found} spectra; found {self.spectra}.")
+            num = len(values) if values.ndim > 1 else 1
+            raise ValueError(f"AreaErrors: spectra: expected indices of {num} spectra; found {self.spectra}.")
         applies = np.isin(np.arange(len(values)), self.spectra).reshape(-1, *[1] * (values.ndim - 1))
         return np.where(applies, rows, 0.0)
 

@@ -89,6 +89,7 @@ class BandedResponse:
         photons = photons.reshape(-1)
 
         def respond(block, first):
+            """Return the counts of blocks of groups, each from the photons in consecutive bins that begin at first."""
             windows = jax.vmap(lambda start: jax.lax.dynamic_slice(photons, (start,), block.shape[-1:]))(first)
             return jnp.einsum("bgw,bw->bg", jnp.asarray(block, photons.dtype), windows).ravel()
 

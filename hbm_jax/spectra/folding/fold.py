@@ -199,7 +199,7 @@ class _Trials:
         self.smooth = all(part.smooth for part in components_of(spectrum))
         self.free_redshift = any("z" in part.own_parameters for part in components_of(spectrum))
         if self.smooth:
-            self.reference = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])[1]
+            _, self.reference = self.on_panels(*_UNCOMPRESSED)
         else:
             self.reference = self.exact_at_known_redshifts() if self.free_redshift else self.exact()
 
@@ -218,6 +218,10 @@ class _Trials:
             self.cache[key] = (nodes, in_bins), spectra_at(self.tabulated, nodes, self.values) @ in_bins.T
         fold, photons = self.cache[key]
         return fold, np.asarray(photons @ self.matrix)
+
+    def on_panels(self, num_nodes: int, width: float) -> tuple[Any, Floats]:
+        """Return the result of `folded` on panels of at most this width, with edges at all discontinuities."""
+        return self.folded(self.panels(width), num_nodes)
 
     def exact(self, divisions: int = 1) -> Floats:
         """Return the expected counts of the trial spectra from integrals over `divisions` parts of each energy bin."""
@@ -260,16 +264,16 @@ class _Trials:
         """Return the fold on the widest narrow panels within the tolerance, or that with the smallest error."""
         candidates = []
         for num_nodes, width in _FEATURES:
-            candidates.append(self.folded(self.panels(width), num_nodes))
+            candidates.append(self.on_panels(num_nodes, width))
             if self.errors(candidates[-1][1], self.reference).max() <= tolerance:
                 break
         return self.compared(*min(candidates, key=lambda candidate: self.errors(candidate[1], self.reference).max()))
 
     def uncompressed_error(self) -> Folded:
         """Return the uncompressed fold, with its error relative to a finer one if it is the reference itself."""
-        fold, expected = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])
+        fold, expected = self.on_panels(*_UNCOMPRESSED)
         if self.smooth:
-            self.reference = self.folded(self.panels(_FINER[1]), _FINER[0])[1]
+            _, self.reference = self.on_panels(*_FINER)
         return self.compared(fold, expected)
 
     def compared(self, nodes: Any, expected: Floats) -> Folded:

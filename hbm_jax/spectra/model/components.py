@@ -433,9 +433,11 @@ class GaussianLine(_Additive):
 
     def _integrals(self, limits, values):
         def fractions(*line):
-            return shapes.gaussian_line_fractions(*line), ()  # without moments
+            """Return the fractions of the line, and no moments."""
+            return shapes.gaussian_line_fractions(*line), ()
 
-        return self._photons(limits, values, fractions)[0]
+        photons, _ = self._photons(limits, values, fractions)
+        return photons
 
     def _integrals_and_weights(self, limits, tables, values):
         photons, moments = self._photons(limits, values, shapes.gaussian_line_moments)

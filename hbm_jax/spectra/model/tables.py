@@ -34,8 +34,8 @@ class _Table(Component):
         table = self.table
         if table.additive != self.additive:
             kinds = "an additive table (atable)", "factors or optical depths (mtable or etable)"
-            expected, found = kinds if self.additive else kinds[::-1]
-            raise ValueError(f"{self.file}: expected {expected}; found {found}.")
+            expected, actual = kinds if self.additive else kinds[::-1]
+            raise ValueError(f"{self.file}: expected {expected}; found {actual}.")
         if self.z is not None and not (np.ndim(self.z) == 0 and -1 < self.z < math.inf):
             raise ValueError(f"z: expected a redshift above -1, or None for a parameter; found {self.z!r}.")
 

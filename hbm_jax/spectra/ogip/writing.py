@@ -180,7 +180,7 @@ def _matrix_runs(matrix: Any, first: int, unit: str | None) -> "tuple[NDArray[np
         starts.append(indices[run_starts] + first)
         widths.append(np.diff(np.append(run_starts, len(indices))))
         values.append(matrix.data[low:high])
-    columns = [_runs("F_CHAN", starts), _runs("N_CHAN", widths), _runs("MATRIX", values, unit)]
+    columns = [_array_column("F_CHAN", starts), _array_column("N_CHAN", widths), _array_column("MATRIX", values, unit)]
     return np.array([len(row) for row in starts]), columns
 
 
@@ -249,8 +249,8 @@ def _energy_bins(edges: NDArray[np.float64]) -> "list[fits.Column]":
     return [_column("ENERG_LO", edges[:-1], "keV"), _column("ENERG_HI", edges[1:], "keV")]
 
 
-def _runs(name: str, rows: list[NDArray[Any]], unit: str | None = None) -> "fits.Column":
-    """Return a variable-length array column."""
+def _array_column(name: str, rows: list[NDArray[Any]], unit: str | None = None) -> "fits.Column":
+    """Return a column with an array of any length in each row."""
     from astropy.io import fits
 
     kind = _format(np.concatenate([*rows, np.zeros(0, rows[0].dtype)]))

@@ -101,7 +101,8 @@ def marginal_background(expected: ArrayLike, background: BackgroundSeries | Back
 @jax.custom_jvp
 def _log_series(mu, series: BackgroundSeries):
     """Return the logarithm of the integral of ((mu + b) / S)^S exp(-b) p(b) over b."""
-    return _series_and_derivative(mu, series)[0]
+    log_integral, _ = _series_and_derivative(mu, series)
+    return log_integral
 
 
 @_log_series.defjvp
@@ -199,6 +200,7 @@ def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> Backgr
     log_pivot = jnp.sum(jnp.where(steps < num_powers, log_ratios(steps), 0.0), axis=-2) / jnp.maximum(D, 1.0)
 
     def coefficients(log_steps):
+        """Return the coefficients of all powers, (..., K + 1, G), from the log ratios of neighbours; the first is 1."""
         log = jnp.cumsum(jnp.where(steps < num_powers, log_steps, 0.0), axis=-2)
         first = jnp.ones_like(log[..., :1, :])
         return jnp.concatenate([first, jnp.where(steps < num_powers, jnp.exp(log), 0.0)], axis=-2)
@@ -318,9 +320,10 @@ def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
     Returns
     -------
     float
-        From 0.3, for a background with strong lines, to 100, for a smooth one; small if the counts scatter more than
-        Poisson counts. With a small shape for a smooth background, the background of each channel would be inferred
-        from its few counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 % too bright.
+        From 0.3, for a background with strong lines, to 100, for a smooth one. It is small if the counts scatter more
+        than Poisson counts. If it were small for a smooth background too, the background of each channel would be
+        inferred from its few counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 % too
+        bright.
     """
     background, mean = np.asarray(background, float)[:, None], np.asarray(prior_mean, float)[:, None]
     # The negative binomial distribution, up to a factor; importing scipy.stats takes longer than all else here.

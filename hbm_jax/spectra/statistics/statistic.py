@@ -120,7 +120,8 @@ class Statistic:
             counts = expected + jnp.sqrt(self._variance(expected)) * normal
             return dataclasses.replace(self, counts=jnp.where(self.used, counts, 0.0))
         # Expected background in the source region, and data of the background region.
-        in_source, background = self._deviance(expected)[1], self.background
+        _, in_source = self._deviance(expected)
+        background = self.background
         if self.name == "wstat":
             background = jax.random.poisson(background_key, self.ratio * in_source).astype(expected.dtype)
         elif self.name == "pgstat":
