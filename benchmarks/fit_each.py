@@ -54,7 +54,7 @@ def simulate(num):
 
 
 def smallest_ess(sites):
-    """Of (chain, draw, ...) arrays: smallest bulk or tail ESS of any element."""
+    """Return the smallest bulk or tail ESS of any element of arrays (chain, draw, ...)."""
     from hbm_jax.inference.batch.diagnostics import diagnose_many
 
     found = [diagnose_many(np.moveaxis(np.asarray(v), (0, 1), (-2, -1))) for v in sites.values()]

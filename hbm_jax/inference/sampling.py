@@ -97,8 +97,8 @@ def sample(
     Returns
     -------
     Fit
-        Draws, verdict and provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C during sampling stops
-        after the current block and keeps the draws; a second Ctrl-C stops at once.
+        Draws, verdict and provenance; ``fit.run["stopped"]`` is the reason why the run ended. Ctrl-C during sampling
+        stops after the current block and keeps the draws; a second Ctrl-C stops at once.
 
     Raises
     ------

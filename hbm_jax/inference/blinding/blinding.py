@@ -133,7 +133,7 @@ class Blinding:
 
 
 def blinding_of(blind: Any, program: Any) -> Blinding | None:
-    """Return the blinding that the option ``blind`` of `hbm_jax.sample` asks for; None for no blinding.
+    """Return the blinding for a value of the option ``blind`` of `hbm_jax.sample`; None for no blinding.
 
     Raises
     ------

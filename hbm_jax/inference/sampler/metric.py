@@ -170,8 +170,8 @@ def _eigen(matvec, size):
 
 def _lanczos(matvec, size, rng):
     """Return converged extreme eigenvalues and eigenvectors of a symmetric matrix, by reorthogonalised Lanczos."""
-    # Not `scipy.sparse.linalg.eigsh`: it must know their number, and of 300 curvatures from 0.01 to 100 it finds 10 by
-    # 51 products (two gradients each and more), where these 40 give 19.
+    # `scipy.sparse.linalg.eigsh` needs their number beforehand. Of 300 curvatures from 0.01 to 100 it finds 10 with 51
+    # products (two gradients or more each); the 40 products here give 19.
     steps = min(LANCZOS_STEPS, size)
     basis = np.zeros((size, steps))
     diagonal, off_diagonal = np.zeros(steps), np.zeros(steps)

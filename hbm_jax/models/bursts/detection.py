@@ -154,6 +154,7 @@ class PeakFluxDetection(NamedTuple):
     log10_sphere_area: Any
 
     def _lines(self, x_mean, x_std, x: Any = 0.0) -> LinesOfBursts:
+        """Return the lines of bursts in flux, for peak energies N(x_mean, x_std^2), or known ones x."""
         line = self.line
         area = (self.log10_sphere_area @ self.of_burst / jnp.sum(self.of_burst, axis=0))[:, None]
 
@@ -385,9 +386,9 @@ def check_selected(data: Bursts, selection: Selection, model: Any) -> None:
     below = (flux.max(axis=1) if whole else flux.min(axis=1)) < float(selection.limit)
     if below.any():
         num = int(below.sum()) if whole else int((flux < float(selection.limit)).sum())
-        what = "no burst whose fluxes are all below the limit" if whole else "no flux below the limit"
+        expected = "no burst whose fluxes are all below the limit" if whole else "no flux below the limit"
         raise DataError(
-            f"{option}: expected {what}; found {num}, the first in {data.name[int(below.argmax())]}. "
+            f"{option}: expected {expected}; found {num}, the first in {data.name[int(below.argmax())]}. "
             "Leave them out, or give the limit a width, such as +- 0.1."
         )
 

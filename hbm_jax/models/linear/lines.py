@@ -261,13 +261,13 @@ def sample_points(
     if model.latents == "sampled":
         x = _sample_predictors(bound, population)
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
-    detections, found = sample_detections(model, bound), None
+    detections, injections = sample_detections(model, bound), None
     if bound.injections is not None:
-        found = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
-        numpyro.deterministic("effective_injections", found.effective_number)
+        injections = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
+        numpyro.deterministic("effective_injections", injections.effective_number)
     points = MeasuredPoints(
         *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections,
-        population.tail, found,
+        population.tail, injections,
     )  # fmt: skip
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):

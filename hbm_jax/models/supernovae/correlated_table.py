@@ -241,6 +241,7 @@ def _chebyshev_points(low, high, size):
 
 
 def _to_coefficients(grid):
+    """Return the Chebyshev coefficients in two variables of values at Chebyshev nodes, (size, size, K)."""
     size = grid.shape[0]
     points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
     inverse = np.linalg.inv(chebyshev.chebvander(points, size - 1))

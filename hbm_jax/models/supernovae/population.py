@@ -141,13 +141,13 @@ def populations(
 def _half_line(x1: Population, c: Population, flat) -> HalfLine | Quadrant | None:
     """Return the positive latents of the populations of stretch and colour along (x1, c, m_b), or None."""
 
-    def along(latent: Latent, unit: tuple[float, float]) -> HalfLine:
-        direction = (*(latent.quantity if one else 0.0 for one in unit), latent.magnitude)
+    def along(latent: Latent, axis: int) -> HalfLine:  # 0 for stretch, 1 for colour
+        direction = (*(latent.quantity if i == axis else 0.0 for i in range(2)), latent.magnitude)
         precision = None if latent.precision is None else flat(latent.precision)
         return HalfLine(tuple(flat(part) for part in direction), flat(latent.rate), precision)
 
-    latents = [along(x1.latent, (1.0, 0.0))] if x1.latent is not None else []
-    latents += [along(c.latent, (0.0, 1.0))] if c.latent is not None else []
+    latents = [along(x1.latent, 0)] if x1.latent is not None else []
+    latents += [along(c.latent, 1)] if c.latent is not None else []
     return Quadrant(*latents) if len(latents) == 2 else latents[0] if latents else None
 
 
