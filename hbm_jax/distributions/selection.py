@@ -221,6 +221,7 @@ class FoundInjections(NamedTuple):
     @property
     def effective_number(self):
         """Squared detected fraction over the variance of its estimate."""
+        # Variance over squared mean: sum of w^2 over the squared sum of w, less 1 / num for the injections not found.
         inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
         return 1.0 / jnp.maximum(inverse, 1e-12)
 

@@ -299,7 +299,10 @@ def _adapt_length(state: State, gradient, log_step, options: Options):
 
 
 def _update_moments(rows, num_before, mean, squares):
-    """Update a running mean and sum of squared deviations, (d, d) or (d,), with new rows (n, d)."""
+    """Update a running mean and sum of squared deviations, (d, d) or (d,), with new rows (n, d).
+
+    The sums of both sets are combined by the formula of Chan, Golub & LeVeque 1983 (The American Statistician 37, 242).
+    """
     num_rows = rows.shape[0]
     row_mean = rows.mean(0)
     deviations, shift = rows - row_mean, row_mean - mean

@@ -191,7 +191,11 @@ def sample_detections(model: Any, bound: BoundPoints) -> list[ProbitSelection]:
 
 
 def sample_evolution(model: Any, bound: BoundPoints, lines: Lines, scatter: Scatter) -> tuple[Lines, Scatter]:
-    """Sample the exponents of redshift; return lines and scatter with their changes."""
+    """Sample the exponents of redshift; return lines and scatter with their changes.
+
+    With F the factor of redshift, y = alpha (x + evolution_x log F - pivot) + beta + evolution_y log F, so that y
+    changes by (evolution_y + alpha evolution_x) log F.
+    """
     logarithm = bound.log_evolution
     if logarithm is None:
         return lines, scatter
