@@ -258,6 +258,11 @@ def _solved(residuals, sensitivities, offsets, blocks, ones):
 
 @_log_ratio.defjvp
 def _log_ratio_jvp(primals, tangents):
+    """Return the log ratio and its directional derivative.
+
+    With the mean m of the offsets and S the sensitivities of a group, the derivative is S m by its residuals z, and
+    (z - S m) m^T - S (1 + A)^-1 by S.
+    """
     residuals, sensitivities, offsets, *_ = primals
     value, inverse, mean = _solved(*primals)
     total = jnp.zeros(())

@@ -341,6 +341,7 @@ def end_segment(state: State, options: Options) -> State:
     replace = closing & jnp.isfinite(factor).all() & jnp.isfinite(inverse).all()
     # Step size and length are in units of the metric; they are kept, because the metric usually changes little.
     log_step = state.log_step
+    # Dual averaging starts again, in the order of `State.averaged`, with shrinkage to sqrt(10) times the step size.
     restart = jnp.stack([log_step, 0.0 * log_step, jnp.log(10.0) * 0.5 + log_step, 0.0 * log_step])
     return state._replace(
         averaged=jnp.where(replace, restart, state.averaged),

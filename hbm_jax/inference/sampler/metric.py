@@ -134,6 +134,7 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     """
 
     def curvature(v):
+        """Return the product of the scaled Hessian and v, by central differences of the gradient."""
         step = scale * v * 1e-3 / max(np.linalg.norm(v) / np.sqrt(len(v)), 1e-300)
         differences = [np.asarray(gradient(p + step)) - np.asarray(gradient(p - step)) for p in points]
         return scale * np.mean(differences, axis=0) * np.linalg.norm(v) / np.sqrt(len(v)) / 2e-3
