@@ -277,7 +277,7 @@ def sample_points(
         with handlers.mask(mask=bound.used):
             drawn = numpyro.sample("observed", points, obs=values)
         if recover:
-            _record(points.draw_true(numpyro.prng_key(), drawn), num, x=model.latents == "marginal")
+            _record(points.draw_true(numpyro.prng_key(), drawn), num, record_x=model.latents == "marginal")
             if model.outliers:
                 numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
             if model.student_t:
@@ -325,8 +325,8 @@ def _sample_predictors(bound: BoundPoints, population: Population):
         return sample_whitened("x", population.mean, population.std, likelihood)[..., None]
 
 
-def _record(true, num: int, x: bool = True) -> None:
-    """Record the true predictors, unless they were sampled (``x=False``), and responses, (J, M, P + 1)."""
-    if x:
+def _record(true, num: int, record_x: bool = True) -> None:
+    """Record true responses, and true predictors unless they were sampled (``record_x=False``), from (J, M, P + 1)."""
+    if record_x:
         numpyro.deterministic("x", true[..., 0] if num == 1 else true[..., :-1])
     numpyro.deterministic("y", true[..., -1])
