@@ -132,10 +132,10 @@ def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
     error = num / np.sqrt(smallest)
     sentence = (
         f"The detected fraction is estimated from {len(data.injections)} found injections; their effective number is "
-        f"{smallest:.3g} or more, {smallest / num:.2g} times the {num} objects: their Monte Carlo error changes the "
-        f"log likelihood by up to {error:.2g}"
+        f"{smallest:.3g} or more, {smallest / num:.2g} times the {num} objects, and the Monte Carlo error of the log "
+        f"likelihood is up to {error:.2g}"
     )
-    enough = f"; {ENOUGH:g} times are enough"
+    conclusion = f"; {ENOUGH:g} times are enough"
     if smallest < ENOUGH * num:
-        enough = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
-    return [sentence + enough]
+        conclusion = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
+    return [sentence + conclusion]
