@@ -174,6 +174,6 @@ def _axis(values, axis):
 
 
 def _along(array, axis):
-    """Return an array (N, size) with its second index along one of the axes."""
+    """Return an array (N, size) with `_NUM_AXES` axes, its second axis moved to ``axis`` and the others of length 1."""
     array = jnp.asarray(array)
     return array.reshape([array.shape[0] if i == 0 else array.shape[1] if i == axis else 1 for i in range(_NUM_AXES)])
