@@ -57,11 +57,11 @@ def main():
     z = np.random.default_rng(0).uniform(0.05, 6.0, options.sources)
 
     running_integrals()
-    one = []
+    set_up = []
     for source in z[:5]:
         began = time.process_time()
         WhimTable(energy, source, cosmology=flat)
-        one.append(time.process_time() - began)
+        set_up.append(time.process_time() - began)
     began = time.perf_counter()
     table = jax.block_until_ready(jax.device_put(WhimTable(energy, z, cosmology=flat)))
     all_of_them = time.perf_counter() - began
@@ -81,7 +81,7 @@ def main():
         )
         return ion(*(jnp.asarray(column) for column in tables[1:]))
 
-    integrals = jnp.stack([of_each_ion(one) for one in z])  # (sources, energies, ions)
+    integrals = jnp.stack([of_each_ion(redshift) for redshift in z])  # (sources, energies, ions)
     direct = jax.jit(
         lambda integrals, n0, T: n0 * COLUMN / 70.0 * (integrals @ (ion_fractions(T, 0.0)[ABSORBING_INDEX] * numbers))
     )
@@ -119,7 +119,7 @@ def main():
         "direct": lambda n0, T: integral(z, n0, T),
     }
     results = {name: np.asarray(run(1e-7, 6.02)) for name, run in contestants.items()}
-    difference = {name: np.abs(np.exp(-found) - np.exp(-results["direct"])).max() for name, found in results.items()}
+    difference = {name: np.abs(np.exp(-depth) - np.exp(-results["direct"])).max() for name, depth in results.items()}
     for run in slopes.values():
         jax.block_until_ready(run(6.02))
     seconds = {name: [] for name in (*contestants, "slabs")}
@@ -142,24 +142,24 @@ def main():
         seconds["slabs"].append((time.perf_counter() - began) * options.sources)
     exact = np.asarray(whim_optical_depth(energy, z[0], n0=1e-7, log10_T=6.02, cosmology=flat))
     difference["slabs"] = np.abs(np.exp(-slabs(z[0], 1e-7, 6.02)) - np.exp(-exact)).max()
-    median = {name: statistics.median(found) for name, found in seconds.items()}
+    median = {name: statistics.median(times) for name, times in seconds.items()}
     lines = [
         f"optical depth of the WHIM, {options.sources} sources x {options.energies} energies, float64 on CPU",
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"hbm_jax {version('hbm_jax')}, jax {version('jax')}, numpy {version('numpy')}",
-        f"set-up of the tables: {statistics.median(one):.3f} s of one core a source, {all_of_them:.1f} s for all",
+        f"set-up of the tables: {statistics.median(set_up):.3f} s of one core a source, {all_of_them:.1f} s for all",
         "",
         f"{'':20}{'ms (median)':>14}{'slowest':>10}{'ratio':>10}{'difference of exp(-tau)':>26}",
     ]
-    for name, found in seconds.items():
+    for name, times in seconds.items():
         lines.append(
-            f"{name:20}{1e3 * median[name]:14.2f}{1e3 * max(found):10.2f}{median[name] / median['table']:10.1f}"
+            f"{name:20}{1e3 * median[name]:14.2f}{1e3 * max(times):10.2f}{median[name] / median['table']:10.1f}"
             f"{difference[name]:26.1e}"
         )
     lines += ["", "sum of exp(-tau) with its gradient in n0 and T:"]
-    slope = {name: statistics.median(found) for name, found in with_slopes.items()}
-    for name, found in slope.items():
-        lines.append(f"{name:20}{1e3 * found:14.2f}{'':10}{found / slope['table']:10.1f}")
+    slope = {name: statistics.median(times) for name, times in with_slopes.items()}
+    for name, time_with_slope in slope.items():
+        lines.append(f"{name:20}{1e3 * time_with_slope:14.2f}{'':10}{time_with_slope / slope['table']:10.1f}")
     lines.append("")
     for name in ("table", "table, Z fixed"):
         stored = median["stored ions"] / median[name]
@@ -171,7 +171,7 @@ def main():
     for claim, met in (
         (f"at least 50 times faster than the contraction over 102 ions, direct: {direct:.0f}", direct >= 50),
         (f"at least 1000 times faster than slabs: {slab:.0f}", slab >= 1000),
-        ("set-up under 0.3 s a source on one core", statistics.median(one) < 0.3),
+        ("set-up under 0.3 s a source on one core", statistics.median(set_up) < 0.3),
     ):
         lines.append(f"{'PASS' if met else 'MISS'}  {claim}")
     text = "\n".join(lines)

@@ -46,8 +46,8 @@ def smallest_ess(sites):
     """Return the smallest bulk or tail ESS of arrays (chain, draw, 1)."""
     from hbm_jax.inference.batch.diagnostics import diagnose_many
 
-    found = [diagnose_many(np.moveaxis(np.asarray(sites[name]), (0, 1), (-2, -1))) for name in NAMES]
-    return min(float(min(np.min(d.ess_bulk), np.min(d.ess_tail))) for d in found)
+    diagnostics = [diagnose_many(np.moveaxis(np.asarray(sites[name]), (0, 1), (-2, -1))) for name in NAMES]
+    return min(float(min(np.min(d.ess_bulk), np.min(d.ess_tail))) for d in diagnostics)
 
 
 def loop(model, singles, chain_method):
@@ -61,9 +61,9 @@ def loop(model, singles, chain_method):
         jit_model_args=True,
     )  # fmt: skip
     seconds, ess = [], []
-    for i, one in enumerate(singles):
+    for i, single in enumerate(singles):
         began = time.perf_counter()
-        mcmc.run(jax.random.key(i), one)
+        mcmc.run(jax.random.key(i), single)
         samples = jax.device_get(mcmc.get_samples(group_by_chain=True))
         seconds.append(time.perf_counter() - began)
         ess.append(smallest_ess(samples))
@@ -89,7 +89,7 @@ def main():
     began = time.perf_counter()
     singles = model.prepare(data).each()
     preparing = time.perf_counter() - began
-    fits = hbm.fit_each(model, [(one,) for one in singles], names=list(data.name), seed=1, progress=False)
+    fits = hbm.fit_each(model, [(single,) for single in singles], names=list(data.name), seed=1, progress=False)
     ours = fits.cost["seconds"] - fits.cost["compile_seconds"]
     each = ours / options.objects
     table = fits.summary()
@@ -116,12 +116,12 @@ def main():
     row("fit_each", fits.cost["compile_seconds"], each, ours_ess)
     for method in ("vectorized", "sequential"):
         jax.clear_caches()  # each MCMC.run keeps a thousand mapped sections of memory, and a process may have 65 530
-        compile_seconds, seconds, found = loop(model, singles[: options.loop + 1], method)
-        row(f"MCMC.run, {method} chains", compile_seconds, statistics.median(seconds), found)
+        compile_seconds, seconds, ess = loop(model, singles[: options.loop + 1], method)
+        row(f"MCMC.run, {method} chains", compile_seconds, statistics.median(seconds), ess)
     pulls = []
     for name in NAMES:
         rows = table.xs(f"{name}[0]", level=1)
-        true = truth[name][[data.name.index(one) for one in rows.index]]
+        true = truth[name][[data.name.index(label) for label in rows.index]]
         pulls.append(np.mean(np.abs(rows["mean"] - true) < rows["sd"]))
     inside = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(NAMES, pulls, strict=True))
     lines += [

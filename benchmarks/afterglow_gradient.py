@@ -151,14 +151,14 @@ def density_of(program):
 
 def draws_of_prior(model, prepared, num):
     """Return draws of the parameters that `expected` takes."""
-    found = []
+    draws = []
     for seed in range(num):
         trace = handlers.trace(handlers.seed(lambda: model(prepared, observed=False), seed)).get_trace()
         p = {name: site["value"] for name, site in trace.items() if site["type"] != "plate"}
         p |= {name: value for name, value in model.all_priors.items() if isinstance(value, float)}
         p |= {"nh": 10.0 ** p["log10_nh"], "nh_mw": jnp.asarray(prepared.nh_mw), "z": prepared.z}
-        found.append({k: jnp.asarray(v) for k, v in p.items() if k != "counts" and k[0] != "_"})
-    return found
+        draws.append({k: jnp.asarray(v) for k, v in p.items() if k != "counts" and k[0] != "_"})
+    return draws
 
 
 # Ten afterglows, each of them ten times in the density; ten bursts; the spectrum of the first afterglow.
@@ -391,8 +391,8 @@ def against_dense(options, say):
         f"\nchange of the log likelihood of all {len(some)} sources together over {options.num_draws} draws of the "
         f"default prior,\nclaimed less than {MOST_CHANGE}; {int(prepared.statistic.counts.sum())} counts are observed"
     )
-    found = np.array([both(p, prepared, reference) for p in draws])
-    change, value, counts = np.abs(found[:, 0] - found[:, 1]), found[:, 1], found[:, 2]
+    values = np.array([both(p, prepared, reference) for p in draws])
+    change, value, counts = np.abs(values[:, 0] - values[:, 1]), values[:, 1], values[:, 2]
     for low, high in itertools.pairwise((0.0, 1e6, 1e7, np.inf)):
         part = (counts >= low) & (counts < high)
         if part.any():

@@ -27,8 +27,8 @@ def cases() -> Iterator[tuple[str, object, object]]:
     limited = BurstPopulation(num_intervals=[4, 6], log10_flux_limit=-7.0, unknown=2, sigma_log10_flux=(0.05, 0.1))
     truncated = Golenetskii(truncated=True, priors=PRIORS)
     yield "Golenetskii, limit of flux, two redshifts unknown", truncated, limited.draw(8, seed=2).data
-    whole = BurstPopulation(num_intervals=[4, 6], sigma_log10_flux=(0.05, 0.1))
-    yield "Golenetskii, no limit, redshifts known", Golenetskii(priors=PRIORS), whole.draw(8, seed=2).data
+    unselected = BurstPopulation(num_intervals=[4, 6], sigma_log10_flux=(0.05, 0.1))
+    yield "Golenetskii, no limit, redshifts known", Golenetskii(priors=PRIORS), unselected.draw(8, seed=2).data
 
 
 if __name__ == "__main__":

@@ -57,11 +57,11 @@ def cases(word: str) -> Iterator[tuple[str, object, object, dict]]:
 
     several = BurstPopulation(num_intervals=[2, 3], sigma_log10_flux=(0.05, 0.1))
     single = BurstPopulation(num_intervals=1, sigma_log10_flux=(0.05, 0.1))
-    whole = Golenetskii(selection="log10_peak_flux > -6.3", priors=BURSTS)
+    detected = Golenetskii(selection="log10_peak_flux > -6.3", priors=BURSTS)
     above = "log10_flux > Normal(-5.8, 0.2) +- 0.3"
     inferred = Golenetskii(pooling="complete", selection=above, priors=LINE)
     bursts = [
-        ("Bursts detected by their brightest interval", whole, several, 6, {"num_chains": 2}),
+        ("Bursts detected by their brightest interval", detected, several, 6, {"num_chains": 2}),
         ("Bursts above an inferred limit", inferred, single, 20, {}),
     ]
     for name, model, population, num, options in bursts:

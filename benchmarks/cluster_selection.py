@@ -42,7 +42,7 @@ def columns(path, low_redshift=0.0, luminosity="Lxcin"):
         table = Table.read(path)
     z, xi, mass, value = (np.array(table[name], float) for name in ("redshift", "xi", "m500", luminosity))
     e = np.sqrt(0.3 * (1.0 + z) ** 3 + 0.7)
-    found = {
+    clusters = {
         "x": np.log(mass / PIVOT),
         "sigma_x": np.array(table["m500_err"], float) / mass,
         "y": np.log(value / 1e44 / e**2),
@@ -51,23 +51,23 @@ def columns(path, low_redshift=0.0, luminosity="Lxcin"):
         "log_xi": np.log(xi),
         "log_e": np.log(e),
     }
-    return {name: values[z > low_redshift] for name, values in found.items()}
+    return {name: values[z > low_redshift] for name, values in clusters.items()}
 
 
-def cut(found, limit):
+def cut(clusters, limit):
     """Return the columns of clusters above a limit in xi, with the mass at the limit and the redshift of each."""
-    design = np.stack([np.ones_like(found["x"]), found["log_xi"], found["log_e"]], axis=1)
-    coefficients, *_ = np.linalg.lstsq(design, found["x"], rcond=None)
-    scatter = np.std(found["x"] - design @ coefficients)
-    lowest = found["x"] + coefficients[1] * (np.log(limit) - found["log_xi"])
-    kept = found["log_xi"] > np.log(limit)
-    return {name: values[kept] for name, values in (found | {"cut_x": lowest}).items()}, coefficients[1], scatter
+    design = np.stack([np.ones_like(clusters["x"]), clusters["log_xi"], clusters["log_e"]], axis=1)
+    coefficients, *_ = np.linalg.lstsq(design, clusters["x"], rcond=None)
+    scatter = np.std(clusters["x"] - design @ coefficients)
+    lowest = clusters["x"] + coefficients[1] * (np.log(limit) - clusters["log_xi"])
+    kept = clusters["log_xi"] > np.log(limit)
+    return {name: values[kept] for name, values in (clusters | {"cut_x": lowest}).items()}, coefficients[1], scatter
 
 
-def described(found, low_redshift, core):
+def described(clusters, low_redshift, core):
     """Return a description of a sample."""
     above = f", z > {low_redshift:g}" if low_redshift else ""
-    return f"{len(found['x'])} clusters, xi > {LOWEST:g}{above}, {core}"
+    return f"{len(clusters['x'])} clusters, xi > {LOWEST:g}{above}, {core}"
 
 
 def fits(path):
@@ -76,15 +76,15 @@ def fits(path):
     exponential = limited | {"x_population": "exponential", "priors": lowest}
     for low_redshift in (0.0, 0.2):
         for core, luminosity in CORES.items():
-            found, _, _ = cut(columns(path, low_redshift, luminosity), LOWEST)
-            sample = described(found, low_redshift, core)
+            clusters, _, _ = cut(columns(path, low_redshift, luminosity), LOWEST)
+            sample = described(clusters, low_redshift, core)
             if core == "core included":
-                yield sample, "without the selection", found, {}
-                yield sample, "with the selection, normal masses", found, limited
-            yield sample, "with the selection, exponential masses", found, exponential
+                yield sample, "without the selection", clusters, {}
+                yield sample, "with the selection, normal masses", clusters, limited
+            yield sample, "with the selection, exponential masses", clusters, exponential
             if low_redshift and core == "core included":
-                yield sample, "the same with (1 + z)^g", found, exponential | {"evolution": "ln 1+z"}
-            yield sample, "regression on the masses of the table", found | {"sigma_x": 0.0 * found["x"]}, {}
+                yield sample, "the same with (1 + z)^g", clusters, exponential | {"evolution": "ln 1+z"}
+            yield sample, "regression on the masses of the table", clusters | {"sigma_x": 0.0 * clusters["x"]}, {}
 
 
 def largest(deviance, start, step=1e-3):
@@ -100,28 +100,33 @@ def largest(deviance, start, step=1e-3):
     return best[0], float(np.sqrt(np.linalg.inv(curvature)[0, 0]))
 
 
-def slope_of_means(found):
+def slope_of_means(clusters):
     """Return the slope of largest likelihood of luminosities at true masses that scatter about those of the table."""
 
     def deviance(p):
-        variance = np.exp(2.0 * p[2]) + found["sigma_y"] ** 2 + (p[0] * found["sigma_x"]) ** 2
-        residual = found["y"] - p[0] * found["x"] - p[1]
+        variance = np.exp(2.0 * p[2]) + clusters["sigma_y"] ** 2 + (p[0] * clusters["sigma_x"]) ** 2
+        residual = clusters["y"] - p[0] * clusters["x"] - p[1]
         return 0.5 * np.sum(residual**2 / variance + np.log(variance))
 
     return largest(deviance, [2.0, 1.0, -1.0])
 
 
-def slope_of_exponential(found, evolves=False):
+def slope_of_exponential(clusters, evolves=False):
     """Return the slope of largest likelihood with the selection and exponential masses, from the formulas in SciPy."""
     from scipy.special import log_ndtr
 
-    x, error = found["x"] - LOWEST_MASS, found["sigma_x"]
-    limit = (found["cut_x"] - LOWEST_MASS) / error
+    x, error = clusters["x"] - LOWEST_MASS, clusters["sigma_x"]
+    limit = (clusters["cut_x"] - LOWEST_MASS) / error
 
     def deviance(p):
         slope, intercept, scale = p[0], p[1], np.exp(p[3])
-        variance = np.exp(2.0 * p[2]) + found["sigma_y"] ** 2
-        y = found["y"] - intercept - slope * LOWEST_MASS - (p[4] * np.log1p(found["redshift"]) if evolves else 0.0)
+        variance = np.exp(2.0 * p[2]) + clusters["sigma_y"] ** 2
+        y = (
+            clusters["y"]
+            - intercept
+            - slope * LOWEST_MASS
+            - (p[4] * np.log1p(clusters["redshift"]) if evolves else 0.0)
+        )
         precision, linear = 1.0 / error**2 + slope**2 / variance, x / error**2 + slope * y / variance - 1.0 / scale
         log_density = 0.5 * (linear**2 / precision - x**2 / error**2 - y**2 / variance - np.log(variance * precision))
         log_density = log_density + log_ndtr(linear / np.sqrt(precision)) - p[3]
@@ -157,13 +162,13 @@ def likelihoods(path):
     slopes = {}
     for low_redshift in (0.0, 0.2):
         for core, luminosity in CORES.items():
-            found, _, _ = cut(columns(path, low_redshift, luminosity), LOWEST)
-            yield from ("", f"{described(found, low_redshift, core)}: largest likelihood; published {PUBLISHED}")
-            exact = found | {"sigma_x": 0.0 * found["x"]}
+            clusters, _, _ = cut(columns(path, low_redshift, luminosity), LOWEST)
+            yield from ("", f"{described(clusters, low_redshift, core)}: largest likelihood; published {PUBLISHED}")
+            exact = clusters | {"sigma_x": 0.0 * clusters["x"]}
             for name, (slope, error) in {
-                "with the selection, exponential masses": slope_of_exponential(found),
-                "the same with (1 + z)^g": slope_of_exponential(found, evolves=True),
-                "regression on the masses of the table": slope_of_means(found),
+                "with the selection, exponential masses": slope_of_exponential(clusters),
+                "the same with (1 + z)^g": slope_of_exponential(clusters, evolves=True),
+                "regression on the masses of the table": slope_of_means(clusters),
                 "the same without scatter of true masses": slope_of_means(exact),
             }.items():
                 slopes[low_redshift, core, name] = slope
@@ -206,10 +211,12 @@ def posteriors(path, word):
 
     hbm.use_every_core()
     last = ""
-    for sample, name, found, choices in fits(path):
+    for sample, name, clusters, choices in fits(path):
         if word not in name:
             continue
-        data = PointsInGroups.from_columns({key: value for key, value in found.items() if not key.startswith("log_")})
+        data = PointsInGroups.from_columns(
+            {key: value for key, value in clusters.items() if not key.startswith("log_")}
+        )
         fit = hbm.sample(Relation(pooling="complete", pivot=0.0, **choices), data, seed=1, progress=False)
         row = fit.summary().loc["alpha"]
         if sample != last:
@@ -227,14 +234,14 @@ def posteriors(path, word):
 
 def report(path, word):
     """Yield the lines of the result."""
-    found, exponent, scatter = cut(columns(path), LOWEST)
+    clusters, exponent, scatter = cut(columns(path), LOWEST)
     yield (
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores (shared), "
         f"Python {platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}"
     )
     yield f"masses of the table: proportional to xi^{exponent:.3f} and a power of E(z) to {100 * scatter:.0f} %; slopes"
     yield "are inversely proportional to this exponent, which is a result of the survey's calibration of masses"
-    yield f"errors of log mass: {found['sigma_x'].min():.2f} to {found['sigma_x'].max():.2f}"
+    yield f"errors of log mass: {clusters['sigma_x'].min():.2f} to {clusters['sigma_x'].max():.2f}"
     yield from likelihoods(path)
     yield from ("", f"simulated luminosities of slope {PUBLISHED}: regression on the mean mass given xi, by the")
     yield "correlation of the scatters of luminosity and zeta"

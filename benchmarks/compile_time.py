@@ -111,7 +111,7 @@ def measure(names, repetitions) -> dict[str, dict[str, float]]:
         options = sampling_options(jax.default_backend())
     except ImportError:  # an older checkout
         options = {}
-    found = {}
+    results = {}
     for name in names:
         model, sample = cases()[name]()
         target = build_target(model, (model.bound(sample) if hasattr(model, "bound") else sample,), jax.random.key(1))
@@ -134,8 +134,8 @@ def measure(names, repetitions) -> dict[str, dict[str, float]]:
             evaluations += 1
         gradient = 1e6 * (time.process_time() - began) / evaluations
         values = trace, lower, compiled, trace + lower + compiled, count(traced.jaxpr.jaxpr), gradient
-        found[name] = dict(zip(FIGURES, values, strict=True))
-    return found
+        results[name] = dict(zip(FIGURES, values, strict=True))
+    return results
 
 
 def compiled_by_options(name: str, repetitions: int) -> None:

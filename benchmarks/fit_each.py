@@ -54,11 +54,11 @@ def simulate(num):
 
 
 def smallest_ess(sites):
-    """Of (chain, draw, ...) arrays: smallest bulk or tail ESS of any element."""
+    """Return the smallest bulk or tail ESS of any element of arrays (chain, draw, ...)."""
     from hbm_jax.inference.batch.diagnostics import diagnose_many
 
-    found = [diagnose_many(np.moveaxis(np.asarray(v), (0, 1), (-2, -1))) for v in sites.values()]
-    return min(float(min(np.min(d.ess_bulk), np.min(d.ess_tail))) for d in found)
+    diagnostics = [diagnose_many(np.moveaxis(np.asarray(v), (0, 1), (-2, -1))) for v in sites.values()]
+    return min(float(min(np.min(d.ess_bulk), np.min(d.ess_tail))) for d in diagnostics)
 
 
 def loop(y, chain_method):
@@ -178,14 +178,14 @@ def main():
     loops = []
     for method in ("vectorized", "sequential"):
         began = time.perf_counter()
-        seconds, found = loop(y[: options.loop], method)
-        row(f"MCMC.run, {method} chains", time.perf_counter() - began - sum(seconds), statistics.median(seconds), found)
+        seconds, ess = loop(y[: options.loop], method)
+        row(f"MCMC.run, {method} chains", time.perf_counter() - began - sum(seconds), statistics.median(seconds), ess)
         loops.append(statistics.median(seconds) / each)
-    compile_seconds, seconds, found = compiled_loop(y[: 2 * options.loop])
-    row("compiled loop", compile_seconds, statistics.median(seconds), found)
+    compile_seconds, seconds, ess = compiled_loop(y[: 2 * options.loop])
+    row("compiled loop", compile_seconds, statistics.median(seconds), ess)
     by_hand = statistics.median(seconds) / each
-    compile_seconds, seconds, found = lock_step(y[:64])
-    row("lock-step NUTS, 64 at once", compile_seconds, seconds / 64, found)
+    compile_seconds, seconds, ess = lock_step(y[:64])
+    row("lock-step NUTS, 64 at once", compile_seconds, seconds / 64, ess)
     usable = int(fits.usable.sum())
     lines += [
         "",

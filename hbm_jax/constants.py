@@ -1,4 +1,4 @@
-"""Physical constants in SI units, unless the name says otherwise, with the values of astropy."""
+"""Physical constants with the values of astropy, in SI units or in the units of their names."""
 
 import math
 

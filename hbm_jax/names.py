@@ -59,8 +59,8 @@ def require_parameters(requested: Iterable[str], known: Iterable[Any], caller: s
     """Raise ValueError, in the name of `caller`, for an unknown parameter; the message suggests the nearest name."""
     known = [str(name) for name in known]
     if unknown := [name for name in map(str, requested) if name not in known]:
-        found = ", ".join(unknown) + did_you_mean(unknown[0], known)
-        raise ValueError(f"{caller}: expected parameters among {listed(known)}; found {found}.")
+        names = ", ".join(unknown) + did_you_mean(unknown[0], known)
+        raise ValueError(f"{caller}: expected parameters among {listed(known)}; found {names}.")
 
 
 def renamed_keyword(former: str, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -19,7 +19,7 @@ CHUNK = 512  # elements per evaluation
 def precomputed(work: Callable[[], Any]) -> Any:
     """Return the result of a function without traced arguments, in double precision, also during a trace.
 
-    It runs in a new thread, which has its own trace context, so compiled functions run as usual. Within
+    The function runs in a new thread, which has its own trace context, so compiled functions run as usual. Within
     `jax.ensure_compile_time_eval`, each operation of a compiled function would be compiled separately: hundreds of
     programs of a few hundredths of a second each.
     """

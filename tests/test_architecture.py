@@ -204,7 +204,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_rooms_of_a_domain_do_not_import_those_of_another():
-    """What two domains share stands above their folders."""
+    """Code that two domains use is outside their folders."""
 
     def domain(module: str) -> str:
         parts = [*module.split("."), "", ""]

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept; that a second run finds them is tested in test_cli."""
+"""Folder of the cache of compiled programs; its use by a second run is tested in test_cli."""
 
 import os
 from pathlib import Path

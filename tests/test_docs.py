@@ -39,7 +39,7 @@ def targets(text):
 
 
 def exists(path, target):
-    """Whether a link leads to a file, as it stands or where docs/conf.py puts it."""
+    """Return whether a link leads to a file of the repository, or to one that docs/conf.py copies."""
     found = (path.parent / target).resolve()
     if not found.is_relative_to(ROOT):
         return False

@@ -214,14 +214,14 @@ def two_runs(tmp_path_factory):
 
 
 def of_posterior(folder):
-    """What `hbm_jax.load` makes of a run folder, as plain values."""
+    """Return the result of `hbm_jax.load` for a run folder, as plain values."""
     fit = hbm_jax.load(folder)
     arrays = {f"{group}/{name}": v.to_numpy() for group in GROUPS for name, v in fit.tree[group].to_dataset().items()}
     return arrays | {"model": fit.program.to_config(), "run": fit.run, "verdict": str(fit.verdict)}
 
 
 def of_checkpoint(folder):
-    """What `hbm_jax.resume` makes of it before it draws, as plain values."""
+    """Return what `hbm_jax.resume` reads from a run folder before it draws, as plain values."""
     program, args = runs.rebuild_program(runs.checkpoint_of(folder) or folder)
     with contextlib.closing(Checkpoint.existing(runs.checkpoint_of(folder))) as store:
         run, start = store.run, store.read_start()
@@ -233,7 +233,7 @@ def of_checkpoint(folder):
 
 
 def of_configuration(folder):
-    """What the report shows and `hbm-jax resume` goes by."""
+    """Return the configurations of a run folder, which the report and `hbm-jax resume` read."""
     texts = {}
     for part in (folder, folder / "checkpoint"):
         path = runs.config_of(part)

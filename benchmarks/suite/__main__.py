@@ -59,7 +59,7 @@ def contestants(system, forms="all", quick=False) -> list[str]:
 
 
 def sizes(system, quick) -> dict[str, int]:
-    """How large the problem is."""
+    """Return the sizes of a problem."""
     return system.QUICK_SIZES if quick else system.SIZES
 
 
@@ -69,7 +69,7 @@ def files_of(problem: Path) -> tuple[Path, Path]:
 
 
 def prepare(system: str, options, folder: Path) -> str:
-    """Work out the problem of a system, once for all contestants, and in a quick run compile its Stan program.
+    """Compute the problem of a system, once for all contestants, and in a quick run compile its Stan program.
 
     Returns why the problem could not be worked out. Of Stan, its contestant tells what there is to tell.
     """

@@ -1,4 +1,4 @@
-"""How each contestant runs a program; every one on two chains, one a core, in double precision."""
+"""Engines of the contestants; each runs two chains, one per core, in double precision."""
 
 import math
 import os
@@ -142,7 +142,7 @@ def blackjax(program, names, options) -> Result:
 
 
 def pymc(model, names, options) -> Result:
-    """PyMC, sampled by nutpie; the seconds of its phases are told apart by the share of gradients in each."""
+    """PyMC, sampled by nutpie; the seconds of its phases are divided by the fraction of gradients in each."""
     import nutpie
 
     began = time.perf_counter()

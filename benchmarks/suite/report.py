@@ -1,4 +1,4 @@
-"""The table, the figure and the numbers of a run of the suite."""
+"""Table, figure and numbers of a run of the suite."""
 
 import json
 import math
@@ -14,7 +14,7 @@ OURS = "hbm_jax"
 
 
 def one_line(row) -> str:
-    """Say how one contestant did."""
+    """Return a line with the result of one contestant."""
     head = f"{row.system:12s} {row.contestant:24s} seed {row.seed}: "
     if row.failure:
         return head + row.failure
@@ -63,7 +63,7 @@ class Summary:
 
     @property
     def speed(self) -> bool:
-        """Whether its speed counts."""
+        """True if the contestant converged, so that its speed is compared."""
         return not self.failure and self.converged and self.apart < FAR
 
 
@@ -85,7 +85,7 @@ def best(found, start, *, ours=False):
 
 
 def ratios(found) -> dict:
-    """How many times the effective draws a second of the best form of each other engine ours has."""
+    """Return the ratio of our effective draws per second to those of the best parametrisation of each other engine."""
     mine = best(found, OURS, ours=True)
     out = {}
     for engine in ("Stan", "PyMC", "NumPyro", "BlackJAX"):

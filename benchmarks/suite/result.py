@@ -1,4 +1,4 @@
-"""What a contestant hands back, and what is worked out from it."""
+"""Results of contestants, and the numbers computed from them."""
 
 import math
 from dataclasses import dataclass, field
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def converged(self) -> bool:
-        """Whether its speed means anything."""
+        """True if the draws have converged, so that the speed is meaningful."""
         return not self.failure and self.r_hat < MAX_R_HAT and self.ess >= MIN_ESS
 
     @property

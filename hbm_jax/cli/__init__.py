@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments; by default those of the process.
     """
-    if argv is None:  # the process is ours; imports make so many objects that collections take a tenth of their time
+    if argv is None:
+        # Imports create so many objects that the default garbage collection takes a tenth of their time.
         gc.set_threshold(20_000, 10, 10)
     try:
         with signal_handling(whole_process=argv is None):

@@ -252,8 +252,8 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
     if data is not None:
         _add_reader(parser, data, entry)
     if {"-h", "--help"} & set(argv):
-        rest = [word for word in argv if word not in ("-h", "--help")]
-        priors.description = _parameters(parser, entry, rest)
+        without_help = [word for word in argv if word not in ("-h", "--help")]
+        priors.description = _parameters(parser, entry, without_help)
     return parser
 
 

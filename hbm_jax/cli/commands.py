@@ -50,6 +50,7 @@ def _report(arguments) -> int:
 
 
 def _unblind_parser() -> Parser:
+    """Return the parser of ``unblind``."""
     about = "Show the values of the blinded parameters of a run folder from now on, and rewrite its files."
     parser = Parser("hbm-jax unblind", "DIR [options]", about)
     parser.add_argument("folder", metavar="DIR", type=Path, help="run folder")

@@ -87,8 +87,8 @@ def signal_handling(whole_process: bool) -> Iterator[None]:
 
 def _end_process_on_signal(receiver: socket.socket, handler: Callable, finished: threading.Event) -> None:
     """End the process on the second signal, or if the main thread does not end in time after the first."""
-    sampler_signalled = False
-    while number := receiver.recv(1):
+    sampler_signalled = False  # a signal was left to the sampler
+    while number := receiver.recv(1):  # Python writes the number of each signal to the socket
         if number[0] not in (signal.SIGINT, signal.SIGTERM):
             continue
         # Any other handler is that of the sampler, which stops after the current block.

@@ -33,6 +33,7 @@ def curvature_factor(k: jax.Array) -> jax.Array:
     for s, c in zip(_SINE_SERIES[::-1], _COSINE_SERIES[::-1], strict=True):
         sine = sine * small + float(s)
         cosine = cosine * small + float(c)
+    # With x = sqrt k: sinh(2 x) / (2 x) = (sinh(x) / x) cosh(x), and cosh(2 x) = 2 cosh(x)^2 - 1.
     for _ in range(_DOUBLINGS):
         sine = sine * cosine
         cosine = 2.0 * cosine * cosine - 1.0

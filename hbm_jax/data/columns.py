@@ -184,6 +184,7 @@ def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantit
             texts.append(f"column {name!r} looks like an error and is not used")
         for column, key in quantity_of.items():
             has_error = any(error in column_names for error in (f"sigma_{key}", f"var_{key}", "covariance"))
+            # x0, the amplitude of SALT, has covariances in tables of supernovae although it is not used itself.
             if lower in _names_of_covariances(column, {*quantity_of, "x0"} - {column}):
                 texts.append(f"column {name!r} looks like the covariance of {column_names[key]!r} and is not used")
                 break

@@ -76,11 +76,13 @@ class Detected(dist.Distribution):
         if self.objects is not None:
             efficiency = 0.0 if self.log_efficiency is None else self.log_efficiency(value)
             factor = (efficiency - self.log_detected_fraction) / jnp.sum(self.objects, axis=0)
+            # The factor of an object with several elements is shared equally among them.
             of_elements = jnp.sum(self.objects * factor, axis=1)
             return log_density + (of_elements if self.base.batch_shape else jnp.sum(of_elements))
-        event = self.base.batch_shape[1:]  # counts have axes that are not events
+        # The log density of counts has more axes than that of the objects.
+        num_axes = len(self.base.batch_shape) - 1
         log_fraction = self.log_detected_fraction
-        log_density = log_density - jnp.reshape(log_fraction, np.shape(log_fraction) + (1,) * len(event))
+        log_density = log_density - jnp.reshape(log_fraction, np.shape(log_fraction) + (1,) * num_axes)
         return log_density if self.log_efficiency is None else log_density + self.log_efficiency(value)
 
     def sample(self, key, sample_shape=()):

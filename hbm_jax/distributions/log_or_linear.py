@@ -50,6 +50,7 @@ class LogOrLinear(Transform):
         log_u = _LN10 * x - self.log_scale
         small = log_u < -_FAR
         u = jnp.exp(jnp.where(small, 0.0, jnp.minimum(log_u, 700.0)))
+        # w V = log(exp(u) - 1), which is log u for small u and u for large u.
         return jnp.where(small, log_u, u + jnp.log(-jnp.expm1(-u))) / self.w
 
     def _inverse(self, y):

@@ -100,6 +100,7 @@ def _log_mills_ratio(y):
 
 @log_mills_ratio.defjvp
 def _log_mills_ratio_jvp(primals, tangents):
+    """Return the log of the ratio and its directional derivative."""
     value, derivative = _log_mills_ratio(*primals)
     return value, derivative * tangents[0]
 
@@ -196,5 +197,6 @@ def log_mean_probit_of_two(x, first, second):
 
 @log_mean_probit.defjvp
 def _log_mean_probit_jvp(primals, tangents):
+    """Return the log of the mean and its directional derivative."""
     value, along_x, along_shift = _log_mean_probit(*primals)
     return value, along_x * tangents[0] + along_shift * tangents[1]

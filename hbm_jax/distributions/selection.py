@@ -115,8 +115,8 @@ class TabulatedSelection(NamedTuple):
         # Hinges: where the slope of the probability changes, and by how much.
         slopes = np.diff(self.probability_at) / np.diff(self.at)
         changes = np.diff(np.concatenate([[0.0], slopes, [0.0]]))
-        kept = changes != 0.0 if changes.any() else np.ones(len(changes), bool)
-        knots, coefficients = np.asarray(self.at)[kept], changes[kept]
+        nonzero = changes != 0.0 if changes.any() else np.ones(len(changes), bool)
+        knots, coefficients = np.asarray(self.at)[nonzero], changes[nonzero]
         # The constant and the side of the hinges are those of the end of the table that is nearer to the mean.
         below = centre < 0.5 * (self.at[0] + self.at[-1])
         side = jnp.where(below, 1.0, -1.0)[..., None]
@@ -221,6 +221,7 @@ class FoundInjections(NamedTuple):
     @property
     def effective_number(self):
         """Squared detected fraction over the variance of its estimate."""
+        # Variance over squared mean: sum of w^2 over the squared sum of w, less 1 / num for the injections not found.
         inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
         return 1.0 / jnp.maximum(inverse, 1e-12)
 

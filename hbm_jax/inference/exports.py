@@ -40,7 +40,7 @@ class Exports:
 
     @property
     def units(self) -> dict[str, str]:
-        """Unit of each parameter that has one, with the word "blinded" for one whose values are shifted."""
+        """Units of parameters; dimensionless ones are left out. Blinded parameters have the word "blinded" added."""
         units, names = self._attribute("units"), self._attribute(WORD)
         return units | {name: f"{units[name]}, {WORD}" if name in units else WORD for name in names}
 

@@ -75,7 +75,7 @@ class Settings:
 
 @dataclass
 class Run:
-    """One run: program, arguments and settings, and what its phases compute.
+    """One run: program, arguments and settings, and the methods of its phases.
 
     Attributes
     ----------

@@ -97,8 +97,8 @@ def sample(
     Returns
     -------
     Fit
-        Draws, verdict and provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C during sampling stops
-        after the current block and keeps the draws; a second Ctrl-C stops at once.
+        Draws, verdict and provenance; ``fit.run["stopped"]`` is the reason why the run ended. Ctrl-C during sampling
+        stops after the current block and keeps the draws; a second Ctrl-C stops at once.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def _stored_settings(store, program: Callable, args: tuple) -> Settings:
             f"{store.folder}: expected the options and stopping rule of a run; found some that cannot be read "
             f"({error!r}). They are damaged, or were written by another version of hbm_jax."
         ) from None
-    stored_run["options"] = settings.options()  # a run older than an option has its default
+    stored_run["options"] = settings.options()  # with defaults of options that are newer than the run
     differing = differences(identify(program, args, settings.options()), stored_run)
     if differing:
         raise CheckpointError(

@@ -46,7 +46,7 @@ class Verdict:
     reasons : tuple of str
         The criteria that fail, one clause each; empty if usable.
     advice : tuple of str
-        What to try, one sentence each; empty if usable.
+        Suggestions, one sentence each; empty if usable.
     notes : tuple of str
         Cautions that do not fail the fit, such as a posterior pinned at a bound of the prior.
     table : pandas.DataFrame

@@ -224,9 +224,10 @@ def centring_weight(information, scale: float, few: bool = False) -> CentringWei
 def centring_weight_from_estimates(estimates, information) -> CentringWeight:
     """Return weights of the partial non-centring, and the reference scale, from estimates with their information.
 
-    The scale t of the population has a posterior under a prior that is flat up to twice the spread of the estimates.
-    The weights are those of its 1 per cent quantile: where t may be close to 0, every element is non-centred and there
-    is no funnel. The reference scale is the posterior's geometric mean.
+    The posterior of the scale t of the population is computed on a grid, with a prior that is flat up to twice the
+    spread of the estimates, and with the mean of the population integrated out (Gelman et al. 2013, Bayesian Data
+    Analysis, equation 5.21). The weights are those for the 1 per cent quantile of t: if t may be close to 0, every
+    element is non-centred and there is no funnel. The reference scale is the geometric mean of t.
 
     Parameters
     ----------
@@ -240,7 +241,7 @@ def centring_weight_from_estimates(estimates, information) -> CentringWeight:
     total = scales[:, None] ** 2 + variance
     mean = (estimates / total).sum(axis=1) / (1.0 / total).sum(axis=1)
     log_posterior = -0.5 * (np.log(total) + (estimates - mean[:, None]) ** 2 / total).sum(axis=1)
-    log_posterior -= 0.5 * np.log((1.0 / total).sum(axis=1))
+    log_posterior -= 0.5 * np.log((1.0 / total).sum(axis=1))  # of the integral over the mean
     weights = np.exp(log_posterior - log_posterior.max())
     weights /= weights.sum()
     ratio = scales[np.searchsorted(np.cumsum(weights), 0.01)] ** 2 * information

@@ -90,7 +90,8 @@ def complete_priors(
 def sample_prior(name: str, prior: Prior, *, auxiliary: bool = False):
     """Sample a parameter from its prior, or return its value, without a site, where it is fixed.
 
-    With ``auxiliary=True`` the prior is a measurement of its own, which best fits keep.
+    With ``auxiliary=True`` the prior is the result of another measurement, such as a calibration; the likelihood of a
+    best fit includes it.
     """
     if not isinstance(prior, dist.Distribution):
         return prior

@@ -11,7 +11,7 @@ def choose_registered(kind: str, value: str, known: Iterable[str]) -> str:
     Raises
     ------
     ValueError
-        If the name is unknown; the message says that another package may have to be imported first.
+        If the name is unknown; the message mentions packages that may have to be imported first.
     """
     try:
         return choose(kind, value, known)

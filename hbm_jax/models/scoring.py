@@ -54,7 +54,7 @@ def fisher_scoring(
     evaluate : callable
         Returns the `Evaluation` at parameters (N, K). A step to a NaN log likelihood is rejected.
     theta, evaluation : (N, K), Evaluation
-        Starting point, and the result of ``evaluate`` there; returned are those at the maximum.
+        Starting point, and the result of ``evaluate`` there. The function returns both at the maximum.
     mean, precision : (K,)
         Means and inverse variances of the prior; 0 for a flat prior.
     num_steps : int

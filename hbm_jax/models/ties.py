@@ -71,6 +71,7 @@ class Tie:
 
     @property
     def _expected(self) -> str:
+        """Beginning of error messages."""
         return (
             f"{self.name}: expected a number, a distribution, or a formula of other parameters such as '2 * a_nh'; "
             f"found {self.text!r:.200}"
@@ -78,6 +79,7 @@ class Tie:
 
     @property
     def _node(self) -> ast.expr:
+        """Syntax tree of the formula."""
         if len(self.text) > MAX_LENGTH:
             raise ValueError(f"{self._expected}, of more than {MAX_LENGTH} characters.")
         return ast.parse(self.text.strip(), mode="eval").body
@@ -92,6 +94,7 @@ class Tie:
         return self._value(self._node, values)
 
     def _value(self, node: ast.expr, values: Mapping[str, Any]) -> Any:
+        """Return the value of a node of the syntax tree; raise ValueError for one that is not allowed."""
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
             return float(node.value)
         if isinstance(node, ast.Name):
@@ -109,6 +112,7 @@ class Tie:
 
 
 def _is_function(node: ast.AST) -> bool:
+    """Return whether a node is a call of one of `FUNCTIONS`."""
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
 
 

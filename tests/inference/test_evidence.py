@@ -267,7 +267,7 @@ def test_what_has_no_evidence_is_refused(program, words):
 
 
 def test_other_results_programs_and_few_draws_are_refused():
-    with pytest.raises(TypeError, match=r"expected a Fit, of hbm_jax\.sample; found dict"):
+    with pytest.raises(TypeError, match=r"expected a Fit, as returned by hbm_jax\.sample; found dict"):
         evidence({})
     fit = fit_of_draws(conjugate, (np.zeros(3),), {"mu": RNG.normal(size=(2, 8))})
     with pytest.raises(ValueError, match="expected 20 draws or more for 1 unconstrained parameters; found 16"):

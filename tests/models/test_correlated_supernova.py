@@ -199,7 +199,7 @@ def test_container_and_config_round_trips(small):
     np.testing.assert_array_equal(few.blocks[2], data.blocks[2][np.ix_([3, 5, 8], [3, 5, 8])])
     masked = data.subset(np.isin(np.arange(40), [3, 5, 8]))
     np.testing.assert_array_equal(masked.blocks, few.blocks)
-    assert "a covariance in alpha and beta" in data.describe()
+    assert "their covariance depends on alpha and beta" in data.describe()
     assert data.to_table().meta["blocks"].shape == (6, 40, 40)
     model = CorrelatedSupernova(cosmology="wcdm", scatter="survey", priors={"beta": "Normal(3, 1)"})
     assert CorrelatedSupernova(**model.to_config()).to_config() == model.to_config()

@@ -115,7 +115,7 @@ def test_the_effective_number_is_judged():
     (sentence,) = model.cautions_of_draws(data, many)
     num = int(np.sum(injections(200)["found"]))
     assert f"{num} found injections; their effective number is 90 or more, 4.5 times the 20 objects" in sentence
-    assert "changes the log likelihood by up to 2.1; 4 times are enough" in sentence
+    assert "the Monte Carlo error of the log likelihood is up to 2.1; 4 times are enough" in sentence
     assert "too few: 4 times are needed" in model.cautions_of_draws(data, {"effective_injections": _Draws([30.0])})[0]
     assert "only selection='injections' uses" in Relation(pooling="complete").cautions(data)[0]
 

@@ -114,7 +114,7 @@ def _photons(given, p, latents, xp, whim):
 
 
 def numpyro_program(given, form):
-    """As an expert in NumPyro would write it: one batched product, everything constant computed beforehand."""
+    """Return the model as an expert in NumPyro would write it: one batched product, constants computed beforehand."""
     import jax.numpy as jnp
     import numpyro
     from numpyro import distributions as dist
@@ -182,7 +182,7 @@ def stan_data(given, form):
 
 
 def stan_start(given, form, rng):
-    """Where a chain of Stan starts: near the truth."""
+    """Return the starting point of a chain of Stan, near the truth."""
     start = {name: float(value + 0.02 * rng.normal()) for name, value in TYPICAL.items()}
     for name in LATENTS:
         value = given["truth"][name] + 0.02 * rng.normal(size=NUM)

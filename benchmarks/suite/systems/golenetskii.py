@@ -63,7 +63,7 @@ def _likelihood(given, p, latent, normal):
 
 
 def numpyro_program(given, form):
-    """As a careful user of NumPyro would write it: true peak energies and fluxes sampled, vectorised."""
+    """Return the model as a careful user of NumPyro would write it: peak energies and fluxes sampled, vectorised."""
     import numpyro
     from numpyro import distributions as dist
 
@@ -110,7 +110,7 @@ def stan_data(given, form):
 
 
 def stan_start(given, form, rng):
-    """Where a chain of Stan starts."""
+    """Return the starting point of a chain of Stan."""
     start = {k: float(v * (1 + 0.05 * rng.normal())) for k, v in TYPICAL.items()}
     num, centred = int(given["of"].max()) + 1, form == "centred"
     where = {"gamma_free": 1.5, "line_free": 0.0, "middle_free": 0.6} if centred else {}

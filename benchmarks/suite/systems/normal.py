@@ -30,7 +30,7 @@ def ours(given, latents):
 
 
 def numpyro_program(given, form):
-    """As a careful user of NumPyro would write it."""
+    """Return the model as a careful user of NumPyro would write it."""
     import numpyro
     from numpyro import distributions as dist
 
@@ -63,6 +63,6 @@ def stan_data(given, form):
 
 
 def stan_start(given, form, rng):
-    """Where a chain of Stan starts."""
+    """Return the starting point of a chain of Stan."""
     free = np.full(len(given["y"]), 4.0) if form == "centred" else np.zeros(len(given["y"]))
     return {"mu": float(4 + 0.1 * rng.normal()), "tau": 1.0, "free": (free + 0.1 * rng.normal(size=free.size)).tolist()}

@@ -52,7 +52,7 @@ OURS = {"marginal": "marginal", "sampled": "sampled"}
 
 
 def numpyro_program(given, form):
-    """As a careful user of NumPyro would write it: vectorised, latents of the form asked for."""
+    """Return the model as a careful user of NumPyro would write it: vectorised, centred or non-centred."""
     import jax.numpy as jnp
     import numpyro
     from numpyro import distributions as dist
@@ -113,7 +113,7 @@ def stan_data(given, form):
 
 
 def stan_start(given, form, rng):
-    """Where a chain of Stan starts: near typical values."""
+    """Return the starting point of a chain of Stan, near typical values."""
     start = {name: float(value * (1 + 0.05 * rng.normal())) for name, value in TYPICAL.items()}
     num = int(given["of"].max()) + 1
     free = (np.full(num, 1.4), np.full(num, 0.4), given["x"])

@@ -75,7 +75,7 @@ def _whitened(given, truth):
 
 
 def numpyro_program(given, form):
-    """As an expert in NumPyro would write it."""
+    """Return the model as an expert in NumPyro would write it."""
     import jax.numpy as jnp
     import numpyro
     from numpyro import distributions as dist
@@ -128,7 +128,7 @@ def stan_data(given, form):
 
 
 def stan_start(given, form, rng):
-    """Where a chain of Stan starts."""
+    """Return the starting point of a chain of Stan."""
     start = {name: float(rng.normal(*spread)) for name, spread in TYPICAL.items()}
     errors = np.sqrt(np.einsum("nii->in", given["covariance"]))
     for name, error in zip(("x1", "c", "m_b"), errors, strict=True):

@@ -1,4 +1,4 @@
-"""Tables of isotropic luminosities or energies and rest-frame peak energies, converted to what was observed."""
+"""Tables of isotropic luminosities or energies and rest-frame peak energies, converted to observed quantities."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -73,17 +73,17 @@ def observed_columns(
         The columns, and their names in messages.
     """
     declared, name = rest_columns(quantity), OBSERVED[quantity]
-    given = [key for key in columns if key in declared]
-    if not given:
+    rest_frame = [key for key in columns if key in declared]
+    if not rest_frame:
         return dict(columns), dict(column_names)
     burst = text_tuple(columns["burst"], column_names.get("burst", "burst"), "row {row}")
-    rows = {key: float_vector(columns[key], column_names.get(key, key), burst) for key in given}
+    rows = {key: float_vector(columns[key], column_names.get(key, key), burst) for key in rest_frame}
     check_values(rows, declared, column_names, burst)
     z = float_vector(columns["z"], column_names.get("z", "z"), burst, allow_missing=True)
     if np.isnan(z).any():
         raise DataError(
-            f"{column_names.get(given[0], given[0])}: expected the redshift of every burst, without which a value in "
-            f"the rest frame gives no observed one; found none of {burst[int(np.isnan(z).argmax())]}."
+            f"{column_names.get(rest_frame[0], rest_frame[0])}: expected the redshift of every burst, without which a "
+            f"value in the rest frame gives no observed one; found none of {burst[int(np.isnan(z).argmax())]}."
         )
     if not (z > 0.0).all():
         raise DataError(
@@ -93,14 +93,14 @@ def observed_columns(
     result, names = {key: value for key, value in columns.items() if key not in declared}, dict(column_names)
     for rest, observed, log10_factor in ((name, quantity, factor), (PEAK, "E_peak", -np.log10(1.0 + z))):
         standard = "flux" if observed == "fluence" else observed
-        for key in given:
+        for key in rest_frame:
             if rest not in key:
                 continue
-            other = key.replace(rest, standard)
-            if other in columns:
-                raise DataError(f"{column_names.get(key, key)}: expected it or {other}; found both. Rename one.")
+            observed_key = key.replace(rest, standard)
+            if observed_key in columns:
+                raise DataError(f"{column_names.get(key, key)}: expected it or {observed_key}; found both. Rename one.")
             is_error = key.startswith("sigma_log10")
             shifted = rows[key] + log10_factor if key.startswith("log10") else rows[key] * 10.0**log10_factor
-            result[other] = rows[key] if is_error else shifted
-            names[other] = names.pop(key, key)
+            result[observed_key] = rows[key] if is_error else shifted
+            names[observed_key] = names.pop(key, key)
     return result, names

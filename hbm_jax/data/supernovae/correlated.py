@@ -93,8 +93,8 @@ class CorrelatedSupernovae(Sample):
         table = {name: value for name, value in columns.items() if name not in ("blocks", "blocks_hold_errors")}
         if "blocks" not in columns:
             raise DataError("blocks: expected the six blocks of the covariance; found none.")
-        hold = bool(np.asarray(columns.get("blocks_hold_errors", False)).item())
-        return cls.from_supernovae(Supernovae.from_columns(table), columns["blocks"], blocks_hold_errors=hold)
+        hold_errors = bool(np.asarray(columns.get("blocks_hold_errors", False)).item())
+        return cls.from_supernovae(Supernovae.from_columns(table), columns["blocks"], blocks_hold_errors=hold_errors)
 
     @property
     def name(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -119,7 +119,10 @@ class CorrelatedSupernovae(Sample):
 
     def describe(self) -> str:
         """Return a one-paragraph summary: number of objects, surveys and measured quantities."""
-        return self.sne.describe() + " Errors are correlated between supernovae, with a covariance in alpha and beta."
+        return (
+            self.sne.describe()
+            + " Errors are correlated between supernovae; their covariance depends on alpha and beta."
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:

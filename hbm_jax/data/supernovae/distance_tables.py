@@ -62,7 +62,7 @@ def _union3(path: Path) -> TableColumns:
 
     image = np.asarray(fits.getdata(path), dtype=np.float64)
     if image.ndim != 2 or image.shape[0] != image.shape[1]:
-        raise DataError(f"expected a square image, as mu_mat_union3_cosmo=2_mu.fits is, found shape {image.shape}.")
+        raise DataError(f"expected a square image, such as mu_mat_union3_cosmo=2_mu.fits; found shape {image.shape}.")
     covariance = np.linalg.inv(0.5 * (image[1:, 1:] + image[1:, 1:].T))
     names = np.array([f"node {z:.4g}" for z in image[0, 1:]])
     columns = {"name": names, "z": image[0, 1:], "mu": image[1:, 0], "covariance": covariance}

@@ -83,6 +83,7 @@ class BrokenPoints(dist.Distribution):
         (x, y), (variance, covariance, _) = self._sides()
         residual = value[..., 0, None] - x, value[..., 1, None] - y
         xx, xy, yy = self._measured()
+        # Conditional mean and variance by the gain K = Cov(true x, (x, y)) C^-1, with C the measured covariance.
         determinant = xx * yy - xy**2
         gain_x = (variance * yy - covariance * xy) / determinant
         gain_y = (covariance * xx - variance * xy) / determinant

@@ -176,7 +176,7 @@ def _sum(values):
 
 
 def _sum_of_logs(values):
-    """Return the sum of logarithms over points, in products of four, because the logarithm dominates the cost."""
+    """Return the sum of log(values) over points, by logarithms of products of four, because logarithms are slow."""
     num = np.shape(values)[0]
     size = -(-num // 4)
     values = jnp.concatenate([values, jnp.ones((4 * size - num, *np.shape(values)[1:]), values.dtype)])

@@ -134,8 +134,8 @@ class MeasuredPoints(dist.Distribution):
     def _elements(self):
         """Return log weights (C,), the means of the true coordinates, and the lower triangle of their covariance.
 
-        The means are a list, the triangle a list of rows, of arrays that broadcast to (..., C), with C = S K: each of
-        the S normals of the scatter combined with each of the K components of the predictors.
+        Every element of the means and of the rows of the triangle is an array that broadcasts to (..., C). The C = S K
+        components combine the S normals of the scatter with the K components of the predictors.
         """
         num = np.shape(self.x_loc)[-1]
         slope = [self.slope[..., p, None] for p in range(num)]

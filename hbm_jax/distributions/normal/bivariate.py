@@ -89,7 +89,7 @@ class _Wedge(NamedTuple):
 
     @property
     def _factor(self):
-        """exp(-log_scale), along all directions."""
+        """exp(-log_scale), (..., 1): the same factor for every direction."""
         return jnp.exp(-self.log_scale)[..., None]
 
     @property
@@ -206,7 +206,8 @@ def _quadrant_derivative(primals, tangents):
 def _derivative(primals, tangents):
     """Return the log probability and its directional derivative.
 
-    Each term is the density on the boundary of the region, divided by the probability.
+    With P the probability and s^2 = 1 - rho^2, dP / dh = phi(h) Phi((k - rho h) / s), likewise for k, and dP / drho is
+    the bivariate density at (h, k) (Plackett 1954, Biometrika 41, 351). Each is divided by P.
     """
     h, k, rho = primals
     log_probability = log_bivariate_ndtr(h, k, rho)

@@ -113,7 +113,10 @@ def _factored(residual, diagonal, coefficients, blocks):
 
 
 def _derivative(primals, tangents):
-    """Return the log density and its directional derivative."""
+    """Return the log density and its directional derivative.
+
+    With w = C^-1 r, it is d log p = -w^T dr + tr[(w w^T - C^-1) dC] / 2.
+    """
     residual, _, coefficients, blocks = primals
     value, tril, whitened = _factored(*primals)
     inverse_tril = solve_triangular(tril, jnp.eye(residual.shape[0]), lower=True)

@@ -157,7 +157,10 @@ def _merged_groups(sensitive: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]
 
 
 def _batches(members: list[tuple[np.ndarray, np.ndarray]]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """Return groups that are padded to a common size, where this adds less than the overhead of separate products."""
+    """Return the groups in batches, each of which is padded to a common size and takes one product.
+
+    A group joins a batch if the padding costs less than a separate product.
+    """
     batches: list[list] = []
     for objects, offsets in sorted(members, key=lambda member: -len(member[1])):
         additional = [_cost([*batch, (objects, offsets)]) - _cost(batch) for batch in batches]
@@ -170,7 +173,7 @@ def _batches(members: list[tuple[np.ndarray, np.ndarray]]) -> list[list[tuple[np
 
 
 def _cost(batch: list) -> int:
-    """Return the number of multiplications of a batch of padded groups."""
+    """Return the number of multiplications of a batch, whose groups are padded to its largest one."""
     return len(batch) * max(len(objects) for objects, _ in batch) * max(len(offsets) for _, offsets in batch) ** 2
 
 
@@ -255,6 +258,11 @@ def _solved(residuals, sensitivities, offsets, blocks, ones):
 
 @_log_ratio.defjvp
 def _log_ratio_jvp(primals, tangents):
+    """Return the log ratio and its directional derivative.
+
+    With the mean m of the offsets and S the sensitivities of a group, the derivative is S m by its residuals z, and
+    (z - S m) m^T - S (1 + A)^-1 by S.
+    """
     residuals, sensitivities, offsets, *_ = primals
     value, inverse, mean = _solved(*primals)
     total = jnp.zeros(())

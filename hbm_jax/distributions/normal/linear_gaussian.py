@@ -200,9 +200,9 @@ class LinearGaussian(dist.Distribution):
         Returns
         -------
         numpyro.distributions.MultivariateNormal
-            Over latents (..., k), with mean S (1 + G^T G)^-1 G^T r + latent_loc and covariance
-            S (1 + G^T G)^-1 S^T, where C is the noise covariance, G = C^-1/2 A S, and r is the residual whitened by
-            C^-1/2. This form is accurate for small noise and holds for singular S.
+            Distribution of the latents (..., k). Its mean is S (1 + G^T G)^-1 G^T r + latent_loc and its covariance
+            S (1 + G^T G)^-1 S^T, with C the noise covariance, G = C^-1/2 A S, and r = C^-1/2 (value - mean). This form
+            is accurate for small noise and holds for singular S.
         """
         noise_tril = cholesky(self.noise_covariance)
         residual = value - self.mean

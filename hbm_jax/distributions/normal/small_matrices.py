@@ -115,7 +115,7 @@ normal_log_density.defjvp(_derivative, symbolic_zeros=True)
 
 
 def inverse_of_factor(factor: Rows) -> list[list]:
-    """Return the rows of the inverse of L up to the diagonal, from the elements of L below its diagonal of ones."""
+    """Return the lower triangle of L^-1, row by row, for L as in `Factorisation.factor`."""
     rows: list[list] = []
     for i, row in enumerate(factor):
         products = [[row[k] * rows[k][j] for k in range(j, i)] for j in range(i)]
@@ -166,7 +166,7 @@ def cholesky(matrix):
 
 
 def solve_lower(tril, right):
-    """Solve tril x = right, (..., n, n) and (..., n, m), by forward substitution, written out up to `MAX_UNROLLED`."""
+    """Solve tril x = right, (..., n, n) and (..., n, m), by forward substitution, unrolled up to n = `MAX_UNROLLED`."""
     size = tril.shape[-1]
     if size > MAX_UNROLLED:
         batch = jnp.broadcast_shapes(tril.shape[:-2], right.shape[:-2])

@@ -299,7 +299,10 @@ def _adapt_length(state: State, gradient, log_step, options: Options):
 
 
 def _update_moments(rows, num_before, mean, squares):
-    """Update a running mean and sum of squared deviations, (d, d) or (d,), with new rows (n, d)."""
+    """Update a running mean and sum of squared deviations, (d, d) or (d,), with new rows (n, d).
+
+    The sums of both sets are combined by the formula of Chan, Golub & LeVeque 1983 (The American Statistician 37, 242).
+    """
     num_rows = rows.shape[0]
     row_mean = rows.mean(0)
     deviations, shift = rows - row_mean, row_mean - mean
@@ -338,6 +341,7 @@ def end_segment(state: State, options: Options) -> State:
     replace = closing & jnp.isfinite(factor).all() & jnp.isfinite(inverse).all()
     # Step size and length are in units of the metric; they are kept, because the metric usually changes little.
     log_step = state.log_step
+    # Dual averaging starts again, in the order of `State.averaged`, with shrinkage to sqrt(10) times the step size.
     restart = jnp.stack([log_step, 0.0 * log_step, jnp.log(10.0) * 0.5 + log_step, 0.0 * log_step])
     return state._replace(
         averaged=jnp.where(replace, restart, state.averaged),

@@ -74,8 +74,10 @@ class Blinding:
         return self._offset(name, np.asarray(self.exponents[name]))
 
     def shifted(self, values: Mapping[str, np.ndarray], sign: float = 1.0) -> dict[str, np.ndarray]:
-        """Return arrays (..., elements of the site) by site, those of blinded sites shifted."""
-        return {n: v + sign * self.offset(n) if n in self.names else v for n, v in values.items()}
+        """Return the values with those of blinded sites shifted; the last axis is that of the elements of a site."""
+        return {
+            name: array + sign * self.offset(name) if name in self.names else array for name, array in values.items()
+        }
 
     def hide(self, tree: xr.DataTree, bounds: Mapping[str, Any]) -> xr.DataTree:
         """Return a tree with shifted draws and, in its attributes, this blinding and the bounds of priors by site."""
@@ -133,7 +135,7 @@ class Blinding:
 
 
 def blinding_of(blind: Any, program: Any) -> Blinding | None:
-    """Return the blinding that the option ``blind`` of `hbm_jax.sample` asks for; None for no blinding.
+    """Return the blinding for a value of the option ``blind`` of `hbm_jax.sample`; None for no blinding.
 
     Raises
     ------

@@ -42,7 +42,7 @@ SETTLED = 0.1  # largest change of any weight between rounds at which the choice
 MODE_STEPS = 200
 PILOT_TREE_DEPTH = 5  # limits the long trees of a poor parametrisation; independent draws are not needed
 PILOT = 0x70696C6F  # folded into the key of the seed; a small number would repeat the key of a chain
-NEAR = 0.05  # distance of the weight from 0 or 1 below which the table says non-centred or centred
+NEAR = 0.05  # distance of the weight from 0 or 1 below which the table calls it non-centred or centred
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
     Parameters
     ----------
     fit : Fit
-        With its program and data. All priors must be proper, and normalised.
+        Fit with its program and data. All priors must be proper and normalised.
     seed : int
         Seed of the proposals.
     chunk : int
@@ -88,11 +88,12 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
 
     Notes
     -----
-    The optimal bridge of Meng & Wong (1996, Statistica Sinica 6, 831) between the posterior, in unconstrained
-    parameters, and a normal proposal, with the mean and covariance of the first halves of the chains; the bridge uses
-    the second halves. The posterior is made symmetric about the mean, which preserves its integral and removes skewness
-    (Warp-III, Meng & Schilling 2002, JCGS 11, 552; Gronau et al. 2017, J. Math. Psychol. 81, 80). The error is that of
-    Fruehwirth-Schnatter (2004, Econometrics Journal 7, 143); it is valid if the chains cover the posterior.
+    The estimator is the optimal bridge of Meng & Wong (1996, Statistica Sinica 6, 831) between the posterior, in
+    unconstrained parameters, and a normal proposal. The first halves of the chains give the mean and covariance of the
+    proposal, and the second halves the draws of the bridge. The posterior is made symmetric about the mean, which
+    preserves its integral and removes skewness (Warp-III, Meng & Schilling 2002, JCGS 11, 552; Gronau et al. 2017, J.
+    Math. Psychol. 81, 80). The error is that of Fruehwirth-Schnatter (2004, Econometrics Journal 7, 143); it is valid
+    if the chains cover the posterior.
 
     The likelihood is the product of observed sites and `numpyro.factor` terms as they are. Constants that they omit,
     such as a function of the counts in a statistic, are missing in the evidence, but cancel in differences between
@@ -104,8 +105,8 @@ def evidence(fit: Fit, *, seed: int = 0, chunk: int = CHUNK) -> Evidence:
     """
     if not isinstance(fit, Fit):
         raise TypeError(
-            f"evidence: expected a Fit, of hbm_jax.sample; found {type(fit).__name__}, which has no draws of all "
-            "parameters of one posterior."
+            f"evidence: expected a Fit, as returned by hbm_jax.sample; found {type(fit).__name__}, which does not have "
+            "the draws of all parameters."
         )
     program, args = program_of(fit, "evidence"), fit.bound_args
     draws = unconstrained_draws(fit)

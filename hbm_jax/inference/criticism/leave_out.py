@@ -134,7 +134,7 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
     Returns
     -------
     Loo
-        Its ``str`` states the elpd, whether it is reliable, the units with a bad Pareto k, and what to try.
+        Its ``str`` states the elpd, whether it is reliable, the units with a bad Pareto k, and suggestions.
 
     Raises
     ------

@@ -137,7 +137,7 @@ class Likelihood:
 def _minus_log_likelihood(program: Callable, seed: int, args: tuple, values: dict[str, Any]) -> jax.Array:
     """Return minus the log likelihood of a program with values of its latent sites.
 
-    The prior of a latent site with ``infer={"auxiliary": True}`` is a measurement of its own, and is included.
+    The prior of a latent site with ``infer={"auxiliary": True}`` is the result of another measurement, and is included.
     """
     log_probs, trace = compute_log_probs(handlers.seed(program, seed), args, {}, values)
     counted = [

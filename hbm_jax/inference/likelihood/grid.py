@@ -165,7 +165,10 @@ class _Surface:
         return axes
 
     def _default_range(self, name: str, limits: np.ndarray) -> tuple[float, float]:
-        """Return the range in which a likelihood of normal shape rises by `REACH` on both sides, within the prior."""
+        """Return the values at which -2 log likelihood is `REACH` above its minimum, if it is a parabola on each side.
+
+        They lie within the limits of the prior.
+        """
         row = self.table.loc[name]
         std = row["std"] * np.sqrt(REACH)
         ends = []
@@ -175,7 +178,7 @@ class _Surface:
                 reach = std if np.isfinite(std) else abs(limit - row["value"])
             if not np.isfinite(reach):
                 raise ValueError(f"profile_grid: {name}: expected its values, because it has no error; found a number.")
-            ends.append(sign * min(sign * (row["value"] + sign * reach), sign * limit))
+            ends.append(sign * min(sign * row["value"] + reach, sign * limit))
         return ends[0], ends[1]
 
     def wider(self, axes: list[np.ndarray], is_default: list[bool]) -> list[np.ndarray] | None:

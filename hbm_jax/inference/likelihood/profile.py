@@ -129,7 +129,7 @@ def maximum_likelihood(
     Returns
     -------
     MaximumLikelihood
-        Returned even if the fit fails: then ``converged`` is False and ``note`` says why.
+        Returned even if the fit fails: then ``converged`` is False and ``note`` has the reason.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def maximum_likelihood(
     of their priors: maxima, intervals and bounds are, for example, those of Om0 and w0.
 
     A hierarchical program that is non-centred by hand, so that its priors do not depend on each other, is not
-    recognised. Its maximum is usually at a bound, or the data do not determine it; ``note`` says so.
+    recognised. Its maximum is usually at a bound, or the data do not determine it; ``note`` mentions this.
 
     Examples
     --------

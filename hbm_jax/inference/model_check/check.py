@@ -398,7 +398,10 @@ def _clauses(table, all_residuals, covariates, structure) -> tuple[list[str], li
 
 
 def _worst(table: pd.DataFrame, all_residuals, covariates) -> UnusualResiduals | None:
-    """Return the residuals of the most unusual statistic, with its covariate."""
+    """Return the residuals of the most unusual statistic, with its covariate; None if they are not available.
+
+    If this statistic has no covariate, the covariate is that of the next most unusual statistic of the same residuals.
+    """
     row = next(table.itertuples())
     same = table[(table["site"] == row.site) & (table["level"] == row.level) & (table["residuals"] == row.residuals)]
     residuals = next((r for r in all_residuals[row.site, row.level] if r.label == row.residuals), None)

@@ -112,7 +112,10 @@ def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) 
 
 
 def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of each field of a container, table or mapping, nested to ``depth``; "" names an array."""
+    """Yield name and value of each field of a container, table or mapping, nested to ``depth``.
+
+    An array that is not in a container has an empty name.
+    """
     if isinstance(arg, pd.DataFrame):
         yield from ((str(name), arg[name].to_numpy()) for name in arg.columns)
         return

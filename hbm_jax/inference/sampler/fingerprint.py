@@ -136,7 +136,10 @@ def _source(function) -> str:
 
 
 def _constants(code) -> str:
-    """Return the constants of a code object as text; of nested functions, bytecode, names and constants."""
+    """Return the constants of a code object as text.
+
+    A nested function is described by its bytecode, its names and its constants.
+    """
     return ", ".join(
         f"{c.co_code!r} {c.co_names} {_constants(c)}" if isinstance(c, types.CodeType) else repr(c)
         for c in code.co_consts

@@ -134,6 +134,7 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     """
 
     def curvature(v):
+        """Return the product of the scaled Hessian and v, by central differences of the gradient."""
         step = scale * v * 1e-3 / max(np.linalg.norm(v) / np.sqrt(len(v)), 1e-300)
         differences = [np.asarray(gradient(p + step)) - np.asarray(gradient(p - step)) for p in points]
         return scale * np.mean(differences, axis=0) * np.linalg.norm(v) / np.sqrt(len(v)) / 2e-3
@@ -170,8 +171,8 @@ def _eigen(matvec, size):
 
 def _lanczos(matvec, size, rng):
     """Return converged extreme eigenvalues and eigenvectors of a symmetric matrix, by reorthogonalised Lanczos."""
-    # Not `scipy.sparse.linalg.eigsh`: it must know their number, and of 300 curvatures from 0.01 to 100 it finds 10 by
-    # 51 products (two gradients each and more), where these 40 give 19.
+    # `scipy.sparse.linalg.eigsh` needs their number beforehand. Of 300 curvatures from 0.01 to 100 it finds 10 with 51
+    # products (two gradients or more each); the 40 products here give 19.
     steps = min(LANCZOS_STEPS, size)
     basis = np.zeros((size, steps))
     diagonal, off_diagonal = np.zeros(steps), np.zeros(steps)

@@ -257,6 +257,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
     template = {name: draws[name][0] for name in sorted(draws)}
+    # NaN except for standard components, whose sites declare their starts.
     start_values = np.concatenate([np.full(v.size, structure["start"].get(n, np.nan)) for n, v in template.items()])
     unravel = _unraveller(template)
 

@@ -154,7 +154,7 @@ class PeakFluxDetection(NamedTuple):
     log10_sphere_area: Any
 
     def _lines(self, x_mean, x_std, x: Any = 0.0) -> LinesOfBursts:
-        """Return the population of lines, for peak energies of this mean and scatter, plus known values ``x``."""
+        """Return the lines of bursts in flux, for peak energies N(x_mean, x_std^2), or known ones x."""
         line = self.line
         area = (self.log10_sphere_area @ self.of_burst / jnp.sum(self.of_burst, axis=0))[:, None]
 

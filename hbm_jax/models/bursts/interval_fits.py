@@ -79,10 +79,9 @@ def _fit(folded: FoldedBursts, area, num_steps: int) -> IntervalFits:
         theta[:, -1] += np.log10(net / np.asarray(expected))
         starts.append((theta, evaluate(theta)))
     best = np.argmax([log_posterior(evaluation, theta, mean, precision) for theta, evaluation in starts], axis=0)
-    # Of each interval, the values of the best start.
-    theta, *terms = (
-        np.stack(arrays)[best, np.arange(num)] for arrays in zip(*((t, *e) for t, e in starts), strict=True)
-    )
+    # Parameters and evaluation of the best start of each interval.
+    fields_of_starts = [(theta, *evaluation) for theta, evaluation in starts]
+    theta, *terms = (np.stack(arrays)[best, np.arange(num)] for arrays in zip(*fields_of_starts, strict=True))
     theta, evaluation = fisher_scoring(evaluate, theta, Evaluation(*terms), mean, precision, num_steps)
     covariance = np.linalg.inv(evaluation.information + np.diag(precision))
     _, _, deviance = _evaluate(folded, area, theta)

@@ -136,9 +136,9 @@ def _check_evolution(model: Any, data: PointsInGroups) -> None:
             f"Relation: evolution={model.evolution!r} expects a redshift above -1 for every point; found {z[j, i]:g} "
             f"in row {data.row[j, i]}."
         )
-    of_single = [name for name in ("evolution_x", "evolution_alpha") if name in model.priors]
-    if of_single and len(data.predictors) > 1:
-        raise DataError(f"Relation: {of_single[0]} expects one predictor; found {len(data.predictors)}.")
+    evolving = [name for name in ("evolution_x", "evolution_alpha") if name in model.priors]
+    if evolving and len(data.predictors) > 1:
+        raise DataError(f"Relation: {evolving[0]} expects one predictor; found {len(data.predictors)}.")
 
 
 def _check_errors(model: Any, data: PointsInGroups) -> None:

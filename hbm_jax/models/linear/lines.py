@@ -191,7 +191,11 @@ def sample_detections(model: Any, bound: BoundPoints) -> list[ProbitSelection]:
 
 
 def sample_evolution(model: Any, bound: BoundPoints, lines: Lines, scatter: Scatter) -> tuple[Lines, Scatter]:
-    """Sample the exponents of redshift; return lines and scatter with their changes."""
+    """Sample the exponents of redshift; return lines and scatter with their changes.
+
+    With F the factor of redshift, y = alpha (x + evolution_x log F - pivot) + beta + evolution_y log F, so that y
+    changes by (evolution_y + alpha evolution_x) log F.
+    """
     logarithm = bound.log_evolution
     if logarithm is None:
         return lines, scatter
@@ -261,19 +265,19 @@ def sample_points(
     if model.latents == "sampled":
         x = _sample_predictors(bound, population)
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
-    detections, found = sample_detections(model, bound), None
+    detections, injections = sample_detections(model, bound), None
     if bound.injections is not None:
-        found = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
-        numpyro.deterministic("effective_injections", found.effective_number)
+        injections = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
+        numpyro.deterministic("effective_injections", injections.effective_number)
     points = MeasuredPoints(
         *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections,
-        population.tail, found,
+        population.tail, injections,
     )  # fmt: skip
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):
             drawn = numpyro.sample("observed", points, obs=values)
         if recover:
-            _record(points.draw_true(numpyro.prng_key(), drawn), num, x=model.latents == "marginal")
+            _record(points.draw_true(numpyro.prng_key(), drawn), num, record_x=model.latents == "marginal")
             if model.outliers:
                 numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
             if model.student_t:
@@ -321,8 +325,8 @@ def _sample_predictors(bound: BoundPoints, population: Population):
         return sample_whitened("x", population.mean, population.std, likelihood)[..., None]
 
 
-def _record(true, num: int, x: bool = True) -> None:
-    """Record the true predictors, unless they were sampled (``x=False``), and responses, (J, M, P + 1)."""
-    if x:
+def _record(true, num: int, record_x: bool = True) -> None:
+    """Record true responses, and true predictors unless they were sampled (``record_x=False``), from (J, M, P + 1)."""
+    if record_x:
         numpyro.deterministic("x", true[..., 0] if num == 1 else true[..., :-1])
     numpyro.deterministic("y", true[..., -1])

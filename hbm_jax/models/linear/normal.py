@@ -268,9 +268,11 @@ class Normal(_Hierarchy):
             )
 
     def _shape(self, bound: BoundValues) -> tuple[int, ...]:
+        """Return the shape of a parameter: a scalar."""
         return ()
 
     def _plain(self, theta):
+        """Return true values without the axis of components."""
         return theta[..., 0]
 
     @property
@@ -318,6 +320,7 @@ class NormalVectors(_Hierarchy):
             raise OptionError(f"NormalVectors: concentration: expected a positive number; found {self.concentration}.")
 
     def _correlation(self, name: str, bound: BoundValues):
+        """Sample a correlation matrix and return its Cholesky factor, (D, D)."""
         size = len(bound.components)
         if not self.correlated or size < 2:
             return jnp.eye(size)

@@ -256,7 +256,7 @@ class Relation(PopulationModel):
         return bind_points(self, data, self.pooling_of(len(data)), integrates)
 
     def pooling_of(self, num_groups: int) -> str:
-        """Return the pooling of a number of groups: a single one has one line."""
+        """Return the pooling for data of ``num_groups`` groups: complete if partial pooling has a single group."""
         return "complete" if self.pooling == "partial" and num_groups == 1 else self.pooling
 
     def program(self, bound: BoundPoints, observed: bool, recover: bool) -> None:

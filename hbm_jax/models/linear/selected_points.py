@@ -122,20 +122,20 @@ def check_injections(data: PointsInGroups, pooling: str) -> None:
     if pooling != "complete":
         raise DataError(f"{prefix} one line for all points, pooling='complete'; found pooling={pooling!r}.")
     if data.limited != "no" or np.any(data.common_error_y):
-        found = "limits" if data.limited != "no" else "common errors"
-        raise DataError(f"{prefix} points without limits and common errors; found {found}.")
+        unsupported = "limits" if data.limited != "no" else "common errors"
+        raise DataError(f"{prefix} points without limits and common errors; found {unsupported}.")
 
 
 def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
     """Return a sentence about the smallest effective number of injections over the draws of a posterior."""
-    least, num = float(np.min(posterior["effective_injections"].to_numpy())), data.num_points
-    error = num / np.sqrt(least)
+    smallest, num = float(np.min(posterior["effective_injections"].to_numpy())), data.num_points
+    error = num / np.sqrt(smallest)
     sentence = (
         f"The detected fraction is estimated from {len(data.injections)} found injections; their effective number is "
-        f"{least:.3g} or more, {least / num:.2g} times the {num} objects: their Monte Carlo error changes the "
-        f"log likelihood by up to {error:.2g}"
+        f"{smallest:.3g} or more, {smallest / num:.2g} times the {num} objects, and the Monte Carlo error of the log "
+        f"likelihood is up to {error:.2g}"
     )
-    enough = f"; {ENOUGH:g} times are enough"
-    if least < ENOUGH * num:
-        enough = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
-    return [sentence + enough]
+    conclusion = f"; {ENOUGH:g} times are enough"
+    if smallest < ENOUGH * num:
+        conclusion = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
+    return [sentence + conclusion]

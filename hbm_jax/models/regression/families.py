@@ -41,34 +41,42 @@ class Family:
 
 
 def _logits(eta, link: str):
+    """Return the logit of the probability of a linear predictor eta, ``logit`` or ``probit``."""
     return eta if link == "logit" else log_ndtr(eta) - log_ndtr(-eta)
 
 
 def _normal(eta, link, p, bound):
+    """Return the distribution of the response: normal about eta, with scatter and measurement error."""
     return dist.Normal(eta, jnp.sqrt(p["sigma"] ** 2 + bound.error**2))
 
 
 def _student_t(eta, link, p, bound):
+    """Return the distribution of the response: Student's t about eta."""
     return dist.StudentT(p["nu"], eta, p["sigma"])
 
 
 def _bernoulli(eta, link, p, bound):
+    """Return the distribution of the response: 0 or 1, with the probability of eta."""
     return dist.Bernoulli(logits=_logits(eta, link))
 
 
 def _binomial(eta, link, p, bound):
+    """Return the distribution of the response: successes in the trials, with the probability of eta."""
     return dist.Binomial(bound.trials, logits=_logits(eta, link))
 
 
 def _poisson(eta, link, p, bound):
+    """Return the distribution of the response: Poisson with mean exp(eta)."""
     return dist.Poisson(jnp.exp(eta))
 
 
 def _negative_binomial(eta, link, p, bound):
+    """Return the distribution of the response: mean mu = exp(eta), variance mu + overdispersion mu^2."""
     return dist.NegativeBinomial2(jnp.exp(eta), 1.0 / p["overdispersion"])
 
 
 def _categorical(eta, link, p, bound):
+    """Return the distribution of the response: one of the categories; the logit of the first is 0."""
     return dist.Categorical(logits=jnp.concatenate([jnp.zeros((*eta.shape[:-1], 1)), eta], axis=-1))
 
 

@@ -128,6 +128,7 @@ class Regression(PopulationModel):
 
     @property
     def _family(self) -> Family:
+        """The distribution of the response and its links."""
         return FAMILIES[self.family]
 
     @property

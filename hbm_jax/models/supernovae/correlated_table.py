@@ -260,7 +260,7 @@ def _vandermonde(x, span, size):
 
 
 def _polynomials(x, span, size):
-    """Return the polynomials of `_vandermonde` at a traced x, by their recurrence."""
+    """Return the Chebyshev polynomials of `_vandermonde` at a traced x, by their recurrence."""
     t = (2.0 * x - (span[0] + span[1])) / (span[1] - span[0])
     values = [jnp.ones_like(t), t]
     for _ in range(size - 2):

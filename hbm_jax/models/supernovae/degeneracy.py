@@ -51,6 +51,7 @@ class _MatterBijection:
         return self._clip.inv(self._power(x))
 
     def log_abs_det_jacobian(self, y, x):
+        """Return the log of dOm0 / dy."""
         power = self._clip(y)
         log_slope = -math.log(-0.9 * _MATTER_POWER) + (1.0 / _MATTER_POWER - 1.0) * jnp.log(power)
         return self._clip.log_abs_det_jacobian(y, power) + log_slope

@@ -142,14 +142,13 @@ def populations(
 def _half_line(x1: Population, c: Population, flat) -> HalfLine | Quadrant | None:
     """Return the positive latents of the populations of stretch and colour along (x1, c, m_b), or None."""
 
-    def half_line(latent: Latent, changes: tuple[bool, bool]) -> HalfLine:
-        """Return a latent that changes stretch or colour, and the magnitude."""
-        direction = (*(latent.quantity if changed else 0.0 for changed in changes), latent.magnitude)
+    def along(latent: Latent, axis: int) -> HalfLine:  # 0 for stretch, 1 for colour
+        direction = (*(latent.quantity if i == axis else 0.0 for i in range(2)), latent.magnitude)
         precision = None if latent.precision is None else flat(latent.precision)
         return HalfLine(tuple(flat(part) for part in direction), flat(latent.rate), precision)
 
-    latents = [half_line(x1.latent, (True, False))] if x1.latent is not None else []
-    latents += [half_line(c.latent, (False, True))] if c.latent is not None else []
+    latents = [along(x1.latent, 0)] if x1.latent is not None else []
+    latents += [along(c.latent, 1)] if c.latent is not None else []
     return Quadrant(*latents) if len(latents) == 2 else latents[0] if latents else None
 
 
@@ -176,6 +175,6 @@ def _axis(values, axis):
 
 
 def _along(array, axis):
-    """Return an array (N, size) with its second index along one of the axes."""
+    """Return an array (N, size) with `_NUM_AXES` axes, its second axis moved to ``axis`` and the others of length 1."""
     array = jnp.asarray(array)
     return array.reshape([array.shape[0] if i == 0 else array.shape[1] if i == axis else 1 for i in range(_NUM_AXES)])

@@ -115,7 +115,7 @@ class NutpieChains:
         self._draws: Block | None = None
 
     def count_draws(self, block: Block) -> None:
-        """Count draws."""
+        """Add the draws of a block to `count`."""
         self.count += block.energy.shape[1]
 
     def advance(self, num_draws: int) -> Block:
@@ -128,7 +128,7 @@ class NutpieChains:
         return block
 
     def _sample(self) -> Block:
-        """Run nutpie."""
+        """Run nutpie on the compiled density, and return all draws as one block."""
         import nutpie
 
         unit, size, points = self.target.unit, self.target.size, self.start.points
