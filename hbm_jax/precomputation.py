@@ -15,6 +15,14 @@ from hbm_jax.blas import one_blas_thread
 MAX_WORKERS = 8  # threads; precomputing a response on quadrature nodes takes some 200 MB in each
 CHUNK = 512  # elements per evaluation
 
+# Raised where NumPy, Python's control flow or indexing needs the value of a tracer, and for a tracer of another thread.
+TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.UnexpectedTracerError,
+)
+
 
 def precomputed(work: Callable[[], Any]) -> Any:
     """Return the result of a function without traced arguments, in double precision, also during a trace.

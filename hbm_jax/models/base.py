@@ -22,16 +22,8 @@ from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
 from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
-from hbm_jax.precomputation import precomputed
+from hbm_jax.precomputation import TRACED, precomputed
 from hbm_jax.validation import DataError
-
-# Raised where NumPy, Python's control flow or indexing needs the value of a tracer, and for a tracer of another thread.
-TRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.UnexpectedTracerError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
