@@ -5,6 +5,7 @@ not depend on parameters, with ordinary NumPy. The NumPyro program is a function
 can be traced, batched and differentiated.
 """
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -159,6 +160,25 @@ class PopulationModel:
         """Return bound data of several data sets of equal shape, with one pytree structure, so that they stack."""
         return [self.bound(entry) for entry in data]
 
+    def padded(self, bound: Any) -> tuple[Any, dict[str, int]]:
+        """Return bound data padded to sizes in steps, and the size without padding of each padded plate.
+
+        `hbm_jax.sample` computes the log density with the padded data, so that its compiled programs serve samples of
+        other sizes. Padding changes the log density by that of independent standard normal latents, if objects have
+        latents, and otherwise not at all. Here nothing is padded.
+
+        Parameters
+        ----------
+        bound : Bound
+            The result of `bind`.
+
+        Returns
+        -------
+        Bound, dict of str to int
+            The argument itself if nothing is padded, also where its sizes are those of steps.
+        """
+        return bound, {}
+
     def check_container(self, data: Any, expected: type, advice: str) -> None:
         """Raise `DataError` unless the data are an ``expected`` container; ``advice`` ends the message."""
         if not isinstance(data, expected):
@@ -273,6 +293,11 @@ def _choices(model: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
             values = tuple(value for part in literals for value in typing.get_args(part))
             choices[item.name] = values, len(literals) == len(parts)
     return choices
+
+
+def without_padding(in_sample: Any) -> contextlib.AbstractContextManager:
+    """Context in which sites have no density for objects of padding, where ``in_sample`` is False; None: no padding."""
+    return contextlib.nullcontext() if in_sample is None else handlers.mask(mask=in_sample)
 
 
 def full_name(model: type) -> str | None:

@@ -235,7 +235,8 @@ class Draws:
         """Transform positions (chain, draw, size) of a block to sites, in chunks of equal size."""
         num_chains, num_draws, size = position.shape
         sites = map_in_chunks(self._constrain, self._chunk, position.reshape(-1, size))
-        return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
+        sites = {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
+        return self.target.real_sites(sites, num_leading=2)
 
 
 def joined(blocks: list[Block]) -> Block:

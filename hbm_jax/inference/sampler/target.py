@@ -4,9 +4,10 @@ Mode searches, samplers and checkpoints use this vector; `Target.constrain` comp
 """
 
 import contextlib
+import itertools
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -141,6 +142,10 @@ class Target:
     arrays : callable
         Returns the arrays of the data that are arguments of compiled programs, so that these serve other data of the
         same shapes; none if the data are constants of them.
+    real : (size,) of bool
+        False for components of padding, which are independent of all others. Empty: all are real.
+    sizes : dict of str to int
+        Size of each plate without padding.
     """
 
     potential: Callable
@@ -157,11 +162,22 @@ class Target:
     unconstrain: Callable | None = None
     diagnose: Callable | None = None
     arrays: Callable[[], Sequence[Any]] = tuple
+    real: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Number of unconstrained parameters."""
         return len(self.labels)
+
+    @property
+    def real_labels(self) -> tuple[str, ...]:
+        """Names of the components without those of padding."""
+        return tuple(itertools.compress(self.labels, self.real)) if len(self.real) else self.labels
+
+    def without_padding(self, positions: np.ndarray) -> np.ndarray:
+        """Return positions (..., size) without the components of padding."""
+        return positions[..., self.real] if len(self.real) else positions
 
     @cached_property
     def unit(self) -> np.ndarray:
@@ -201,8 +217,8 @@ class Target:
 
     @cached_property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and type of each named site, without those whose names begin with ``_``."""
-        sites = jax.eval_shape(self.constrain, self.start)
+        """Shape and type of each named site, without padding and those whose names begin with ``_``."""
+        sites = jax.eval_shape(lambda flat: self.real_sites(self.constrain(flat)), self.start)
         return {name: sites[name] for name in self.dims if name in sites}
 
     @property
@@ -211,11 +227,28 @@ class Target:
         return list(self.shapes)
 
     def constrain(self, flat) -> dict:
-        """Return the sites at a flat vector, without auxiliary sites, whose names begin with ``_``."""
+        """Return the sites at a flat vector, padding included, without those whose names begin with ``_``."""
         return {name: value for name, value in self.sites(flat).items() if not name.startswith("_")}
 
+    def real_sites(self, sites: Mapping[str, Any], num_leading: int = 0) -> dict[str, Any]:
+        """Return sites without padding; ``num_leading`` axes, such as those of draws, come before those of a site."""
+        leading = (slice(None),) * num_leading
 
-def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Target:
+        def real(name, value):
+            dims = self.dims.get(name, ()) if self.sizes else ()
+            return value[*leading, *(slice(self.sizes.get(plate)) for plate in dims)] if dims else value
+
+        return {name: real(name, value) for name, value in sites.items()}
+
+
+class Padded(NamedTuple):
+    """Arguments of a program padded to sizes in steps, and the size of each padded plate without padding."""
+
+    args: tuple
+    sizes: Mapping[str, int]
+
+
+def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: Padded | None = None) -> Target:
     """Trace a program and return its posterior.
 
     Parameters
@@ -228,6 +261,9 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
     key : jax.Array, optional
         Random key of the prior draws. None: nothing is compiled and prior draws are zero; only names, shapes,
         dimensions and labels are valid.
+    padded : Padded, optional
+        Padded arguments, with which the density is computed instead. Latents of padding are then independent of all
+        others and of the data.
 
     Raises
     ------
@@ -235,6 +271,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
     args = plain_arguments(program, args)
+    data, sizes = (args, {}) if padded is None else padded
     original, program = program, ProperAuxiliaries(program)
     structure: dict[str, Any] = {}
 
@@ -244,12 +281,12 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         free = latents_of(trace)
         _require_continuous(free)
         _require_matching_shapes(trace)
-        structure.update(_structure(trace, free))
+        structure.update(_structure(trace, free, sizes))
         bounds = {n: _ends(site["fn"].support) for n, site in free.items() if not site["fn"].event_shape}
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}, bounds
 
     with naming_arguments(original, args):
-        prior = separated(start, jax.random.key(0), args, traced=binds(original))
+        prior = separated(start, jax.random.key(0), data, traced=binds(original))
         shapes = prior.shapes[0]
         draws = jax.tree.map(lambda leaf: np.zeros((PRIOR_DRAWS, *leaf.shape), leaf.dtype), shapes)
 
@@ -280,7 +317,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
 
     flat = flat_draws(draws)
     median = np.median(flat, axis=0)
-    of_potential, of_sites = (Separated(fn, median, args, prior.traced) for fn in (potential, sites))
+    of_potential, of_sites = (Separated(fn, median, data, prior.traced) for fn in (potential, sites))
     return Target(
         potential=of_potential,
         sites=of_sites,
@@ -295,6 +332,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in template})[0],
         diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
         arrays=lambda: [*of_potential.arrays, *of_sites.arrays],
+        real=np.concatenate([structure["real"][name].ravel() for name in template]) if sizes else np.zeros(0, bool),
+        sizes=sizes,
     )
 
 
@@ -309,13 +348,25 @@ def _unraveller(template: dict[str, np.ndarray]) -> Callable:
     return unravel
 
 
-def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:
-    """Return the static properties of a trace and its latent sites: dimensions and declared starts."""
+def _structure(trace: dict[str, Any], free: dict[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return the static properties of a trace and its latent sites: dimensions, declared starts, and padding."""
     return {
         "dims": plate_dims(trace),
         "start": {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]},
         "observed": any(site["type"] == "sample" and site["is_observed"] for site in trace.values()),
+        "real": {name: _real_elements(site, sizes) for name, site in free.items()} if sizes else {},
     }
+
+
+def _real_elements(site: dict[str, Any], sizes: Mapping[str, int]) -> np.ndarray:
+    """Return False for the elements of the unconstrained value of a latent site that are padding."""
+    shape = jnp.shape(biject_to(site["fn"].support).inv(site["value"]))
+    num_batch, kept = len(site["fn"].batch_shape), [slice(None)] * len(shape)
+    for plate in site["cond_indep_stack"]:
+        kept[num_batch + plate.dim] = slice(sizes.get(plate.name))
+    real = np.zeros(shape, bool)
+    real[tuple(kept)] = True
+    return real
 
 
 class ProperAuxiliaries(Messenger):
