@@ -59,7 +59,7 @@ def padded_size(num: int) -> int:
     """
     if num < 8:
         return num
-    power = 2 ** (num.bit_length() - 1)
+    power = 2 ** (int(num).bit_length() - 1)
     step = max(power // (8 if power < 128 else 16), 2)
     return -(-num // step) * step
 

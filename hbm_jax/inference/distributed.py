@@ -460,6 +460,6 @@ def _evaluate(closed: ClosedJaxpr, replacements: dict[int, Any], args: list) -> 
         if equation.primitive.name == "jit":
             outputs = _evaluate(equation.params["jaxpr"], replacements, inputs)
         else:
-            outputs = evaluated(equation, inputs)
+            outputs = list(evaluated(equation, inputs))
         values |= dict(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

@@ -175,7 +175,7 @@ class PopulationModel:
         Returns
         -------
         Bound, dict of str to int
-            The argument itself if nothing is padded, also where its sizes are those of steps.
+            The argument itself if nothing is padded.
         """
         return bound, {}
 

@@ -72,7 +72,7 @@ class Separated:
 
         def of_arrays(x, arrays):
             replaced = dict(zip(numeric, arrays, strict=True))
-            return self.fn(x, structure.unflatten([replaced.get(i, leaf) for i, leaf in enumerate(leaves)]))
+            return self.fn(x, jax.tree.unflatten(structure, [replaced.get(i, leaf) for i, leaf in enumerate(leaves)]))
 
         return _Parts(jax.jit(of_arrays).trace(self.example, arrays), arrays)
 
@@ -99,7 +99,7 @@ def separated(fn: Callable, example: Any, data: Any, traced: bool) -> Separated:
     """Return a traced `Separated`; data whose values decide what the function does are constants of it."""
     if traced:
         function = Separated(fn, example, data)
-        with contextlib.suppress(TRACED):
+        with contextlib.suppress(*TRACED):
             function.shapes  # noqa: B018 - traces the function
             return function
     return Separated(fn, example, data, traced=False)

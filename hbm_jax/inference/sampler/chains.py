@@ -46,7 +46,9 @@ class Chains:
         num_chains = len(self.start.points)
         processes = self.target.processes
         # As arguments of the compiled programs, which then serve runs with another start.
-        arrays = {name: jnp.asarray(array) for name, array in self.start.metric.change_of_variables.items()}
+        arrays: dict[str, Any] = {
+            name: jnp.asarray(array) for name, array in self.start.metric.change_of_variables.items()
+        }
         self._metric, self._metric_arrays = replace(self.start.metric, **arrays), list(arrays.values())
         self.state, self._keys = self._initial_state()
         devices = jax.local_devices()

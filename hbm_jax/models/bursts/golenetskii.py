@@ -302,11 +302,9 @@ class Golenetskii(PopulationModel):
         Nothing is added where true values are sampled, where whole bursts are selected, and without a known redshift.
         """
         rows, columns = np.shape(bound.used)
-        sizes = padded_size(rows), padded_size(columns)
-        excluded = self.latents == "sampled" or whole_bursts(self.selections) or not len(bound.known_z)
-        if excluded or sizes == (rows, columns):
+        if self.latents == "sampled" or whole_bursts(self.selections) or not len(bound.known_z):
             return bound, {}
-        return bound.padded(*sizes), {"burst": rows, "interval": columns}
+        return bound.padded(padded_size(rows), padded_size(columns)), {"burst": rows, "interval": columns}
 
     def pooled_for(self, data: Bursts | BoundBursts) -> "Golenetskii":
         """Return the model with complete pooling for bursts of one interval each, else itself."""

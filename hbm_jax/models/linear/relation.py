@@ -264,8 +264,6 @@ class Relation(PopulationModel):
         if self.latents == "sampled":
             return bound, {}
         sizes = rows if pooling == "none" else padded_size(rows), padded_size(columns)
-        if sizes == (rows, columns):
-            return bound, {}
         return padded_points(bound, *sizes), {"group": rows, "point": columns}
 
     def pooling_of(self, num_groups: int) -> str:
