@@ -23,6 +23,7 @@ import json
 import os
 import pickle
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -156,10 +157,11 @@ def timed(contestant: str, system: str, problem: Path, cache: Path) -> dict:
         process = subprocess.run(
             command, env=os.environ | {"HBM_JAX_CACHE": str(cache)}, capture_output=True, text=True
         )
-        seconds = time.perf_counter() - began
+        seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         if process.returncode:
-            return {"seconds": float("nan"), "error": process.stderr.strip().splitlines()[-1]}
-        return json.loads(result.read_text()) | {"seconds": seconds}
+            return {"seconds": float("nan"), "cpu": cpu, "error": process.stderr.strip().splitlines()[-1]}
+        return json.loads(result.read_text()) | {"seconds": seconds, "cpu": cpu}
 
 
 def measure(system: str, rounds: int, rival_rounds: int, folder: Path) -> list[tuple[str, str, list[dict]]]:
@@ -199,8 +201,9 @@ def table(system: str, rows) -> list[str]:
         ours = medians["hbm_jax", "cold" if kind == "cold" else "cached"]
         ratio = "" if contestant == "hbm_jax" else f"{median / ours:5.1f} times hbm_jax"
         spread = f"({min(seconds):.1f} to {max(seconds):.1f}, {len(seconds)} runs)"
+        cpu = f"{statistics.median(result['cpu'] for result in results):5.1f} s of CPU"
         note = f"; {failed} not converged or failed" if failed else ""
-        lines.append(f"  {contestant:17s} {kind:11s} {median:6.1f} s {spread:26s} {programs:14s} {ratio}{note}")
+        lines.append(f"  {contestant:17s} {kind:11s} {median:6.1f} s {spread:26s} {cpu} {programs:14s} {ratio}{note}")
     return lines
 
 
@@ -222,7 +225,7 @@ def main():
     lines = [
         f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}",
-        "Seconds from the start of the process to the printed verdict, medians. Load average at the start: "
+        "Seconds from the start of the process to the printed verdict, and processor time of the process, medians. Load average at the start: "
         f"{os.getloadavg()[0]:.1f}.",
     ]
     with tempfile.TemporaryDirectory() as folder:
