@@ -153,7 +153,7 @@ def timed(contestant: str, system: str, problem: Path, cache: Path) -> dict:
         result = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--contestant", contestant, "--system", system]
         command += ["--problem", str(problem), "--result", str(result)]
-        began = time.perf_counter()
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         process = subprocess.run(
             command, env=os.environ | {"HBM_JAX_CACHE": str(cache)}, capture_output=True, text=True
         )
@@ -225,7 +225,8 @@ def main():
     lines = [
         f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}",
-        "Seconds from the start of the process to the printed verdict, and processor time of the process, medians. Load average at the start: "
+        "Seconds from the start of the process to the printed verdict, and processor time of the process, medians. "
+        "Load average at the start: "
         f"{os.getloadavg()[0]:.1f}.",
     ]
     with tempfile.TemporaryDirectory() as folder:
