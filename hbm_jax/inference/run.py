@@ -195,10 +195,12 @@ class Run:
     def _padded(self, program: Callable, stored: Mapping[str, np.ndarray] | None) -> Padded | None:
         """Return padded data, with which compiled programs serve data of other sizes; None where nothing is padded.
 
-        Nothing is padded for several processes, for a given start, and for a checkpoint of an earlier version.
+        Nothing is padded for several processes, for a given start, for latents whose non-centring was chosen, and for a
+        checkpoint without padding.
         """
         unpadded = stored is not None and not bool(stored.get(PADDING, False))
-        padded = None if unpadded or self.init is not None or self.split is not None else padded_of(program, self.bound)
+        given = self.init is not None or self.split is not None or program is not self.program
+        padded = None if unpadded or given else padded_of(program, self.bound)
         return None if padded is None else Padded(*padded)
 
     def _trace(self, program: Callable, stored: Mapping[str, np.ndarray] | None, key: jax.Array) -> Target:

@@ -131,6 +131,18 @@ def test_a_fit_has_the_objects_of_the_data():
 
 
 @pytest.mark.long
+def test_an_interrupted_run_of_padded_data_is_continued(tmp_path):
+    data = points(27, 9)
+    settings = {"num_chains": 2, "num_warmup": 30, "progress": False}
+    once = hbm.sample(Relation(), data, num_samples=20, **settings)
+    hbm.sample(Relation(), data, num_samples=10, checkpoint=tmp_path / "run", **settings)
+    resumed = hbm.inference.resume(tmp_path / "run", Relation(), data, num_samples=20, progress=False)
+    np.testing.assert_array_equal(resumed.posterior["alpha"], once.posterior["alpha"])
+    again = hbm.sample(Relation(), data, num_samples=10, init=once, **settings)  # without padding
+    assert again.posterior.sizes["group"] == 9
+
+
+@pytest.mark.long
 def test_a_sample_of_another_size_compiles_nothing(tmp_path):
     counts = []
 
