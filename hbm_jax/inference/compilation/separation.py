@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from hbm_jax.precomputation import TRACED
+from hbm_jax.validation import DataError
 from hbm_jax.xla_options import QUICK
 
 CONSTANT, DATA, PARAMETERS = 0, 1, 2  # the dependence of a value
@@ -99,7 +100,7 @@ def separated(fn: Callable, example: Any, data: Any, traced: bool) -> Separated:
     """Return a traced `Separated`; data whose values decide what the function does are constants of it."""
     if traced:
         function = Separated(fn, example, data)
-        with contextlib.suppress(*TRACED):
+        with contextlib.suppress(*TRACED, DataError):  # models raise DataError for traced data that are not bound
             function.shapes  # noqa: B018 - traces the function
             return function
     return Separated(fn, example, data, traced=False)
