@@ -22,7 +22,7 @@ import contextlib
 import signal
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro import handlers
 
+from hbm_jax.inference.compilation.separation import evaluated
 from hbm_jax.inference.messages import pack, unpack
 from hbm_jax.inference.sampler.chains import is_key, plain_leaf
 from hbm_jax.inference.sampler.target import OneProcess, Target
@@ -193,8 +194,13 @@ class Processes(OneProcess):
         spec = PartitionSpec(*[None] * axis, "object")
         return jax.make_array_from_callback(padded.shape, NamedSharding(self.mesh, spec), lambda index: padded[index])
 
-    def compile(self, fn: Callable, *args: Any, compared: bool = True, options: Any = None) -> "SplitProgram":
-        """Compile a function of a split potential for arguments of these shapes; `SplitProgram` has the parameters."""
+    def compile(
+        self, fn: Callable, *args: Any, compared: bool = True, options: Any = None, arrays: Sequence[Any] = ()
+    ) -> "SplitProgram":
+        """Compile a function of a split potential for arguments of these shapes; `SplitProgram` has the parameters.
+
+        ``arrays`` has no effect, because the arrays that are split are arguments.
+        """
         return SplitProgram(self, fn, args, compared, options)
 
     def everywhere(self, value) -> jax.Array:
@@ -454,9 +460,6 @@ def _evaluate(closed: ClosedJaxpr, replacements: dict[int, Any], args: list) -> 
         if equation.primitive.name == "jit":
             outputs = _evaluate(equation.params["jaxpr"], replacements, inputs)
         else:
-            params = equation.primitive.get_bind_params(equation.params)
-            functions, params = ((), params) if isinstance(params, dict) else params  # a tuple before JAX 0.10
-            results = equation.primitive.bind(*functions, *inputs, **params)
-            outputs = results if equation.primitive.multiple_results else [results]
+            outputs = list(evaluated(equation, inputs))
         values |= dict(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

@@ -38,6 +38,13 @@ class Program(Protocol):
     def bind_each(self, data: Sequence[Any]) -> Sequence[Any]:
         """Return bound data of several data sets, all of the same structure; without it `bind` is called for each."""
 
+    def padded(self, bound: Any) -> tuple[Any, Mapping[str, int]]:
+        """Return bound data padded to sizes in steps, and the size without padding of each plate that is padded.
+
+        The log density of the padded data is that of the data, except for latents of padding, which are independent of
+        all others. Compiled programs then serve data of other sizes. Without this method nothing is padded.
+        """
+
     def observing(self, values: Mapping[str, Any], *args: Any) -> Any:
         """Return arguments, bound or not, with other values of the observed sites, given by name.
 
@@ -129,6 +136,15 @@ def bound_objects(program: Any, objects: Sequence[tuple]) -> list[tuple]:
             data = [args[0] if len(args) == 1 else args for args in objects]
             return [(bound,) for bound in program.bind_each(data)]
         return [(program.bind(*args),) for args in objects]
+
+
+def padded_of(program: Any, args: tuple) -> tuple[tuple, Mapping[str, int]] | None:
+    """Return `Program.padded` of bound arguments, as a tuple of arguments; None where nothing is padded."""
+    if not (binds(program) and hasattr(program, "padded")):
+        return None
+    with jax.enable_x64(True):
+        bound, sizes = program.padded(*args)
+    return None if bound is args[0] else ((bound,), sizes)
 
 
 def observing_of(program: Callable) -> Callable | None:

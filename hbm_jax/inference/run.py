@@ -18,7 +18,7 @@ from hbm_jax.inference.centering.pilot import choose_centering
 from hbm_jax.inference.compilation.devices import advice
 from hbm_jax.inference.distributed import Processes, number_of_objects, split_over_processes
 from hbm_jax.inference.options import RunOptions, field_names, selected
-from hbm_jax.inference.program import arrays_of_reparametrisations, bound_args, chooses_centering
+from hbm_jax.inference.program import arrays_of_reparametrisations, bound_args, chooses_centering, padded_of
 from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, CheckpointError
@@ -31,12 +31,13 @@ from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sa
 from hbm_jax.inference.sampler.loop import Interrupted, Loop
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import StopRule
-from hbm_jax.inference.sampler.target import OneProcess, Target, build_target
+from hbm_jax.inference.sampler.target import OneProcess, Padded, Target, build_target
 from hbm_jax.inference.storage import arrays_of, check_storable
 from hbm_jax.inference.verdict import LOOK
 from hbm_jax.xla_options import QUICK
 
 SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
+PADDING = "padding"  # in a checkpoint: whether the data are padded to sizes in steps
 WARMUP, INFORMED_WARMUP = 1000, 400  # default draws; fewer if the start comes from an approximation of the posterior
 
 
@@ -130,7 +131,7 @@ class Run:
             key_target, key_start, key_chains = _keys(np.int64(self.settings.run.seed))
             stored = None if self.store is None else self.store.read_start()
             program = self._reparametrise(stored)
-            target = self._trace(program, key_target)
+            target = self._trace(program, stored, key_target)
             start = self._choose_start(target, stored, key_start)
             chains, draws, arrays = self._compile(program, target, start, key_chains)
             if self.store is not None:
@@ -191,10 +192,23 @@ class Run:
         self._record_duration("centering")
         return program
 
-    def _trace(self, program: Callable, key: jax.Array) -> Target:
+    def _padded(self, program: Callable, stored: Mapping[str, np.ndarray] | None) -> Padded | None:
+        """Return padded data, with which compiled programs serve data of other sizes; None where nothing is padded.
+
+        Nothing is padded for several processes, for a given start, for latents whose non-centring was chosen, and for a
+        checkpoint without padding.
+        """
+        unpadded = stored is not None and not bool(stored.get(PADDING, False))
+        given = self.init is not None or self.split is not None or program is not self.program
+        padded = None if unpadded or given else padded_of(program, self.bound)
+        return None if padded is None else Padded(*padded)
+
+    def _trace(self, program: Callable, stored: Mapping[str, np.ndarray] | None, key: jax.Array) -> Target:
         """Trace the program."""
         self.progress_line.show("tracing the model")
-        target = replace(build_target(program, self.bound, key), processes=self.processes)
+        target = replace(
+            build_target(program, self.bound, key, self._padded(program, stored)), processes=self.processes
+        )
         if isinstance(self.processes, Processes) and self.split is not None:
             target = split_over_processes(target, number_of_objects(program, self.bound, self.split), self.processes)
         self._check(program, target)
@@ -206,7 +220,7 @@ class Run:
         if stored is not None:
             start = _stored_start(stored)
         else:
-            self.progress_line.show(f"searching for starting points ({target.size} parameters)")
+            self.progress_line.show(f"searching for starting points ({len(target.real_labels)} parameters)")
             num_chains = self.settings.run.num_chains
             if self.init is not None:
                 start = given_start(target, self.init, num_chains)
@@ -228,8 +242,8 @@ class Run:
             chains = Chains(target, start, num_warmup, sampler, key)
         draws.compile()
         self._record_duration("compile")
-        potential = {"potential": np.asarray(chains.state.potential_energy)}
-        return chains, draws, start.to_arrays() | potential | arrays_of_reparametrisations(program)
+        arrays = {"potential": np.asarray(chains.state.potential_energy), PADDING: np.asarray(len(target.sizes) > 0)}
+        return chains, draws, start.to_arrays() | arrays | arrays_of_reparametrisations(program)
 
     def _warm_up(self, loop: Loop, start_arrays: Mapping[str, np.ndarray]) -> None:
         """Warm up; if the time budget ends a warm-up without checkpoint, save it to a temporary checkpoint."""
@@ -257,7 +271,7 @@ class Run:
             target=chains.target,
             sites=draws.sites(),
             sample_stats=_sample_stats(chains, draws),
-            positions=draws.raw("position"),
+            positions=chains.target.without_padding(draws.raw("position")),
             dims=self.settings.dims,
             coords=self.settings.coords,
             cautions=tuple(

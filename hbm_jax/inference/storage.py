@@ -104,7 +104,9 @@ def tree_of(
     # Build each group separately: a site or plate may have the name of a sampler statistic.
     tree.update(from_dict({"sample_stats": dict(sample_stats)}))
     unconstrained = {"unconstrained_posterior": {"position": positions}}
-    tree.update(from_dict(unconstrained, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
+    tree.update(
+        from_dict(unconstrained, dims={"position": ["parameter"]}, coords={"parameter": list(target.real_labels)})
+    )
     for attribute, texts in {"units": units_of(program), "symbol": symbols_of(program)}.items():
         for name in texts:
             if name in tree["posterior"]:
@@ -140,7 +142,7 @@ def check_storable(program: Callable, args: tuple, target, dims, coords) -> None
             target=target,
             sites=sites,
             sample_stats={"lp": np.zeros((1, 1))},
-            positions=np.zeros((1, 1, target.size)),
+            positions=np.zeros((1, 1, len(target.real_labels))),
             dims=dims,
             coords=coords,
         )

@@ -5,6 +5,7 @@ not depend on parameters, with ordinary NumPy. The NumPyro program is a function
 can be traced, batched and differentiated.
 """
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -22,16 +23,8 @@ from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.priors import Prior, Priors, complete_priors, in_data_units, prior_lines, priors_to_text
 from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
-from hbm_jax.precomputation import precomputed
+from hbm_jax.precomputation import TRACED, precomputed
 from hbm_jax.validation import DataError
-
-# Raised where NumPy, Python's control flow or indexing needs the value of a tracer, and for a tracer of another thread.
-TRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.UnexpectedTracerError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +188,25 @@ class PopulationModel:
         """Return bound data of several data sets of equal shape, with one pytree structure, so that they stack."""
         return [self.bound(entry) for entry in data]
 
+    def padded(self, bound: Any) -> tuple[Any, dict[str, int]]:
+        """Return bound data padded to sizes in steps, and the size without padding of each padded plate.
+
+        `hbm_jax.sample` computes the log density with the padded data, so that its compiled programs serve samples of
+        other sizes. Padding changes the log density by that of independent standard normal latents, if objects have
+        latents, and otherwise not at all. Here nothing is padded.
+
+        Parameters
+        ----------
+        bound : Bound
+            The result of `bind`.
+
+        Returns
+        -------
+        Bound, dict of str to int
+            The argument itself if nothing is padded.
+        """
+        return bound, {}
+
     def check_container(self, data: Any, expected: type, advice: str) -> None:
         """Raise `DataError` unless the data are an ``expected`` container; ``advice`` ends the message."""
         if not isinstance(data, expected):
@@ -315,6 +327,11 @@ def _choices(model: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
             values = tuple(value for part in literals for value in typing.get_args(part))
             choices[item.name] = values, len(literals) == len(parts)
     return choices
+
+
+def without_padding(in_sample: Any) -> contextlib.AbstractContextManager:
+    """Context in which sites have no density for objects of padding, where ``in_sample`` is False; None: no padding."""
+    return contextlib.nullcontext() if in_sample is None else handlers.mask(mask=in_sample)
 
 
 def full_name(model: type) -> str | None:

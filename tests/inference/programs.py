@@ -88,7 +88,7 @@ def fit_of_draws(program, args, sites, *, unconstrained=None, dims=None, coords=
         args,
         bound_args(program, args),
         target=SimpleNamespace(
-            labels=tuple(labels), dims={name: [] for name in sites} | (dims or {}), bounds=bounds or {}
+            real_labels=tuple(labels), dims={name: [] for name in sites} | (dims or {}), bounds=bounds or {}
         ),
         sites=sites,
         sample_stats=sample_stats,

@@ -19,7 +19,7 @@ TYPICAL = dict(zip(NAMES, (1.5, 0.2, 0.0, 0.3, 2.6, 0.3, 0.25, 0.1), strict=True
 PRIORS = dict(zip(NAMES, ((1.5, 0.5), (0.5,), (0.0, 1.0), (1.0,), (2.6, 0.5), (0.5,), (0.5,), (0.3,)), strict=True))
 
 
-def problem():
+def problem(num=30, seed=6):
     """Measured values, moved to the frames of the bursts."""
     import jax
 
@@ -27,7 +27,7 @@ def problem():
     from hbm_jax.cosmology import Cosmology
     from hbm_jax.spectra.model.energetics import log10_sphere_area
 
-    data = hbm.data.BurstPopulation(num_intervals=15, gamma=(1.5, 0.25)).draw(30, seed=6).data
+    data = hbm.data.BurstPopulation(num_intervals=15, gamma=(1.5, 0.25)).draw(num, seed=seed).data
     with jax.enable_x64(True):
         sphere = np.asarray(log10_sphere_area(data.z, Cosmology.flat(H0=70.0, Om0=0.3)))
     used = np.asarray(data.used)

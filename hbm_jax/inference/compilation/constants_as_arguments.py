@@ -4,7 +4,7 @@ A density closes over its data, which therefore are constants of the compiled pr
 for each program; for hundreds of megabytes of responses this takes longer than compiling the program itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,9 @@ from hbm_jax.xla_options import sampling_options
 LARGE = 2**18
 
 
-def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None = None) -> Callable:
+def compiled(
+    fn: Callable, *args: Any, compiler_options: dict[str, Any] | None = None, arrays: Sequence[Any] = ()
+) -> Callable:
     """Compile a function for arguments of these shapes.
 
     Parameters
@@ -29,6 +31,9 @@ def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None =
         Example arguments, or their shapes.
     compiler_options : dict, optional
         Options of XLA. Default: those of programs that search or draw, `hbm_jax.xla_options.sampling_options`.
+    arrays : sequence of arrays
+        Constants that are arguments of the program whatever their size, such as those of a
+        `hbm_jax.inference.compilation.separation.Separated`; the same program then serves others of the same shapes.
 
     Returns
     -------
@@ -37,16 +42,20 @@ def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None =
     """
     if compiler_options is None:
         compiler_options = sampling_options(jax.default_backend())
-    program, large_constants = lowered(fn, *args)
+    program, large_constants = lowered(fn, *args, arrays=arrays)
     executable = program.compile(compiler_options)
     return (lambda *args: executable(large_constants, *args)) if large_constants else executable
 
 
-def lowered(fn: Callable, *args: Any) -> tuple[jax.stages.Lowered, list[jax.Array]]:
-    """Return the lowered program of a function, and its large constants, the first argument if there are any."""
+def lowered(fn: Callable, *args: Any, arrays: Sequence[Any] = ()) -> tuple[jax.stages.Lowered, list[jax.Array]]:
+    """Return the lowered program of a function, and its large constants, the first argument if there are any.
+
+    ``arrays`` are treated as large constants, whatever their size.
+    """
     traced = jax.jit(fn).trace(*args)
     closed = traced.jaxpr
-    mask = [_num_bytes(c) >= LARGE for c in closed.consts]
+    named = {id(array) for array in arrays}
+    mask = [id(c) in named or _num_bytes(c) >= LARGE for c in closed.consts]
     if not any(mask):
         return traced.lower(), []
     tree = jax.tree.structure(traced.out_info)

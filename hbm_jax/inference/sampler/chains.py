@@ -5,7 +5,7 @@ on the host; `Draws` collects blocks. The draws do not depend on their division 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -45,6 +45,11 @@ class Chains:
         self.sampler.require_size(self.target.size)
         num_chains = len(self.start.points)
         processes = self.target.processes
+        # As arguments of the compiled programs, which then serve runs with another start.
+        arrays: dict[str, Any] = {
+            name: jnp.asarray(array) for name, array in self.start.metric.change_of_variables.items()
+        }
+        self._metric, self._metric_arrays = replace(self.start.metric, **arrays), list(arrays.values())
         self.state, self._keys = self._initial_state()
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
@@ -59,7 +64,7 @@ class Chains:
         self._round: list[Block] = []  # blocks of the current round
         self.adaptation = Adaptation(self.num_warmup, self.sampler.target_accept_prob or 0.8)
         self.fitted = self.sampler.fitted(self.target.size)
-        chain = Chain(self.kernel, self._potential, self.start.metric.to_position, self.buffer, not one_by_one)
+        chain = Chain(self.kernel, self._potential, self._metric.to_position, self.buffer, not one_by_one)
 
         def advance(state, keys, fitted, first, num_draws):
             def advance_chain(chain_inputs):
@@ -72,15 +77,15 @@ class Chains:
             replicated = PartitionSpec()
             specs = (per_chain, per_chain, replicated, replicated, replicated)
             advance = jax.shard_map(advance, mesh=mesh, in_specs=specs, out_specs=per_chain, check_vma=False)
-        self._advance = processes.compile(advance, *self._inputs(0))
+        self._advance = self.target.compile(advance, *self._inputs(0), arrays=self._metric_arrays)
 
     def _potential(self, u):
         """Return minus the log density in the variables of the sampler."""
-        return self.target.potential(self.start.metric.to_position(u))
+        return self.target.potential(self._metric.to_position(u))
 
     def _initial_state(self) -> tuple[Any, jax.Array]:
         """Create the kernel, and return the initial sampler state of all chains, and their random keys."""
-        metric, dense = self.start.metric, self.start.metric.learnt_dense
+        metric, dense = self._metric, self.start.metric.learnt_dense
 
         # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
         # Potential and gradient come from the program of the searches, so that they are not compiled a second time.
@@ -99,7 +104,8 @@ class Chains:
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
         arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass, self.start.step_size
         inputs = (self.key, *map(jnp.asarray, arrays))
-        return self.target.processes.compile(initialise_all, *inputs, options=QUICK)(*inputs)
+        compile = self.target.processes.compile
+        return compile(initialise_all, *inputs, options=QUICK, arrays=self._metric_arrays)(*inputs)
 
     def _inputs(self, num_draws: int):
         """Return the arguments of the compiled program that advances the chains."""
@@ -204,7 +210,7 @@ class Draws:
     def __post_init__(self):
         # All chunks have the same shape and share one compiled program.
         self._chunk = int(np.clip(BUFFER_BYTES / (8.0 * 4 * self.target.size), 10, 500))
-        self._constrain = Compiled(jax.vmap(self.target.constrain))
+        self._constrain = Compiled(jax.vmap(self.target.constrain), self.target.compile)
 
     def compile(self):
         """Compile the transform from raw draws to sites, so that its compilation does not count as sampling time."""
@@ -231,7 +237,8 @@ class Draws:
         """Transform positions (chain, draw, size) of a block to sites, in chunks of equal size."""
         num_chains, num_draws, size = position.shape
         sites = map_in_chunks(self._constrain, self._chunk, position.reshape(-1, size))
-        return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
+        sites = {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
+        return self.target.real_sites(sites, num_leading=2)
 
 
 def joined(blocks: list[Block]) -> Block:

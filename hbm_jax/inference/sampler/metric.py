@@ -80,6 +80,11 @@ class Metric:
         """Return the metric for positions multiplied by ``unit``, (size,); the sampler's variables are the same."""
         return replace(self, scale=unit * self.scale if len(self.scale) else unit)
 
+    @property
+    def change_of_variables(self) -> dict[str, np.ndarray]:
+        """The arrays of the change of variables by name: scale, directions and stretch."""
+        return {"scale": self.scale, "directions": self.directions, "stretch": self.stretch}
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all fields as arrays."""
         return {f"metric/{name}": np.asarray(value) for name, value in vars(self).items()}

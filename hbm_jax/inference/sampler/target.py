@@ -4,9 +4,10 @@ Mode searches, samplers and checkpoints use this vector; `Target.constrain` comp
 """
 
 import contextlib
+import itertools
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from numpyro.primitives import Messenger
 
 from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
+from hbm_jax.inference.compilation.separation import Separated, separated
+from hbm_jax.inference.program import binds
 from hbm_jax.xla_options import QUICK
 
 RESERVED = {"chain", "draw", "sample"}
@@ -55,12 +58,14 @@ class OneProcess:
     num_devices = 0  # devices over which the objects are split
     _interrupted = False  # whether a Ctrl-C is pending
 
-    def compile(self, fn: Callable, *args: Any, compared: bool = True, options: Any = None) -> Callable:
-        """Compile a function for arguments of these shapes, with options of XLA.
+    def compile(
+        self, fn: Callable, *args: Any, compared: bool = True, options: Any = None, arrays: Sequence[Any] = ()
+    ) -> Callable:
+        """Compile a function for arguments of these shapes, with options of XLA; ``arrays`` as in `compiled`.
 
         ``compared`` has no effect in a single process.
         """
-        return compiled(fn, *args, compiler_options=options)
+        return compiled(fn, *args, compiler_options=options, arrays=arrays)
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` and return its result; raise KeyboardInterrupt first if a Ctrl-C is pending."""
@@ -142,6 +147,13 @@ class Target:
         Dict of site name to value, for every latent site -> (size,); None if unknown.
     diagnose : callable or None
         (size,) -> `Diagnosis` of the log density there; None if unknown. It runs the program without compilation.
+    arrays : callable
+        Returns the arrays of the data that are arguments of compiled programs, so that these serve other data of the
+        same shapes; none if the data are constants of them.
+    real : (size,) of bool
+        False for components of padding, which are independent of all others. Empty: all are real.
+    sizes : dict of str to int
+        Size of each plate without padding.
     """
 
     potential: Callable
@@ -157,11 +169,23 @@ class Target:
     prior: Callable | None = None
     unconstrain: Callable | None = None
     diagnose: Callable | None = None
+    arrays: Callable[[], Sequence[Any]] = tuple
+    real: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Number of unconstrained parameters."""
         return len(self.labels)
+
+    @property
+    def real_labels(self) -> tuple[str, ...]:
+        """Names of the components without those of padding."""
+        return tuple(itertools.compress(self.labels, self.real)) if len(self.real) else self.labels
+
+    def without_padding(self, positions: np.ndarray) -> np.ndarray:
+        """Return positions (..., size) without the components of padding."""
+        return positions[..., self.real] if len(self.real) else positions
 
     @cached_property
     def unit(self) -> np.ndarray:
@@ -186,7 +210,11 @@ class Target:
     @cached_property
     def value_and_grad(self) -> Callable:
         """Function (size,) -> potential, gradient; compiled at the first call and shared by all uses."""
-        return Compiled(jax.value_and_grad(self.potential), partial(self.processes.compile, compared=False))
+        return Compiled(jax.value_and_grad(self.potential), partial(self.compile, compared=False))
+
+    def compile(self, fn: Callable, *args: Any, arrays: Sequence[Any] = (), **options: Any) -> Callable:
+        """Compile a function of potential or sites, as `OneProcess.compile`; arrays of the data are arguments too."""
+        return self.processes.compile(fn, *args, arrays=[*self.arrays(), *arrays], **options)
 
     @cached_property
     def latent_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -197,8 +225,8 @@ class Target:
 
     @cached_property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and type of each named site, without those whose names begin with ``_``."""
-        sites = jax.eval_shape(self.constrain, self.start)
+        """Shape and type of each named site, without padding and those whose names begin with ``_``."""
+        sites = jax.eval_shape(lambda flat: self.real_sites(self.constrain(flat)), self.start)
         return {name: sites[name] for name in self.dims if name in sites}
 
     @property
@@ -207,11 +235,28 @@ class Target:
         return list(self.shapes)
 
     def constrain(self, flat) -> dict:
-        """Return the sites at a flat vector, without auxiliary sites, whose names begin with ``_``."""
+        """Return the sites at a flat vector, padding included, without those whose names begin with ``_``."""
         return {name: value for name, value in self.sites(flat).items() if not name.startswith("_")}
 
+    def real_sites(self, sites: Mapping[str, Any], num_leading: int = 0) -> dict[str, Any]:
+        """Return sites without padding; ``num_leading`` axes, such as those of draws, come before those of a site."""
+        leading = (slice(None),) * num_leading
 
-def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Target:
+        def real(name, value):
+            dims = self.dims.get(name, ()) if self.sizes else ()
+            return value[*leading, *(slice(self.sizes.get(plate)) for plate in dims)] if dims else value
+
+        return {name: real(name, value) for name, value in sites.items()}
+
+
+class Padded(NamedTuple):
+    """Arguments of a program padded to sizes in steps, and the size of each padded plate without padding."""
+
+    args: tuple
+    sizes: Mapping[str, int]
+
+
+def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: Padded | None = None) -> Target:
     """Trace a program and return its posterior.
 
     Parameters
@@ -224,6 +269,9 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
     key : jax.Array, optional
         Random key of the prior draws. None: nothing is compiled and prior draws are zero; only names, shapes,
         dimensions and labels are valid.
+    padded : Padded, optional
+        Padded arguments, with which the density is computed instead. Latents of padding are then independent of all
+        others and of the data.
 
     Raises
     ------
@@ -231,28 +279,33 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
     args = plain_arguments(program, args)
+    data, sizes = (args, {}) if padded is None else padded
     original, program = program, ProperAuxiliaries(program)
     structure: dict[str, Any] = {}
 
-    def start(key):
+    def start(key, args):
         # Compiled as a whole, not operation by operation; static properties are recorded in `structure`.
         trace = prior_trace(program, args, key)
         free = latents_of(trace)
         _require_continuous(free)
         _require_matching_shapes(trace)
-        structure.update(_structure(trace, free))
-        return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
+        structure.update(_structure(trace, free, sizes))
+        bounds = {n: _ends(site["fn"].support) for n, site in free.items() if not site["fn"].event_shape}
+        return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}, bounds
 
-    def draw_prior(key):
-        return jax.vmap(start)(jax.random.split(key, PRIOR_DRAWS))
-
-    draw = jax.jit(jax.vmap(start))
     with naming_arguments(original, args):
-        if key is None:
-            shapes = jax.eval_shape(lambda: draw_prior(jax.random.key(0)))
-            draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-        else:
-            draws = jax.device_get(jax.jit(draw_prior, compiler_options=QUICK)(key))
+        prior = separated(start, jax.random.key(0), data, traced=binds(original))
+        shapes = prior.shapes[0]
+        draws = jax.tree.map(lambda leaf: np.zeros((PRIOR_DRAWS, *leaf.shape), leaf.dtype), shapes)
+
+        def draw(keys):
+            return jax.vmap(lambda key: prior(key)[0])(keys)
+
+        if draws and key is not None:
+            program_of_draws = compiled(
+                lambda key: draw(jax.random.split(key, PRIOR_DRAWS)), key, compiler_options=QUICK, arrays=prior.arrays
+            )
+            draws = jax.device_get(program_of_draws(key))
     _require_storable_names(structure["dims"])
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
@@ -265,20 +318,31 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         columns = [np.asarray(draws[name]).reshape(len(draws[name]), -1) for name in template]
         return np.where(np.isnan(start_values), np.concatenate(columns, axis=1), start_values)
 
+    def potential(flat, args):
+        return potential_energy(program, args, {}, unravel(flat))
+
+    def sites(flat, args):
+        return constrain_fn(program, args, {}, unravel(flat), return_deterministic=True)
+
     flat = flat_draws(draws)
+    median = np.median(flat, axis=0)
+    of_potential, of_sites = (Separated(fn, median, data, prior.traced) for fn in (potential, sites))
     return Target(
-        potential=lambda flat: potential_energy(program, args, {}, unravel(flat)),
-        sites=lambda flat: constrain_fn(program, args, {}, unravel(flat), return_deterministic=True),
-        start=np.median(flat, axis=0),
+        potential=of_potential,
+        sites=of_sites,
+        start=median,
         labels=_labels(template),
         dims=structure["dims"],
-        bounds=structure["bounds"],
+        bounds={name: _known(*ends) for name, ends in prior.of_data()[1].items()},
         observed=structure["observed"],
         prior_draws=flat,
         standard=~np.isnan(start_values),
-        prior=lambda keys: flat_draws(draw(keys)),
+        prior=lambda keys: flat_draws(jax.jit(draw)(keys)),
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in template})[0],
         diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
+        arrays=lambda: [*of_potential.arrays, *of_sites.arrays],
+        real=np.concatenate([structure["real"][name].ravel() for name in template]) if sizes else np.zeros(0, bool),
+        sizes=sizes,
     )
 
 
@@ -293,14 +357,25 @@ def _unraveller(template: dict[str, np.ndarray]) -> Callable:
     return unravel
 
 
-def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:
-    """Return the static properties of a trace and its latent sites: dimensions, declared starts, bounds."""
+def _structure(trace: dict[str, Any], free: dict[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return the static properties of a trace and its latent sites: dimensions, declared starts, and padding."""
     return {
         "dims": plate_dims(trace),
         "start": {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]},
         "observed": any(site["type"] == "sample" and site["is_observed"] for site in trace.values()),
-        "bounds": {n: support_bounds(site["fn"].support) for n, site in free.items() if not site["fn"].event_shape},
+        "real": {name: _real_elements(site, sizes) for name, site in free.items()} if sizes else {},
     }
+
+
+def _real_elements(site: dict[str, Any], sizes: Mapping[str, int]) -> np.ndarray:
+    """Return False for the elements of the unconstrained value of a latent site that are padding."""
+    shape = jnp.shape(biject_to(site["fn"].support).inv(site["value"]))
+    num_batch, kept = len(site["fn"].batch_shape), [slice(None)] * len(shape)
+    for plate in site["cond_indep_stack"]:
+        kept[num_batch + plate.dim] = slice(sizes.get(plate.name))
+    real = np.zeros(shape, bool)
+    real[tuple(kept)] = True
+    return real
 
 
 class ProperAuxiliaries(Messenger):
@@ -400,15 +475,24 @@ def plate_dims(trace) -> dict[str, list[str]]:
 
 def support_bounds(support) -> tuple[float, float]:
     """Return the lower and upper bound of a support; infinite if absent or if the bound is itself a parameter."""
+    return _known(*_ends(support))
 
-    def number(bound):
-        try:
-            return float(bound) if np.ndim(bound) == 0 else np.nan
-        except jax.errors.ConcretizationTypeError:  # depends on a parameter
-            return np.nan
 
-    low, high = number(getattr(support, "lower_bound", -np.inf)), number(getattr(support, "upper_bound", np.inf))
-    return (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
+def _ends(support) -> tuple[Any, Any]:
+    """Return the lower and upper bound of a support, which may be traced; NaN for arrays, infinite if absent."""
+    ends = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
+    low, high = (end if np.ndim(end) == 0 else np.nan for end in ends)
+    return low, high
+
+
+def _known(low, high) -> tuple[float, float]:
+    """Return bounds as numbers; infinite for NaN, and for None or a tracer, which depend on a parameter."""
+
+    def number(bound, unknown):
+        known = bound is not None and not isinstance(bound, jax.core.Tracer) and not np.isnan(bound)
+        return float(bound) if known else unknown
+
+    return number(low, -np.inf), number(high, np.inf)
 
 
 def _labels(params) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.names import choose
-from hbm_jax.precomputation import precomputed
+from hbm_jax.precomputation import padded_axis, padded_size, precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.validation import DataError, Remedy, energy_band
 
@@ -142,6 +142,34 @@ class BoundBursts:
             flux_over_luminosity=None,
             num_unknown=len(unknown),
             quantity=data.quantity,
+        )
+
+    def padded(self, num_bursts: int, num_intervals: int) -> "BoundBursts":
+        """Return the sample with unused intervals, and bursts of known redshift without intervals, added."""
+
+        def of_bursts(array, value=None):
+            return padded_axis(array, num_bursts, value=value)
+
+        def of_intervals(array, value=None):
+            return padded_axis(of_bursts(array, value), num_intervals, 1, value)
+
+        num_known, num_added = len(self.known_z), num_bursts - len(self.used)
+        order = np.where(self.order < num_known, self.order, self.order + num_added)
+        return dataclasses.replace(
+            self,
+            observed=of_intervals(self.observed),
+            errors=of_intervals(self.errors),
+            used=of_intervals(self.used, False),
+            log10_flux_limit=of_bursts(self.log10_flux_limit),
+            log10_peak_flux_limit=of_bursts(self.log10_peak_flux_limit),
+            known_z=padded_axis(self.known_z, num_known + num_added),
+            order=np.concatenate([order, num_known + np.arange(num_added)]),
+            bands=jax.tree.map(of_intervals, self.bands),
+            slopes=GaussianLikelihood(of_bursts(self.slopes.estimate), of_bursts(self.slopes.information, 0.0)),
+            peak_information=of_intervals(self.peak_information, 0.0),
+            num_intervals=of_bursts(self.num_intervals, 0),
+            mean_errors=of_bursts(self.mean_errors),
+            flux_over_luminosity=None if self.flux_over_luminosity is None else of_intervals(self.flux_over_luminosity),
         )
 
     def mean_of_bursts(self, values):
@@ -262,9 +290,22 @@ class Golenetskii(PopulationModel):
         bound = BoundBursts.of(data)
         if self.cosmology is not None or not np.all(data.knows_redshift):
             return bound
+        # Padded, so that samples of other sizes have the same program.
+        (rows, columns), sizes = np.shape(bound.used), [padded_size(size) for size in np.shape(bound.used)]
+        padded = bound.padded(*sizes)
         program = jax.jit(lambda bound, z: self._flux_over_luminosity(bound, z, self._fixed_cosmology))
-        conversion = precomputed(lambda: np.asarray(program(bound, bound.known_z)))
+        conversion = precomputed(lambda: np.asarray(program(padded, padded.known_z))[:rows, :columns])
         return dataclasses.replace(bound, flux_over_luminosity=conversion)
+
+    def padded(self, bound: BoundBursts) -> tuple[BoundBursts, dict[str, int]]:
+        """Return the bursts with unused ones added, as `hbm_jax.models.base.PopulationModel.padded`.
+
+        Nothing is added where true values are sampled, where whole bursts are selected, and without a known redshift.
+        """
+        rows, columns = np.shape(bound.used)
+        if self.latents == "sampled" or whole_bursts(self.selections) or not len(bound.known_z):
+            return bound, {}
+        return bound.padded(padded_size(rows), padded_size(columns)), {"burst": rows, "interval": columns}
 
     def pooled_for(self, data: Bursts | BoundBursts) -> "Golenetskii":
         """Return the model with complete pooling for bursts of one interval each, else itself."""

@@ -1,5 +1,6 @@
 """Points of a linear relation bound to the model, with estimates of the lines of groups from their own points."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions.linear.measured_points import Limits
 from hbm_jax.models.partial_centering import GaussianLikelihood, slopes_of_groups
 from hbm_jax.models.selection import Selection
+from hbm_jax.precomputation import padded_axis
 
 MIN_ERROR = 1e-3  # smallest error that whitens a sampled predictor, in standard deviations of the predictor
 
@@ -156,6 +158,41 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
         injections=np.asarray(data.injections) if model.by_injections else None,
         num_injections=np.asarray(data.num_injections) if model.by_injections else None,
         **arrays,
+    )
+
+
+def padded_points(bound: BoundPoints, rows: int, columns: int) -> BoundPoints:
+    """Return the points with unused ones added, in ``rows`` groups of ``columns`` points.
+
+    Groups of padding have no points, so that their lines have the distribution of the population.
+    """
+
+    def of_groups(array, value=None):
+        return padded_axis(array, rows, value=value)
+
+    def of_points(array, value=None):
+        return padded_axis(of_groups(array, value), columns, 1, value)
+
+    slopes, means = bound.slopes, bound.means
+    if slopes is not None:
+        slopes = slopes._replace(
+            square=of_groups(slopes.square), product=of_groups(slopes.product), weight=of_groups(slopes.weight, 0.0)
+        )
+    if means is not None:
+        means = GroupMeans(of_groups(means.values), of_groups(means.variances), of_groups(means.num, 0))
+    return dataclasses.replace(
+        bound,
+        values=of_points(bound.values),
+        errors=of_points(bound.errors),
+        used=of_points(bound.used, False),
+        group_predictors=of_groups(bound.group_predictors),
+        limits=None if bound.limits is None else Limits(*(None if a is None else of_points(a) for a in bound.limits)),
+        slopes=slopes,
+        means=means,
+        x_information=None if bound.x_information is None else of_points(bound.x_information, 0.0),
+        cuts=tuple(None if cut is None else of_points(cut) for cut in bound.cuts),
+        log_evolution=None if bound.log_evolution is None else of_points(bound.log_evolution, 0.0),
+        common_error=None if bound.common_error is None else of_groups(bound.common_error),
     )
 
 

@@ -24,9 +24,10 @@ from numpyro import distributions as dist
 from hbm_jax.data.linear.values_in_groups import ValuesInGroups
 from hbm_jax.distributions import GroupedNormal
 from hbm_jax.distributions.normal.grouped_normal import WhitenedNoise, whiten_noise
-from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.base import PopulationModel, without_padding
 from hbm_jax.models.partial_centering import centring_weight_from_estimates, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_shaped
+from hbm_jax.precomputation import padded_axis, padded_size
 from hbm_jax.validation import DataError, OptionError, Remedy
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class BoundValues:
         Factorised covariances of the errors; None for an inferred sigma.
     weights, reference : (D, K), (D,)
         Weights of the partial non-centring of the true values, and its reference scales.
+    in_sample : (K,) or None
+        False for groups of padding; None without any.
     """
 
     components: tuple[str, ...] = field(metadata={"static": True})
@@ -65,6 +68,7 @@ class BoundValues:
     noise: WhitenedNoise | None
     weights: Any
     reference: Any
+    in_sample: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,34 @@ class _Hierarchy(PopulationModel):
         weights, reference = _centring_weights(self.latents, data, self.sigma)
         return BoundValues(data.components, **arrays, noise=noise, weights=weights, reference=reference)
 
+    def padded(self, bound: BoundValues) -> tuple[BoundValues, dict[str, int]]:
+        """Return the values with unused values and groups added, as `hbm_jax.models.base.PopulationModel.padded`.
+
+        Nothing is added where true values are sampled.
+        """
+        num, columns = np.shape(bound.used)
+        rows, size = padded_size(num), padded_size(columns)
+        if self.latents != "marginal":
+            return bound, {}
+
+        def of_values(array, value=None):
+            return padded_axis(padded_axis(array, size, 1, value), rows)
+
+        noise = bound.noise
+        if noise is not None:
+            groups = (padded_axis(array, rows) for array in (noise.covariance, noise.log_det))
+            noise = WhitenedNoise(of_values(noise.inverse, 0.0), *groups)
+        padded = dataclasses.replace(
+            bound,
+            values=of_values(bound.values),
+            errors=of_values(bound.errors),
+            used=of_values(bound.used, False),
+            noise=noise,
+            weights=padded_axis(bound.weights, rows, 1),
+            in_sample=np.arange(rows) < num,
+        )
+        return padded, {"group": num, "value": columns}
+
     def program(self, bound: BoundValues, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; ``recover`` draws the true values of the groups where they are integrated out."""
         mu, tau = self._sample("mu", bound, bound.center), self._sample("tau", bound)
@@ -108,7 +140,7 @@ class _Hierarchy(PopulationModel):
         if self.latents != "marginal":
             loc, scale_tril = self._theta(bound, mu, tril), jnp.zeros_like(tril)
         values = GroupedNormal(loc, scale_tril, noise, bound.used, bound.noise)
-        with numpyro.plate("group", len(bound.values)):
+        with numpyro.plate("group", len(bound.values)), without_padding(bound.in_sample):
             drawn = numpyro.sample("y", values, obs=jnp.asarray(bound.values) if observed else None)
             if recover and self.latents == "marginal":
                 theta = values.conditional(drawn).sample(numpyro.prng_key())

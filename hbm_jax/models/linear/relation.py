@@ -25,7 +25,7 @@ from hbm_jax.distributions import SoftHalfNormal
 from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency
-from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error
+from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error, padded_points
 from hbm_jax.models.linear.checks import check_broken, check_options, check_points
 from hbm_jax.models.linear.lines import (
     sample_broken,
@@ -39,7 +39,7 @@ from hbm_jax.models.linear.lines import (
 from hbm_jax.models.linear.selected_points import effective_injections, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
 from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
-from hbm_jax.precomputation import precomputed
+from hbm_jax.precomputation import padded_size, precomputed
 from hbm_jax.validation import OptionError, Remedy
 
 # Priors for standardised variables: x and y minus their means, in units of their standard deviations.
@@ -254,6 +254,17 @@ class Relation(PopulationModel):
         self._check(data)
         integrates = self._integrates(len(data), len(data.predictors), data.limited != "no", has_common_error(data))
         return bind_points(self, data, self.pooling_of(len(data)), integrates)
+
+    def padded(self, bound: BoundPoints) -> tuple[BoundPoints, dict[str, int]]:
+        """Return the points with unused ones added, as `hbm_jax.models.base.PopulationModel.padded`.
+
+        Groups are added too, unless each has an independent line, and nothing where true values are sampled.
+        """
+        (rows, columns), pooling = np.shape(bound.used), self.pooling_of(len(bound.used))
+        if self.latents == "sampled":
+            return bound, {}
+        sizes = rows if pooling == "none" else padded_size(rows), padded_size(columns)
+        return padded_points(bound, *sizes), {"group": rows, "point": columns}
 
     def pooling_of(self, num_groups: int) -> str:
         """Return the pooling for data of ``num_groups`` groups: complete if partial pooling has a single group."""

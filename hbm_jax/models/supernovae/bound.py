@@ -16,6 +16,7 @@ from hbm_jax.data.columns import index_of_groups
 from hbm_jax.distributions.normal.common_offsets import CommonOffsets, bind_offsets
 from hbm_jax.models import expansion
 from hbm_jax.models.supernovae.population import OBSERVABLES
+from hbm_jax.precomputation import padded_axis
 from hbm_jax.validation import Remedy, reject_rows
 
 ORDER = np.array([1, 2, 0])  # of OBSERVABLES, from the container's (m_b, x1, c)
@@ -56,6 +57,8 @@ class BoundSupernovae:
         The container at the redshifts of ``distances``, for the ``distmod`` of a subclass.
     num_surveys : int
         Number of surveys; 0 where no parameter differs between them.
+    in_sample : (N,) or None
+        False for padding; None without any.
     """
 
     observed: Any
@@ -69,6 +72,7 @@ class BoundSupernovae:
     offsets: CommonOffsets | None
     design: Supernovae | None
     num_surveys: int = field(metadata={"static": True})
+    in_sample: Any = None
 
     def __len__(self) -> int:
         return len(self.observed)
@@ -82,6 +86,22 @@ class BoundSupernovae:
             volume = self.distances.differential_comoving_volume(cosmology) / (1.0 + self.distances.z)
             log_weights = log_weights + jnp.log(volume).reshape(log_weights.shape)
         return log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True)
+
+
+def padded(bound: BoundSupernovae, size: int) -> BoundSupernovae:
+    """Return bound data without offsets and design, padded to a number of supernovae with copies of the last one."""
+    num, distances = len(bound), bound.distances
+
+    def of_objects(array):
+        return None if array is None else padded_axis(array, size)
+
+    def of_nodes(array):  # of all redshift nodes of each supernova
+        return padded_axis(np.reshape(array, (num, -1, *np.shape(array)[1:])), size).reshape(-1, *np.shape(array)[1:])
+
+    nodes = {name: of_nodes(getattr(distances, name)) for name in ("z", "z_hel", "matrix", "u")}
+    fields = ("observed", "noise", "z_cmb", "log_nodes", "massive", "prob_ia", "survey")
+    arrays = {name: of_objects(getattr(bound, name)) for name in fields}
+    return replace(bound, distances=replace(distances, **nodes), in_sample=np.arange(size) < num, **arrays)
 
 
 def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:

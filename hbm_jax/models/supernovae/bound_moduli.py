@@ -1,6 +1,6 @@
 """Distance moduli bound to the model of Hubble diagrams: decomposed covariance, and nodes of the moduli."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from hbm_jax.distributions import (
     projected,
     whiten,
 )
+from hbm_jax.precomputation import padded_size
 from hbm_jax.validation import Remedy
 
 
@@ -149,6 +150,14 @@ def bind(
         projection, value = compressed(projection, value, scatter)
     basis = basis._replace(fixed=np.zeros(0), matrix=np.zeros((0, 0)))
     return BoundModuli(value, _arrays(projection), basis, sample, len(data), scatter)
+
+
+def padded(bound: BoundModuli) -> BoundModuli:
+    """Return bound data without a sample, with rows of zeros up to a size in steps where the scatter is a parameter."""
+    num = len(bound.value)
+    added = padded_size(num) - num if bound.scatter is None else 0
+    projection, value = _padded(bound.projection, bound.value, added)
+    return replace(bound, value=value, projection=projection, sample=None)
 
 
 def _padded(projection: Projection, value: np.ndarray, num: int) -> tuple[Projection, np.ndarray]:

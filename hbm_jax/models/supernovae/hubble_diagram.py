@@ -22,7 +22,7 @@ from hbm_jax.distributions import Offset
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.supernovae import cosmology_constraints
+from hbm_jax.models.supernovae import bound_moduli, cosmology_constraints
 from hbm_jax.models.supernovae.bound_moduli import BoundModuli, bind, check, scatter_weights, subsets
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.validation import OptionError, Remedy
@@ -164,6 +164,13 @@ class HubbleDiagram(PopulationModel):
         # Bases over a common range of redshifts have equal shapes.
         z_max = max(float(sample.z_cmb.max()) for sample in data)
         return [self._bound_with(sample, z_max=z_max) for sample in data]
+
+    def padded(self, bound: BoundModuli) -> tuple[BoundModuli, dict[str, int]]:
+        """Return the moduli for the log density alone, as `hbm_jax.models.base.PopulationModel.padded`.
+
+        Rows without weight are added where the scatter is a parameter; otherwise the number of rows is that of nodes.
+        """
+        return bound_moduli.padded(bound), {"supernova": len(bound)}
 
     def without_each_survey(self, data: DistanceModuli) -> dict[str, BoundModuli]:
         """Return the whole sample, and the sample without each survey in turn, for one batch of fits.

@@ -12,6 +12,7 @@ from numpyro import distributions as dist
 from hbm_jax.distributions import LinearGaussian
 from hbm_jax.distributions.normal.common_offsets import OffsetGaussian
 from hbm_jax.models import expansion
+from hbm_jax.models.base import without_padding
 from hbm_jax.models.priors import sample_prior
 from hbm_jax.models.supernovae.bound import BoundSupernovae
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
@@ -45,7 +46,7 @@ def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> Non
     if values is not None and model.integrated:
         _integrate_offsets(bound, parameters, magnitude, values, recover)
         return
-    with numpyro.plate("supernova", len(bound)):
+    with numpyro.plate("supernova", len(bound)), without_padding(bound.in_sample):
         if model.latents == "marginal":
             distribution = marginal(parameters, magnitude, bound.noise, offset)
             values = numpyro.sample("observed", distribution, obs=values)
@@ -81,7 +82,7 @@ def _mixture(model, bound, parameters, modulus, log_nodes, offset, values, recov
     mixture = populations(
         laws, parameters, magnitude, log_nodes, bound.massive, bound.noise, offset, selection, bound.prob_ia
     )
-    with numpyro.plate("supernova", len(bound)):
+    with numpyro.plate("supernova", len(bound)), without_padding(bound.in_sample):
         values = numpyro.sample("observed", mixture.observed, obs=values)
         if recover:
             _record(mixture.observed.conditional_sample(numpyro.prng_key(), values)[1])

@@ -28,10 +28,11 @@ from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae import options, program
-from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covariance, redshift_variance
+from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covariance, padded, redshift_variance
 from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, SelectionLaw, StretchLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
+from hbm_jax.precomputation import padded_size
 
 Latents = Literal["marginal", "sampled", "noncentred", "centred"]
 LATENTS = get_args(Latents)
@@ -262,6 +263,15 @@ class Supernova(PopulationModel):
     def overrides_distmod(self) -> bool:
         """True for a subclass that overrides `distmod`."""
         return type(self).distmod is not Supernova.distmod
+
+    def padded(self, bound: BoundSupernovae) -> tuple[BoundSupernovae, dict[str, int]]:
+        """Return the supernovae with some of no weight added, as `hbm_jax.models.base.PopulationModel.padded`.
+
+        Nothing is added with sampled latents, with calibration offsets, and for a subclass with its own moduli.
+        """
+        if self.latents != "marginal" or bound.offsets is not None or bound.design is not None:
+            return bound, {}
+        return padded(bound, padded_size(len(bound))), {"supernova": len(bound)}
 
     def program(self, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with marginal latents ``recover=True`` draws x1_true, c_true and m_b_true."""
