@@ -97,7 +97,7 @@ def test_rounding_errors_grow_no_more_in_other_units_than_those_of_the_data(name
     brief = {"seed": seed(3), "progress": False, "num_warmup": 5, "num_samples": 10, "centering": False}
     plain, *others = (
         hbm.sample(model, data(unit), **brief).posterior
-        for unit in (1.0, 1.0 + 2.0**-46, 1.0 - 2.0**-46, 1.0 + 2.0**-45, 2.0**-100, 2.0**100)
+        for unit in (1.0, 1.0 + 2.0**-52, 1.0 + 2.0**-46, 1.0 - 2.0**-46, 1.0 + 2.0**-45, 2.0**-100, 2.0**100)
     )
     *last_digits, small, large = (largest_difference(draws, plain) for draws in others)
     assert max(small, large) < 10.0 * max(last_digits), (last_digits, small, large)
