@@ -10,10 +10,14 @@ time of compilation, the time of warm-up and drawing, and the smallest bulk ESS 
 per second of drawing; "with all" is per second from the call on: pilot run, tracing, start, compilation, warm-up,
 drawing.
 
-    python benchmarks/centering.py [--repetitions 5] [--output benchmarks/results/centering.txt]
+``--gradients`` counts gradients in place of seconds, which do not depend on the load: those of the pilot runs, with two
+for each product with the Hessian, of the searches and the warm-up, and of 4 x 1000 draws.
+
+    python benchmarks/centering.py [--repetitions 5] [--output benchmarks/results/centering.txt] [--gradients]
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import platform
@@ -130,11 +134,87 @@ def table(records):
             )
 
 
+@contextlib.contextmanager
+def counting_pilot():
+    """Count the gradients of pilot runs, in a list of one number."""
+    import jax
+
+    from hbm_jax.inference.centering.pilot import Pilot
+
+    count, potential, curvature = [0], Pilot.potential, Pilot._curvature
+
+    def counted(self, reparams, params):
+        jax.debug.callback(lambda: count.__setitem__(0, count[0] + 1))
+        return potential(self, reparams, params)
+
+    def counted_curvature(self, sampled_site, reparams, draws, keys):
+        jax.debug.callback(lambda: count.__setitem__(0, count[0] + 2 * self.num_pilots))
+        return curvature(self, sampled_site, reparams, draws, keys)
+
+    Pilot.potential, Pilot._curvature = counted, counted_curvature
+    try:
+        yield count
+    finally:
+        jax.effects_barrier()
+        Pilot.potential, Pilot._curvature = potential, curvature
+
+
+def gradients_of(contestant, seed):
+    """Fit once; return gradients and the smallest effective sample size."""
+    import engine
+    import jax
+
+    from hbm_jax.inference.sampler.target import build_target
+
+    data = simulate(seed)
+    with counting_pilot() as pilot:
+        form, _ = form_of(contestant, data, seed)
+    with jax.enable_x64(True):
+        target = build_target(form, data, jax.random.key(0))
+        outcome = engine.ours(target, form, data, seed)
+    ess = engine.smallest_ess(outcome.draws)[0]
+    before = pilot[0] + outcome.gradients_before
+    whole = before + outcome.gradients
+    return {
+        "gradients of the pilot": pilot[0],
+        "gradients of searches and warm-up": outcome.gradients_before,
+        "gradients of the draws": outcome.gradients,
+        "divergent draws": outcome.divergences,
+        "smallest bulk ESS": ess,
+        "the same per 1000 gradients of the draws": 1e3 * ess / outcome.gradients,
+        "the same per 1000 gradients, with all": 1e3 * ess / whole,
+        "with all but those of the pilot": 1e3 * ess / (whole - pilot[0]),
+    }
+
+
+def table_of_gradients(repetitions):
+    """Return the lines of the result with ``--gradients``."""
+    records = {contestant: [] for contestant in CONTESTANTS}
+    for seed in range(1, repetitions + 1):
+        for contestant in CONTESTANTS:
+            records[contestant].append(gradients_of(contestant, seed))
+            print(contestant, seed, records[contestant][-1], flush=True)
+    few, many = (np.count_nonzero(number == NUMBERS) for number in (1, 1000))
+    yield f"{few} groups with 1 datum, {many} with 1000; 4 chains of 1000 draws; {datetime.date.today()}"
+    yield f"median (smallest to largest) of {repetitions} data sets"
+    yield f"{'':<42}" + "".join(f"{contestant:<24}" for contestant in CONTESTANTS).rstrip()
+    for key in records["chosen"][0]:
+        cells = []
+        for contestant in CONTESTANTS:
+            values = [record[key] for record in records[contestant]]
+            cells.append(f"{statistics.median(values):.4g} ({min(values):.3g} to {max(values):.3g})".ljust(24))
+        yield f"{key:<42}" + "".join(cells).rstrip()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--gradients", action="store_true", help="count gradients in place of seconds")
     arguments = parser.parse_args()
+    if arguments.gradients:
+        print("\n".join(table_of_gradients(arguments.repetitions)))
+        return
     import hbm_jax as hbm
 
     hbm.use_every_core()

@@ -94,6 +94,7 @@ def row_of(name, kind, seed):
     }
     if outcome.fit is not None:
         row["verdict"] = "; ".join(outcome.fit.verdict.reasons) or "usable"
+        row["advice"] = " ".join(outcome.fit.verdict.advice)
     return row
 
 
@@ -160,7 +161,25 @@ def agreement_table(rows, kinds):
             cells.append(text + (f" ({diverged} div.)" if diverged else ""))
             if kind == "ours":
                 verdict = " | ".join(dict.fromkeys(row.get("verdict", row.get("failed", "")) for row in found))
+                advice = dict.fromkeys(row["advice"] for row in found if row.get("advice"))
+                verdict += "".join(f". To try: {text}" for text in advice)
         yield f"{name:<50}" + "".join(f"{cell:>19}" for cell in cells) + f"   {verdict}"
+
+
+def agreement(rows):
+    """Lines that say how many posteriors of ours agree with the reference, and which the verdict does not accept."""
+    ours = {name: [row for row in rows.get((name, "ours"), ()) if "failed" not in row] for name in NAMES}
+    largest = {name: max(row["errors"] for row in found) for name, found in ours.items() if found}
+    if not largest:
+        return
+    far = [f"{name} ({errors:.1f})" for name, errors in largest.items() if errors > ERRORS]
+    refused = [name for name, found in ours.items() if any(row["verdict"] != "usable" for row in found)]
+    yield (
+        f"ours within {ERRORS:g} Monte Carlo errors of the reference: {len(largest) - len(far)} of {len(NAMES)}, at "
+        f"most {max(largest.values()):.1f}; not within: {', '.join(far) or 'none'}"
+    )
+    names = ", ".join(refused) or "none"
+    yield f"usable by the verdict: {len(largest) - len(refused)} of {len(NAMES)}; not usable: {names}"
 
 
 def summary(rows, kinds):
@@ -186,6 +205,8 @@ def table(rows, kinds, seeds):
     lines = [
         f"Posteriors of posteriordb, {engine.CHAINS} x {engine.DRAWS} draws; number of seeds: {seeds}",
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, {packages}",
+        "",
+        *agreement(rows),
         "",
         *summary(rows, kinds),
         "",

@@ -22,16 +22,17 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     program : callable
         A NumPyro program.
     args, keywords : tuple, mapping of str
-        Its arguments. A program that can use a pandas object, a Dataset or a list gets it unchanged; otherwise a Series
-        or list becomes an array, and a DataFrame or Dataset a dict of arrays. A DataArray becomes an array if the
-        program can use that.
+        Its arguments. A program that can use a pandas object, a Dataset, a list or a tuple gets it unchanged; otherwise
+        a Series, list or tuple becomes an array, and a DataFrame or Dataset a dict of arrays. A DataArray becomes an
+        array if the program can use that.
 
     Raises
     ------
     TypeError
         For keywords that the program does not have.
     ValueError
-        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit.
+        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit, and
+        for columns and lists of anything but numbers, if the program cannot use them.
     """
     if keywords:
         bound = inspect.signature(program).bind(*args, **keywords)
@@ -47,12 +48,42 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     args = tuple(_new_view(_require_plain(name, value)) for name, value in zip(names, args, strict=True))
     converted = tuple(map(_as_arrays, args))
     if all(new is old for new, old in zip(converted, args, strict=True)):
+        _require_numbers(program, names, args)
         return args
 
     without_labels = tuple(value.to_numpy() if isinstance(value, xr.DataArray) else value for value in args)
     candidates = [args] if not any(isinstance(value, xr.DataArray) for value in args) else [without_labels, args]
-    chosen = next((values for values in candidates if _can_use(program, values)), converted)
-    return tuple(map(_new_view, chosen))
+    chosen = next((values for values in candidates if _can_use(program, values)), None)
+    if chosen is None:
+        _require_numbers(program, names, converted)
+    return tuple(map(_new_view, converted if chosen is None else chosen))
+
+
+def _require_numbers(program: Callable, names: list[str], args: tuple) -> None:
+    """Raise ValueError for an argument that holds something else than numbers, if the program cannot use it."""
+    other = {name: text for name, value in zip(names, args, strict=True) if (text := _not_numbers(value))}
+    if other and not _can_use(program, args):
+        name, text = next(iter(other.items()))
+        raise ValueError(f"{name}: expected numbers; found {text}, which the program cannot use.")
+
+
+def _not_numbers(value: Any) -> str:
+    """Return a description of the first entry that is not a number, of an array, list or tuple; else an empty text."""
+    if not isinstance(value, np.ndarray) and type(value) not in (list, tuple):
+        return ""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return "rows of unequal lengths"
+    if array.dtype.kind in "biufc":
+        return ""
+    if array.dtype.kind != "O":
+        return f"entries of type {array.dtype}"
+    is_number = [isinstance(entry, int | float | complex | np.number) for entry in array.ravel()]
+    if all(is_number):
+        return "an array of type object"
+    row = np.unravel_index(is_number.index(False), array.shape or (1,))[0]
+    return f"{array.ravel()[is_number.index(False)]!r} in row {row} (counted from 0)"
 
 
 def _can_use(program: Callable, args: tuple) -> bool:
@@ -110,18 +141,38 @@ def _new_view(value: Any) -> Any:
 
 
 def _as_arrays(value: Any) -> Any:
-    """Return a table as a dict of arrays, a column or a list of numbers as an array, anything else unchanged."""
+    """Return a table as a dict of arrays, a column or a list of numbers as an array, anything else unchanged.
+
+    A tuple is treated as a list.
+    """
     if isinstance(value, pd.DataFrame):
         return {str(name): value[name].to_numpy() for name in value}
     if isinstance(value, xr.Dataset):
         return {str(name): value[name].to_numpy() for name in value.variables}
     if isinstance(value, pd.Series | pd.Index | xr.DataArray):
         return value.to_numpy()
-    if isinstance(value, list):
+    if isinstance(value, list) or type(value) is tuple:
         with contextlib.suppress(ValueError, TypeError):  # rows of unequal lengths
             array = np.asarray(value)
             return array if array.dtype.kind in "biuf" else value
     return value
+
+
+def rows_with_nan(values: Any) -> str:
+    """Return the rows of an array that have NaN, such as "row 2 (counted from 0)"; an empty text without any."""
+    rows = np.unique(np.argwhere(np.isnan(np.atleast_1d(values)))[:, 0])
+    numbers = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    return f"row{'s' * (len(rows) > 1)} {numbers} (counted from 0)" if len(rows) else ""
+
+
+def arguments_with_nan(program: Callable, args: tuple) -> str:
+    """Return a sentence on the arrays among the arguments that have NaN; an empty text without any."""
+    found = [
+        f"argument {name!r} has NaN in {rows}"
+        for name, value in zip(_argument_names(program, args), args, strict=True)
+        if isinstance(value, np.ndarray | jax.Array) and value.dtype.kind == "f" and (rows := rows_with_nan(value))
+    ]
+    return f"The {'; the '.join(found)}. " if found else ""
 
 
 @contextlib.contextmanager

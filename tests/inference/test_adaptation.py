@@ -180,6 +180,10 @@ def test_beyond_a_hundred_parameters_the_metric_is_dense_if_many_directions_stan
     directions, stretch = np.eye(size)[:, :rank], np.full(rank, 2.0)
     metric = Metric("low-rank", np.ones(size), "", np.ones(size), directions, stretch)
     assert metric.learnt_dense is dense
+    arrays = metric.to_arrays()
+    assert Metric.from_arrays(arrays).learnt_dense is dense
+    del arrays["metric/max_learnt"]  # as in checkpoints of older versions, whose runs go on as they began
+    assert Metric.from_arrays(arrays).learnt_dense is (size <= 100)
 
 
 def test_draws_without_gradients_are_refused():

@@ -377,6 +377,17 @@ def test_a_warm_up_without_gradients_goes_on_only_if_it_is_complete(whole, copie
             go_on(copied)
 
 
+def test_a_state_of_another_version_is_named_with_what_to_do(copied):
+    for path in [copied / "run.json", *copied.glob("*.npz")]:
+        without_run_id(path)
+    last = max(copied.glob("block-*.npz"))
+    with np.load(last) as arrays:
+        other = {n: a[..., 0] if n.endswith("inverse_mass_matrix") else a for n, a in arrays.items()}
+    np.savez(last, **other)
+    with pytest.raises(CheckpointError, match=r"copy: .*inverse_mass_matrix of .*another version.* in another folder"):
+        go_on(copied)
+
+
 def test_arrays_that_are_compressed_are_refused(copied):
     np.savez_compressed(copied / "start.npz", points=np.zeros(10**6))
     assert (copied / "start.npz").stat().st_size < 10**4

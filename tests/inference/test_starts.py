@@ -122,6 +122,12 @@ def test_no_finite_point_says_which_site_and_which_row():
     with pytest.raises(StartError, match=in_row), pytest.warns(UserWarning, match="Out-of-support"):
         started(program, np.array([1.0, 2.0, np.nan, 3.0]))
 
+    def with_covariate(x, y):
+        numpyro.sample("y", dist.Normal(x * numpyro.sample("a", dist.Normal()), 1.0), obs=y)
+
+    with pytest.raises(StartError, match=r"found 0\. The argument 'x' has NaN in row 1 \(counted from 0\)\. "):
+        started(with_covariate, np.array([1.0, np.nan]), np.ones(2))
+
     def positive(y):
         numpyro.sample("y", dist.Exponential(jnp.exp(numpyro.sample("x", dist.Normal()))), obs=y)
 
@@ -379,8 +385,8 @@ PLAIN = functools.cache(lambda: density_of(regression, X, Y))
 
 @pytest.mark.parametrize(
     "convert",
-    [pd.Series, xr.DataArray, list, np.ma.asarray, lambda values: pd.Series(values, index=np.arange(30)[::-1])],
-    ids=["series", "data-array", "list", "masked-without-mask", "series-with-index"],
+    [pd.Series, xr.DataArray, list, tuple, np.ma.asarray, lambda x: pd.Series(x, index=np.arange(30)[::-1])],
+    ids=["series", "data-array", "list", "tuple", "masked-without-mask", "series-with-index"],
 )
 def test_columns_and_lists_are_arrays(convert):
     assert density_of(regression, convert(X), convert(Y)) == pytest.approx(PLAIN(), rel=1e-12)
@@ -421,6 +427,22 @@ def test_masked_values_and_units_are_refused_by_name():
     with pytest.raises(ValueError, match=r"x: expected plain numbers; found a Quantity in km / s\. Pass x\.to_value"):
         build_target(regression, (X * u.km / u.s, Y), None)
     assert density_of(regression, X * u.dimensionless_unscaled, Y) == pytest.approx(PLAIN(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (["a"] * 30, r"entries of type <U1"),
+        (pd.Series([1.0] * 29 + [None], dtype=object), r"None in row 29 \(counted from 0\)"),
+        (pd.Series(pd.date_range("2020", periods=30)), r"entries of type datetime64"),
+        ([[1.0, 2.0], [3.0]], "rows of unequal lengths"),
+    ],
+    ids=["text", "object", "dates", "ragged"],
+)
+def test_anything_but_numbers_is_refused_by_name_unless_the_program_can_use_it(values, found):
+    with pytest.raises(ValueError, match=rf"x: expected numbers; found {found}.*, which the program cannot use"):
+        plain_arguments(regression, (values, Y))
+    assert plain_arguments(lambda x, y: regression(X, y), (values, Y))[0] is values
 
 
 def test_keywords_are_put_in_their_positions():

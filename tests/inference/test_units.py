@@ -77,6 +77,33 @@ def test_powers_of_two_do_not_change_the_draws_of_a_model(name):
         assert {site for site, power in found.items() if power == {-60}} >= scaled_sites & set(found), found
 
 
+def largest_difference(draws, plain):
+    """Return the largest difference of draws from those in another unit, in standard deviations."""
+    largest = 0.0
+    for site, expected in plain.items():
+        values, expected = draws[site].to_numpy(), expected.to_numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            power = np.round(np.log2(np.median(values / expected)))
+        if np.isfinite(power):
+            largest = max(largest, float(np.abs(values * 2.0**-power - expected).max() / expected.std()))
+    return largest
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["normal, sampled", "regression"])
+def test_rounding_errors_grow_no_more_in_other_units_than_those_of_the_data(name):
+    """At 100 log 2, logarithms of scales are rounded to 2^-47. First steps that are too long amplify any difference."""
+    model, data, _ = CATALOGUE[name]
+    brief = {"seed": seed(3), "progress": False, "num_warmup": 5, "num_samples": 10, "centering": False}
+    plain, *others = (
+        hbm.sample(model, data(unit), **brief).posterior
+        for unit in (1.0, 1.0 + 2.0**-52, 1.0 + 2.0**-46, 1.0 - 2.0**-46, 1.0 + 2.0**-45, 2.0**-100, 2.0**100)
+    )
+    *last_digits, small, large = (largest_difference(draws, plain) for draws in others)
+    assert max(small, large) < 10.0 * max(last_digits), (last_digits, small, large)
+    assert max(last_digits) < 1e-3
+
+
 def line(unit):
     def program(x, y):
         slope = numpyro.sample("slope", dist.Normal(0.0, 10.0 * unit))

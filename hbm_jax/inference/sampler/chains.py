@@ -184,7 +184,7 @@ class Chains:
                 saved = np.broadcast_to(saved, (len(expected), *saved.shape[1:]))
             if saved is None or saved.shape != expected.shape or saved.dtype != expected.dtype:
                 raise ValueError(
-                    f"The saved sampler state does not fit: expected {name} of "
+                    f"The saved state of the sampler does not fit: expected {name} of "
                     f"{expected.dtype}{list(expected.shape)}, found "
                     f"{'none' if saved is None else f'{saved.dtype}{list(saved.shape)}'}. It was written by another "
                     "version of hbm_jax, NumPyro or JAX."

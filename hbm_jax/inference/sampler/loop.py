@@ -91,7 +91,12 @@ class Loop:
                 "continues; found none. A run that an older version of hbm_jax interrupted in its warm-up cannot be "
                 "resumed: start it again in another folder."
             )
-        self.chains.restore(last.state)
+        try:
+            self.chains.restore(last.state)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{store.folder}: {error} Resume with that version, or start the run again in another folder."
+            ) from None
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
         self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if check_now else int(last.progress["next_check"])

@@ -39,6 +39,8 @@ class Metric:
         Reason for the choice of this kind.
     scale, directions, stretch : (size,), (size, rank), (rank,)
         The change of variables; the columns of ``directions``, V, are orthonormal. An empty ``scale`` is 1.
+    max_learnt : int
+        Parameters up to which the metric learnt in the warm-up is dense if `MAX_RANK` directions stand out.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Metric:
     scale: np.ndarray = field(default_factory=lambda: np.ones(0))
     directions: np.ndarray = field(default_factory=lambda: np.ones((0, 0)))
     stretch: np.ndarray = field(default_factory=lambda: np.ones(0))
+    max_learnt: int = MAX_LEARNT
 
     @property
     def dense(self) -> bool:
@@ -57,7 +60,7 @@ class Metric:
     def learnt_dense(self) -> bool:
         """True if the metric that the warm-up learns from here on is dense, False if it is diagonal."""
         size = max(len(self.scale), len(self.inverse_mass))
-        return size <= MAX_DENSE or (size <= MAX_LEARNT and len(self.stretch) >= MAX_RANK)
+        return size <= MAX_DENSE or (size <= self.max_learnt and len(self.stretch) >= MAX_RANK)
 
     def to_position(self, u):
         """Return the unconstrained position of the sampler's variables, (..., size)."""
@@ -94,7 +97,8 @@ class Metric:
         """Return the metric that `to_arrays` stored."""
         fields = {n.removeprefix("metric/"): value for n, value in arrays.items() if n.startswith("metric/")}
         change_of_variables = [fields[name] for name in ("scale", "directions", "stretch")]
-        return cls(str(fields["kind"]), fields["inverse_mass"], str(fields["why"]), *change_of_variables)
+        max_learnt = int(fields.get("max_learnt", MAX_DENSE))  # older versions learnt no larger dense metric
+        return cls(str(fields["kind"]), fields["inverse_mass"], str(fields["why"]), *change_of_variables, max_learnt)
 
 
 def power_of_two(x: np.ndarray) -> np.ndarray:

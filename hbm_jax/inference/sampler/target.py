@@ -22,7 +22,14 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
+from hbm_jax.inference.arguments import (
+    arguments_with_nan,
+    latents_of,
+    naming_arguments,
+    plain_arguments,
+    prior_trace,
+    rows_with_nan,
+)
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.compilation.separation import Separated, separated
 from hbm_jax.inference.program import binds
@@ -339,7 +346,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         standard=~np.isnan(start_values),
         prior=lambda keys: flat_draws(jax.jit(draw)(keys)),
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in template})[0],
-        diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
+        diagnose=lambda flat: diagnose(original, args, lambda: constrain_fn(program, args, {}, unravel(flat))),
         arrays=lambda: [*of_potential.arrays, *of_sites.arrays],
         real=np.concatenate([structure["real"][name].ravel() for name in template]) if sizes else np.zeros(0, bool),
         sizes=sizes,
@@ -419,27 +426,29 @@ def _require_matching_shapes(trace) -> None:
             ) from None
 
 
-def diagnose(program: Callable, args: tuple, sites: dict[str, Any]) -> Diagnosis:
+def diagnose(program: Callable, args: tuple, sites: Callable[[], dict[str, Any]]) -> Diagnosis:
     """Return the diagnosis of the log density at values of the sites by name; the program runs without compilation."""
-    trace = handlers.trace(handlers.seed(handlers.substitute(program, sites), 0)).get_trace(*args)
+    try:
+        seeded = handlers.seed(handlers.substitute(ProperAuxiliaries(program), sites()), 0)
+        trace = handlers.trace(seeded).get_trace(*args)
+    except Exception:  # a program may fail without compilation, for example in its validation
+        return Diagnosis("", arguments_with_nan(program, args))
     invalid, infinite = [], []
     for name, site in trace.items():
         if site["type"] != "sample":
             continue
-        if site["is_observed"] and jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating):
-            rows = np.unique(np.argwhere(np.isnan(np.atleast_1d(site["value"])))[:, 0])
-            if len(rows):
-                numbers = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-                invalid.append(
-                    f"observed site {name!r} has NaN in row{'s' * (len(rows) > 1)} {numbers} (counted from 0)"
-                )
+        is_real = jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating)
+        if site["is_observed"] and is_real and (rows := rows_with_nan(site["value"])):
+            invalid.append(f"observed site {name!r} has NaN in {rows}")
         total = np.asarray(jnp.sum(site["fn"].log_prob(site["value"])))
         if not np.isfinite(total):
             infinite.append(f"{name!r} ({total:g})")
     sites_text = (
         f"At the median of the prior the log density is not finite at {', '.join(infinite)}. " if infinite else ""
     )
-    return Diagnosis(f"The {'; the '.join(invalid)}. " if invalid else "", sites_text)
+    if not invalid:
+        return Diagnosis("", arguments_with_nan(program, args) + sites_text)
+    return Diagnosis(f"The {'; the '.join(invalid)}. ", sites_text)
 
 
 def _require_storable_names(dims: dict[str, list[str]]) -> None:
