@@ -77,7 +77,7 @@ def relation() -> System:
         return first_passing(draw, passes, num).reshape(5, 60, 2)
 
     truth = {"alpha": 1.5, "beta": 2.0, "intrinsic_scatter": 0.3, "x_mean": 1.0, "x_std": 1.0}
-    strengths = {"contaminants": 5.0, "cut": 1.0, "errors": 1.0 / 0.7, "trend": 0.18, "group": 0.5}
+    strengths = {"contaminants": 5.0, "cut": 0.0, "errors": 2.2, "trend": 0.25, "group": 0.6}
     return System(hbm.models.Relation(pooling="complete", pivot=1.0), data, "observed", truth, strengths, planted)
 
 
@@ -108,7 +108,7 @@ def normal() -> System:
             values = draw()
         return values.reshape(30, 4, 1)
 
-    strengths = {"contaminants": 5.0, "cut": -0.3, "errors": 1.0 / 0.7, "trend": 2.0, "group": 6.5}
+    strengths = {"contaminants": 20.0, "cut": -0.3, "errors": 4.0, "trend": 2.5, "group": 9.0}
     return System(hbm.models.Normal(), data, "y", {"mu": 0.0, "tau": 1.0}, strengths, planted)
 
 
@@ -188,7 +188,7 @@ def golenetskii() -> System:
             y[3, :, 1] += strength
         return y
 
-    strengths = {"contaminants": 5.0, "cut": 40, "errors": 1.0 / 0.7, "trend": 1.5, "group": 2.5, "whole": 60}
+    strengths = {"contaminants": 5.0, "cut": 40, "errors": 3.0, "trend": 1.5, "group": 2.5, "whole": 60}
     return System(model, data, "observed", truth, strengths, planted)
 
 
