@@ -155,7 +155,9 @@ def golenetskii() -> System:
     }  # fmt: skip
     model = hbm.models.Golenetskii()
     conversion, z = np.asarray(model.bind(data).flux_over_luminosity), np.asarray(data.z)
-    errors = np.asarray(data.errors)
+    variance = np.asarray(data.errors)  # of energy, their covariance, and that of flux
+    covariance = np.stack([variance[..., :2], variance[..., 1:]], axis=-1)
+    root = np.linalg.cholesky(covariance)
 
     def bursts(rng, num, widen=1.0):
         """Draw ``num`` intervals of each burst, (burst, interval, 2)."""
@@ -163,9 +165,11 @@ def golenetskii() -> System:
                              ("log10_E_peak", "gamma", "log10_N"))  # fmt: skip
         energy = mean + truth["log10_E_peak_scatter"] * rng.normal(size=(20, num))
         flux = line + slope * (energy - 2.0) + 0.1 * rng.normal(size=(20, num)) + conversion[:, :1]
-        own = np.take_along_axis(errors, rng.integers(0, 8, (20, num, 1)), axis=1) if num != 8 else errors
-        energy = energy - np.log10(1.0 + z)[:, None] + widen * own[..., 0] * rng.normal(size=(20, num))
-        return np.stack([energy, flux + widen * own[..., 2] * rng.normal(size=(20, num))], axis=-1)
+        true = np.stack([energy - np.log10(1.0 + z)[:, None], flux], axis=-1)
+        return true + widen * np.einsum("bjkl,bjl->bjk", root[:, np.arange(num) % 8], rng.normal(size=true.shape))
+
+    def enough(y, limit):
+        return (y[..., 1] > limit).reshape(20, 10, 8).any(axis=1)
 
     limits = np.quantile(bursts(np.random.default_rng(0), 10_000)[..., 1], np.linspace(0.0, 1.0, 101))
 
@@ -173,13 +177,16 @@ def golenetskii() -> System:
         if kind == "whole":  # bursts are lost unless their brightest interval is above a flux
             limit = limits[int(strength)]
             return first_passing(lambda: bursts(rng, 8), lambda y: (y[..., 1] > limit).any(axis=1), 20)
-        if kind == "cut":  # fainter intervals are not measured; of 80 in a burst, eight or more must remain
+        if kind == "cut":  # fainter intervals are not measured; bursts with too few of 80 above the limit are lost
             limit = limits[int(strength)]
-            y = first_passing(lambda: bursts(rng, 80), lambda y: (y[..., 1] > limit).sum(axis=1) >= 8, 20)
-            return np.stack([burst[burst[:, 1] > limit][:8] for burst in y])
+            y = first_passing(lambda: bursts(rng, 80), lambda y: enough(y, limit).all(axis=1), 20)
+            passing = (
+                (y[..., 1] > limit).reshape(20, 10, 8).argmax(axis=1)
+            )  # the first with the errors of each interval
+            return np.take_along_axis(y.reshape(20, 10, 8, 2), passing[:, None, :, None], axis=1)[:, 0]
         y = bursts(rng, 8, strength if kind == "errors" else 1.0)
         if kind == "contaminants":
-            error = np.hypot(errors[..., 2], 0.1)
+            error = np.sqrt(variance[..., 2] + 0.1**2)
             y[..., 1] += strength * error * (rng.uniform(size=error.shape) < 0.05)
         elif kind == "trend":
             energy = y[..., 0] - y[..., 0].mean()

@@ -16,8 +16,8 @@ from hbm_jax.inference.results import Fit
 
 FEW_UNITS = 10  # units below which the standard error of the elpd is itself poorly known
 NAMED = 5  # worst units named in the summary
-# Monte Carlo error of the log predictive density of a refitted unit, above which it is not reliable: about 100 effective
-# draws behind the mean density. With fewer, in the far tail, the error itself is underestimated.
+# Monte Carlo error of the log predictive density of a refitted unit, above which it is not reliable: about 100
+# effective draws behind the mean density. With fewer, in the far tail, the error itself is underestimated.
 MAX_ERROR = 0.1
 
 

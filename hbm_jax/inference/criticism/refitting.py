@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-
 from arviz_stats.base import array_stats
 
 from hbm_jax.inference.centering.location_scale import ReparametrisedProgram
