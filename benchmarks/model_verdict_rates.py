@@ -79,7 +79,7 @@ def fits_of(system: System, samples: list, seed: int) -> dict[str, np.ndarray]:
     with jax.enable_x64(True):
         structure = replicates.inspect_program(system.model, (system.design,))
     kept = {name: f"hidden{name}" if name.startswith("_") else name for name in structure.latents}
-    options = {"num_chains": 4, "num_warmup": 300, "num_samples": 200, "max_steps": 64, "progress": False}
+    options = {"num_chains": 4, "progress": False, **system.options}
     fits = hbm.fit_each(Exposed(program), samples, seed=seed, keep_draws=list(kept.values()), **options)
     table = fits.summary()
     moved, shifts = [], []

@@ -28,7 +28,9 @@ class System:
     strengths : dict of str to float
         Kinds of misfit with their strengths, whose meaning depends on the kind.
     planted : callable
-        (rng, kind, strength) -> observed values with a misfit; None for kinds that change the design of the simulation.
+        (rng, kind, strength) -> observed values with a misfit.
+    options : dict of str to int
+        Options of `hbm_jax.fit_each`.
     """
 
     model: Any
@@ -37,6 +39,9 @@ class System:
     truth: dict[str, float]
     strengths: dict[str, float]
     planted: Callable
+    options: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {"num_warmup": 300, "num_samples": 200, "max_steps": 64}
+    )
 
 
 def first_passing(draw: Callable, passes: Callable, num: int) -> np.ndarray:
@@ -174,6 +179,8 @@ def golenetskii() -> System:
     limits = np.quantile(bursts(np.random.default_rng(0), 10_000)[..., 1], np.linspace(0.0, 1.0, 101))
 
     def planted(rng, kind, strength):
+        if kind == "limit":  # of the next kind
+            return limits[int(strength)]
         if kind == "whole":  # bursts are lost unless their brightest interval is above a flux
             limit = limits[int(strength)]
             return first_passing(lambda: bursts(rng, 8), lambda y: (y[..., 1] > limit).any(axis=1), 20)
@@ -200,15 +207,16 @@ def golenetskii() -> System:
 
 
 def afterglows() -> System:
-    """20 afterglows of some 20 groups of channels."""
+    """20 afterglows of some ten groups of channels, without background."""
     from hbm_jax.spectra import SpectrumStack, group, noticed
 
     population = hbm.data.AfterglowPopulation(
-        redshift=(0.5, 3.0), log10_flux=(-11.3, 0.3), exposure=2000.0, min_counts=60
+        redshift=(0.5, 3.0), log10_flux=(-11.3, 0.3), exposure=800.0, min_counts=60, background=1e-9
     )
     drawn = population.draw(20, seed=5)
-    masks = [noticed(s, (0.3, 10.0)) for s in drawn.spectra]
-    grouped = [group(s, "min_counts", 10, noticed=m) for s, m in zip(drawn.spectra, masks, strict=True)]
+    spectra = [dataclasses.replace(s, background=None) for s in drawn.spectra]
+    masks = [noticed(s, (0.3, 10.0)) for s in spectra]
+    grouped = [group(s, "min_counts", 15, noticed=m) for s, m in zip(spectra, masks, strict=True)]
     stack = SpectrumStack.of(grouped, masks)
     data = hbm.data.Afterglows.from_spectra(stack, z=drawn.columns["z"], nh_mw=drawn.columns["nh_mw"])
     truth = {
@@ -235,8 +243,9 @@ def afterglows() -> System:
             y[2] += rng.poisson(strength * y[2] * (place[2] > 0.5))
         return y * used
 
-    strengths = {"contaminants": 5.0, "cut": 9, "errors": 1.0 / 0.7, "trend": 0.7, "group": 2.0}
-    return System(model, data, "counts", truth, strengths, planted)
+    strengths = {"contaminants": 5.0, "cut": 12, "errors": 1.0 / 0.7, "trend": 0.7, "group": 2.0}
+    options = {"num_warmup": 150, "num_samples": 100, "max_steps": 16}
+    return System(model, data, "counts", truth, strengths, planted, options)
 
 
 def program_draws(model: Any, design: Any, site: str, truth: dict, repeats: int = 0) -> Callable:

@@ -90,7 +90,7 @@ def check_model(
     or objects are correlated, the residuals from the conditional mean given all other values are examined as well. The
     statistics are:
 
-    - width, skewness, tails and extremes of the distribution of the residuals;
+    - width, skewness, tails and both extremes of the distribution of the residuals;
     - their mean and scatter against every covariate of the data, by rank and in bins, and in every group;
     - products of the residuals of two components;
     - products of the residuals of neighbours in the order of each covariate.
@@ -448,12 +448,21 @@ def _describe(
         "tails": f"the residuals of {label} have {tails} tails than expected",
         "largest": f"{label} of {name_of(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{num_far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
+        "lowest": f"the smallest residual of {label} is {r.min():+.1f} standard deviations, "
+        f"{_median_of(residuals, 'min'):+.1f} expected",
+        "highest": f"the largest residual of {label} is {r.max():+.1f} standard deviations, "
+        f"{_median_of(residuals, 'max'):+.1f} expected",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",
         "curvature": f"the residuals of {label} depend on {covariate} along a curve",
         "scatter trend": f"the scatter of {label} changes{product}",
         "neighbours": f"the residuals of neighbours in {covariate} are alike for {label}",
     }[kind]
+
+
+def _median_of(residuals: rs.Residuals, extreme: str) -> float:
+    """Return the median over the replicates of the ``"min"`` or ``"max"`` of their residuals."""
+    return float(np.median(getattr(residuals.values[:, 1:], extreme)(axis=0)))
 
 
 def _describe_bins(kind: str, label: str, r: np.ndarray, covariate: str, values: np.ndarray) -> str:

@@ -31,6 +31,8 @@ FAMILIES = {
     "tails": "distribution",
     "largest": "distribution",
     "far": "distribution",
+    "lowest": "distribution",
+    "highest": "distribution",
     "level": "trend",
     "trend": "trend",
     "bins": "trend",
@@ -384,6 +386,9 @@ def statistics_of(
     yield statistic("width", (r * r).mean(axis=0))
     yield statistic("largest", np.abs(r).max(axis=0), two_sided=False)
     yield statistic("far", (np.abs(r) > FAR).sum(axis=0), two_sided=False)
+    # Too near for a cut, too far for outliers.
+    yield statistic("lowest", r.min(axis=0))
+    yield statistic("highest", r.max(axis=0))
     # For all other statistics the mean and width of each column are set to 0 and 1, so that errors in these do not
     # hide other features.
     r = column_standardised(r)
