@@ -90,7 +90,7 @@ def check_model(
     or objects are correlated, the residuals from the conditional mean given all other values are examined as well. The
     statistics are:
 
-    - width, skewness, tails and both extremes of the distribution of the residuals;
+    - width, skewness, tails and extremes of the distribution of the residuals, and values missing beyond a limit;
     - their mean and scatter against every covariate of the data, by rank and in bins, and in every group;
     - products of the residuals of two components;
     - products of the residuals of neighbours in the order of each covariate.
@@ -238,7 +238,7 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
     """Return the residuals of each component and, if they differ, those given all other values."""
     mask = pool["valid"]  # of the leading axes of the site
     valid = np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(site.shape) - mask.ndim)), site.shape).ravel()
-    labels = site.components or (name,)
+    labels, empty = site.components or (name,), np.zeros(0)
 
     def standardised(array, k, label):
         values = array[..., k] if site.components else array
@@ -257,7 +257,7 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
             conditional = standardised(scores, k, label)
             if conditional is not None and not _nearly_equal(conditional, marginal):
                 text = f"{label} given {'the other components' if site.components else 'all others'}"
-                residuals.append(conditional._replace(label=text, mean=np.zeros(0), spread=np.zeros(0)))
+                residuals.append(conditional._replace(label=text, mean=empty, spread=empty, beyond=marginal.beyond[:0]))
     return residuals
 
 
@@ -448,21 +448,14 @@ def _describe(
         "tails": f"the residuals of {label} have {tails} tails than expected",
         "largest": f"{label} of {name_of(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{num_far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
-        "lowest": f"the smallest residual of {label} is {r.min():+.1f} standard deviations, "
-        f"{_median_of(residuals, 'min'):+.1f} expected",
-        "highest": f"the largest residual of {label} is {r.max():+.1f} standard deviations, "
-        f"{_median_of(residuals, 'max'):+.1f} expected",
+        "low end": f"{label} has no small values: {residuals.beyond[:1, 0].sum():.2g} were expected below the smallest",
+        "high end": f"{label} has no large values: {residuals.beyond[1:, 0].sum():.2g} were expected above the largest",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",
         "curvature": f"the residuals of {label} depend on {covariate} along a curve",
         "scatter trend": f"the scatter of {label} changes{product}",
         "neighbours": f"the residuals of neighbours in {covariate} are alike for {label}",
     }[kind]
-
-
-def _median_of(residuals: rs.Residuals, extreme: str) -> float:
-    """Return the median over the replicates of the ``"min"`` or ``"max"`` of their residuals."""
-    return float(np.median(getattr(residuals.values[:, 1:], extreme)(axis=0)))
 
 
 def _describe_bins(kind: str, label: str, r: np.ndarray, covariate: str, values: np.ndarray) -> str:

@@ -31,8 +31,8 @@ FAMILIES = {
     "tails": "distribution",
     "largest": "distribution",
     "far": "distribution",
-    "lowest": "distribution",
-    "highest": "distribution",
+    "low end": "distribution",
+    "high end": "distribution",
     "level": "trend",
     "trend": "trend",
     "bins": "trend",
@@ -60,6 +60,9 @@ class Residuals(NamedTuple):
         Position in the flattened site.
     mean, spread : (element,)
         Mean and standard deviation of the replicates; empty if they have no meaning.
+    beyond : (2, pool)
+        Number of values expected below the smallest value of each column, and above the largest: large if values
+        beyond a limit are missing. (0, pool) if ``mean`` is empty.
     """
 
     label: str
@@ -68,6 +71,7 @@ class Residuals(NamedTuple):
     elements: np.ndarray
     mean: np.ndarray
     spread: np.ndarray
+    beyond: np.ndarray
 
 
 class Covariate(NamedTuple):
@@ -110,7 +114,19 @@ def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) 
     if np.median(np.abs(skewness)) > MAX_SKEWNESS or np.median(kurtosis) > MAX_KURTOSIS:
         scaled = normal_scores(scaled).astype(np.float32)
         scaled = (scaled - scaled.mean(axis=1, keepdims=True)) / scaled.std(axis=1, keepdims=True)
-    return Residuals(label, label, scaled, index, mean, spread)
+    values = values[varies]
+    beyond = np.stack([expected_below(values), expected_below(-values)])
+    return Residuals(label, label, scaled, index, mean, spread, beyond)
+
+
+def expected_below(values: np.ndarray) -> np.ndarray:
+    """Return the number of values of a column expected below the smallest value of each, (element, pool) -> (pool,).
+
+    The expectation is the mean over the pool. For independent values it has nearly an exponential distribution.
+    """
+    smallest = values.min(axis=0)
+    lowest = np.sort(values[values < smallest.max()])
+    return np.searchsorted(lowest, smallest) / values.shape[1]
 
 
 def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
@@ -386,9 +402,8 @@ def statistics_of(
     yield statistic("width", (r * r).mean(axis=0))
     yield statistic("largest", np.abs(r).max(axis=0), two_sided=False)
     yield statistic("far", (np.abs(r) > FAR).sum(axis=0), two_sided=False)
-    # Too near for a cut, too far for outliers.
-    yield statistic("lowest", r.min(axis=0))
-    yield statistic("highest", r.max(axis=0))
+    for kind, beyond in zip(("low end", "high end"), residuals.beyond, strict=False):
+        yield statistic(kind, beyond, two_sided=False)
     # For all other statistics the mean and width of each column are set to 0 and 1, so that errors in these do not
     # hide other features.
     r = column_standardised(r)
