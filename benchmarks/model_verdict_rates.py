@@ -122,9 +122,7 @@ def checks(system: System, block: dict[str, np.ndarray], number: int) -> list[di
                 values = {name: block[f"draws {name}"][i, k] for name in structure.latents}
                 key = np.asarray(jax.random.key_data(jax.random.key(100_000 * number + 1000 * i + k)))
                 pools.append(run(values, {system.site: block[system.site][i]}, key))
-        # Observed values are no covariates, as they would be if those of the design were kept.
-        data = system.design.replace_observations(block[system.site][i])
-        check = model_check.judge_pools(pools, structure, (data,))
+        check = model_check.judge_pools(pools, structure, (system.measured(block[system.site][i]),))
         results.append({
             "p": check.p_value, "says": str(check), "moved": str(block["moved"][i]), "shift": float(block["shift"][i]),
         })  # fmt: skip

@@ -31,6 +31,8 @@ class System:
         (rng, kind, strength) -> observed values with a misfit.
     options : dict of str to int
         Options of `hbm_jax.fit_each`.
+    columns : callable, optional
+        Observed values of the site -> arguments of ``design.replace_observations``.
     """
 
     model: Any
@@ -42,6 +44,12 @@ class System:
     options: dict[str, int] = dataclasses.field(
         default_factory=lambda: {"num_warmup": 300, "num_samples": 200, "max_steps": 64}
     )
+    columns: Callable | None = None
+
+    def measured(self, values: np.ndarray) -> Any:
+        """Return the design with the values of a sample, which are then no covariates of their own residuals."""
+        columns = self.columns(values) if self.columns else {}
+        return self.design.replace_observations(**columns) if columns else self.design.replace_observations(values)
 
 
 def first_passing(draw: Callable, passes: Callable, num: int) -> np.ndarray:
@@ -82,7 +90,7 @@ def relation() -> System:
         return first_passing(draw, passes, num).reshape(5, 60, 2)
 
     truth = {"alpha": 1.5, "beta": 2.0, "intrinsic_scatter": 0.3, "x_mean": 1.0, "x_std": 1.0}
-    strengths = {"contaminants": 5.0, "cut": 0.0, "errors": 2.2, "trend": 0.25, "group": 0.6}
+    strengths = {"contaminants": 5.0, "cut": 0.0, "errors": 3.0, "trend": 0.25, "group": 0.6}
     return System(hbm.models.Relation(pooling="complete", pivot=1.0), data, "observed", truth, strengths, planted)
 
 
@@ -113,7 +121,7 @@ def normal() -> System:
             values = draw()
         return values.reshape(30, 4, 1)
 
-    strengths = {"contaminants": 20.0, "cut": -0.3, "errors": 4.0, "trend": 2.5, "group": 9.0}
+    strengths = {"contaminants": 40.0, "cut": -0.3, "errors": 5.0, "trend": 2.5, "group": 9.0}
     return System(hbm.models.Normal(), data, "y", {"mu": 0.0, "tau": 1.0}, strengths, planted)
 
 
@@ -147,8 +155,11 @@ def supernovae() -> System:
             y[survey == survey[np.argmin(z)], 2] += strength
         return y
 
-    strengths = {"contaminants": 5.0, "cut": 0.3, "errors": 1.0 / 0.7, "trend": 0.15, "group": 0.15}
-    return System(model, data, "observed", truth, strengths, planted)
+    def columns(values):
+        return dict(zip(("x1", "c", "m_b"), np.moveaxis(values, -1, 0), strict=True))
+
+    strengths = {"contaminants": 5.0, "cut": 0.3, "errors": 2.0, "trend": 0.15, "group": 0.2}
+    return System(model, data, "observed", truth, strengths, planted, columns=columns)
 
 
 def golenetskii() -> System:
@@ -202,7 +213,7 @@ def golenetskii() -> System:
             y[3, :, 1] += strength
         return y
 
-    strengths = {"contaminants": 5.0, "cut": 40, "errors": 3.0, "trend": 1.5, "group": 2.5, "whole": 60}
+    strengths = {"contaminants": 5.0, "cut": 40, "errors": 4.0, "trend": 1.5, "group": 3.5, "whole": 75}
     return System(model, data, "observed", truth, strengths, planted)
 
 
@@ -243,7 +254,7 @@ def afterglows() -> System:
             y[2] += rng.poisson(strength * y[2] * (place[2] > 0.5))
         return y * used
 
-    strengths = {"contaminants": 5.0, "cut": 12, "errors": 1.0 / 0.7, "trend": 0.7, "group": 2.0}
+    strengths = {"contaminants": 12.0, "cut": 15, "errors": 2.0, "trend": 1.5, "group": 8.0}
     options = {"num_warmup": 150, "num_samples": 100, "max_steps": 16}
     return System(model, data, "counts", truth, strengths, planted, options)
 
