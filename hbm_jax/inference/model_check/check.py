@@ -220,7 +220,8 @@ def _scored(
                 raise ValueError("no observed value differs between replicates")
             two_sided = np.array([statistic.two_sided for statistic in statistics])
             scores = scores_of(np.stack([statistic.values for statistic in statistics]), two_sided)
-            p_values.append(p_value_of(scores))
+            weights = np.array([rs.WEIGHTS.get(statistic.kind, 1.0) for statistic in statistics])
+            p_values.append(p_value_of(scores, weights))
             families = family_scores_of([rs.FAMILIES[statistic.kind] for statistic in statistics], scores)
             for key, score, statistic in zip(keys, scores[:, 0], statistics, strict=True):
                 scored.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
@@ -442,14 +443,16 @@ def _describe(
     row = int(np.abs(r).argmax())
     tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
     product = f" with {covariate}" if covariate else ""
+    if kind in ("low end", "high end"):
+        size, end, number = ("small", "smallest", 0) if kind == "low end" else ("large", "largest", 1)
+        expected = residuals.beyond[number, 0]
+        return f"{size} values of {label} are missing: {expected:.2g} were expected beyond the {end}"
     return {
         "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
         "tails": f"the residuals of {label} have {tails} tails than expected",
         "largest": f"{label} of {name_of(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{num_far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
-        "low end": f"{label} has no small values: {residuals.beyond[:1, 0].sum():.2g} were expected below the smallest",
-        "high end": f"{label} has no large values: {residuals.beyond[1:, 0].sum():.2g} were expected above the largest",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",
         "curvature": f"the residuals of {label} depend on {covariate} along a curve",

@@ -46,6 +46,13 @@ FAMILIES = {
 }
 """Family of each kind of statistic."""
 
+WEIGHTS = {"skewness": 10.0, "tails": 10.0}
+"""Weights of kinds of statistics in the combined p-value, where they are not 1.
+
+There is one statistic of each shape for a component, but several for each of its covariates, among which outliers would
+be lost. Those of all others lose a factor of about 1.3 in the p-value by these weights.
+"""
+
 
 class Residuals(NamedTuple):
     """Standardised residuals of one component of a site.
