@@ -74,7 +74,7 @@ def samples_of(system: System, kind: str, num: int, block: int, strength: float)
 
 
 def fits_of(system: System, samples: list, seed: int) -> dict[str, np.ndarray]:
-    """Fit samples; return draws of latents by site, the largest shift of a parameter, and its name."""
+    """Fit samples; return draws of latents by site, the largest shift of a free parameter, and its name."""
     program = ReplacedData(system.model, (system.design,))
     with jax.enable_x64(True):
         structure = replicates.inspect_program(system.model, (system.design,))
@@ -87,7 +87,7 @@ def fits_of(system: System, samples: list, seed: int) -> dict[str, np.ndarray]:
         row = table.loc[i]
         by_name = {
             name: (row.loc[name, "mean"] - true) / row.loc[name, "sd"]
-            for name, true in system.truth.items() if name in row.index
+            for name, true in system.truth.items() if name in row.index and name not in system.model.priors
         }  # fmt: skip
         moved.append(max(by_name, key=lambda name: abs(by_name[name])))
         shifts.append(by_name[moved[-1]])
