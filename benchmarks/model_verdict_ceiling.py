@@ -1,4 +1,4 @@
-"""Bursts lost by a limit of their peak flux: how many samples a test that knows the selection tells from others.
+"""Bursts lost by a limit of their peak flux: samples that a test which knows the selection tells from others.
 
     python benchmarks/model_verdict_ceiling.py [--state runs/model_verdict_rates] [--num 40] [--null 200]
 
@@ -36,14 +36,15 @@ def likelihood(system, selected: bool):
     log_weights = np.log(weights) + 0.5 * nodes**2
     names = list(system.truth)
 
-    selection = "log10_peak_flux > Normal(0, 1)" if selected else "none"
+    selection = "log10_peak_flux > log10_peak_flux_limit" if selected else "none"
     model = dataclasses.replace(system.model, selection=selection)
 
     def minus_log(position, bound, limit):
+        bound = dataclasses.replace(bound, log10_peak_flux_limit=jnp.full(len(system.design), limit))
         latents = {n: jnp.exp(x) if n in POSITIVE else x for n, x in zip(names, position, strict=True)}
 
         def at_node(node):
-            fixed = latents | {"log10_peak_flux_limit": limit, "_gamma": jnp.full(len(system.design), node)}
+            fixed = latents | {"_gamma": jnp.full(len(system.design), node)}
             seeded = handlers.substitute(handlers.seed(model, jax.random.key(0)), data=fixed)
             trace = handlers.trace(seeded).get_trace(bound)
             return sum(trace[n]["fn"].log_prob(trace[n]["value"]) for n in ("_gamma", "observed"))

@@ -55,7 +55,7 @@ class System:
 def first_passing(draw: Callable, passes: Callable, num: int) -> np.ndarray:
     """Draw each value of a design again until it passes."""
     values = draw()
-    for _ in range(2000):
+    for _ in range(50_000):
         failing = ~passes(values)
         if not failing.any():
             break

@@ -124,10 +124,23 @@ def test_number_expected_below_the_smallest_value_is_exponential_and_large_for_c
     )
     residuals = rs.residuals_of(values.T, "flux")
     # Beyond the limit only the distance to the smallest value, with less than one expected there, is missing.
-    assert residuals.beyond[0, 0] == pytest.approx(lost, rel=0.25)
-    assert residuals.beyond[1, 0] < 8.0
-    assert rs.expected_below(values)[0] == residuals.beyond[0, 0]
-    np.testing.assert_array_equal(rs.expected_below(-values), residuals.beyond[1])
+    assert residuals.beyond["low end"][0] == pytest.approx(lost, rel=0.25)
+    assert residuals.beyond["high end"][0] < 8.0
+    assert rs.expected_below(values)[0] == residuals.beyond["low end"][0]
+    np.testing.assert_array_equal(rs.expected_below(-values), residuals.beyond["high end"])
+
+
+def test_objects_that_are_missing_below_a_limit_show_in_the_smallest_of_their_maxima():
+    rng = np.random.default_rng(8)
+    values = 2.0 * rng.normal(size=(400, 40, 1)) + 0.5 * rng.normal(size=(400, 40, 3))
+    bright = values[0].max(axis=1) > -1.0
+    values[0, ~bright] = np.abs(values[0, ~bright])
+    group = np.repeat(np.arange(40), 3)
+    beyond = rs.residuals_of(values.reshape(400, 120), "flux", group=group).beyond
+    expected = (values.max(axis=2) < values[0].max(axis=1).min()).sum(axis=1).mean()
+    assert beyond["low end of maxima"][0] == pytest.approx(expected)
+    assert beyond["low end of maxima"][0] > 8.0 > beyond["low end of maxima"].mean() * 4.0
+    assert beyond["high end of means"][0] < 8.0
 
 
 def test_residuals_of_a_component_given_the_others_are_those_of_a_regression():
@@ -169,7 +182,7 @@ def test_missing_slope_is_found_where_it_is():
 
 def test_a_trend_with_another_component_is_described_without_bins_where_their_elements_differ():
     values = np.random.default_rng(1).normal(size=(8, 3))
-    residuals = types.SimpleNamespace(label="x1", values=values, elements=np.arange(8))
+    residuals = types.SimpleNamespace(label="x1", values=values, elements=np.arange(8), beyond={})
     describe = partial(_describe, "trend", residuals, "the residual of c", labels=(), name_of=str)
     assert describe(np.zeros(0)) == "the residuals of x1 are correlated with the residual of c"
     assert " standard deviations where the residual of c is " in describe(np.arange(8.0))

@@ -90,7 +90,7 @@ def check_model(
     or objects are correlated, the residuals from the conditional mean given all other values are examined as well. The
     statistics are:
 
-    - width, skewness, tails and extremes of the distribution of the residuals, and values missing beyond a limit;
+    - width, skewness, tails and extremes of the distribution of the residuals, and values or objects missing beyond a limit;
     - their mean and scatter against every covariate of the data, by rank and in bins, and in every group;
     - products of the residuals of two components;
     - products of the residuals of neighbours in the order of each covariate.
@@ -241,9 +241,11 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
     valid = np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(site.shape) - mask.ndim)), site.shape).ravel()
     labels, empty = site.components or (name,), np.zeros(0)
 
+    group = np.repeat(np.arange(site.shape[0]), int(np.prod(site.shape[1:]))) if len(site.shape) > 1 else None
+
     def standardised(array, k, label):
         values = array[..., k] if site.components else array
-        return rs.residuals_of(values, label, valid)
+        return rs.residuals_of(values, label, valid, group)
 
     scores = pool.get("scores")
     if scores is None and len(site.components) > 1:
@@ -258,7 +260,7 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
             conditional = standardised(scores, k, label)
             if conditional is not None and not _nearly_equal(conditional, marginal):
                 text = f"{label} given {'the other components' if site.components else 'all others'}"
-                residuals.append(conditional._replace(label=text, mean=empty, spread=empty, beyond=marginal.beyond[:0]))
+                residuals.append(conditional._replace(label=text, mean=empty, spread=empty, beyond={}))
     return residuals
 
 
@@ -443,10 +445,10 @@ def _describe(
     row = int(np.abs(r).argmax())
     tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
     product = f" with {covariate}" if covariate else ""
-    if kind in ("low end", "high end"):
-        size, end, number = ("small", "smallest", 0) if kind == "low end" else ("large", "largest", 1)
-        expected = residuals.beyond[number, 0]
-        return f"{size} values of {label} are missing: {expected:.2g} were expected beyond the {end}"
+    if kind in residuals.beyond:
+        size, end = ("small", "smallest") if kind.startswith("low") else ("large", "largest")
+        quantity = f"{kind.partition(' of ')[2] or 'values'} of {label}"
+        return f"{size} {quantity} are missing: {residuals.beyond[kind][0]:.2g} were expected beyond the {end}"
     return {
         "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
