@@ -90,7 +90,8 @@ def check_model(
     or objects are correlated, the residuals from the conditional mean given all other values are examined as well. The
     statistics are:
 
-    - width, skewness, tails and extremes of the distribution of the residuals, and values or objects missing beyond a limit;
+    - width, skewness, tails and extremes of the distribution of the residuals;
+    - the number of values, and of maxima, minima and means of objects, expected beyond the outermost measured one;
     - their mean and scatter against every covariate of the data, by rank and in bins, and in every group;
     - products of the residuals of two components;
     - products of the residuals of neighbours in the order of each covariate.
