@@ -1,16 +1,16 @@
 """Error rates of the check of the model: alarms with the right model, and planted misfits that are found.
 
-    python benchmarks/model_verdict_rates.py [--systems relation normal] [--null 100] [--planted 10] [--others 20]
+    python benchmarks/model_verdict_rates.py [--systems relation normal] [--null 200] [--planted 40] [--kinds cut trend]
 
-Each simulated sample is fitted with `hbm_jax.fit_each` and checked at draws of its posterior, as `hbm_jax.check_model`
-does. True parameters are the same in all samples of a system. Results are kept in ``--state``, so that a run that was
-stopped continues; rows of the former table that were not run again are kept. Planted misfits:
+Each simulated sample (`model_verdict_systems`) is fitted with `hbm_jax.fit_each` and checked at draws of its posterior,
+as `hbm_jax.check_model` does. Samples and draws are kept in ``--state``, a folder, in blocks, so that a run that was
+stopped continues, and that they can be checked again. Planted misfits are as strong as to move a parameter of the
+population by about 3 standard deviations or more in the median sample:
 
-contaminants: 5 % of the values are 5 standard deviations too large; cut: values below a limit are not measured;
-errors: the true errors are those stated divided by 0.7, where the scatter is fixed; trend: a curve in x, redshift or
-energy, or a drift with the order of the groups; group: one survey, group, burst or source is off. Those of relation and
-hierarchy are simulated with NumPy, those of the others change samples that the model's own program draws. Five
-afterglows are too few to show a cut, and Poisson counts have no errors.
+contaminants: 5 % of the values are 5 standard deviations too large, or more; cut: values below a limit are not
+measured; errors: the true errors are larger than stated, by a third or more, where the scatter is fixed; trend: a curve
+in x, redshift or energy, or a drift with the order of the groups; group: one survey, group, burst or source is off;
+whole: bursts whose brightest interval is below a limit are lost.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro
+from model_verdict_systems import SYSTEMS, System, program_draws
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
@@ -32,186 +33,11 @@ from hbm_jax.inference.criticism.replicates import ReplacedData
 from hbm_jax.inference.model_check import check as model_check
 from hbm_jax.inference.model_check import replicates
 
-PER_SAMPLE = 12  # samples of the model from which one with a misfit is made
-KINDS = ("contaminants", "cut", "errors", "trend", "group")
+KINDS = ("null", "contaminants", "cut", "errors", "trend", "group", "whole")
 STRONG = 3.0  # standard deviations by which a misfit moves a parameter of the population, as it must be found
+BLOCK = 40  # samples of a kind that are fitted together
+KEPT = 10  # posterior draws kept of each sample
 HERE = Path(__file__).resolve().parent
-
-
-@dataclasses.dataclass(frozen=True)
-class System:
-    """A model, its design, the true parameters, and misfits.
-
-    ``planted`` simulates values of the site, (rng, kind) -> values; ``changed`` makes them from ``PER_SAMPLE`` samples
-    of the model, (rng, kind, samples) -> values.
-    """
-
-    model: Any
-    design: Any
-    site: str
-    truth: dict[str, float]
-    planted: Callable | None = None
-    changed: Callable | None = None
-    kinds: tuple[str, ...] = KINDS
-
-
-def first_passing(draw: Callable, passes: Callable, num: int) -> np.ndarray:
-    """Draw each value of a design again until it passes."""
-    values = draw()
-    for _ in range(1000):
-        failing = ~passes(values)
-        if not failing.any():
-            break
-        values = np.where(failing.reshape(num, *(1,) * (values.ndim - 1)), draw(), values)
-    return values
-
-
-def relation() -> System:
-    """300 points of five surveys about one line."""
-    rng, num = np.random.default_rng(1), 300
-    columns = {
-        "x": rng.normal(1.0, 1.0, num), "y": rng.normal(2.0, 1.5, num), "sigma_x": rng.uniform(0.1, 0.5, num),
-        "sigma_y": rng.uniform(0.1, 0.4, num), "group": [f"survey {i % 5}" for i in range(num)],
-    }  # fmt: skip
-    data = hbm.data.PointsInGroups.from_columns(columns)
-    row, survey = np.asarray(data.row).ravel(), np.repeat(np.arange(5), 60)
-    sigma_x, sigma_y = (columns[f"sigma_{name}"][row] for name in "xy")
-
-    def planted(rng, kind):
-        def draw():
-            widen = 1.0 / 0.7 if kind == "errors" else 1.0
-            x = rng.normal(1.0, 1.0, num)
-            y = 2.0 + 1.5 * (x - 1.0) + 0.3 * rng.normal(size=num)
-            y += 0.18 * ((x - 1.0) ** 2 - 1.0) * (kind == "trend") + 0.5 * (survey == 3) * (kind == "group")
-            error = np.hypot(0.3, sigma_y)
-            y += 5.0 * error * (rng.uniform(size=num) < 0.05) * (kind == "contaminants")
-            return np.stack(
-                [x + widen * sigma_x * rng.normal(size=num), y + widen * sigma_y * rng.normal(size=num)], axis=-1
-            )
-
-        passes = (lambda v: v[:, 1] > 1.0) if kind == "cut" else (lambda v: np.ones(num, bool))
-        return first_passing(draw, passes, num).reshape(5, 60, 2)
-
-    truth = {"alpha": 1.5, "beta": 2.0, "intrinsic_scatter": 0.3, "x_mean": 1.0, "x_std": 1.0}
-    return System(hbm.models.Relation(pooling="complete", pivot=1.0), data, "observed", truth, planted)
-
-
-def normal() -> System:
-    """30 groups of four values with known errors."""
-    rng, num = np.random.default_rng(2), 120
-    group = np.repeat(np.arange(30), 4)
-    sigma = rng.uniform(0.3, 0.8, num)
-    data = hbm.data.ValuesInGroups.from_columns(
-        {"y": rng.normal(size=num), "sigma_y": sigma, "group": [f"group {k:02d}" for k in group]}
-    )
-
-    def planted(rng, kind):
-        theta = rng.normal(size=30)
-        theta += 2.0 * np.linspace(-1.0, 1.0, 30) * (kind == "trend") + 6.5 * (np.arange(30) == 12) * (kind == "group")
-        wrong = 5.0 * sigma * (rng.uniform(size=num) < 0.05) * (kind == "contaminants")
-
-        def draw():
-            width = sigma / 0.7 if kind == "errors" else sigma
-            return theta[group] + wrong + width * rng.normal(size=num)
-
-        if kind == "cut":
-            # A group is lost if no value can pass, so that true values are bounded too.
-            theta = first_passing(lambda: rng.normal(size=30), lambda t: t > -1.5, 30)
-            values = first_passing(draw, lambda v: v > -0.3, num)
-        else:
-            values = draw()
-        return values.reshape(30, 4, 1)
-
-    return System(hbm.models.Normal(), data, "y", {"mu": 0.0, "tau": 1.0}, planted)
-
-
-def supernovae() -> System:
-    """200 supernovae with the design of JLA."""
-    data = hbm.data.load_jla()
-    data = data.subset(np.linspace(0, len(data) - 1, 200).round().astype(int))
-    truth = {
-        "Om0": 0.3, "M0": -19.05, "alpha": 0.14, "beta": 3.1, "delta_M": -0.06, "sigma_int": 0.1, "x1_mean": 0.0,
-        "x1_std": 1.0, "c_mean": 0.0, "c_std": 0.08,
-    }  # fmt: skip
-    z, survey = data.z_cmb, np.array(data.survey)
-    error = np.sqrt(data.covariance[:, 0, 0] + 0.1**2)
-
-    def changed(rng, kind, samples):
-        y = samples[0].copy()
-        if kind == "contaminants":
-            y[:, 2] += 5.0 * error * (rng.uniform(size=len(z)) < 0.05)
-        elif kind == "cut":  # beyond z = 0.3, only the brighter half is found
-            passes = (samples[..., 2] < np.median(samples[..., 2], axis=0)) | (z < 0.3)
-            y = samples[passes.argmax(axis=0), np.arange(len(z))]
-        elif kind == "trend":
-            y[:, 2] += 0.15 * np.cos(2.0 * np.pi * np.log10(z / 0.01))
-        elif kind == "group":
-            y[survey == survey[np.argmin(z)], 2] += 0.15
-        return y
-
-    return System(hbm.models.Supernova(), data, "observed", truth, changed=changed)
-
-
-def golenetskii() -> System:
-    """20 bursts of eight intervals."""
-    data = hbm.data.BurstPopulation(num_intervals=8).draw(20, seed=3).data
-    truth = {
-        "gamma_mean": 1.5, "gamma_std": 0.2, "log10_N_mean": 52.0, "log10_N_std": 0.3, "intrinsic_scatter": 0.1,
-        "log10_E_peak_mean": 2.6, "log10_E_peak_std": 0.3, "log10_E_peak_scatter": 0.25,
-    }  # fmt: skip
-    error = np.sqrt(np.asarray(data.errors)[..., 2] + 0.1**2)
-
-    def changed(rng, kind, samples):
-        y = samples[0].copy()
-        energy = y[..., 0] - y[..., 0].mean()
-        if kind == "contaminants":
-            y[..., 1] += 5.0 * error * (rng.uniform(size=error.shape) < 0.05)
-        elif kind == "cut":  # bursts with intervals below a flux limit are not found
-            passing = (samples[..., 1] > np.median(samples[..., 1])).sum(axis=2)
-            y = samples[passing.argmax(axis=0), np.arange(len(error))]
-        elif kind == "trend":
-            y[..., 1] += 1.5 * (energy**2 - (energy**2).mean())
-        elif kind == "group":
-            y[3, :, 1] += 2.5
-        return y
-
-    return System(hbm.models.Golenetskii(), data, "observed", truth, changed=changed)
-
-
-def afterglows() -> System:
-    """Five afterglows."""
-    from hbm_jax.spectra import SpectrumStack, group, noticed
-
-    drawn = hbm.data.AfterglowPopulation(log10_flux=(-11.3, 0.3), exposure=3000.0, min_counts=20).draw(5, seed=5)
-    masks = [noticed(s, (0.3, 10.0)) for s in drawn.spectra]
-    grouped = [group(s, "optimal", noticed=m) for s, m in zip(drawn.spectra, masks, strict=True)]
-    stack = SpectrumStack.of(grouped, masks)
-    data = hbm.data.Afterglows.from_spectra(stack, z=drawn.columns["z"], nh_mw=drawn.columns["nh_mw"])
-    truth = {
-        "photon_index_mean": 2.0, "photon_index_std": 0.15, "log10_flux_mean": -11.3, "log10_flux_std": 0.3,
-        "log10_nh_mean": -0.3, "log10_nh_std": 0.5,
-    }  # fmt: skip
-    used = np.asarray(stack.counts) >= 0
-
-    def changed(rng, kind, samples):
-        y = samples[0].copy()
-        channel = np.linspace(0.0, 1.0, y.shape[1])
-        if kind == "contaminants":
-            y += np.round(5.0 * np.sqrt(np.maximum(y, 1.0)) * (rng.uniform(size=y.shape) < 0.05))
-        elif kind == "trend":  # a bump in energy
-            y += rng.poisson(0.7 * y * ((channel > 0.4) & (channel < 0.7)))
-        elif kind == "group":  # a source with three times the counts at high energies
-            y[2] += rng.poisson(2.0 * y[2] * (channel > 0.5))
-        return y * used
-
-    kinds = ("contaminants", "trend", "group")
-    return System(hbm.models.Afterglow(), data, "counts", truth, changed=changed, kinds=kinds)
-
-
-SYSTEMS = {
-    "relation": relation, "normal": normal, "supernovae": supernovae, "golenetskii": golenetskii,
-    "afterglows": afterglows,
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,87 +55,99 @@ class Exposed:
                 numpyro.deterministic(f"hidden{name}", site["value"])
 
 
-def simulate_null(system: System, num: int, seed: int) -> list[dict[str, np.ndarray]]:
-    """Simulate samples by the model's own program, with the true parameters."""
-    model = dataclasses.replace(system.model, priors=dict(system.model.priors) | system.truth)
-    latents = "sampled" if type(model).__name__ == "Golenetskii" else None
-    model = dataclasses.replace(model, latents=latents) if latents else model
-
-    def draw(key):
-        trace = handlers.trace(handlers.seed(model, key)).get_trace(system.design, observed=False)
-        return trace[system.site]["value"]
-
-    with jax.enable_x64(True):
-        drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(seed), num)))
-    return [{system.site: values} for values in drawn]
+def as_fitted(system: System, kind: str) -> System:
+    """Return the system with the model that is fitted: for wrong errors, its scatter is as good as fixed."""
+    scatter = next((name for name in ("intrinsic_scatter", "sigma_int") if name in system.truth), None)
+    if kind != "errors" or scatter is None:
+        return system
+    priors = {scatter: f"LogNormal({np.log(system.truth[scatter]):.3f}, 0.01)"}
+    return dataclasses.replace(system, model=dataclasses.replace(system.model, priors=priors))
 
 
-def checks(system: System, samples: list, seed: int) -> list[dict[str, Any]]:
-    """Fit and check each sample; return p-value, sentence and largest shift of a parameter."""
+def samples_of(system: System, kind: str, num: int, block: int, strength: float) -> list[dict[str, np.ndarray]]:
+    """Return the simulated samples of a block."""
+    if kind == "null":
+        draw = program_draws(system.model, system.design, system.site, system.truth)
+        return [{system.site: y} for y in draw(np.random.default_rng([11, block]), num)]
+    rngs = [np.random.default_rng([KINDS.index(kind), block, i]) for i in range(num)]
+    return [{system.site: system.planted(rng, kind, strength)} for rng in rngs]
+
+
+def fits_of(system: System, samples: list, seed: int) -> dict[str, np.ndarray]:
+    """Fit samples; return draws of latents by site, the largest shift of a free parameter, and its name."""
     program = ReplacedData(system.model, (system.design,))
     with jax.enable_x64(True):
         structure = replicates.inspect_program(system.model, (system.design,))
     kept = {name: f"hidden{name}" if name.startswith("_") else name for name in structure.latents}
-    options = {"num_chains": 4, "num_warmup": 300, "num_samples": 200, "max_steps": 64, "progress": False}
+    options = {"num_chains": 4, "progress": False, **system.options}
     fits = hbm.fit_each(Exposed(program), samples, seed=seed, keep_draws=list(kept.values()), **options)
+    table = fits.summary()
+    moved, shifts = [], []
+    for i in range(len(samples)):
+        row = table.loc[i]
+        by_name = {
+            name: (row.loc[name, "mean"] - true) / row.loc[name, "sd"]
+            for name, true in system.truth.items() if name in row.index and name not in system.model.priors
+        }  # fmt: skip
+        moved.append(max(by_name, key=lambda name: abs(by_name[name])))
+        shifts.append(by_name[moved[-1]])
+    draws = {}
+    for name, stored in kept.items():
+        values = np.stack([np.asarray(fits.kept[i][stored], float) for i in range(len(samples))])
+        rows = np.random.default_rng(seed).integers(0, values.shape[2], KEPT)
+        draws[f"draws {name}"] = values[:, np.arange(KEPT) % values.shape[1], rows]
+    observed = {system.site: np.stack([sample[system.site] for sample in samples])}
+    return observed | draws | {"moved": np.array(moved), "shift": np.array(shifts, float)}
+
+
+def checks(system: System, block: dict[str, np.ndarray], number: int) -> list[dict[str, Any]]:
+    """Check each sample of a block at draws of its posterior; return p-value, sentence and shift."""
+    program = ReplacedData(system.model, (system.design,))
+    with jax.enable_x64(True):
+        structure = replicates.inspect_program(system.model, (system.design,))
     num = replicates.number_of_replicates(structure.size)
 
-    def unconstrained(values, observed):
+    def pool(values, observed, key):
         seeded = handlers.substitute(handlers.seed(program, jax.random.key(0)), data=values)
         trace = handlers.trace(seeded).get_trace(observed)
-        return {name: biject_to(trace[name]["fn"].support).inv(trace[name]["value"]) for name in structure.latents}
-
-    def pool(values, observed, key):
-        latents = unconstrained(values, observed)
+        latents = {name: biject_to(trace[name]["fn"].support).inv(trace[name]["value"]) for name in structure.latents}
         return replicates.replicator(program, (observed,), structure, num)(latents, key)
 
     run = jax.jit(pool)
     results = []
-    table = fits.summary()
-    for i, observed in enumerate(samples):
-        draws = fits.kept[i]
-        rng = np.random.default_rng([seed, i])
-        shape = next(iter(draws.values())).shape[:2]
+    for i in range(len(block["shift"])):
         pools = []
         with jax.enable_x64(True):
             for k in range(model_check.NUM_DRAWS):
-                chain, row = k % shape[0], rng.integers(0, shape[1])
-                values = {name: np.asarray(draws[stored][chain, row], float) for name, stored in kept.items()}
-                key = np.asarray(jax.random.key_data(jax.random.key(1000 * i + k)))
-                pools.append(jax.device_get(run(values, observed, key)))
-        check = model_check.judge_pools(pools, structure, (system.design,))
-        row = table.loc[i]
-        shifts = {
-            name: (row.loc[name, "mean"] - true) / row.loc[name, "sd"]
-            for name, true in system.truth.items() if name in row.index
-        }  # fmt: skip
-        moved = max(shifts, key=lambda name: abs(shifts[name]))
+                values = {name: block[f"draws {name}"][i, k] for name in structure.latents}
+                key = np.asarray(jax.random.key_data(jax.random.key(100_000 * number + 1000 * i + k)))
+                pools.append(run(values, {system.site: block[system.site][i]}, key))
+        check = model_check.judge_pools(pools, structure, (system.measured(block[system.site][i]),))
         results.append({
-            "p": check.p_value, "says": str(check), "usable": bool(fits.verdicts["usable"].iloc[i]), "moved": moved,
-            "shift": float(shifts[moved]),
+            "p": check.p_value, "says": str(check), "moved": str(block["moved"][i]), "shift": float(block["shift"][i]),
         })  # fmt: skip
     return results
 
 
-def samples_of(system: System, kind: str, num: int) -> tuple[System, list]:
-    """Return the system as fitted and simulated samples."""
-    if kind == "null":
-        return system, simulate_null(system, num, 11)
-    fitted, simulated = system, system
-    scatter = next((name for name in ("intrinsic_scatter", "sigma_int") if name in system.truth), None)
-    if kind == "errors" and scatter:
-        priors = {scatter: f"LogNormal({np.log(system.truth[scatter]):.3f}, 0.01)"}  # as good as fixed
-        fitted = dataclasses.replace(system, model=dataclasses.replace(system.model, priors=priors))
-        field = "errors" if hasattr(system.design, "errors") else "covariance"
-        if hasattr(system.design, field):
-            wide = {field: getattr(system.design, field) / 0.7**2}
-            simulated = dataclasses.replace(system, design=dataclasses.replace(system.design, **wide))
-    rngs = [np.random.default_rng([KINDS.index(kind), i]) for i in range(num)]
-    if system.planted:
-        return fitted, [{system.site: system.planted(rng, kind)} for rng in rngs]
-    drawn = [values[system.site] for values in simulate_null(simulated, PER_SAMPLE * num, 12)]
-    samples = np.reshape(drawn, (num, PER_SAMPLE, *np.shape(drawn[0])))
-    return fitted, [{system.site: system.changed(rng, kind, own)} for rng, own in zip(rngs, samples, strict=True)]
+def results_of(name: str, system: System, kind: str, num: int, folder: Path) -> list[dict[str, Any]]:
+    """Return the results of the samples of a kind, from blocks that are stored or made now."""
+    results: list[dict[str, Any]] = []
+    strength = system.strengths.get(kind, 0.0)
+    for number in range(-(-num // BLOCK)):
+        size = min(BLOCK, num - number * BLOCK)
+        path = folder / f"{name} {kind} {strength:.4g} {number} {size}.npz"
+        fitted = as_fitted(system, kind)
+        began = time.perf_counter()
+        if not path.exists():
+            samples = samples_of(system, kind, size, number, strength)
+            np.savez_compressed(path, **fits_of(fitted, samples, 7 + number))
+        done = path.with_suffix(".json")
+        if not done.exists():
+            with np.load(path) as stored:
+                done.write_text(json.dumps(checks(fitted, dict(stored), number), indent=1))
+        print(f"{path.stem}: {time.perf_counter() - began:.0f} s", flush=True)
+        results += json.loads(done.read_text())
+    return results
 
 
 def report(state: dict[str, list], output: Path) -> None:
@@ -337,7 +175,7 @@ def report(state: dict[str, list], output: Path) -> None:
         alarms, of_strong = (f"{int(alarm[which].sum())} of {int(which.sum())}" for which in (p <= 1.0, strong))
         of_strong = of_strong if kind != "null" else ""
         lines.append(f"{system:<12} {kind:<13} {alarms:>10} {fractions}  {of_strong:<13} {shift}".rstrip())
-    order = [f"{system} {kind}" for system in SYSTEMS for kind in ("null", *KINDS)]
+    order = [f"{system} {kind}" for system in SYSTEMS for kind in KINDS]
     lines[5:] = sorted(lines[5:], key=lambda line: order.index(" ".join(line.split()[:2])))
     output.write_text("\n".join(lines) + "\n")
     print("\n".join(lines), flush=True)
@@ -346,27 +184,22 @@ def report(state: dict[str, list], output: Path) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="*", default=list(SYSTEMS))
-    parser.add_argument("--null", type=int, default=100, help="null samples of relation and hierarchy")
-    parser.add_argument("--others", type=int, default=20, help="null samples of the other systems")
-    parser.add_argument("--planted", type=int, default=10)
-    parser.add_argument("--state", type=Path, default=HERE.parent / "runs" / "model_verdict_rates.json")
+    parser.add_argument("--kinds", nargs="*", default=KINDS)
+    parser.add_argument("--null", type=int, default=200, help="samples of the model itself")
+    parser.add_argument("--planted", type=int, default=40, help="samples with each misfit")
+    parser.add_argument("--state", type=Path, default=HERE.parent / "runs" / "model_verdict_rates")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "model_verdict_rates.txt")
     options = parser.parse_args()
     hbm.inference.use_compilation_cache()
-    state = json.loads(options.state.read_text()) if options.state.exists() else {}
+    options.state.mkdir(parents=True, exist_ok=True)
+    state = {}
     for name in options.systems:
         system = SYSTEMS[name]()
-        for kind in ("null", *system.kinds):
-            num = options.planted if kind != "null" else options.null if system.planted else options.others
-            if len(state.get(f"{name}/{kind}", ())) >= num:
-                continue
-            began = time.perf_counter()
-            fitted, samples = samples_of(system, kind, num)
-            state[f"{name}/{kind}"] = checks(fitted, samples, 7)
-            options.state.parent.mkdir(parents=True, exist_ok=True)
-            options.state.write_text(json.dumps(state, indent=1))
-            print(f"{name}/{kind}: {time.perf_counter() - began:.0f} s", flush=True)
-            report(state, options.output)
+        for kind in options.kinds:
+            if kind == "null" or kind in system.strengths:
+                num = options.null if kind == "null" else options.planted
+                state[f"{name}/{kind}"] = results_of(name, system, kind, num, options.state)
+                report(state, options.output)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import pytest
 from criticised import fit_of_line, flat_line, line_data
+from monte_carlo import seed
 from numpyro import distributions as dist
 from numpyro import handlers
 from programs import fit_of_draws
@@ -99,6 +100,49 @@ def test_several_moderate_deviations_count_for_more_than_a_larger_one():
     assert p_value(3.9) == pytest.approx(100 * stats.norm.sf(3.9), rel=0.5)
 
 
+def test_weights_are_numbers_of_copies():
+    scores = np.random.default_rng(6).normal(size=(30, 201))
+    weights = np.where(np.arange(30) < 2, 4.0, 1.0)
+    copies = np.concatenate([scores, *[scores[:2]] * 3])
+    assert p_values.p_value_of(scores, weights) == p_values.p_value_of(copies)
+    scores[0, 0] = 3.0
+    assert p_values.p_value_of(scores, weights) < p_values.p_value_of(scores)
+
+
+def test_number_expected_below_the_smallest_value_is_exponential_and_large_for_cut_values(monte_carlo):
+    rng = np.random.default_rng(seed(7))
+    mean, spread = rng.normal(size=(100, 1)), rng.uniform(0.5, 2.0, (100, 1))
+    values = mean + spread * rng.normal(size=(100, 2000))
+    below = rs.expected_below(values)
+    for x in (0.5, 1.0, 3.0):
+        # Of many independent values; the product of all 1 - F is smaller by the squares of F.
+        monte_carlo.share(below > x, np.exp(-x), expected_error=0.1 * np.exp(-x), name=f"above {x}", independent=True)
+    limit = 0.0
+    lost = stats.norm.cdf((limit - mean) / spread).sum()
+    values[:, 0] = mean[:, 0] + spread[:, 0] * stats.truncnorm.rvs(
+        (limit - mean[:, 0]) / spread[:, 0], np.inf, random_state=rng
+    )
+    residuals = rs.residuals_of(values.T, "flux")
+    # Beyond the limit only the distance to the smallest value, with less than one expected there, is missing.
+    assert residuals.beyond["low end"][0] == pytest.approx(lost, rel=0.25)
+    assert residuals.beyond["high end"][0] < 8.0
+    assert rs.expected_below(values)[0] == residuals.beyond["low end"][0]
+    np.testing.assert_array_equal(rs.expected_below(-values), residuals.beyond["high end"])
+
+
+def test_objects_that_are_missing_below_a_limit_show_in_the_smallest_of_their_maxima():
+    rng = np.random.default_rng(8)
+    values = 2.0 * rng.normal(size=(400, 40, 1)) + 0.5 * rng.normal(size=(400, 40, 3))
+    bright = values[0].max(axis=1) > -1.0
+    values[0, ~bright] = np.abs(values[0, ~bright])
+    group = np.repeat(np.arange(40), 3)
+    beyond = rs.residuals_of(values.reshape(400, 120), "flux", group=group).beyond
+    expected = (values.max(axis=2) < values[0].max(axis=1).min()).sum(axis=1).mean()
+    assert beyond["low end of maxima"][0] == pytest.approx(expected)
+    assert beyond["low end of maxima"][0] > 8.0 > beyond["low end of maxima"].mean() * 4.0
+    assert beyond["high end of means"][0] < 8.0
+
+
 def test_residuals_of_a_component_given_the_others_are_those_of_a_regression():
     rng = np.random.default_rng(4)
     mixing = rng.normal(size=(6, 3, 3))
@@ -138,7 +182,7 @@ def test_missing_slope_is_found_where_it_is():
 
 def test_a_trend_with_another_component_is_described_without_bins_where_their_elements_differ():
     values = np.random.default_rng(1).normal(size=(8, 3))
-    residuals = types.SimpleNamespace(label="x1", values=values, elements=np.arange(8))
+    residuals = types.SimpleNamespace(label="x1", values=values, elements=np.arange(8), beyond={})
     describe = partial(_describe, "trend", residuals, "the residual of c", labels=(), name_of=str)
     assert describe(np.zeros(0)) == "the residuals of x1 are correlated with the residual of c"
     assert " standard deviations where the residual of c is " in describe(np.arange(8.0))
@@ -194,7 +238,7 @@ def test_residuals_given_the_others_are_those_of_the_precision_matrix():
 
 
 def test_counts_and_values_without_a_plate():
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(3)
     counts = rng.poisson(3.0, 50)
 
     def program(counts):

@@ -22,12 +22,13 @@ from criticised import (
     scattered,
     with_bad,
 )
+from monte_carlo import seed
 from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference import loo, refit
 from hbm_jax.inference.blinding.blinding import Blinding
-from hbm_jax.inference.criticism import refitting
+from hbm_jax.inference.criticism import leave_out, refitting
 
 
 @pytest.fixture
@@ -95,6 +96,41 @@ def test_refits_draw_the_latents_of_what_is_left_out_from_the_population(exact_r
     monte_carlo.within(better.table["elpd"].iloc[4], exact, density.std() / density.mean() / np.sqrt(4000))
 
 
+@pytest.mark.parametrize("outlier", [3.0, 5.5])
+def test_a_refitted_star_far_in_the_tail_is_reliable_only_if_many_draws_are_behind_its_density(exact_refits, outlier):
+    fit = fit_of_line(line_data(outlier))
+    better = refit(fit, with_bad(loo(fit), "star 35"))
+    exact = density_of_line_left_out(fit.data, [NUM_STARS - 1])
+    row = better.table.loc["star 35"]
+    assert row["refitted"]
+    assert better.table["mc_error"].drop("star 35").isna().all()
+    if outlier < 5.0:
+        assert row["mc_error"] < leave_out.MAX_ERROR
+        assert row["elpd"] == pytest.approx(exact, abs=0.3)
+        assert better.reliable
+        return
+    assert row["mc_error"] > leave_out.MAX_ERROR
+    assert list(better.bad.index) == ["star 35"]
+    assert "the Monte Carlo error after refitting is above 0.1 for 1: star 35 (" in str(better)
+    assert "refit again with more draws, num_samples=" in str(better)
+    refit(fit, better)
+    assert len(exact_refits) == 2
+
+
+def test_the_error_of_a_mean_density_is_that_of_its_draws(monte_carlo):
+    rng = np.random.default_rng(seed(31))
+    log_densities = stats.norm(0.0, 0.5).logpdf(1.0 - 0.3 * rng.normal(size=(400, 4, 500)))
+    means, errors = np.transpose([refitting.log_mean_density(draws) for draws in log_densities])
+    exact = stats.norm(0.0, np.hypot(0.3, 0.5)).logpdf(1.0)
+    monte_carlo.within(means.mean(), exact, np.median(errors) / 20.0)
+    assert np.median(errors) == pytest.approx(means.std(), rel=0.15)
+    repeated = np.repeat(log_densities[0], 4, axis=1)  # correlated draws: the error stays
+    assert refitting.log_mean_density(repeated)[1] == pytest.approx(errors[0], rel=0.2)
+    lonely = np.full((4, 500), -1e3)
+    lonely[0, 0] = 0.0
+    assert refitting.log_mean_density(lonely)[1] == np.inf
+
+
 def test_refits_of_a_blinded_fit_are_blinded(exact_refits):
     fit = copy.copy(fit_of_line(line_data()))
     assert "blind" not in fit.run
@@ -125,7 +161,7 @@ def test_refit_replaces_what_importance_sampling_cannot_do():
     assert "Not reliable: Pareto k is above" in str(result)
     assert "star 35 (" in str(result)
     exact = density_of_line_left_out(fit.data, [NUM_STARS - 1])
-    # Farther out, the mean density is that of a few draws: at twice the distance it is wrong by a factor of four.
+    # Farther out, the mean density is that of a few draws, and the unit stays unreliable.
     better = refit(fit, result)
     assert better.table["elpd"]["star 35"] == pytest.approx(exact, abs=0.2)
     assert better.reliable

@@ -16,6 +16,9 @@ from hbm_jax.inference.results import Fit
 
 FEW_UNITS = 10  # units below which the standard error of the elpd is itself poorly known
 NAMED = 5  # worst units named in the summary
+# Monte Carlo error of the log predictive density of a refitted unit, above which it is not reliable: about 100
+# effective draws behind the mean density. With fewer, in the far tail, the error itself is underestimated.
+MAX_ERROR = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Loo:
         Result of ArviZ with pointwise values, for use with its functions; without the log weights.
     table : pandas.DataFrame
         One row per unit, in the order of the data: ``elpd`` (log predictive density given the other units),
-        ``pareto_k`` of the importance weights, ``num_observations``, ``refitted``.
+        ``pareto_k`` of the importance weights, ``num_observations``, ``refitted``, and ``mc_error``, the Monte Carlo
+        error of the ``elpd`` of a refitted unit; NaN of others.
     unit : str
         Name of the unit, such as ``"supernova"`` or ``"survey"``.
     sites : tuple of str
@@ -74,9 +78,14 @@ class Loo:
 
     @property
     def bad(self) -> pd.DataFrame:
-        """Units with unreliable importance weights that were not refitted, the worst first."""
+        """Units whose predictive density is unreliable, the worst first.
+
+        Those with bad importance weights that were not refitted, and those refitted whose observation is so far in the
+        tail of the other fit that its mean density is that of a few draws: with a Monte Carlo error above 0.1.
+        """
         is_bad = ~(self.table["pareto_k"] <= self.good_k) & ~self.table["refitted"]
-        return self.table[is_bad].sort_values("pareto_k", ascending=False)
+        is_bad |= self.table["refitted"] & ~(self.table["mc_error"] <= MAX_ERROR)
+        return self.table[is_bad].sort_values(["refitted", "pareto_k"], ascending=[True, False])
 
     @property
     def reliable(self) -> bool:
@@ -95,14 +104,26 @@ class Loo:
             verdict += f"with Pareto k below {self.good_k:.2f}."
             verdict += "" if num_refitted else f" The largest is {self.table['pareto_k'][unit]:.2f}, of {unit}."
         else:
-            units = [f"{name} ({k:.2f})" for name, k in self.bad["pareto_k"].head(NAMED).items()]
-            rest = f" and {len(self.bad) - NAMED} more" if len(self.bad) > NAMED else ""
-            verdict = (
-                f"Not reliable: Pareto k is above {self.good_k:.2f} for {len(self.bad)}: {', '.join(units)}{rest}. "
-                "The posterior without them differs too much. Inspect their data first. Then try: "
-                f"{_advice(self)}"
-            )
+            verdict = f"Not reliable: {'. '.join(_reasons(self))}. Inspect their data first. Then try: {_advice(self)}"
         return " ".join([summary, verdict, *(f"Note: {note}." for note in self.notes)])
+
+
+def _reasons(result: Loo) -> list[str]:
+    """Return sentences that name the units whose predictive densities are not reliable."""
+    refitted = result.bad["refitted"]
+    weights, tail = result.bad[~refitted]["pareto_k"], result.bad[refitted]["mc_error"]
+    reasons = []
+    for values, text in ((weights, f"Pareto k is above {result.good_k:.2f}"),
+                         (tail, f"the Monte Carlo error after refitting is above {MAX_ERROR:g}")):  # fmt: skip
+        if len(values):
+            units = ", ".join(f"{name} ({value:.2f})" for name, value in values.head(NAMED).items())
+            rest = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
+            reasons.append(f"{text} for {len(values)}: {units}{rest}")
+    if len(weights):
+        reasons.insert(1, "The posterior without them differs too much")
+    if len(tail):
+        reasons.append("They are so far in the tail that the mean density is that of a few draws")
+    return [reason[0].upper() + reason[1:] if i else reason for i, reason in enumerate(reasons)]
 
 
 def _advice(result: Loo) -> str:
@@ -110,7 +131,10 @@ def _advice(result: Loo) -> str:
     suggestions = []
     if any("are sampled" in note for note in result.notes):
         suggestions.append("integrate the latents out;")
-    suggestions.append("refit without them, with hbm_jax.inference.refit, if they are few;")
+    if not result.bad["refitted"].all():
+        suggestions.append("refit without them, with hbm_jax.inference.refit, if they are few;")
+    if result.bad["refitted"].any():
+        suggestions.append("refit again with more draws, num_samples=;")
     suggestions.append("a likelihood with heavier tails, if they are outliers.")
     return " ".join(suggestions)
 
@@ -203,6 +227,7 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
             "pareto_k": elpd_data.pareto_k.to_numpy(),
             "num_observations": units.counts,
             "refitted": False,
+            "mc_error": np.nan,
         },
         index=pd.Index(units.labels, name=units.name),
     )

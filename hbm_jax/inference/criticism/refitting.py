@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from arviz_stats.base import array_stats
 
 from hbm_jax.inference.centering.location_scale import ReparametrisedProgram
 from hbm_jax.inference.criticism.leave_out import Loo
@@ -22,7 +23,7 @@ OPTIONS = ("num_chains", "num_warmup", "num_samples", "dtype")
 
 
 def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo:
-    """Replace the predictive densities of units with a bad Pareto k by those from fits without them.
+    """Replace unreliable predictive densities of units, `Loo.bad`, by those from fits without them.
 
     Parameters
     ----------
@@ -39,9 +40,10 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
     Returns
     -------
     Loo
-        With exact ``elpd`` (up to Monte Carlo error) and ``refitted`` set for the units with a bad Pareto k. Sampled
-        latents of the objects left out are drawn from the population, once per posterior draw, which is noisy if these
-        objects are measured precisely.
+        With exact ``elpd``, up to its Monte Carlo error ``mc_error``, and ``refitted`` set for these units. Units whose
+        error is above 0.1, because they are far in the tail, are still not reliable; another call, with more draws,
+        refits them again. Sampled latents of the objects left out are drawn from the population, once per posterior
+        draw, which is noisy if these objects are measured precisely.
 
     Raises
     ------
@@ -93,13 +95,28 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
             lambda trace: {"": sum(log_prob(trace[name]).sum() for name in result.sites)},
             args=(subset(held_out), *other_args),
             free=redrawn,
-        )[""].ravel()
+        )[""]
         label = table.index[row]
-        table.loc[label, "elpd"] = np.logaddexp.reduce(log_densities) - np.log(len(log_densities))
+        table.loc[label, ["elpd", "mc_error"]] = log_mean_density(log_densities)
         table.loc[label, "refitted"] = True
         if not new_fit.verdict.usable:
             notes.append(f"the fit without {label} is {new_fit.verdict}")
     return replace(result, table=table, notes=tuple(notes), elpd_data=_updated(result.elpd_data, table))
+
+
+def log_mean_density(log_densities: np.ndarray) -> tuple[float, float]:
+    """Return the logarithm of the mean density over draws (chain, draw), and its Monte Carlo error.
+
+    The error is that of the mean density divided by the mean, with the effective number of the draws; it is infinite if
+    a single draw has all of the density.
+    """
+    highest = log_densities.max()
+    density = np.exp(log_densities - highest)
+    mean = density.mean()
+    num = array_stats.ess(density, chain_axis=0, draw_axis=1, method="mean") if np.ptp(density) > 0 else density.size
+    error = density.std() / mean / np.sqrt(min(float(num), density.size))
+    behind = density.sum() ** 2 / (density**2).sum()
+    return float(np.log(mean) + highest), float(error) if behind > 1.5 else np.inf
 
 
 def _updated(elpd_data, table):

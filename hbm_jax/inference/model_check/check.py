@@ -91,6 +91,7 @@ def check_model(
     statistics are:
 
     - width, skewness, tails and extremes of the distribution of the residuals;
+    - the number of values, and of maxima, minima and means of objects, expected beyond the outermost measured one;
     - their mean and scatter against every covariate of the data, by rank and in bins, and in every group;
     - products of the residuals of two components;
     - products of the residuals of neighbours in the order of each covariate.
@@ -220,7 +221,8 @@ def _scored(
                 raise ValueError("no observed value differs between replicates")
             two_sided = np.array([statistic.two_sided for statistic in statistics])
             scores = scores_of(np.stack([statistic.values for statistic in statistics]), two_sided)
-            p_values.append(p_value_of(scores))
+            weights = np.array([rs.WEIGHTS.get(statistic.kind, 1.0) for statistic in statistics])
+            p_values.append(p_value_of(scores, weights))
             families = family_scores_of([rs.FAMILIES[statistic.kind] for statistic in statistics], scores)
             for key, score, statistic in zip(keys, scores[:, 0], statistics, strict=True):
                 scored.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
@@ -238,11 +240,13 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
     """Return the residuals of each component and, if they differ, those given all other values."""
     mask = pool["valid"]  # of the leading axes of the site
     valid = np.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(site.shape) - mask.ndim)), site.shape).ravel()
-    labels = site.components or (name,)
+    labels, empty = site.components or (name,), np.zeros(0)
+
+    group = np.repeat(np.arange(site.shape[0]), int(np.prod(site.shape[1:]))) if len(site.shape) > 1 else None
 
     def standardised(array, k, label):
         values = array[..., k] if site.components else array
-        return rs.residuals_of(values, label, valid)
+        return rs.residuals_of(values, label, valid, group)
 
     scores = pool.get("scores")
     if scores is None and len(site.components) > 1:
@@ -257,7 +261,7 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
             conditional = standardised(scores, k, label)
             if conditional is not None and not _nearly_equal(conditional, marginal):
                 text = f"{label} given {'the other components' if site.components else 'all others'}"
-                residuals.append(conditional._replace(label=text, mean=np.zeros(0), spread=np.zeros(0)))
+                residuals.append(conditional._replace(label=text, mean=empty, spread=empty, beyond={}))
     return residuals
 
 
@@ -445,6 +449,10 @@ def _describe(
     row = int(np.abs(r).argmax())
     tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
     product = f" with {covariate}" if covariate else ""
+    if kind in residuals.beyond:
+        size, end = ("small", "smallest") if kind.startswith("low") else ("large", "largest")
+        quantity = f"{kind.partition(' of ')[2] or 'values'} of {label}"
+        return f"{size} {quantity} are missing: {residuals.beyond[kind][0]:.2g} were expected beyond the {end}"
     return {
         "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",

@@ -44,13 +44,14 @@ def scores_of(values: np.ndarray, two_sided: np.ndarray) -> np.ndarray:
     return np.where(two_sided[:, None], np.abs(scores), scores)
 
 
-def p_value_of(scores: np.ndarray) -> float:
+def p_value_of(scores: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Return the p-value of the measured data by all scores (statistic, pool) together.
 
-    The harmonic mean of the tail probabilities of all scores (Wilson 2019, PNAS 116, 1195) is ranked among those of the
-    pool. One very small probability makes it small, and so do several that are moderately small.
+    The harmonic mean of the tail probabilities of all scores (Wilson 2019, PNAS 116, 1195), with ``weights``
+    (statistic,), is ranked among those of the pool. One very small probability makes it small, and so do several that
+    are moderately small. The p-value is exact with any weights that do not depend on the data.
     """
-    log_inverse = logsumexp(-log_ndtr(-scores), axis=0)
+    log_inverse = logsumexp(-log_ndtr(-scores), axis=0, b=None if weights is None else weights[:, None])
     return float((log_inverse >= log_inverse[0]).mean())
 
 

@@ -31,6 +31,12 @@ FAMILIES = {
     "tails": "distribution",
     "largest": "distribution",
     "far": "distribution",
+    "low end": "distribution",
+    "high end": "distribution",
+    "low end of maxima": "distribution",
+    "high end of minima": "distribution",
+    "low end of means": "distribution",
+    "high end of means": "distribution",
     "level": "trend",
     "trend": "trend",
     "bins": "trend",
@@ -43,6 +49,13 @@ FAMILIES = {
     "neighbours": "neighbours",
 }
 """Family of each kind of statistic."""
+
+WEIGHTS = {"skewness": 10.0, "tails": 10.0}
+"""Weights of kinds of statistics in the combined p-value, where they are not 1.
+
+There is one statistic of each shape for a component, but several for each of its covariates, among which outliers would
+be lost. Those of all others lose a factor of about 1.3 in the p-value by these weights.
+"""
 
 
 class Residuals(NamedTuple):
@@ -58,6 +71,9 @@ class Residuals(NamedTuple):
         Position in the flattened site.
     mean, spread : (element,)
         Mean and standard deviation of the replicates; empty if they have no meaning.
+    beyond : dict of str to (pool,)
+        By kind of statistic, number of values, or of maxima, minima or means of groups, expected beyond the smallest or
+        largest one of each column: large if values, or groups, beyond a limit are missing. Empty if ``mean`` is.
     """
 
     label: str
@@ -66,6 +82,7 @@ class Residuals(NamedTuple):
     elements: np.ndarray
     mean: np.ndarray
     spread: np.ndarray
+    beyond: Mapping[str, np.ndarray]
 
 
 class Covariate(NamedTuple):
@@ -86,11 +103,14 @@ class Statistic(NamedTuple):
     two_sided: bool
 
 
-def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) -> Residuals | None:
+def residuals_of(
+    pool: np.ndarray, label: str, valid: np.ndarray | None = None, group: np.ndarray | None = None
+) -> Residuals | None:
     """Standardise values (pool, element) of valid elements; None if no element varies.
 
     Constant elements, and elements with a value that is not finite, are left out. If the replicates are far from
-    normal, such as small counts, the residuals are normal scores.
+    normal, such as small counts, the residuals are normal scores. ``group`` (element,), in ascending order, are objects
+    of several elements.
     """
     values = np.asarray(pool, dtype=np.float64).reshape(len(pool), -1).T
     usable = np.isfinite(values).all(axis=1)
@@ -108,7 +128,33 @@ def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) 
     if np.median(np.abs(skewness)) > MAX_SKEWNESS or np.median(kurtosis) > MAX_KURTOSIS:
         scaled = normal_scores(scaled).astype(np.float32)
         scaled = (scaled - scaled.mean(axis=1, keepdims=True)) / scaled.std(axis=1, keepdims=True)
-    return Residuals(label, label, scaled, index, mean, spread)
+    beyond = _expected_beyond(values[varies], None if group is None else group[index])
+    return Residuals(label, label, scaled, index, mean, spread, beyond)
+
+
+def _expected_beyond(values: np.ndarray, group: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return `Residuals.beyond` of values (element, pool) of the elements of groups."""
+    beyond = {"low end": expected_below(values), "high end": expected_below(-values)}
+    if group is None or len(starts := np.flatnonzero(np.diff(group, prepend=-1))) < 2:
+        return beyond
+    sizes = np.diff(starts, append=len(group))[:, None]
+    means = np.add.reduceat(values, starts, axis=0) / sizes
+    return beyond | {
+        "low end of maxima": expected_below(np.maximum.reduceat(values, starts, axis=0)),
+        "high end of minima": expected_below(-np.minimum.reduceat(values, starts, axis=0)),
+        "low end of means": expected_below(means),
+        "high end of means": expected_below(-means),
+    }
+
+
+def expected_below(values: np.ndarray) -> np.ndarray:
+    """Return the number of values of a column expected below the smallest value of each, (element, pool) -> (pool,).
+
+    The expectation is the mean over the pool. For independent values it has nearly an exponential distribution.
+    """
+    smallest = values.min(axis=0)
+    lowest = np.sort(values[values < smallest.max()])
+    return np.searchsorted(lowest, smallest) / values.shape[1]
 
 
 def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
@@ -387,6 +433,8 @@ def statistics_of(
     yield statistic("width", (r * r).mean(axis=0))
     yield statistic("largest", np.abs(r).max(axis=0), two_sided=False)
     yield statistic("far", (np.abs(r) > FAR).sum(axis=0), two_sided=False)
+    for kind, beyond in residuals.beyond.items():
+        yield statistic(kind, beyond, two_sided=False)
     # For all other statistics the mean and width of each column are set to 0 and 1, so that errors in these do not
     # hide other features.
     r = column_standardised(r)
