@@ -168,10 +168,10 @@ def gradients_of(contestant, seed):
 
     data = simulate(seed)
     with counting_pilot() as pilot:
-        form, _ = form_of(contestant, data, seed)
+        program, _ = program_of(contestant, data, seed)
     with jax.enable_x64(True):
-        target = build_target(form, data, jax.random.key(0))
-        outcome = engine.ours(target, form, data, seed)
+        target = build_target(program, data, jax.random.key(0))
+        outcome = engine.ours(target, program, data, seed)
     ess = engine.smallest_ess(outcome.draws)[0]
     before = pilot[0] + outcome.gradients_before
     whole = before + outcome.gradients

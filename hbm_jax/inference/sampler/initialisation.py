@@ -31,8 +31,9 @@ from hbm_jax.inference.sampler.approximations import (
     mode_at,
     search_from,
 )
+from hbm_jax.inference.sampler.diagnosis import Diagnosis
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two, scaled_metric
-from hbm_jax.inference.sampler.target import Diagnosis, StartError, Target
+from hbm_jax.inference.sampler.target import StartError, Target
 
 SEARCHES = 6  # started at the median and at draws of the prior; if they find several modes, all draws are used
 MAX_GRADIENT_NORM = 0.1  # in units of the widths, of a converged search of many parameters or mean-field fit

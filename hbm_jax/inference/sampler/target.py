@@ -17,22 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro import distributions as dist
-from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import (
-    arguments_with_nan,
-    latents_of,
-    naming_arguments,
-    plain_arguments,
-    prior_trace,
-    rows_with_nan,
-)
+from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.compilation.separation import Separated, separated
 from hbm_jax.inference.program import binds
+from hbm_jax.inference.sampler.diagnosis import diagnose
 from hbm_jax.xla_options import QUICK
 
 RESERVED = {"chain", "draw", "sample"}
@@ -41,21 +34,6 @@ PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their c
 
 class StartError(RuntimeError):
     """No starting point with a finite log density and gradient was found."""
-
-
-class Diagnosis(NamedTuple):
-    """Reasons why a log density is not finite, as sentences.
-
-    Attributes
-    ----------
-    observed : str
-        Observed sites that have NaN; empty if none has.
-    sites : str
-        Sites whose log densities are not finite; empty if all are finite.
-    """
-
-    observed: str
-    sites: str
 
 
 class OneProcess:
@@ -346,7 +324,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         standard=~np.isnan(start_values),
         prior=lambda keys: flat_draws(jax.jit(draw)(keys)),
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in template})[0],
-        diagnose=lambda flat: diagnose(original, args, lambda: constrain_fn(program, args, {}, unravel(flat))),
+        diagnose=lambda flat: diagnose(original, program, args, lambda: constrain_fn(program, args, {}, unravel(flat))),
         arrays=lambda: [*of_potential.arrays, *of_sites.arrays],
         real=np.concatenate([structure["real"][name].ravel() for name in template]) if sizes else np.zeros(0, bool),
         sizes=sizes,
@@ -424,31 +402,6 @@ def _require_matching_shapes(trace) -> None:
             raise ValueError(
                 f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {actual}."
             ) from None
-
-
-def diagnose(program: Callable, args: tuple, sites: Callable[[], dict[str, Any]]) -> Diagnosis:
-    """Return the diagnosis of the log density at values of the sites by name; the program runs without compilation."""
-    try:
-        seeded = handlers.seed(handlers.substitute(ProperAuxiliaries(program), sites()), 0)
-        trace = handlers.trace(seeded).get_trace(*args)
-    except Exception:  # a program may fail without compilation, for example in its validation
-        return Diagnosis("", arguments_with_nan(program, args))
-    invalid, infinite = [], []
-    for name, site in trace.items():
-        if site["type"] != "sample":
-            continue
-        is_real = jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating)
-        if site["is_observed"] and is_real and (rows := rows_with_nan(site["value"])):
-            invalid.append(f"observed site {name!r} has NaN in {rows}")
-        total = np.asarray(jnp.sum(site["fn"].log_prob(site["value"])))
-        if not np.isfinite(total):
-            infinite.append(f"{name!r} ({total:g})")
-    sites_text = (
-        f"At the median of the prior the log density is not finite at {', '.join(infinite)}. " if infinite else ""
-    )
-    if not invalid:
-        return Diagnosis("", arguments_with_nan(program, args) + sites_text)
-    return Diagnosis(f"The {'; the '.join(invalid)}. ", sites_text)
 
 
 def _require_storable_names(dims: dict[str, list[str]]) -> None:

@@ -303,7 +303,7 @@ class Golenetskii(PopulationModel):
         Nothing is added where true values are sampled, where whole bursts are selected, and without a known redshift.
         """
         rows, columns = np.shape(bound.used)
-        if self.latents == "sampled" or whole_bursts(self.selections) or not len(bound.known_z):
+        if self.latents == "sampled" or selects_whole_bursts(self.selections) or not len(bound.known_z):
             return bound, {}
         return bound.padded(padded_size(rows), padded_size(columns)), {"burst": rows, "interval": columns}
 
