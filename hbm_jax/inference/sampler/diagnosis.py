@@ -1,0 +1,62 @@
+"""Reasons why the log density of a program is not finite."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+
+from hbm_jax.inference.arguments import arguments_with_nan, rows_with_nan
+
+
+class Diagnosis(NamedTuple):
+    """Reasons why a log density is not finite, as sentences.
+
+    Attributes
+    ----------
+    observed : str
+        Observed sites that have NaN; empty if none has.
+    sites : str
+        Sites whose log densities are not finite; empty if all are finite.
+    """
+
+    observed: str
+    sites: str
+
+
+def diagnose(program: Callable, proper: Callable, args: tuple, sites: Callable[[], dict[str, Any]]) -> Diagnosis:
+    """Return the diagnosis of the log density at values of the sites by name; the program runs without compilation.
+
+    Parameters
+    ----------
+    program : callable
+        The program, whose arguments are named.
+    proper : callable
+        The same program with proper priors of its auxiliary sites.
+    args : tuple
+        Arguments of the program.
+    sites : callable
+        Returns the values of the sites by name.
+    """
+    try:
+        seeded = handlers.seed(handlers.substitute(proper, sites()), 0)
+        trace = handlers.trace(seeded).get_trace(*args)
+    except Exception:  # a program may fail without compilation, for example in its validation
+        return Diagnosis("", arguments_with_nan(program, args))
+    invalid, infinite = [], []
+    for name, site in trace.items():
+        if site["type"] != "sample":
+            continue
+        is_real = jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating)
+        if site["is_observed"] and is_real and (rows := rows_with_nan(site["value"])):
+            invalid.append(f"observed site {name!r} has NaN in {rows}")
+        total = np.asarray(jnp.sum(site["fn"].log_prob(site["value"])))
+        if not np.isfinite(total):
+            infinite.append(f"{name!r} ({total:g})")
+    sites_text = (
+        f"At the median of the prior the log density is not finite at {', '.join(infinite)}. " if infinite else ""
+    )
+    if not invalid:
+        return Diagnosis("", arguments_with_nan(program, args) + sites_text)
+    return Diagnosis(f"The {'; the '.join(invalid)}. ", sites_text)
