@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from hbm_jax.precomputation import TRACED
-from hbm_jax.validation import DataError
 from hbm_jax.xla_options import QUICK
 
 CONSTANT, DATA, PARAMETERS = 0, 1, 2  # the dependence of a value
@@ -100,7 +98,8 @@ def separated(fn: Callable, example: Any, data: Any, traced: bool) -> Separated:
     """Return a traced `Separated`; data whose values decide what the function does are constants of it."""
     if traced:
         function = Separated(fn, example, data)
-        with contextlib.suppress(*TRACED, DataError):  # models raise DataError for traced data that are not bound
+        # JAX's errors on traced values are type errors; models raise ValueError for traced data that are not bound.
+        with contextlib.suppress(TypeError, ValueError):
             function.shapes  # noqa: B018 - traces the function
             return function
     return Separated(fn, example, data, traced=False)

@@ -96,9 +96,10 @@ class Metric:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Metric":
         """Return the metric that `to_arrays` stored."""
         fields = {n.removeprefix("metric/"): value for n, value in arrays.items() if n.startswith("metric/")}
-        change_of_variables = [fields[name] for name in ("scale", "directions", "stretch")]
+        change_of_variables = {name: fields[name] for name in ("scale", "directions", "stretch")}
         max_learnt = int(fields.get("max_learnt", MAX_DENSE))  # older versions learnt no larger dense metric
-        return cls(str(fields["kind"]), fields["inverse_mass"], str(fields["why"]), *change_of_variables, max_learnt)
+        kind, why = str(fields["kind"]), str(fields["why"])
+        return cls(kind, fields["inverse_mass"], why, **change_of_variables, max_learnt=max_learnt)
 
 
 def power_of_two(x: np.ndarray) -> np.ndarray:
