@@ -1,15 +1,15 @@
 """Plant faults in the package, one at a time, and see whether the tests notice.
 
     python tests/planted_faults               every fault of faults.json
-    python tests/planted_faults --fresh 20    and as many that nobody has seen, drawn with a seed of its own
+    python tests/planted_faults --fresh 20    also 20 faults that are drawn anew
     python tests/planted_faults --draw        draw faults.json
 
-The suite runs once in a copy of the working tree whose places of faults tell when they are reached. Then each fault is
-planted in a copy, where the tests that reach it run, those named like its file first, until one fails. Tests of a file
-share what the first of them traced or sampled, so a fault that passes is tried on the other tests of these files too.
-What the default suite does not catch, `long` is asked. A test that takes ten times as long as without the fault has
-failed as well. `--map-only` ends after the first step and `--folder` keeps its outcome, which is taken up where it is
-found.
+First the suite runs once in a copy of the working tree, which records the tests that execute the code of each fault.
+Then each fault is planted in a copy. The tests that execute it run until one fails, those named like its file first.
+Tests of a file share what the first of them traced or sampled, so the other tests of these files run as well if none
+has failed. The tests marked `long` run for faults that the default suite does not catch. A test that takes ten times as
+long as without the fault counts as failed. `--map-only` ends after the first step; `--folder` keeps its records, and
+uses those that it already contains.
 """
 
 import argparse
@@ -57,7 +57,7 @@ CALL = '__import__("planted_probe").reached({})'
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """Which tests reach which faults, how long each takes, and which fail without a fault."""
+    """Tests that reach each fault, their durations [s], and the tests that fail without a fault."""
 
     seconds: dict[str, float]
     failed: frozenset[str]
@@ -65,7 +65,7 @@ class Map:
 
     @classmethod
     def make(cls, faults: list[Fault | None], folder: Path, suite: str) -> "Map":
-        """Run a suite with probes at the places of faults, unless `folder` has its records already."""
+        """Run a suite with probes at the faults, unless `folder` already contains its records."""
         record = folder / suite
         asked = json.dumps([fault and dataclasses.asdict(fault) for fault in faults])
         known = record / "faults.txt"
@@ -97,7 +97,7 @@ class Map:
         return cls(seconds, failed, {number: frozenset(names) for number, names in reached.items()})
 
     def of(self, fault: int, path: str) -> list[list[str]]:
-        """Tests that reach a fault, those named like its file first; and the others of their files."""
+        """Return the tests that reach a fault, those named like its file first, and the other tests of their files."""
         folder, stem = Path(path).parent.name, Path(path).stem
 
         def place(name: str) -> tuple[bool, bool, float]:
@@ -105,7 +105,7 @@ class Map:
             return stem not in test.stem, folder != test.parent.name, self.seconds[name]
 
         found = self.reached.get(fault, frozenset())
-        if "" in found:  # at some import, where no test says that it depends on it
+        if "" in found:  # reached during an import, which is not part of a test
             found |= {name for name in self.seconds if Path(name.partition("::")[0]).parent.name == folder}
         found = (found & self.seconds.keys()) - self.failed
         files = {name.partition("::")[0] for name in found}
@@ -114,7 +114,7 @@ class Map:
 
 
 def first_failure(copy: Path, tests: list[str], limit: float, programs: str) -> str | None:
-    """Run tests in a copy of the tree until one fails; returns which, or None."""
+    """Run tests in a copy of the tree until one fails; return its name, or None."""
     if not tests:
         return None
     names = copy / "tests-to-run"
@@ -155,7 +155,7 @@ def try_fault(number: int, fault: Fault, copy: Path, known: Map, programs: str) 
 
 
 def copy_tree(to: Path) -> Path:
-    """Copy what the tests need; the copy stands where `../shared` of the tree is not, so its place is told."""
+    """Copy the files that the tests need to a folder, and return it."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -166,7 +166,7 @@ def copy_tree(to: Path) -> Path:
 
 
 def run(faults: list[Fault], known: Map, suite: str, processes: int, programs: str) -> dict[int, str | None]:
-    """Try faults side by side and tell of each as it ends; returns what caught each."""
+    """Try faults in parallel and print each result; return the failing test of each fault, or None."""
     waiting: queue.Queue[tuple[int, Fault]] = queue.Queue()
     for number, fault in enumerate(faults):
         if fault is not None:
@@ -198,7 +198,7 @@ def run(faults: list[Fault], known: Map, suite: str, processes: int, programs: s
 
 
 def still_here(faults: list[Fault]) -> list[Fault | None]:
-    """Return the faults, None in place of one whose text is gone."""
+    """Return the faults, with None for one whose text is no longer in the sources."""
     here: list[Fault | None] = []
     with tempfile.TemporaryDirectory(prefix="planted-faults-") as temporary:
         copy = copy_tree(Path(temporary))
@@ -215,7 +215,7 @@ def still_here(faults: list[Fault]) -> list[Fault | None]:
 
 
 def report(title: str, results: list[dict], suites: list[str]) -> str:
-    """Shares caught, and every fault that was not."""
+    """Return the fractions of faults that are caught, and every fault that is not."""
     lines = ["", title]
     for i, _suite in enumerate(suites):
         caught = sum(any(result["caught"].get(name) for name in suites[: i + 1]) for result in results)

@@ -1,4 +1,4 @@
-"""pytest plugin (`-p recorder`): seconds, programs compiled and outcome of each test, a JSON file a process.
+"""pytest plugin (`-p recorder`): seconds, compiled programs and outcome of each test, in one JSON file per process.
 
 The files go to the folder HBM_JAX_RECORD; without that variable nothing is recorded.
 """
@@ -21,7 +21,7 @@ _begun = time.monotonic()
 
 
 def pytest_configure():
-    """Listen to what JAX says of its compilations."""
+    """Record the number and the durations of JAX's compilations."""
     import jax
 
     def listen(event, seconds, **_):
@@ -44,13 +44,13 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_runtest_logreport(report):
-    """Count what passed, failed and was skipped."""
+    """Record the outcome of a test."""
     if report.when == "call" or report.outcome != "passed":
         _tests[report.nodeid][report.outcome] = 1
 
 
 def pytest_sessionfinish():
-    """Write the file of this process; workers write theirs, and the one that started them the time of all."""
+    """Write the records of this process; each worker writes a file of its own."""
     if FOLDER:
         own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         record = {
@@ -64,7 +64,7 @@ def pytest_sessionfinish():
 
 
 def read(folder: Path) -> tuple[dict[str, dict[str, float]], float, float]:
-    """Return each test's record, and wall and CPU seconds of the whole run, of which workers are children."""
+    """Return each test's record, and the wall and CPU seconds of the whole run with its workers."""
     tests: dict[str, dict[str, float]] = defaultdict(dict)
     wall = cpu = 0.0
     for path in folder.glob("*.json"):

@@ -1,7 +1,7 @@
-"""Faults drawn by rule from the sources of the package: eight kinds of mistake that a programmer of physics makes.
+"""Faults drawn by rules from the sources of the package: eight kinds of mistake that are common in numerical code.
 
-A fault is a piece of one line or statement and what stands in its place. It is kept as text, with the function it is
-in, so that a list drawn once can be read, and found again after the lines around it have moved.
+A fault is a part of a line or statement, and the text that replaces it. It is stored with the name of its function, so
+that it is found again after the lines around it have moved.
 """
 
 import ast
@@ -16,7 +16,7 @@ KINDS = ("sign", "factor", "index", "jacobian", "off_by_one", "axis", "mask", "e
 DENSITIES = re.compile(r"log_prob|log_density|log_abs_det|logpdf|log_lik|potential|log_sf|log_cdf|jacobian|deviance")
 MASKS = re.compile(r"mask|keep|kept|use|good|finite|inside|valid|known|missing|inner|positive|observed")
 COUNTS = re.compile(r"len\(|\.size|\.ndim|shape|num_|channel|count|index|order|rank|degree")
-# Sums of texts and lists, paths: a fault in them is no mistake that anybody could overlook.
+# Sums of texts, lists and paths: faults in them are too obvious.
 NOT_NUMBERS = re.compile(r"""["'\[]|folder|path|directory""")
 OTHER_AXIS = {0: 1, 1: 0, -1: 0, -2: -1, 2: 0}
 
@@ -46,11 +46,11 @@ class Source:
         self._starts = starts
 
     def span(self, node: ast.AST) -> tuple[int, int]:
-        """First byte of a node and the one after its last."""
+        """Return the first byte of a node and the byte after its last."""
         return self._starts[node.lineno - 1] + node.col_offset, self._starts[node.end_lineno - 1] + node.end_col_offset
 
     def start_of_line(self, line: int) -> int:
-        """First byte of a line, counted from 1."""
+        """Return the first byte of a line; lines are counted from 1."""
         return self._starts[line - 1]
 
     def of(self, node: ast.AST) -> str:
@@ -60,7 +60,7 @@ class Source:
 
 
 def _skipped(tree: ast.AST) -> set[ast.AST]:
-    """Nodes that no test could or should notice: annotations, decorators, docstrings, texts."""
+    """Return nodes without effect on results: annotations, decorators, docstrings and texts."""
     roots: list[ast.AST] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -76,7 +76,7 @@ def _skipped(tree: ast.AST) -> set[ast.AST]:
 
 
 def _replacements(node: ast.AST, source: Source, function: str) -> Iterator[tuple[str, ast.AST, str]]:
-    """Kind, node and new text of every fault that one node allows."""
+    """Yield kind, node and new text of every fault of one node."""
     text = source.of
     match node:
         case ast.BinOp(left, op, right) if not NOT_NUMBERS.search(text(node)):
@@ -147,7 +147,7 @@ def _replacements(node: ast.AST, source: Source, function: str) -> Iterator[tupl
 
 
 def faults_of(path: Path, root: Path) -> Iterator[Fault]:
-    """Every fault that the rules allow in one file."""
+    """Yield every fault of one file."""
     source = Source(path)
     skipped = _skipped(source.tree)
     functions: list[tuple[str, ast.AST]] = []
@@ -175,7 +175,7 @@ def faults_of(path: Path, root: Path) -> Iterator[Fault]:
 
 
 def draw(package: Path, number: int, seed: int, without: tuple[Fault, ...] = ()) -> list[Fault]:
-    """Draw faults in turn from the folders of the package, each time of the kind that is rarest there and in all."""
+    """Draw faults from the folders of the package in turn, each of the kind that is rarest so far."""
     root, rng = package.parent, random.Random(seed)
     by_folder: dict[str, list[Fault]] = {}
     for path in sorted(package.rglob("*.py")):
@@ -241,7 +241,7 @@ def plant(fault: Fault, root: Path) -> None:
 
 
 def probe(faults: Sequence[Fault | None], root: Path, call: str) -> None:
-    """Write calls into the files under `root` that tell when the place of a fault is reached.
+    """Insert calls into the files under `root` that record when the code of a fault is reached.
 
     What is outside functions is reached with the functions that use the name it is assigned to, or a name that is
     assigned from that one; without a name, with every function of the file.
