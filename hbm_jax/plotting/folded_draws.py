@@ -231,6 +231,7 @@ def parameters(fit: Fit, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
     shape = values[sites[0].parameter].shape
     if "host_nh" in values:
         values["nh"] = values.pop("host_nh")
+    # Galactic columns are those of the data (N,), a parameter of each source (draw, N), or a number (draw,).
     galactic = values.get("nh_mw", data.nh_mw)
     by_draw = galactic[:, None] if "nh_mw" in values and galactic.ndim == 1 else galactic
     values["nh_mw"] = np.broadcast_to(by_draw, shape)

@@ -208,8 +208,10 @@ class SpectrumStack:
         else:
             names = np.array(list(name))
             if len(names) != len(self):
-                found = f"{len(names)}: {listed(names)}"
-                raise ValueError(f"statistic: expected one, or one for each of {len(self)} spectra; found {found}.")
+                raise ValueError(
+                    f"statistic: expected one, or one for each of {len(self)} spectra; found {len(names)}: "
+                    f"{listed(names)}."
+                )
             parts = tuple(part for key in dict.fromkeys(names) for part in self._parts(str(key), names == key))
         return parts[0] if len(parts) == 1 else JointStatistic.of(parts)
 

@@ -28,10 +28,10 @@ def check(model) -> None:
         raise OptionError(message, [Remedy("velocity", "redshift"), Remedy("sigma_v", 250)])
     mixture = mixture_options(model)
     if model.offsets == "marginal" and (model.latents != "marginal" or mixture):
-        found = ", ".join(mixture) or f"latents={model.latents!r}"
+        used_options = ", ".join(mixture) or f"latents={model.latents!r}"
         raise OptionError(
             "Supernova: offsets='marginal' expects latents='marginal' and normal populations that are all observed; "
-            f"found {found}, with which the offsets must be sampled.",
+            f"found {used_options}, with which the offsets must be sampled.",
             [Remedy("offsets", "sampled")],
         )
     if model.latents != "marginal" and mixture:

@@ -207,5 +207,5 @@ def check_band(low: ArrayLike, high: ArrayLike, name: str = "band") -> None:
     lows, highs = np.broadcast_arrays(concrete_low, concrete_high)
     invalid = ~((lows > 0) & (highs > lows) & (highs < math.inf))
     if invalid.any():
-        found = f"{lows[invalid][0]:g} and {highs[invalid][0]:g}"
-        raise ValueError(f"{name}: expected two energies [keV] with 0 < low < high; found {found}.")
+        limits = f"{lows[invalid][0]:g} and {highs[invalid][0]:g}"
+        raise ValueError(f"{name}: expected two energies [keV] with 0 < low < high; found {limits}.")

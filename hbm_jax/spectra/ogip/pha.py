@@ -126,8 +126,9 @@ class _Table:
         else:
             values = np.asarray(keyword(self.hdu.header, name, default, self.where))
         if values.shape not in ((), (1,), (num,)):
-            found = f"an array of shape {values.shape}"
-            raise DataError(f"{self.location(row)}, {name}: expected one number or {num}; found {found}.")
+            raise DataError(
+                f"{self.location(row)}, {name}: expected one number or {num}; found an array of shape {values.shape}."
+            )
         return np.array(np.broadcast_to(values, num))
 
     def name(self, key: str, row: int | None) -> str:
