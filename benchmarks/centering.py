@@ -196,12 +196,12 @@ def table_of_gradients(repetitions):
     few, many = (np.count_nonzero(number == NUMBERS) for number in (1, 1000))
     yield f"{few} groups with 1 datum, {many} with 1000; 4 chains of 1000 draws; {datetime.date.today()}"
     yield f"median (smallest to largest) of {repetitions} data sets"
-    yield f"{'':<42}" + "".join(f"{contestant:<32}" for contestant in CONTESTANTS).rstrip()
+    yield f"{'':<42}" + "".join(f"{contestant:<36}" for contestant in CONTESTANTS).rstrip()
     for key in records["chosen"][0]:
         cells = []
         for contestant in CONTESTANTS:
             values = [record[key] for record in records[contestant]]
-            cells.append(f"{statistics.median(values):.4g} ({min(values):.3g} to {max(values):.3g})".ljust(32))
+            cells.append(f"{statistics.median(values):.4g} ({min(values):.3g} to {max(values):.3g})".ljust(36))
         yield f"{key:<42}" + "".join(cells).rstrip()
 
 
