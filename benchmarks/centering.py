@@ -197,12 +197,12 @@ def table_of_gradients(repetitions):
     few, many = (np.count_nonzero(number == NUMBERS) for number in (1, 1000))
     yield f"{few} groups with 1 datum, {many} with 1000; 4 chains of 1000 draws; {datetime.date.today()}"
     yield f"median (smallest to largest) of {repetitions} data sets"
-    yield f"{'':<42}" + "".join(f"{contestant:<24}" for contestant in CONTESTANTS).rstrip()
+    yield f"{'':<42}" + "".join(f"{contestant:<36}" for contestant in CONTESTANTS).rstrip()
     for key in records["chosen"][0]:
         cells = []
         for contestant in CONTESTANTS:
             values = [record[key] for record in records[contestant]]
-            cells.append(f"{statistics.median(values):.4g} ({min(values):.3g} to {max(values):.3g})".ljust(24))
+            cells.append(f"{statistics.median(values):.4g} ({min(values):.3g} to {max(values):.3g})".ljust(36))
         yield f"{key:<42}" + "".join(cells).rstrip()
 
 
@@ -213,7 +213,10 @@ def main():
     parser.add_argument("--gradients", action="store_true", help="count gradients in place of seconds")
     arguments = parser.parse_args()
     if arguments.gradients:
-        print("\n".join(table_of_gradients(arguments.repetitions)))
+        text = "\n".join(table_of_gradients(arguments.repetitions))
+        print(text)
+        if arguments.output:
+            arguments.output.write_text(text + "\n")
         return
     import hbm_jax as hbm
 
