@@ -18,6 +18,8 @@ from jax.extend.core import Literal
 
 from hbm_jax.xla_options import QUICK
 
+# Raised for traced data whose values are needed, also by models, for data that are not bound.
+OF_TRACED_DATA = (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError, ValueError)
 CONSTANT, DATA, PARAMETERS = 0, 1, 2  # the dependence of a value
 LARGE, MAX_EXPANSION = 10**5, 4  # elements; operations with results of more, and so many times as many as their inputs
 
@@ -98,8 +100,7 @@ def separated(fn: Callable, example: Any, data: Any, traced: bool) -> Separated:
     """Return a traced `Separated`; data whose values decide what the function does are constants of it."""
     if traced:
         function = Separated(fn, example, data)
-        # JAX's errors on traced values are type errors; models raise ValueError for traced data that are not bound.
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(*OF_TRACED_DATA):
             function.shapes  # noqa: B018 - traces the function
             return function
     return Separated(fn, example, data, traced=False)
