@@ -19,7 +19,7 @@ from jax.extend.core import Literal
 from hbm_jax.xla_options import QUICK
 
 # Raised for traced data whose values are needed, also by models, for data that are not bound.
-OF_TRACED_DATA = (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError, ValueError)
+OF_TRACED_DATA = (jax.errors.JAXTypeError, ValueError)
 CONSTANT, DATA, PARAMETERS = 0, 1, 2  # the dependence of a value
 LARGE, MAX_EXPANSION = 10**5, 4  # elements; operations with results of more, and so many times as many as their inputs
 
