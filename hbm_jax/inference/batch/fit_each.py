@@ -17,19 +17,20 @@ import numpy as np
 
 from hbm_jax.inference import verdict
 from hbm_jax.inference.batch import executor as tasks
-from hbm_jax.inference.batch.chees import Options
+from hbm_jax.inference.batch.chees import Draw, Options
 from hbm_jax.inference.batch.diagnostics import diagnose_many
 from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import Stack, bound_stack, objects_of
 from hbm_jax.inference.options import require_known, with_options
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
+from hbm_jax.inference.sampler import stopping
 from hbm_jax.inference.sampler.progress import ProgressLine
 
 INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
-MIN_SAMPLES = 200  # draws per chain before the first check for convergence
-GROWTH = 1.4  # draws at the next check, relative to this one
+MIN_DRAWS = 800  # of all chains before the first check for convergence; R-hat is too noisy with fewer
+RULE = stopping.StopRule()
 MAX_HALVINGS = 4  # of the step size of an object after divergences, each with a restart of its draws
 
 
@@ -54,6 +55,8 @@ class ObjectResult(NamedTuple):
         Kept draws of each site, (chain, draw, ...); None if none are kept.
     notes : tuple of str
         As in `Verdict`.
+    ess : float
+        Smallest bulk or tail ESS, of sites that are not kept too.
     """
 
     number: int
@@ -65,6 +68,7 @@ class ObjectResult(NamedTuple):
     why: str
     draws: dict[str, np.ndarray] | None
     notes: tuple[str, ...] = ()
+    ess: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ class BatchOptions:
     """Options of a batch that determine its draws and its memory; `fit_each` documents them."""
 
     seed: int = 0
-    num_chains: int = 8
+    num_chains: int = 4
     num_warmup: int = 300
     num_samples: int | None = None
     until: float = verdict.MIN_ESS
@@ -263,65 +267,71 @@ class _Queue:
         # Indices of the objects whose draws are kept; None for all.
         self.keep = None if keep_draws is True else set() if keep_draws is False else set(keep_draws)
         self.exact = num_samples is not None
-        self.budget = -(-(num_samples or options.max_num_samples) // BLOCK) * BLOCK
-        self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks
+        self.budget = _whole_blocks(num_samples or options.max_num_samples)
+        self.first_check = min(_whole_blocks(MIN_DRAWS / slots.num_chains), self.budget)
+        self.warmup = slots.options.num_warmup
         self.next_object = 0
-        self.blocks: list[list] = [[] for _ in range(slots.num_slots)]
-        self.num_blocks = np.zeros(slots.num_slots, int)  # blocks, warm-up included
+        self.draws: list[list] = [[] for _ in range(slots.num_slots)]
+        self.sites: list[list] = [[] for _ in range(slots.num_slots)]  # of whole blocks
+        self.age = np.zeros(slots.num_slots, int)  # draws per chain, warm-up included
         self.next_check = np.zeros(slots.num_slots, int)  # draws per chain at the next check
         self.num_halvings = np.zeros(slots.num_slots, int)  # of the step size
         self.steps = self.waited = 0
 
     def advance(self) -> list[ObjectResult]:
-        """Fill empty slots, advance all slots by a block, and return the results of finished objects."""
+        """Fill empty slots, advance all slots, and return the results of finished objects."""
         slots = self.slots
         empty = np.flatnonzero(slots.object < 0)[: len(self.keys) - self.next_object]
         if len(empty):
             slots.fill(empty, np.arange(self.next_object, self.next_object + len(empty)), self.keys)
             self.next_object += len(empty)
-            self.num_blocks[empty] = self.num_halvings[empty] = 0
+            self.age[empty] = self.num_halvings[empty] = 0
             self._reset_draws(empty)
-        draws, sites = slots.advance()
-        occupied = np.flatnonzero(slots.object >= 0)
-        steps = draws.num_steps[occupied][..., 0]
-        self.steps += int(steps.sum())
-        self.waited += int(steps.max(0).sum()) * len(occupied)
-        self.num_blocks[occupied] += 1
-        for slot in occupied:
-            if self.num_blocks[slot] > self.warmup:
-                self.blocks[slot].append(jax.tree.map(lambda x, slot=slot: x[slot], (draws, sites)))
-        diverging = draws.diverging[occupied].any(axis=(1, 2)) & (self.num_blocks[occupied] > self.warmup)
-        restarted = occupied[diverging & (self.num_halvings[occupied] < MAX_HALVINGS)]
-        if len(restarted):
-            slots.shorten(restarted)
-            self.num_halvings[restarted] += 1
-            self.num_blocks[restarted] = self.warmup
-            self._reset_draws(restarted)
-        return self._judge(occupied, draws)
+        is_occupied = slots.object >= 0
+        draws, steps, waited = slots.advance(np.where(is_occupied, self.warmup + self.next_check - self.age, 0))
+        self.steps += int(steps[is_occupied].sum())
+        self.waited += int(waited.max() * is_occupied.sum())  # devices wait for each other at the end of a call
+        done = []
+        for slot in np.flatnonzero(is_occupied):
+            # The potential remains infinite if no starting point had a finite density.
+            if not np.isfinite(draws[slot].potential_energy).all():
+                done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
+            else:
+                self._add(slot, draws[slot])
+        return done + self._judge()
+
+    def _add(self, slot: int, draws):
+        """Add draws (draw, chain, ...) of a slot, or begin anew with smaller steps if some of them diverge."""
+        in_warmup = int(np.clip(self.warmup - self.age[slot], 0, len(draws.energy)))
+        self.age[slot] += len(draws.energy)
+        draws = Draw(*(x[in_warmup:] for x in draws))
+        if draws.diverging.any() and self.num_halvings[slot] < MAX_HALVINGS:
+            self.slots.shorten(np.array([slot]))
+            self.num_halvings[slot] += 1
+            self.age[slot] = self.warmup - 1  # the trajectory under way has the former step size
+            self._reset_draws([slot])
+        elif len(draws.energy):
+            self.draws[slot].append(draws)
 
     def _reset_draws(self, slots):
         """Discard the draws of some slots and schedule their first check."""
-        self.next_check[slots] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
+        self.next_check[slots] = self.budget if self.exact else self.first_check
         for slot in slots:
-            self.blocks[slot] = []
+            self.draws[slot], self.sites[slot] = [], []
 
-    def _judge(self, occupied, draws) -> list[ObjectResult]:
+    def _judge(self) -> list[ObjectResult]:
         """Check the slots that have enough draws; release finished objects and return their results."""
-        num_drawn = (self.num_blocks - self.warmup) * BLOCK
+        num_drawn = self.age - self.warmup
+        due_slots = np.flatnonzero((self.slots.object >= 0) & (num_drawn >= self.next_check))
+        self._compute_sites(due_slots)
         done = []
-        # The potential remains infinite if no starting point had a finite density.
-        for slot in occupied:
-            if not np.isfinite(draws.potential_energy[slot]).all():
-                done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
-        due_slots = [
-            slot for slot in occupied if self.slots.object[slot] >= 0 and num_drawn[slot] >= self.next_check[slot]
-        ]
-        for num_draws in sorted({int(num_drawn[slot]) for slot in due_slots}):
-            group = [slot for slot in due_slots if num_drawn[slot] == num_draws]
+        for num_draws in sorted(set(num_drawn[due_slots].tolist())):
+            group = [int(slot) for slot in due_slots if num_drawn[slot] == num_draws]
             for slot, result in zip(group, self._summarise(group), strict=True):
+                shortfall = _shortfall(result, self.until)
                 # More draws cannot remove divergences.
-                if result.why and num_drawn[slot] < self.budget and not result.num_divergences:
-                    self.next_check[slot] = min(-(-int(GROWTH * num_draws) // BLOCK) * BLOCK, self.budget)
+                if shortfall > 1.0 and num_draws < self.budget and not result.num_divergences:
+                    self.next_check[slot] = min(_whole_blocks(RULE.next_check(num_draws, shortfall)), self.budget)
                     continue
                 done.append(result._replace(number=self._release(slot)))
         return done
@@ -330,13 +340,31 @@ class _Queue:
         """Empty a slot, and return the index of its object."""
         index = int(self.slots.object[slot])
         self.slots.object[slot] = -1
-        self.blocks[slot] = []
+        self.draws[slot], self.sites[slot] = [], []
         return index
+
+    def _compute_sites(self, due_slots: np.ndarray) -> None:
+        """Compute the values of the sites of new draws of some slots, which have whole blocks."""
+        rows, blocks = [], []
+        for slot in due_slots.tolist():
+            position = np.concatenate([draws.position for draws in self.draws[slot]])
+            position = position.reshape(-1, BLOCK, *position.shape[1:])[len(self.sites[slot]) :]
+            rows += [slot] * len(position)
+            blocks += list(position)
+        if rows:
+            values = self.slots.sites(rows, np.stack(blocks))
+            for row, slot in enumerate(rows):
+                self.sites[slot].append({name: array[row] for name, array in values.items()})
 
     def _summarise(self, group) -> list[ObjectResult]:
         """Return the results of a group of slots, which all have the same number of draws."""
-        joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[slot]) for slot in group]
-        draws, sites = jax.tree.map(lambda *arrays: np.stack(arrays), *joined)
+        joined = [Draw(*map(np.concatenate, zip(*self.draws[slot], strict=True))) for slot in group]
+        draws = Draw(*map(np.stack, zip(*joined, strict=True)))
+        names = self.sites[group[0]][0]
+        sites = {
+            name: np.stack([np.concatenate([part[name] for part in self.sites[slot]]) for slot in group])
+            for name in names
+        }
         site_statistics = {name: _statistics(values) for name, values in sites.items()}
         for name in sites:  # as in `verdict.diagnose_sampled`
             if name.endswith(verdict.UNWRAPPED) and name.removesuffix(verdict.UNWRAPPED) in sites:
@@ -374,8 +402,23 @@ class _Queue:
                 for text in verdict.edge_notes(element_labels(name, needed[name].shape[2:]), needed[name], bounds)
             )
             numbers = num_draws, num_divergences, float(bfmi[i]), float(draws.num_steps[i].mean())
-            results.append(ObjectResult(-1, statistics, *numbers, reasons, kept or None, (*notes, *edge_notes)))
+            notes = (*notes, *edge_notes)
+            results.append(ObjectResult(-1, statistics, *numbers, reasons, kept or None, notes, _smallest_ess(judged)))
         return results
+
+
+def _whole_blocks(num_draws: float) -> int:
+    """Return a number of draws, rounded up to whole blocks."""
+    return int(-(-num_draws // BLOCK)) * BLOCK
+
+
+def _shortfall(result: ObjectResult, until: float) -> float:
+    """Return the required number of draws relative to the current one, as `StopRule.shortfall`; 1 if none are needed.
+
+    The effective sample size at which an object is done is 10 % above that required: see `StopRule`.
+    """
+    factor = stopping.MARGIN * until / max(result.ess, 1.0)
+    return max(factor, stopping.GROWTH[0]) if result.why and factor <= 1.0 else factor
 
 
 def _statistics(values: np.ndarray) -> np.ndarray:
@@ -421,7 +464,7 @@ def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.
 def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
     """Return the reasons why a posterior is not usable, by the criteria of `verdict.judge`; empty if it is usable."""
     r_hat = max((np.nanmax(values[..., 5], initial=1.0) for values in sites.values()), default=1.0)
-    ess = min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf)
+    ess = _smallest_ess(sites)
     reasons = []
     if not all(np.isfinite(values[..., :5]).all() for values in sites.values()):
         reasons.append("draws that are not finite")
@@ -434,6 +477,11 @@ def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
     if not bfmi > verdict.MIN_BFMI:
         reasons.append(f"E-BFMI {bfmi:.2f}")
     return ", ".join(reasons)
+
+
+def _smallest_ess(sites) -> float:
+    """Return the smallest bulk or tail ESS; infinite if nothing varies."""
+    return float(min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf))
 
 
 def _without_draws(index: int, why: str) -> ObjectResult:
