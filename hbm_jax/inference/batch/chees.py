@@ -65,14 +65,14 @@ class State(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """One draw of every chain of one object."""
+    """One draw of every chain of one object; arrays of JAX on the device, of NumPy on the host."""
 
-    position: jax.Array  # (C, d)
-    potential_energy: jax.Array  # (C,)
-    energy: jax.Array  # (C,)
-    accept_prob: jax.Array  # (C,)
-    diverging: jax.Array  # (C,)
-    num_steps: jax.Array  # (C,) leapfrog steps
+    position: Any  # (C, d)
+    potential_energy: Any  # (C,)
+    energy: Any  # (C,)
+    accept_prob: Any  # (C,)
+    diverging: Any  # (C,)
+    num_steps: Any  # (C,) leapfrog steps
 
 
 def halton(num: int) -> np.ndarray:
@@ -252,7 +252,7 @@ def end(state: State, trajectory: Trajectory, uniform: jax.Array, options: Optio
     return new, draw
 
 
-def random_numbers(key: jax.Array, age: jax.Array, shape: tuple[int, int], dtype: Any) -> tuple[jax.Array, jax.Array]:
+def random_numbers(key: jax.Array, age: jax.Array, shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Return the momenta, (C, d), and the uniform numbers, (C,), of the draw of this age, given the data of a key."""
     key_momentum, key_accept = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), age))
     return jax.random.normal(key_momentum, shape, dtype), jax.random.uniform(key_accept, shape[:1], dtype)

@@ -131,8 +131,9 @@ def fit_each(
     num_samples : int, optional
         Draws per chain, rounded up to a multiple of 50. By default each object is sampled until it is usable.
     until : float
-        Bulk and tail effective sample size required for an object to be usable. Below 400, the limit on the excess of
-        R-hat over 1 is larger in inverse proportion, because R-hat exceeds 1 by chance.
+        Bulk and tail effective sample size required for an object to be usable. An object is sampled to 10 % more, if
+        its budget of draws allows, because the size is an estimate that is checked repeatedly (`StopRule`). Below 400,
+        the limit on the excess of R-hat over 1 is larger in inverse proportion, because R-hat exceeds 1 by chance.
     max_num_samples : int
         Largest number of draws per chain if ``num_samples`` is omitted.
     target_accept_prob : float
@@ -170,8 +171,8 @@ def fit_each(
 
     Notes
     -----
-    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). In a batch, fewer
-    steps are wasted than with NUTS, whose trees differ in depth. The metric is dense if that costs little compared with
+    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). The chains of an
+    object take the same number of steps; an object hardly waits for the trajectories of others (`batch.interleaving`). The metric is dense if that costs little compared with
     the gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four
     times.
 
@@ -292,7 +293,7 @@ class _Queue:
         self.steps += int(steps[is_occupied].sum())
         self.waited += int(waited.max() * is_occupied.sum())  # devices wait for each other at the end of a call
         done = []
-        for slot in np.flatnonzero(is_occupied):
+        for slot in np.flatnonzero(is_occupied).tolist():
             # The potential remains infinite if no starting point had a finite density.
             if not np.isfinite(draws[slot].potential_energy).all():
                 done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))

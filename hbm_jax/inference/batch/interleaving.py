@@ -17,8 +17,8 @@ MAX_DRAWS = 100  # of one object in one call
 RECORDS = 256  # rounds of one call, in each of which an object makes a draw or none
 # Fraction of the objects whose trajectories end before they are accepted or rejected: a smaller one means less waiting
 # and more rounds, which cost about as much as a leapfrog step.
-ENDED = 0.35
-STOPPED = 0.3  # fraction of the objects which, when they have all their draws, end the call
+ENDED = 0.25
+STOPPED = 0.25  # fraction of the objects which, when they have all their draws, end the call
 JITTER = 50  # period of the jitter, in draws
 
 

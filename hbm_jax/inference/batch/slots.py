@@ -172,7 +172,8 @@ class Slots:
         def leapfrog_all(factors, trajectories):
             return jax.vmap(leapfrog)(leaves, lengths, factors, trajectories)
 
-        *state, records = interleaving.advance(leapfrog_all, *state, num_draws, self.options)
+        states, trajectories = state
+        *state, records = interleaving.advance(leapfrog_all, states, trajectories, num_draws, self.options)
         return tuple(state), records
 
     def _constrain_row(self, positions, leaves, lengths):
