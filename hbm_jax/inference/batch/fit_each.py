@@ -172,9 +172,9 @@ def fit_each(
     Notes
     -----
     The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). The chains of an
-    object take the same number of steps; an object hardly waits for the trajectories of others (`batch.interleaving`). The metric is dense if that costs little compared with
-    the gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four
-    times.
+    object take the same number of steps; an object hardly waits for the trajectories of others (`batch.interleaving`).
+    The metric is dense if that costs little compared with the gradient. If draws of an object diverge, its step size is
+    halved and its draws are restarted, at most four times.
 
     Examples
     --------
