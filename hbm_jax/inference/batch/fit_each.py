@@ -7,6 +7,7 @@ affect the others.
 
 import functools
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -201,7 +202,8 @@ def fit_each(
         notes_without_draws(program, args, stacked.args([leaf[row] for leaf in stacked.leaves]))
         for row, args in enumerate(objects)
     ]
-    fit_task = functools.partial(_fit_task, program, settings)
+    token = "" if executor is None else uuid.uuid4().hex
+    fit_task = functools.partial(_fit_task, program, settings, token)
     start = time.perf_counter()
     with ProgressLine(progress) as progress_line:
         if executor is None:
@@ -215,18 +217,35 @@ def fit_each(
     return Fits.assemble(labels, results, cost, run)
 
 
+# Slots of the latest call of `fit_each` through an executor that are not in use, by the token of the call: a worker
+# compiles once, not for every task.
+_idle_slots: dict[str, Slots] = {}
+
+
+def _slots_for(program, options: BatchOptions, token: str, stacked: Stack) -> Slots:
+    """Return slots for a stack of objects: those of an earlier task of the same call if there are any."""
+    slots = _idle_slots.pop(token, None)
+    if slots is not None:
+        slots.replace_stack(stacked)
+        return slots
+    sampler = Options(options.num_warmup, options.target_accept_prob, options.max_steps)
+    return Slots(program, stacked, options.num_lanes, options.num_chains, sampler, options.max_bytes)
+
+
 def _fit_task(
-    program, options: BatchOptions, stacked: Stack, rows: np.ndarray, progress_line=None
+    program, options: BatchOptions, token: str, stacked: Stack, rows: np.ndarray, progress_line=None
 ) -> tuple[list[ObjectResult], dict[str, float]]:
-    """Fit a stack of objects in this process; return their results and the costs."""
+    """Fit a stack of objects in this process; return their results and the costs.
+
+    ``token`` identifies the call of `fit_each` if it is divided into tasks; otherwise it is empty.
+    """
     progress_line = progress_line or ProgressLine(False)
     with jax.enable_x64(options.dtype == "float64"):
         progress_line.show(f"compiling for {len(rows)} objects")
         keys = jax.random.split(jax.random.key(options.seed), int(rows.max()) + 1)
         keys = np.asarray(jax.random.key_data(keys))[rows]
         start = time.perf_counter()
-        sampler = Options(options.num_warmup, options.target_accept_prob, options.max_steps)
-        slots = Slots(program, stacked, options.num_lanes, options.num_chains, sampler, options.max_bytes)
+        slots = _slots_for(program, options, token, stacked)
         if not isinstance(options.keep_draws, bool):
             unknown = [name for name in options.keep_draws if name not in (*slots.target.names, "lp")]
             if unknown:
@@ -249,6 +268,9 @@ def _fit_task(
         except KeyboardInterrupt:
             finished = {result.number for result in done}
             done += [_without_draws(i, INTERRUPTED) for i in range(len(rows)) if i not in finished]
+    if token:
+        _idle_slots.clear()
+        _idle_slots[token] = slots
     cost = {
         "compile_seconds": (first_block or time.perf_counter()) - start,
         "seconds": time.perf_counter() - start,

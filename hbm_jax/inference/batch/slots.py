@@ -94,6 +94,11 @@ class Slots:
         self.lengths = np.repeat(self.stack.lengths[:1], self.num_slots, axis=0)
         self.state: Any = None
 
+    def replace_stack(self, stack: Stack) -> None:
+        """Empty all slots, for the objects of another part of the same stack; nothing is compiled again."""
+        self.stack = stack
+        self.object[:] = -1
+
     def without_padding(self, name: str, values: np.ndarray, number: int, first: int) -> np.ndarray:
         """Return values of a site of one object without its padding.
 
