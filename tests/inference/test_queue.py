@@ -11,6 +11,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 from hbm_jax.inference.batch import chees, fit_each, interleaving
+from hbm_jax.inference.batch.diagnostics import unresolved
 from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import masked, stack
 
@@ -162,10 +163,10 @@ def test_sampled_parameters_that_do_not_move_are_not_usable():
     draws[2, ..., 1] = 0.0
     sites = {"t0": draws[..., 0].copy(), "fixed": np.full((4, 500, 4), 70.0)}
     sites["t0"][3] = (2459000.0 + 0.3 * sites["t0"][3]).astype(np.float32)
-    found = fit_each._unresolved(draws, sites, np.array(["t0", "_noise"]))
+    found = unresolved(draws, sites, np.array(["t0", "_noise"]))
     assert found == ["", "t0 never moved", "_noise never moved", ""]
     sites["t0"] = sites["t0"].astype(np.float32)
-    assert fit_each._unresolved(draws, sites, np.array(["t0", "_noise"]))[3] == "t0 moved in coarse steps"
+    assert unresolved(draws, sites, np.array(["t0", "_noise"]))[3] == "t0 moved in coarse steps"
 
 
 def test_places_suit_memory_device_and_objects():

@@ -19,7 +19,7 @@ import numpy as np
 from hbm_jax.inference import verdict
 from hbm_jax.inference.batch import executor as tasks
 from hbm_jax.inference.batch.chees import Draw, Options
-from hbm_jax.inference.batch.diagnostics import diagnose_many
+from hbm_jax.inference.batch.diagnostics import diagnose_many, unresolved
 from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import Stack, bound_stack, objects_of
@@ -398,7 +398,7 @@ class _Queue:
             for name in dict.fromkeys(labels)
             if name not in sites
         }
-        unresolved = _unresolved(draws.position, sites, labels)
+        unresolved_texts = unresolved(draws.position, sites, labels)
         energy = np.swapaxes(draws.energy, 1, 2)
         bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
         results = []
@@ -415,7 +415,7 @@ class _Queue:
             num_draws = int(np.prod(draws.energy[i].shape))
             judged = statistics | {name: values[i] for name, values in hidden_statistics.items()}
             reasons = ", ".join(
-                filter(None, (unresolved[i], _reasons(judged, num_divergences, float(bfmi[i]), self.until)))
+                filter(None, (unresolved_texts[i], _reasons(judged, num_divergences, float(bfmi[i]), self.until)))
             )
             notes = () if self.slots.target.observed else (UNOBSERVED,)
             edge_notes = (
@@ -450,38 +450,6 @@ def _statistics(values: np.ndarray) -> np.ndarray:
     flat = ordered.reshape(*ordered.shape[:-2], -1)
     quantiles = np.quantile(flat, [0.16, 0.5, 0.84], axis=-1)
     return np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)
-
-
-def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
-    """Return the sampled parameters of each slot that never move or are limited by floating-point resolution.
-
-    Parameters
-    ----------
-    positions : (slot, draw, chain, size)
-        Unconstrained draws.
-    sites : dict of str to array (slot, draw, chain, ...)
-        Draws of sites.
-    labels : (size,) of str
-        Site of each component of the positions.
-
-    Returns
-    -------
-    list of str
-        A text for each slot; empty where all parameters move and are resolved.
-    """
-    num_slots = len(positions)
-    names = dict.fromkeys(labels)
-    draws = {name: positions[..., labels == name] for name in names}
-    # Constrained values of the same size are checked as well: a transform may lose the resolution of the position.
-    same_size = [name for name in names if name in sites and sites[name][0, 0, 0].size == (labels == name).sum()]
-    texts: list[list[str]] = [[] for _ in range(num_slots)]
-    for name, values in (*draws.items(), *((name, sites[name]) for name in same_size)):
-        stuck, coarse = verdict.resolution(values.reshape(num_slots, -1, (labels == name).sum()))
-        for slot in range(num_slots):
-            for applies, text in ((stuck[slot].any(), "never moved"), (coarse[slot].any(), "moved in coarse steps")):
-                if applies:
-                    texts[slot].append(f"{name} {text}")
-    return [", ".join(dict.fromkeys(slot_texts)) for slot_texts in texts]
 
 
 def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
