@@ -24,6 +24,7 @@ import hbm_jax as hbm
 from hbm_jax.inference.batch import fit_each as batch
 from hbm_jax.inference.batch.executor import TaskError
 from hbm_jax.inference.batch.fit_each import fit_each
+from hbm_jax.inference.batch.slots import Slots
 
 RNG = np.random.default_rng(12)
 COUNTS = [3, 7, 1, 5, 2]
@@ -277,7 +278,7 @@ def test_ctrl_c_returns_what_is_done(monkeypatch):
 
     def advance_or_stop(self):
         calls.append(1)
-        if len(calls) == 14:
+        if len(calls) == 8:
             raise KeyboardInterrupt
         return advance(self)
 
@@ -391,6 +392,22 @@ def test_a_share_that_always_fails_is_an_error():
 def pool():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
+
+
+def test_a_worker_compiles_once_for_all_its_tasks(ragged, monkeypatch):
+    made = []
+
+    def slots(*args):
+        made.append(Slots(*args))
+        return made[-1]
+
+    monkeypatch.setattr(batch, "Slots", slots)
+    fits = few(conjugate, RAGGED, keep_draws=True, executor=Worker())
+    assert len(made) == 1
+    assert made[0]._advance._cache_size() == made[0]._fill._cache_size() == 1
+    for i in range(len(RAGGED)):
+        one, same = fits.draws(i)["posterior"]["mu"], ragged.draws(i)["posterior"]["mu"]
+        np.testing.assert_allclose(one, same, rtol=1e-9)
 
 
 @pytest.mark.slow

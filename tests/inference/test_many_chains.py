@@ -3,12 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 from monte_carlo import seed
 
-from hbm_jax.inference.batch import chees
+from hbm_jax.inference.batch import chees, interleaving
 from hbm_jax.inference.batch.diagnostics import diagnose_many
 
 RNG = np.random.default_rng(12)
@@ -29,7 +30,7 @@ def many_draws(points, key_data, dense):
 
     def segment(state, shares):
         def advance(state, share):
-            return chees.advance(density, state, share, True, OPTIONS)
+            return chees.advance(density, state, share, OPTIONS)
 
         state, draws = jax.lax.scan(advance, state, shares)
         return chees.end_segment(state, OPTIONS), draws
@@ -85,17 +86,47 @@ def test_the_sampler_draws_a_correlated_normal(dense, monte_carlo):
     assert 1.2 < kinetic.mean() < 1.8
 
 
-def test_a_place_without_an_object_takes_no_steps():
-    @jax.jit
-    def draw(active):
-        density = jax.vmap(jax.value_and_grad(lambda x: 0.5 * x @ x))
-        state = chees.initial_state(density, np.ones((4, 2)), np.array([0, 1], np.uint32), True)
-        return chees.advance(density, state, 1.0, active, chees.Options(50, 0.8, 256))[1]
+def test_objects_at_their_own_pace_make_the_same_draws_as_alone():
+    """Normal distributions of different widths, so that trajectories differ in length; one slot is empty."""
+    width, num_draws = np.array([[1.0, 1.0], [1.0, 30.0], [0.2, 2.0], [5.0, 5.0]]), np.array([60, 33, 50, 0])
+    options = chees.Options(50, 0.8, 256)
+    keys = np.arange(8, dtype=np.uint32).reshape(4, 2)
 
-    np.testing.assert_array_equal(draw(False).num_steps, 0)
-    np.testing.assert_array_equal(draw(False).position, 1.0)
-    assert (np.asarray(draw(True).num_steps) > 0).all()
-    assert (np.asarray(draw(True).position) != 1.0).any()
+    def density(width):
+        return jax.vmap(jax.value_and_grad(lambda x: 0.5 * jnp.sum((x / width) ** 2)))
+
+    def initial(width, key):
+        return chees.initial_state(density(width), jnp.ones((3, 2)) * jnp.arange(1.0, 4.0)[:, None], key, True)
+
+    @jax.jit
+    def together(states, trajectories):
+        def leapfrog_all(factors, trajectories):
+            return jax.vmap(lambda w, f, t: chees.leapfrog(density(w), f, t))(width, factors, trajectories)
+
+        return interleaving.advance(leapfrog_all, states, trajectories, num_draws, options)
+
+    @jax.jit
+    def alone(width, state):
+        def step(state, jitter):
+            state, draw = chees.advance(density(width), state, jitter, options)
+            return chees.end_segment(state, options), draw
+
+        return jax.lax.scan(step, state, np.resize(chees.halton(interleaving.JITTER), 60))[1]
+
+    states = jax.jit(jax.vmap(initial))(width, keys)
+    trajectories = jax.vmap(lambda state: interleaving.first_trajectory(state, options))(states)
+    _, _, records = jax.tree.map(np.asarray, together(states, trajectories))
+    for i in range(3):
+        found = [x[i][records.ended[i]] for x in records.draws]
+        assert 0 < len(found[0]) <= num_draws[i]
+        expected = alone(width[i], jax.tree.map(lambda x, i=i: x[i], states))
+        for values, exact in zip(found, expected, strict=True):
+            np.testing.assert_allclose(values, exact[: len(values)], rtol=1e-6, atol=1e-9)
+        # The steps of a trajectory under way at the end count too.
+        assert records.steps[i] >= found[5][:, 0].sum()
+        assert records.waited[i] >= records.steps[i]
+    assert not records.ended[3].any()
+    assert records.steps[3] == 0
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -11,7 +11,7 @@ The functions treat one object; a batch is their `jax.vmap`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,14 +65,14 @@ class State(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """One draw of every chain of one object."""
+    """One draw of every chain of one object; arrays of JAX on the device, of NumPy on the host."""
 
-    position: jax.Array  # (C, d)
-    potential_energy: jax.Array  # (C,)
-    energy: jax.Array  # (C,)
-    accept_prob: jax.Array  # (C,)
-    diverging: jax.Array  # (C,)
-    num_steps: jax.Array  # (C,) leapfrog steps
+    position: Any  # (C, d)
+    potential_energy: Any  # (C,)
+    energy: Any  # (C,)
+    accept_prob: Any  # (C,)
+    diverging: Any  # (C,)
+    num_steps: Any  # (C,) leapfrog steps
 
 
 def halton(num: int) -> np.ndarray:
@@ -150,82 +150,131 @@ def initial_state(
     )
 
 
-def advance(
-    value_and_grad: Callable, state: State, jitter: jax.Array, active: jax.Array, options: Options
-) -> tuple[State, Draw]:
-    """Make one draw of every chain, and adapt during the warm-up.
+class Trajectory(NamedTuple):
+    """Trajectories of all C chains of one object that are under way."""
+
+    position: jax.Array  # (C, d)
+    potential: jax.Array  # (C,)
+    momentum: jax.Array  # (C, d) in units of the metric, so that momenta are standard normal
+    gradient: jax.Array  # (C, d) in units of the metric
+    start_energy: jax.Array  # (C,)
+    step: jax.Array  # step size
+    length: jax.Array  # length of the trajectories
+    num_steps: jax.Array  # leapfrog steps in all
+    steps_left: jax.Array  # leapfrog steps still to be taken
+
+
+def begin(state: State, momentum: jax.Array, jitter: jax.Array, options: Options) -> Trajectory:
+    """Return trajectories that begin at the positions of the chains.
 
     Parameters
     ----------
-    value_and_grad : callable
-        As in `initial_state`.
     state : State
         State of the chains.
+    momentum : (C, d)
+        Standard normal numbers.
     jitter : scalar
         Fraction of the full trajectory length to integrate over, between 0 and 1.
-    active : scalar
-        Whether to take leapfrog steps; False for an empty slot of the batch.
     options : Options
         Settings.
     """
-    key, key_momentum, key_accept = jax.random.split(jax.random.wrap_key_data(state.key), 3)
     warming = state.age < options.num_warmup
     step = jnp.exp(_fixed_point(jnp.where(warming, state.log_step, state.averaged[0])))
     length = jitter * jnp.exp(_fixed_point(jnp.where(warming, state.log_length[0], state.log_length[1])))
     ideal_steps = jnp.ceil(length / step)
     step_limit = jnp.where(state.age < SEGMENT, min(EARLY_STEPS, options.max_steps), options.max_steps)
     num_steps = jnp.clip(jnp.where(jnp.isfinite(ideal_steps), ideal_steps, 1.0), 1, step_limit).astype(jnp.int32)
-    num_steps = jnp.where(active, num_steps, 0)
-    # In units of the metric, so that momenta are standard normal.
-    momentum = jax.random.normal(key_momentum, state.position.shape, state.position.dtype)
-    position, potential, gradient, end_momentum = _leapfrog(value_and_grad, state, momentum, step, num_steps)
-    start_energy = state.potential + 0.5 * jnp.sum(momentum**2, axis=-1)
-    end_energy = potential + 0.5 * jnp.sum(end_momentum**2, axis=-1)
-    energy_error = jnp.where(jnp.isfinite(end_energy), end_energy - start_energy, jnp.inf)
+    energy = state.potential + 0.5 * jnp.sum(momentum**2, axis=-1)
+    gradient = _multiply(state.gradient, state.factor)
+    return Trajectory(
+        state.position, state.potential, momentum, gradient, energy, step, length, num_steps, steps_left=num_steps
+    )
+
+
+def leapfrog(value_and_grad: Callable, factor: jax.Array, trajectory: Trajectory) -> Trajectory:
+    """Take one leapfrog step with the metric of this ``factor``, whether any are left or not."""
+    _, _, momentum, gradient, _, step, *_ = trajectory
+    momentum = momentum - 0.5 * step * gradient
+    position = trajectory.position + step * _multiply(momentum, factor.T)
+    potential, raw_gradient = value_and_grad(position)
+    gradient = _multiply(raw_gradient, factor)
+    return trajectory._replace(
+        position=position,
+        potential=potential,
+        momentum=momentum - 0.5 * step * gradient,
+        gradient=gradient,
+        steps_left=trajectory.steps_left - 1,
+    )
+
+
+def end(state: State, trajectory: Trajectory, uniform: jax.Array, options: Options) -> tuple[State, Draw]:
+    """Accept or reject the ends of trajectories, and adapt during the warm-up.
+
+    Parameters
+    ----------
+    state : State
+        State of the chains where the trajectories began.
+    trajectory : Trajectory
+        Trajectories without steps left.
+    uniform : (C,)
+        Random numbers between 0 and 1.
+    options : Options
+        Settings.
+
+    Returns
+    -------
+    State, Draw
+        State after the draw, and the draw of every chain.
+    """
+    warming = state.age < options.num_warmup
+    gradient = _multiply(trajectory.gradient, state.inverse)
+    end_energy = trajectory.potential + 0.5 * jnp.sum(trajectory.momentum**2, axis=-1)
+    energy_error = jnp.where(jnp.isfinite(end_energy), end_energy - trajectory.start_energy, jnp.inf)
     accept_prob = jnp.minimum(1.0, jnp.exp(-energy_error))
-    accepted = jax.random.uniform(key_accept, energy_error.shape, energy_error.dtype) < accept_prob
+    accepted = uniform < accept_prob
     moved = state._replace(
         age=state.age + 1,
-        key=jax.random.key_data(key),
-        position=jnp.where(accepted[:, None], position, state.position),
-        potential=jnp.where(accepted, potential, state.potential),
+        position=jnp.where(accepted[:, None], trajectory.position, state.position),
+        potential=jnp.where(accepted, trajectory.potential, state.potential),
         gradient=jnp.where(accepted[:, None], gradient, state.gradient),
     )
-    adapted = _adapt(moved, state.position, position, end_momentum, accept_prob, length, options)
+    ends = trajectory.position, trajectory.momentum, accept_prob, trajectory.length
+    adapted = _adapt(moved, state.position, *ends, options)
     new = jax.tree.map(lambda a, b: jnp.where(warming, a, b), adapted, moved)
     draw = Draw(
         position=new.position,
         potential_energy=new.potential,
-        energy=jnp.where(accepted, end_energy, start_energy),
+        energy=jnp.where(accepted, end_energy, trajectory.start_energy),
         accept_prob=accept_prob,
         diverging=~(energy_error < DIVERGENT),
-        num_steps=jnp.broadcast_to(num_steps, energy_error.shape),
+        num_steps=jnp.broadcast_to(trajectory.num_steps, energy_error.shape),
     )
     return new, draw
 
 
-def _leapfrog(value_and_grad, state, momentum, step, num_steps):
-    """Integrate all chains by leapfrog steps, with momenta in units of the metric."""
+def random_numbers(key: jax.Array, age: jax.Array, shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Return the momenta, (C, d), and the uniform numbers, (C,), of the draw of this age, given the data of a key."""
+    key_momentum, key_accept = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), age))
+    return jax.random.normal(key_momentum, shape, dtype), jax.random.uniform(key_accept, shape[:1], dtype)
 
-    def leapfrog_step(carry):
-        index, position, momentum, gradient, _ = carry
-        momentum = momentum - 0.5 * step * gradient
-        position = position + step * _multiply(momentum, state.factor.T)
-        potential, raw_gradient = value_and_grad(position)
-        gradient = _multiply(raw_gradient, state.factor)
-        return index + 1, position, momentum - 0.5 * step * gradient, gradient, potential
 
-    initial = (
-        jnp.zeros((), jnp.int32),
-        state.position,
-        momentum,
-        _multiply(state.gradient, state.factor),
-        state.potential,
+def advance(value_and_grad: Callable, state: State, jitter: jax.Array, options: Options) -> tuple[State, Draw]:
+    """Make one draw of every chain, and adapt during the warm-up.
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        As in `initial_state`.
+    state, jitter, options
+        As in `begin`.
+    """
+    momentum, uniform = random_numbers(state.key, state.age, state.position.shape, state.position.dtype)
+    trajectory = jax.lax.while_loop(
+        lambda trajectory: trajectory.steps_left > 0,
+        lambda trajectory: leapfrog(value_and_grad, state.factor, trajectory),
+        begin(state, momentum, jitter, options),
     )
-    _, position, momentum, gradient, potential = jax.lax.while_loop(
-        lambda carry: carry[0] < num_steps, leapfrog_step, initial
-    )
-    return position, potential, _multiply(gradient, state.inverse), momentum
+    return end(state, trajectory, uniform, options)
 
 
 def _adapt(state: State, start, end, end_momentum, accept_prob, length, options: Options) -> State:
@@ -314,11 +363,20 @@ def _update_moments(rows, num_before, mean, squares):
     return mean + shift * num_rows / (num_before + num_rows), squares + added
 
 
+def window_ends(age: jax.Array, options: Options) -> jax.Array:
+    """Return whether an adaptation window ends after this number of draws."""
+    return jnp.any(age == jnp.asarray(_window_ends(options))) & (age < options.num_warmup)
+
+
+def _window_ends(options: Options) -> list[int]:
+    """Return the numbers of draws, multiples of `SEGMENT`, after which adaptation windows end."""
+    return sorted({SEGMENT * max(round(fraction * options.num_warmup / SEGMENT), 1) for fraction in WINDOWS})
+
+
 def end_segment(state: State, options: Options) -> State:
     """Replace the metric where an adaptation window ends; to be called after every `SEGMENT` draws."""
-    ends = {SEGMENT * max(round(fraction * options.num_warmup / SEGMENT), 1) for fraction in WINDOWS}
-    closing = jnp.any(state.age == jnp.asarray(sorted(ends))) & (state.age < options.num_warmup)
-    is_first = state.age == min(ends)
+    closing = window_ends(state.age, options)
+    is_first = state.age == _window_ends(options)[0]
     num_seen, size = state.num_seen, state.mean.shape[0]
     # Stan's shrinkage; correlations from few draws are shrunk as well.
     shrinkage = num_seen / (num_seen + 5.0)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import fft
 from scipy.special import ndtri
 
-from hbm_jax.inference.verdict import TAIL
+from hbm_jax.inference.verdict import TAIL, resolution
 
 
 class ManyDiagnostics(NamedTuple):
@@ -101,3 +101,35 @@ def _ess(draws):
     autocorrelation_time = -1.0 + 2.0 * monotone.sum(axis=1) + np.where(next_rho > 0, next_rho, 0.0)
     ess = num_total / np.maximum(autocorrelation_time, 1.0 / np.log10(num_total))
     return np.where(np.ptp(draws, axis=(1, 2)) == 0, num_total, ess)
+
+
+def unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
+    """Return the sampled parameters of each slot that never move or are limited by floating-point resolution.
+
+    Parameters
+    ----------
+    positions : (slot, draw, chain, size)
+        Unconstrained draws.
+    sites : dict of str to array (slot, draw, chain, ...)
+        Draws of sites.
+    labels : (size,) of str
+        Site of each component of the positions.
+
+    Returns
+    -------
+    list of str
+        A text for each slot; empty where all parameters move and are resolved.
+    """
+    num_slots = len(positions)
+    names = dict.fromkeys(labels)
+    draws = {name: positions[..., labels == name] for name in names}
+    # Constrained values of the same size are checked as well: a transform may lose the resolution of the position.
+    same_size = [name for name in names if name in sites and sites[name][0, 0, 0].size == (labels == name).sum()]
+    texts: list[list[str]] = [[] for _ in range(num_slots)]
+    for name, values in (*draws.items(), *((name, sites[name]) for name in same_size)):
+        stuck, coarse = resolution(values.reshape(num_slots, -1, (labels == name).sum()))
+        for slot in range(num_slots):
+            for applies, text in ((stuck[slot].any(), "never moved"), (coarse[slot].any(), "moved in coarse steps")):
+                if applies:
+                    texts[slot].append(f"{name} {text}")
+    return [", ".join(dict.fromkeys(slot_texts)) for slot_texts in texts]

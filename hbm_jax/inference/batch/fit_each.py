@@ -7,6 +7,7 @@ affect the others.
 
 import functools
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -17,20 +18,21 @@ import numpy as np
 
 from hbm_jax.inference import verdict
 from hbm_jax.inference.batch import executor as tasks
-from hbm_jax.inference.batch.chees import Options
-from hbm_jax.inference.batch.diagnostics import diagnose_many
+from hbm_jax.inference.batch.chees import Draw, Options
+from hbm_jax.inference.batch.diagnostics import diagnose_many, unresolved
 from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import Stack, bound_stack, objects_of
 from hbm_jax.inference.options import require_known, with_options
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
+from hbm_jax.inference.sampler import stopping
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.names import renamed_keyword
 
 INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
-MIN_SAMPLES = 200  # draws per chain before the first check for convergence
-GROWTH = 1.4  # draws at the next check, relative to this one
+MIN_DRAWS = 800  # of all chains before the first check for convergence; R-hat is too noisy with fewer
+RULE = stopping.StopRule()
 MAX_HALVINGS = 4  # of the step size of an object after divergences, each with a restart of its draws
 
 
@@ -55,6 +57,8 @@ class ObjectResult(NamedTuple):
         Kept draws of each site, (chain, draw, ...); None if none are kept.
     notes : tuple of str
         As in `Verdict`.
+    ess : float
+        Smallest bulk or tail ESS, of sites that are not kept too.
     """
 
     number: int
@@ -66,6 +70,7 @@ class ObjectResult(NamedTuple):
     why: str
     draws: dict[str, np.ndarray] | None
     notes: tuple[str, ...] = ()
+    ess: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ class BatchOptions:
     """Options of a batch that determine its draws and its memory; `fit_each` documents them."""
 
     seed: int = 0
-    num_chains: int = 8
+    num_chains: int = 4
     num_warmup: int = 300
     num_samples: int | None = None
     until: float = verdict.MIN_ESS
@@ -129,8 +134,9 @@ def fit_each(
     num_samples : int, optional
         Draws per chain, rounded up to a multiple of 50. By default each object is sampled until it is usable.
     until : float
-        Bulk and tail effective sample size required for an object to be usable. Below 400, the limit on the excess of
-        R-hat over 1 is larger in inverse proportion, because R-hat exceeds 1 by chance.
+        Bulk and tail effective sample size required for an object to be usable. An object is sampled to 10 % more, if
+        its budget of draws allows, because the size is an estimate that is checked repeatedly (`StopRule`). Below 400,
+        the limit on the excess of R-hat over 1 is larger in inverse proportion, because R-hat exceeds 1 by chance.
     max_num_samples : int
         Largest number of draws per chain if ``num_samples`` is omitted.
     target_accept_prob : float
@@ -168,10 +174,10 @@ def fit_each(
 
     Notes
     -----
-    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). In a batch, fewer
-    steps are wasted than with NUTS, whose trees differ in depth. The metric is dense if that costs little compared with
-    the gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four
-    times.
+    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). The chains of an
+    object take the same number of steps; an object hardly waits for the trajectories of others (`batch.interleaving`).
+    The metric is dense if that costs little compared with the gradient. If draws of an object diverge, its step size is
+    halved and its draws are restarted, at most four times.
 
     Examples
     --------
@@ -198,7 +204,8 @@ def fit_each(
         notes_without_draws(program, args, stacked.args([leaf[row] for leaf in stacked.leaves]))
         for row, args in enumerate(objects)
     ]
-    fit_task = functools.partial(_fit_task, program, settings)
+    token = "" if executor is None else uuid.uuid4().hex
+    fit_task = functools.partial(_fit_task, program, settings, token)
     start = time.perf_counter()
     with ProgressLine(progress) as progress_line:
         if executor is None:
@@ -212,18 +219,35 @@ def fit_each(
     return Fits.assemble(labels, results, cost, run)
 
 
+# Slots of the latest call of `fit_each` through an executor that are not in use, by the token of the call: a worker
+# compiles once, not for every task.
+_idle_slots: dict[str, Slots] = {}
+
+
+def _slots_for(program, options: BatchOptions, token: str, stacked: Stack) -> Slots:
+    """Return slots for a stack of objects: those of an earlier task of the same call if there are any."""
+    slots = _idle_slots.pop(token, None)
+    if slots is not None:
+        slots.replace_stack(stacked)
+        return slots
+    sampler = Options(options.num_warmup, options.target_accept_prob, options.max_steps)
+    return Slots(program, stacked, options.num_slots, options.num_chains, sampler, options.max_bytes)
+
+
 def _fit_task(
-    program, options: BatchOptions, stacked: Stack, rows: np.ndarray, progress_line=None
+    program, options: BatchOptions, token: str, stacked: Stack, rows: np.ndarray, progress_line=None
 ) -> tuple[list[ObjectResult], dict[str, float]]:
-    """Fit a stack of objects in this process; return their results and the costs."""
+    """Fit a stack of objects in this process; return their results and the costs.
+
+    ``token`` identifies the call of `fit_each` if it is divided into tasks; otherwise it is empty.
+    """
     progress_line = progress_line or ProgressLine(False)
     with jax.enable_x64(options.dtype == "float64"):
         progress_line.show(f"compiling for {len(rows)} objects")
         keys = jax.random.split(jax.random.key(options.seed), int(rows.max()) + 1)
         keys = np.asarray(jax.random.key_data(keys))[rows]
         start = time.perf_counter()
-        sampler = Options(options.num_warmup, options.target_accept_prob, options.max_steps)
-        slots = Slots(program, stacked, options.num_slots, options.num_chains, sampler, options.max_bytes)
+        slots = _slots_for(program, options, token, stacked)
         if not isinstance(options.keep_draws, bool):
             unknown = [name for name in options.keep_draws if name not in (*slots.target.names, "lp")]
             if unknown:
@@ -246,6 +270,9 @@ def _fit_task(
         except KeyboardInterrupt:
             finished = {result.number for result in done}
             done += [_without_draws(i, INTERRUPTED) for i in range(len(rows)) if i not in finished]
+    if token:
+        _idle_slots.clear()
+        _idle_slots[token] = slots
     cost = {
         "compile_seconds": (first_block or time.perf_counter()) - start,
         "seconds": time.perf_counter() - start,
@@ -265,65 +292,71 @@ class _Queue:
         # Names of the sites whose draws are kept; None for all.
         self.keep = None if keep_draws is True else set() if keep_draws is False else set(keep_draws)
         self.exact = num_samples is not None
-        self.budget = -(-(num_samples or options.max_num_samples) // BLOCK) * BLOCK
-        self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks
+        self.budget = _whole_blocks(num_samples or options.max_num_samples)
+        self.first_check = min(_whole_blocks(MIN_DRAWS / slots.num_chains), self.budget)
+        self.warmup = slots.options.num_warmup
         self.next_object = 0
-        self.blocks: list[list] = [[] for _ in range(slots.num_slots)]
-        self.num_blocks = np.zeros(slots.num_slots, int)  # blocks, warm-up included
+        self.draws: list[list] = [[] for _ in range(slots.num_slots)]
+        self.sites: list[list] = [[] for _ in range(slots.num_slots)]  # of whole blocks
+        self.age = np.zeros(slots.num_slots, int)  # draws per chain, warm-up included
         self.next_check = np.zeros(slots.num_slots, int)  # draws per chain at the next check
         self.num_halvings = np.zeros(slots.num_slots, int)  # of the step size
         self.steps = self.waited = 0
 
     def advance(self) -> list[ObjectResult]:
-        """Fill empty slots, advance all slots by a block, and return the results of finished objects."""
+        """Fill empty slots, advance all slots, and return the results of finished objects."""
         slots = self.slots
         empty = np.flatnonzero(slots.object < 0)[: len(self.keys) - self.next_object]
         if len(empty):
             slots.fill(empty, np.arange(self.next_object, self.next_object + len(empty)), self.keys)
             self.next_object += len(empty)
-            self.num_blocks[empty] = self.num_halvings[empty] = 0
+            self.age[empty] = self.num_halvings[empty] = 0
             self._reset_draws(empty)
-        draws, sites = slots.advance()
-        occupied = np.flatnonzero(slots.object >= 0)
-        steps = draws.num_steps[occupied][..., 0]
-        self.steps += int(steps.sum())
-        self.waited += int(steps.max(0).sum()) * len(occupied)
-        self.num_blocks[occupied] += 1
-        for slot in occupied:
-            if self.num_blocks[slot] > self.warmup:
-                self.blocks[slot].append(jax.tree.map(lambda x, slot=slot: x[slot], (draws, sites)))
-        diverging = draws.diverging[occupied].any(axis=(1, 2)) & (self.num_blocks[occupied] > self.warmup)
-        restarted = occupied[diverging & (self.num_halvings[occupied] < MAX_HALVINGS)]
-        if len(restarted):
-            slots.shorten(restarted)
-            self.num_halvings[restarted] += 1
-            self.num_blocks[restarted] = self.warmup
-            self._reset_draws(restarted)
-        return self._judge(occupied, draws)
+        is_occupied = slots.object >= 0
+        draws, steps, waited = slots.advance(np.where(is_occupied, self.warmup + self.next_check - self.age, 0))
+        self.steps += int(steps[is_occupied].sum())
+        self.waited += int(waited.max() * is_occupied.sum())  # devices wait for each other at the end of a call
+        done = []
+        for slot in np.flatnonzero(is_occupied).tolist():
+            # The potential remains infinite if no starting point had a finite density.
+            if not np.isfinite(draws[slot].potential_energy).all():
+                done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
+            else:
+                self._add(slot, draws[slot])
+        return done + self._judge()
+
+    def _add(self, slot: int, draws):
+        """Add draws (draw, chain, ...) of a slot, or begin anew with smaller steps if some of them diverge."""
+        in_warmup = int(np.clip(self.warmup - self.age[slot], 0, len(draws.energy)))
+        self.age[slot] += len(draws.energy)
+        draws = Draw(*(x[in_warmup:] for x in draws))
+        if draws.diverging.any() and self.num_halvings[slot] < MAX_HALVINGS:
+            self.slots.shorten(np.array([slot]))
+            self.num_halvings[slot] += 1
+            self.age[slot] = self.warmup - 1  # the trajectory under way has the former step size
+            self._reset_draws([slot])
+        elif len(draws.energy):
+            self.draws[slot].append(draws)
 
     def _reset_draws(self, slots):
         """Discard the draws of some slots and schedule their first check."""
-        self.next_check[slots] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
+        self.next_check[slots] = self.budget if self.exact else self.first_check
         for slot in slots:
-            self.blocks[slot] = []
+            self.draws[slot], self.sites[slot] = [], []
 
-    def _judge(self, occupied, draws) -> list[ObjectResult]:
+    def _judge(self) -> list[ObjectResult]:
         """Check the slots that have enough draws; release finished objects and return their results."""
-        num_drawn = (self.num_blocks - self.warmup) * BLOCK
+        num_drawn = self.age - self.warmup
+        due_slots = np.flatnonzero((self.slots.object >= 0) & (num_drawn >= self.next_check))
+        self._compute_sites(due_slots)
         done = []
-        # The potential remains infinite if no starting point had a finite density.
-        for slot in occupied:
-            if not np.isfinite(draws.potential_energy[slot]).all():
-                done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
-        due_slots = [
-            slot for slot in occupied if self.slots.object[slot] >= 0 and num_drawn[slot] >= self.next_check[slot]
-        ]
-        for num_draws in sorted({int(num_drawn[slot]) for slot in due_slots}):
-            group = [slot for slot in due_slots if num_drawn[slot] == num_draws]
+        for num_draws in sorted(set(num_drawn[due_slots].tolist())):
+            group = [int(slot) for slot in due_slots if num_drawn[slot] == num_draws]
             for slot, result in zip(group, self._summarise(group), strict=True):
+                shortfall = _shortfall(result, self.until)
                 # More draws cannot remove divergences.
-                if result.why and num_drawn[slot] < self.budget and not result.num_divergences:
-                    self.next_check[slot] = min(-(-int(GROWTH * num_draws) // BLOCK) * BLOCK, self.budget)
+                if shortfall > 1.0 and num_draws < self.budget and not result.num_divergences:
+                    self.next_check[slot] = min(_whole_blocks(RULE.next_check(num_draws, shortfall)), self.budget)
                     continue
                 done.append(result._replace(number=self._release(slot)))
         return done
@@ -332,13 +365,31 @@ class _Queue:
         """Empty a slot, and return the index of its object."""
         index = int(self.slots.object[slot])
         self.slots.object[slot] = -1
-        self.blocks[slot] = []
+        self.draws[slot], self.sites[slot] = [], []
         return index
+
+    def _compute_sites(self, due_slots: np.ndarray) -> None:
+        """Compute the values of the sites of new draws of some slots, which have whole blocks."""
+        rows, blocks = [], []
+        for slot in due_slots.tolist():
+            position = np.concatenate([draws.position for draws in self.draws[slot]])
+            position = position.reshape(-1, BLOCK, *position.shape[1:])[len(self.sites[slot]) :]
+            rows += [slot] * len(position)
+            blocks += list(position)
+        if rows:
+            values = self.slots.sites(rows, np.stack(blocks))
+            for row, slot in enumerate(rows):
+                self.sites[slot].append({name: array[row] for name, array in values.items()})
 
     def _summarise(self, group) -> list[ObjectResult]:
         """Return the results of a group of slots, which all have the same number of draws."""
-        joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[slot]) for slot in group]
-        draws, sites = jax.tree.map(lambda *arrays: np.stack(arrays), *joined)
+        joined = [Draw(*map(np.concatenate, zip(*self.draws[slot], strict=True))) for slot in group]
+        draws = Draw(*map(np.stack, zip(*joined, strict=True)))
+        names = self.sites[group[0]][0]
+        sites = {
+            name: np.stack([np.concatenate([part[name] for part in self.sites[slot]]) for slot in group])
+            for name in names
+        }
         site_statistics = {name: _statistics(values) for name, values in sites.items()}
         for name in sites:  # as in `verdict.diagnose_sampled`
             if name.endswith(verdict.UNWRAPPED) and name.removesuffix(verdict.UNWRAPPED) in sites:
@@ -349,7 +400,7 @@ class _Queue:
             for name in dict.fromkeys(labels)
             if name not in sites
         }
-        unresolved = _unresolved(draws.position, sites, labels)
+        unresolved_texts = unresolved(draws.position, sites, labels)
         energy = np.swapaxes(draws.energy, 1, 2)
         bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
         results = []
@@ -366,7 +417,7 @@ class _Queue:
             num_draws = int(np.prod(draws.energy[i].shape))
             judged = statistics | {name: values[i] for name, values in hidden_statistics.items()}
             reasons = ", ".join(
-                filter(None, (unresolved[i], _reasons(judged, num_divergences, float(bfmi[i]), self.until)))
+                filter(None, (unresolved_texts[i], _reasons(judged, num_divergences, float(bfmi[i]), self.until)))
             )
             notes = () if self.slots.target.observed else (UNOBSERVED,)
             edge_notes = (
@@ -376,8 +427,23 @@ class _Queue:
                 for text in verdict.edge_notes(element_labels(name, needed[name].shape[2:]), needed[name], bounds)
             )
             numbers = num_draws, num_divergences, float(bfmi[i]), float(draws.num_steps[i].mean())
-            results.append(ObjectResult(-1, statistics, *numbers, reasons, kept or None, (*notes, *edge_notes)))
+            notes = (*notes, *edge_notes)
+            results.append(ObjectResult(-1, statistics, *numbers, reasons, kept or None, notes, _smallest_ess(judged)))
         return results
+
+
+def _whole_blocks(num_draws: float) -> int:
+    """Return a number of draws, rounded up to whole blocks."""
+    return int(-(-num_draws // BLOCK)) * BLOCK
+
+
+def _shortfall(result: ObjectResult, until: float) -> float:
+    """Return the required number of draws relative to the current one, as `StopRule.shortfall`; 1 if none are needed.
+
+    The effective sample size at which an object is done is 10 % above that required: see `StopRule`.
+    """
+    factor = stopping.MARGIN * until / max(result.ess, 1.0)
+    return max(factor, stopping.GROWTH[0]) if result.why and factor <= 1.0 else factor
 
 
 def _statistics(values: np.ndarray) -> np.ndarray:
@@ -388,42 +454,10 @@ def _statistics(values: np.ndarray) -> np.ndarray:
     return np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)
 
 
-def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
-    """Return the sampled parameters of each slot that never move or are limited by floating-point resolution.
-
-    Parameters
-    ----------
-    positions : (slot, draw, chain, size)
-        Unconstrained draws.
-    sites : dict of str to array (slot, draw, chain, ...)
-        Draws of sites.
-    labels : (size,) of str
-        Site of each component of the positions.
-
-    Returns
-    -------
-    list of str
-        A text for each slot; empty where all parameters move and are resolved.
-    """
-    num_slots = len(positions)
-    names = dict.fromkeys(labels)
-    draws = {name: positions[..., labels == name] for name in names}
-    # Constrained values of the same size are checked as well: a transform may lose the resolution of the position.
-    same_size = [name for name in names if name in sites and sites[name][0, 0, 0].size == (labels == name).sum()]
-    texts: list[list[str]] = [[] for _ in range(num_slots)]
-    for name, values in (*draws.items(), *((name, sites[name]) for name in same_size)):
-        stuck, coarse = verdict.resolution(values.reshape(num_slots, -1, (labels == name).sum()))
-        for slot in range(num_slots):
-            for applies, text in ((stuck[slot].any(), "never moved"), (coarse[slot].any(), "moved in coarse steps")):
-                if applies:
-                    texts[slot].append(f"{name} {text}")
-    return [", ".join(dict.fromkeys(slot_texts)) for slot_texts in texts]
-
-
 def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
     """Return the reasons why a posterior is not usable, by the criteria of `verdict.judge`; empty if it is usable."""
     r_hat = max((np.nanmax(values[..., 5], initial=1.0) for values in sites.values()), default=1.0)
-    ess = min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf)
+    ess = _smallest_ess(sites)
     reasons = []
     if not all(np.isfinite(values[..., :5]).all() for values in sites.values()):
         reasons.append("draws that are not finite")
@@ -436,6 +470,11 @@ def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
     if not bfmi > verdict.MIN_BFMI:
         reasons.append(f"E-BFMI {bfmi:.2f}")
     return ", ".join(reasons)
+
+
+def _smallest_ess(sites) -> float:
+    """Return the smallest bulk or tail ESS; infinite if nothing varies."""
+    return float(min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf))
 
 
 def _without_draws(index: int, why: str) -> ObjectResult:

@@ -13,16 +13,17 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from hbm_jax.inference.arguments import latents_of, prior_trace
-from hbm_jax.inference.batch import chees
+from hbm_jax.inference.batch import chees, interleaving
 from hbm_jax.inference.batch.padding import ragged_axes
 from hbm_jax.inference.batch.stacking import Stack, masked
 from hbm_jax.inference.sampler.target import ProperAuxiliaries, build_target
+from hbm_jax.xla_options import QUICK, sampling_options
 
 CPU_SLOTS, ACCELERATOR_SLOTS = 64, 4096  # largest number for each device
 # On a CPU: smallest number, and operations of one gradient of all slots; more slots would wait for each other longer.
 MIN_SLOTS, SLOT_OPERATIONS = 8, 1e6
-COPIES = 6  # copies of the draws of a block in memory at the same time, on device and host
-BLOCK = 50  # draws of a chain between two checks for finished objects; also the period of the jitter
+COPIES = 2  # of the draws of a call in memory at the same time, on device and host
+BLOCK = 50  # the numbers of draws of a chain at which it is checked for convergence are multiples
 MAX_DENSE = 32  # largest number of parameters with a dense metric
 DENSE_FRACTION = 0.2  # largest cost of products with a dense metric, as a fraction of that of the gradient
 CANDIDATES = 6  # prior draws per chain; starting points are chosen from the most probable ones
@@ -78,18 +79,25 @@ class Slots:
         spec = PartitionSpec("slot")
         self._sharding = NamedSharding(mesh, spec)
 
-        def sharded(function, num_args):
-            batched = jax.vmap(function)
+        def sharded(function, num_args, options):
             return jax.jit(
-                jax.shard_map(batched, mesh=mesh, in_specs=(spec,) * num_args, out_specs=spec, check_vma=False)
+                jax.shard_map(function, mesh=mesh, in_specs=(spec,) * num_args, out_specs=spec, check_vma=False),
+                compiler_options=options,
             )
 
-        self._fill = sharded(self._fill_slot, 5)
-        self._advance = sharded(self._advance_slot, 4)
+        options = sampling_options(devices[0].platform)
+        self._fill = sharded(jax.vmap(self._fill_slot), 5, QUICK)  # runs so seldom that its compilation takes longer
+        self._advance = sharded(self._advance_slots, 4, options)
+        self._constrain = sharded(jax.vmap(self._constrain_row), 3, options)
         self.object = np.full(self.num_slots, -1)
         self.leaves = [np.repeat(leaf[:1], self.num_slots, axis=0) for leaf in self.stack.leaves]
         self.lengths = np.repeat(self.stack.lengths[:1], self.num_slots, axis=0)
         self.state: Any = None
+
+    def replace_stack(self, stack: Stack) -> None:
+        """Empty all slots, for the objects of another part of the same stack; nothing is compiled again."""
+        self.stack = stack
+        self.object[:] = -1
 
     def without_padding(self, name: str, values: np.ndarray, number: int, first: int) -> np.ndarray:
         """Return values of a site of one object without its padding.
@@ -113,9 +121,11 @@ class Slots:
         """Return the requested number of slots, or one that suits device and memory; at most one for each object."""
         devices = jax.local_devices()
         shapes = jax.eval_shape(self.target.constrain, self.target.start)
-        # Position, sites, and the energy and statistics of the transition, in double precision.
-        numbers_per_draw = self.target.size + sum(int(np.prod(s.shape)) for s in shapes.values()) + 6
-        memory_limit = int(self.max_bytes / (8.0 * COPIES * BLOCK * self.num_chains * numbers_per_draw))
+        # Position, energy and statistics of the transitions of a call, momenta, and sites, in double precision.
+        num_records = COPIES * interleaving.RECORDS + interleaving.MAX_DRAWS
+        num_values = num_records * (self.target.size + 6)
+        num_values += COPIES * BLOCK * sum(int(np.prod(s.shape)) for s in shapes.values())
+        memory_limit = int(self.max_bytes / (8.0 * self.num_chains * num_values))
         device_limit = ACCELERATOR_SLOTS
         if devices[0].platform == "cpu":
             device_limit = int(np.clip(SLOT_OPERATIONS / operations, MIN_SLOTS, CPU_SLOTS))
@@ -155,28 +165,31 @@ class Slots:
         probable = jnp.where(is_finite[order], order, order[0])[: 2 * self.num_chains]
         unit = chees.initial_unit(candidates[probable], gradient[probable])
         initial = chees.initial_state(value_and_grad, points, jax.random.key_data(key_chain), self.dense, unit)
-        return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), initial, state)
+        begun = initial, interleaving.first_trajectory(initial, self.options)
+        return jax.tree.map(lambda a, b: jnp.where(is_new, a, b), begun, state)
 
-    def _advance_slot(self, state, active, leaves, lengths):
-        """Make a block of draws of every chain of a slot."""
-        value_and_grad = self._value_and_grad(leaves, lengths)
+    def _advance_slots(self, state, num_draws, leaves, lengths):
+        """Make draws of every chain of all slots of a device; see `interleaving.advance`."""
+
+        def leapfrog(leaves, lengths, factor, trajectory):
+            return chees.leapfrog(self._value_and_grad(leaves, lengths), factor, trajectory)
+
+        def leapfrog_all(factors, trajectories):
+            return jax.vmap(leapfrog)(leaves, lengths, factors, trajectories)
+
+        states, trajectories = state
+        *state, records = interleaving.advance(leapfrog_all, states, trajectories, num_draws, self.options)
+        return tuple(state), records
+
+    def _constrain_row(self, positions, leaves, lengths):
+        """Return the values of the sites of one object at positions (draw, chain, size)."""
         program, args = masked(self.program, self.stack.padded, lengths), self.stack.args(leaves)
 
         def constrain(flat):
             sites = constrain_fn(program, args, {}, self._unravel(flat), return_deterministic=True)
             return {name: value for name, value in sites.items() if not name.startswith("_")}
 
-        def draw(state, jitter):
-            state, draws = chees.advance(value_and_grad, state, jitter, active, self.options)
-            return state, (draws, jax.vmap(constrain)(draws.position))
-
-        def segment(state, jitters):
-            state, draws = jax.lax.scan(draw, state, jitters)
-            return chees.end_segment(state, self.options), draws
-
-        jitters = jnp.asarray(chees.halton(BLOCK)).reshape(-1, chees.SEGMENT)
-        state, draws = jax.lax.scan(segment, state, jitters)
-        return state, jax.tree.map(lambda x: x.reshape(BLOCK, *x.shape[2:]), draws)
+        return jax.vmap(jax.vmap(constrain))(positions)
 
     def fill(self, slots: np.ndarray, objects: np.ndarray, keys: np.ndarray):
         """Put new objects into slots.
@@ -197,7 +210,8 @@ class Slots:
             points = jnp.zeros((self.num_chains, self.target.size))
 
             def initial_state(key, leaves, lengths):
-                return chees.initial_state(self._value_and_grad(leaves, lengths), points, key, self.dense)
+                state = chees.initial_state(self._value_and_grad(leaves, lengths), points, key, self.dense)
+                return state, interleaving.first_trajectory(state, self.options)
 
             shape = jax.eval_shape(jax.vmap(initial_state), slot_keys, self.leaves, self.lengths)
             # Sharded as the programs return it: otherwise the second call of `_fill` would compile again.
@@ -207,19 +221,48 @@ class Slots:
         self.state = self._fill(self.state, is_new, slot_keys, self.leaves, self.lengths)
 
     def shorten(self, slots: np.ndarray):
-        """Halve the step size of the objects in these slots."""
-        log_factor = np.zeros(self.state.averaged.shape)
+        """Halve the step size of the objects in these slots, from their next trajectories on."""
+        state, trajectory = self.state
+        log_factor = np.zeros(state.averaged.shape)
         log_factor[slots, 0] = np.log(2.0)
-        self.state = self.state._replace(averaged=self.state.averaged - log_factor.astype(self.state.averaged.dtype))
+        self.state = state._replace(averaged=state.averaged - log_factor.astype(state.averaged.dtype)), trajectory
 
-    def advance(self):
-        """Make a block of draws in every slot that holds an object.
+    def advance(self, num_draws: np.ndarray) -> tuple[list[chees.Draw], np.ndarray, np.ndarray]:
+        """Make draws of every slot, at most `interleaving.MAX_DRAWS`.
+
+        Parameters
+        ----------
+        num_draws : (num_slots,) of int
+            Largest number of draws of each slot; 0 for empty slots.
 
         Returns
         -------
-        Draw, dict of str to array
-            Draws, and the values of the sites whose names do not begin with ``_``; leading dimensions (slot, draw,
-            chain).
+        list of Draw
+            Draws of each slot, whose numbers differ; leading dimensions (draw, chain).
+        steps, waited : (num_slots,)
+            Leapfrog steps that each slot needed, and those that the batch took meanwhile.
         """
-        self.state, (draws, sites) = self._advance(self.state, self.object >= 0, self.leaves, self.lengths)
-        return jax.device_get((draws, sites))
+        num_draws = np.minimum(num_draws, interleaving.MAX_DRAWS).astype(np.int32)
+        self.state, records = self._advance(self.state, num_draws, self.leaves, self.lengths)
+        draws, ended, steps, waited = jax.device_get(records)
+        rounds = [np.flatnonzero(row) for row in ended]
+        return [chees.Draw(*(x[i, index] for x in draws)) for i, index in enumerate(rounds)], steps, waited
+
+    def sites(self, rows: list[int], positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the values of the sites, whose names do not begin with ``_``, at blocks of `BLOCK` draws.
+
+        Parameters
+        ----------
+        rows : list of int
+            Slots.
+        positions : (row, BLOCK, chain, size)
+            Draws of each.
+        """
+        parts = []
+        for first in range(0, len(rows), self.num_slots):
+            # Of one shape, so that the program is compiled once.
+            index = np.resize(rows[first : first + self.num_slots], self.num_slots)
+            part = np.resize(positions[first : first + self.num_slots], (self.num_slots, *positions.shape[1:]))
+            values = self._constrain(part, [leaf[index] for leaf in self.leaves], self.lengths[index])
+            parts.append(jax.device_get(values))
+        return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
