@@ -91,9 +91,10 @@ class Metric:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Metric":
         """Return the metric that `to_arrays` stored."""
         fields = {n.removeprefix("metric/"): value for n, value in arrays.items() if n.startswith("metric/")}
-        change_of_variables = [fields[name] for name in ("scale", "directions", "stretch")]
+        scale, directions, stretch = (fields[name] for name in ("scale", "directions", "stretch"))
         max_learnt = int(fields.get("max_learnt", MAX_DENSE))  # older versions learnt no larger dense metric
-        return cls(str(fields["kind"]), fields["inverse_mass"], str(fields["why"]), *change_of_variables, max_learnt)
+        kind, why = str(fields["kind"]), str(fields["why"])
+        return cls(kind, fields["inverse_mass"], why, scale, directions, stretch, max_learnt)
 
 
 def power_of_two(x: np.ndarray) -> np.ndarray:
