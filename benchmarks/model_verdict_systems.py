@@ -158,7 +158,7 @@ def supernovae() -> System:
     def columns(values):
         return dict(zip(("x1", "c", "m_b"), np.moveaxis(values, -1, 0), strict=True))
 
-    strengths = {"contaminants": 5.0, "cut": 0.3, "errors": 2.0, "trend": 0.15, "group": 0.2}
+    strengths = {"contaminants": 5.0, "cut": 0.2, "errors": 2.0, "trend": 0.15, "group": 0.2}
     return System(model, data, "observed", truth, strengths, planted, columns=columns)
 
 
