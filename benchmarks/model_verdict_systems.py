@@ -190,8 +190,6 @@ def golenetskii() -> System:
     limits = np.quantile(bursts(np.random.default_rng(0), 10_000)[..., 1], np.linspace(0.0, 1.0, 101))
 
     def planted(rng, kind, strength):
-        if kind == "limit":  # of the next kind
-            return limits[int(strength)]
         if kind == "whole":  # bursts are lost unless their brightest interval is above a flux
             limit = limits[int(strength)]
             return first_passing(lambda: bursts(rng, 8), lambda y: (y[..., 1] > limit).any(axis=1), 20)
