@@ -158,7 +158,7 @@ def supernovae() -> System:
     def columns(values):
         return dict(zip(("x1", "c", "m_b"), np.moveaxis(values, -1, 0), strict=True))
 
-    strengths = {"contaminants": 5.0, "cut": 0.3, "errors": 2.0, "trend": 0.15, "group": 0.2}
+    strengths = {"contaminants": 5.0, "cut": 0.2, "errors": 2.0, "trend": 0.15, "group": 0.2}
     return System(model, data, "observed", truth, strengths, planted, columns=columns)
 
 
@@ -190,8 +190,6 @@ def golenetskii() -> System:
     limits = np.quantile(bursts(np.random.default_rng(0), 10_000)[..., 1], np.linspace(0.0, 1.0, 101))
 
     def planted(rng, kind, strength):
-        if kind == "limit":  # of the next kind
-            return limits[int(strength)]
         if kind == "whole":  # bursts are lost unless their brightest interval is above a flux
             limit = limits[int(strength)]
             return first_passing(lambda: bursts(rng, 8), lambda y: (y[..., 1] > limit).any(axis=1), 20)

@@ -84,7 +84,8 @@ class Loo:
         tail of the other fit that its mean density is that of a few draws: with a Monte Carlo error above 0.1.
         """
         is_bad = ~(self.table["pareto_k"] <= self.good_k) & ~self.table["refitted"]
-        is_bad |= self.table["refitted"] & ~(self.table["mc_error"] <= MAX_ERROR)
+        uncertain = (self.table["mc_error"] > MAX_ERROR) | self.table["elpd"].isna()
+        is_bad |= self.table["refitted"] & uncertain
         return self.table[is_bad].sort_values(["refitted", "pareto_k"], ascending=[True, False])
 
     @property
