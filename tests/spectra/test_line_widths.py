@@ -1,5 +1,7 @@
 """Lines of any width keep their photons: in bins, in several spectra, in a population, with absorbers and gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from hbm_jax.spectra import (
 )
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.model.absorbers import precise_cross_section
-from hbm_jax.spectra.model.shapes import gaussian_line_moments
+from hbm_jax.spectra.model.shapes import gaussian_line_fractions, gaussian_line_moments
 
 SIGMAS = [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
 EDGES = np.linspace(0.3, 10.0, 971)  # bins of 10 eV
@@ -73,6 +75,45 @@ def test_gradients_are_finite_at_any_width_and_right():
                 assert found[i] == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-4, abs=1e-5)
     assert np.isfinite(np.asarray(slope(np.array([EDGES[331], 0.0, 0.3, 0.5])))).all()
     assert np.isnan(float(counts(np.array([2.0, -0.1, 0.3, 0.5]))))
+
+
+MANY_EDGES = np.linspace(0.5, 12.5, 6001)
+
+
+MANY_WEIGHTS = np.random.default_rng(0).normal(size=len(MANY_EDGES) - 1)
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, has_aux=True)
+def in_many_bins(x):
+    """Return a weighted sum of the fractions of a line, the fractions, and the gradient, for centre and sigma."""
+    fractions = gaussian_line_fractions(jnp.asarray(MANY_EDGES), x[:1], x[1:])
+    return jnp.sum(MANY_WEIGHTS * fractions), fractions
+
+
+in_many_bins_batched = jax.jit(jax.vmap(in_many_bins))
+
+
+@pytest.mark.parametrize("centre", [0.1, 0.5, 0.8, 6.0005, 12.4, 14.0])
+@pytest.mark.parametrize("sigma", [0.0, 0.02, 0.06, 50.0])
+def test_a_line_in_many_bins_is_the_same_in_a_window_and_beyond(centre, sigma):
+    """Lines of 10 to 25 000 bins, also at and beyond the ends of the band; alone and batched."""
+    x = jnp.array([centre, sigma])
+    (_, fractions), slope = in_many_bins(x)
+    if sigma == 0.0:
+        expected = np.histogram(centre, MANY_EDGES)[0]
+        assert fractions.sum() == expected.sum() * (0.5 if centre == 0.5 else 1.0)
+    else:
+        line = stats.norm(centre, sigma)
+        above = MANY_EDGES[:-1] > centre
+        expected = np.where(above, -np.diff(line.sf(MANY_EDGES)), np.diff(line.cdf(MANY_EDGES)))
+        np.testing.assert_allclose(fractions, expected, rtol=1e-9, atol=1e-16)
+        u = (MANY_EDGES - centre) / sigma
+        density = -stats.norm.pdf(u) / sigma * np.stack([np.ones_like(u), u])
+        np.testing.assert_allclose(slope, np.diff(density) @ MANY_WEIGHTS, rtol=1e-8, atol=1e-12)
+    (_, batched), slopes = in_many_bins_batched(jnp.stack([x, x + 1e-3]))
+    np.testing.assert_allclose(batched[0], fractions, rtol=1e-12, atol=1e-16)
+    np.testing.assert_allclose(slopes[0], slope, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("double", [True, False])

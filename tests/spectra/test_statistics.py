@@ -115,6 +115,18 @@ def test_pg_of_the_manual_and_where_it_would_go_below_zero():
     np.testing.assert_array_equal(value[nothing], np.where(S[nothing] == 0, 0.0, np.inf))
 
 
+def test_second_derivative_of_pg_is_that_of_its_quadratic_equation():
+    """t^2 - p t - sigma^2 S = 0 gives dt/dmu = t / (2 t - p), and dD/dmu = 2 (1 - S / t)."""
+    S, mu, B, sigma = np.array(
+        [[1.0, 7.0, 300.0, 4.0], [0.5, 3.0, 200.0, 1e-3], [0.2, 5.0, 90.0, 3.0], [0.7, 2.0, 9.0, 4.0]]
+    )
+    p = mu + B - sigma**2
+    t = 0.5 * (p + np.sqrt(p**2 + 4.0 * sigma**2 * S))
+    slope = jax.grad(lambda m, *x: gaussian_background(x[0], m, *x[1:])[0])
+    curvature = jax.jit(jax.vmap(jax.grad(slope)))(mu, S, B, sigma)
+    np.testing.assert_allclose(curvature, 2.0 * S / t**2 * t / (2.0 * t - p), rtol=1e-9)
+
+
 def test_best_backgrounds_are_where_the_likelihood_is_largest():
     S, mu, B, r = (np.array(x, float) for x in ([3, 8, 1], [1.2, 0.1, 6.0], [2, 1, 9], [4.0, 0.5, 1.0]))
     of_w, of_pg = best_of_w(S, mu, B, r), best_of_pg(S, mu, B, r)

@@ -22,6 +22,8 @@ from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 1e-2  # of `FoldedBursts.errors`, in standard deviations
 MIN_EXPECTED = 1e-20  # lower bound of expected counts
+# Blocks of groups without the nodes to which they do not respond; value and gradient take 0.87 of the time with one.
+NUM_BLOCKS = 4
 
 
 @jax.tree_util.register_dataclass
@@ -184,6 +186,7 @@ def _folded(spectrum: PeakedSpectrum, stack, instruments: list[list[int]], toler
         trial_spectrum=spectrum.trial_expression,
         backgrounds=backgrounds,
         num_groups=np.shape(stack.counts)[1],
+        num_blocks=NUM_BLOCKS,
     )
 
 

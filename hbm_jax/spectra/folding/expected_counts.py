@@ -21,6 +21,7 @@ from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, integrals, padded_edges, pieces
 
 NUM_BLOCKS = 8  # blocks of groups for a population; for a few spectra they would double the compile time
+_MANY_GROUPS = 8192  # groups of a response that is always divided into blocks
 _PADDING = 1e-4  # width in ln E of padding bins, if the spectrum is averaged over bins
 
 
@@ -95,6 +96,8 @@ class ExpectedCounts:
             G, by default the largest number of groups of a response, and the number of blocks of groups on nodes.
         """
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
+        if num_groups > _MANY_GROUPS:
+            num_blocks = max(num_blocks, NUM_BLOCKS)
         smooth, lines = split_terms(spectrum)
         smooth_trial, _ = split_terms(spectrum if trial_spectrum is None else trial_spectrum)
         # Instruments of a kind have the same energies: the photons of their trial spectra are computed once.

@@ -22,6 +22,8 @@ NUM_NODES = 64
 _SERIES = 0.5  # below, sinh(y)/y is summed as a series: the derivative of the quotient loses a factor 1/y in accuracy
 _TERMS = 8  # terms of the series: 0.5^16 / 17! is 4e-20
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_WINDOW = 2048  # edges of the bins in which a line is evaluated, if there are many
+_NEGLIGIBLE = 38.6  # standard deviations beyond which normal densities and probabilities are 0 in double precision
 _FAR = 1e3  # in ln E: outside every band
 
 
@@ -162,9 +164,31 @@ def log_gaussian_line_integral(middle, width, power, centre, sigma):
 def gaussian_line_fractions(edges, centre, sigma):
     """Return the fractions of a line in bins between edges (..., K + 1), for any width including 0.
 
-    Neighbouring bins share the probability beyond their edge, so that the fractions add up to rounding.
+    Neighbouring bins share the probability beyond their edge, so that the fractions add up to rounding. One line in
+    many bins is evaluated in a window of bins about its centre, unless it extends further.
     """
-    return _fractions((edges - centre) / _resolved(centre, sigma))
+    sigma = _resolved(centre, sigma)
+    num = edges.shape[-1]
+    if num < 2 * _WINDOW or jnp.size(edges) != num or jnp.size(centre) != 1 or jnp.size(sigma) != 1:
+        return _fractions((edges - centre) / sigma)
+    shape = jnp.broadcast_shapes(edges.shape, jnp.shape(centre), jnp.shape(sigma))
+    fractions = _fractions_in_window(edges.reshape(-1), jnp.reshape(centre, ()), jnp.reshape(sigma, ()))
+    return fractions.reshape(*shape[:-1], num - 1)
+
+
+def _fractions_in_window(edges, centre, sigma):
+    """Return the fractions of a line in bins between edges (K + 1,), for centre and sigma ()."""
+    last = len(edges) - _WINDOW
+    start = jnp.clip(jnp.searchsorted(edges, jax.lax.stop_gradient(centre)) - _WINDOW // 2, 0, last)
+    window = jax.lax.dynamic_slice(edges, (start,), (_WINDOW,))
+    starts_below = (start == 0) | (centre - window[0] > _NEGLIGIBLE * sigma)
+    ends_above = (start == last) | (window[-1] - centre > _NEGLIGIBLE * sigma)
+
+    def in_window():
+        fractions = _fractions((window - centre) / sigma)
+        return jax.lax.dynamic_update_slice(jnp.zeros(len(edges) - 1, fractions.dtype), fractions, (start,))
+
+    return jax.lax.cond(starts_below & ends_above, in_window, lambda: _fractions((edges - centre) / sigma))
 
 
 @jax.custom_jvp
