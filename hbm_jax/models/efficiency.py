@@ -106,7 +106,7 @@ class DetectionFunction(_Fixed):
     function: Callable[[Any, Any], Any]
     name: str = "a function of x and y"
     quantity: ClassVar[str] = "x and y"
-    own: ClassVar[bool] = True
+    is_registered: ClassVar[bool] = False
 
     def __str__(self):
         return self.name

@@ -92,7 +92,10 @@ def test_ties_from_the_command_line(tmp_path, capsys, monkeypatch):
         ({"b_log10_flux": "a_log10_flux * (-1) ** 0.5"}, "which is not a real number"),
         ({"b_log10_flux": "Nomral(0, 1)"}, r"'Nomral' is not a NumPyro distribution \(did you mean 'Normal'"),
         ({"b_log10_flux": "a_log10_flux + " * 100 + "1"}, "of more than 1000 characters"),
-        ({"a_photon_index": "b_photon_index"}, "own: expected parameters with priors of their own"),
+        (
+            {"a_photon_index": "b_photon_index"},
+            "own: expected parameters that are not tied to others; found 'a_photon_index'",
+        ),
     ],
 )
 def test_errors_name_parameter_and_formula(priors, words):
