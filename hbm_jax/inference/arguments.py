@@ -71,6 +71,8 @@ def _not_numbers(value: Any) -> str:
     """Return a description of the first entry that is not a number, of an array, list or tuple; else an empty text."""
     if not isinstance(value, np.ndarray) and type(value) not in (list, tuple):
         return ""
+    if type(value) in (list, tuple) and any(isinstance(entry, np.ndarray | jax.Array) for entry in value):
+        return ""  # a collection of arrays
     try:
         array = np.asarray(value)
     except ValueError:
