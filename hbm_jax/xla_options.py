@@ -14,6 +14,9 @@ QUICK: dict[str, Any] = {
     **OLDER_EMITTERS,
 }
 
+# Of programs that run a few times, but for longer than they compile.
+QUICK_LOOPS: dict[str, Any] = QUICK | {"xla_backend_optimization_level": 1}
+
 
 def sampling_options(platform: str) -> dict[str, Any]:
     """Return the options of programs that search or draw: optimised code, compiled sooner; on a CPU only.

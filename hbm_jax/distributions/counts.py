@@ -26,13 +26,17 @@ class Counts(dist.Distribution):
     """
 
     arg_constraints = {"expected": constraints.real}  # noqa: RUF012 - NumPyro's own convention
-    support = constraints.real
     pytree_data_fields = ("expected", "statistic")
 
     def __init__(self, expected, statistic: AnyStatistic, *, validate_args=None):
         self.expected = expected
         self.statistic = statistic
         super().__init__(np.shape(expected), (), validate_args=validate_args)
+
+    @constraints.dependent_property(event_dim=0)
+    def support(self):
+        """Whole numbers, but real ones for a statistic of Gaussian errors."""
+        return constraints.real if "chi2" in self.statistic.name else constraints.nonnegative_integer
 
     def log_prob(self, value):
         """Return the log probability of counts, (N, G)."""

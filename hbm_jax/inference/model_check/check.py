@@ -29,7 +29,7 @@ from hbm_jax.inference.model_check.replicates import (
 )
 from hbm_jax.inference.model_check.result import ModelCheck, UnusualResiduals, unusual_residuals
 from hbm_jax.inference.program import coords_of, remedies_of
-from hbm_jax.xla_options import QUICK
+from hbm_jax.xla_options import QUICK, QUICK_LOOPS
 
 LEVEL = 0.05  # p-value below which the model fails
 NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
@@ -123,7 +123,8 @@ def check_model(
             run = replicator(fit.program, fit.bound_args, structure, num)
             key = np.asarray(jax.random.key_data(jax.random.key(seed)))
             example = {name: values[0] for name, values in draws.items()}
-            program = compiled(run, example, key, compiler_options=QUICK)
+            options = QUICK_LOOPS if structure.draws_many_counts(num) else QUICK
+            program = compiled(run, example, key, compiler_options=options)
             pools = []
             for k in range(num_draws):
                 key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))

@@ -23,6 +23,7 @@ MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of
 NUM_REPLICATES = 200  # fewer for large data
 MAX_VALUES = 260_000  # replicated values at each draw, above which there are fewer replicates
 MIN_REPLICATES = 100
+MANY_COUNTS = 100_000  # replicated counts at each draw, above which a program is optimised
 
 
 class Site(NamedTuple):
@@ -32,6 +33,7 @@ class Site(NamedTuple):
     axes: tuple[str, ...]  # names of the axes
     components: tuple[str, ...]  # names of the components; empty for scalars
     axis_labels: tuple[tuple[str, ...], ...]  # labels along each axis
+    is_discrete: bool  # whether the values are counts, for example
     conditional: bool  # whether residuals given all other values are computed from the score
 
 
@@ -57,6 +59,10 @@ class Structure:
     def size(self) -> int:
         """Number of observed values."""
         return sum(int(np.prod(site.shape)) * max(len(site.components), 1) for site in self.observed.values())
+
+    def draws_many_counts(self, num_replicates: int) -> bool:
+        """Return whether drawing replicated counts, by loops of rejection, takes longer than compiling the program."""
+        return num_replicates * self.size > MANY_COUNTS and any(site.is_discrete for site in self.observed.values())
 
 
 def number_of_replicates(size: int) -> int:
@@ -102,8 +108,8 @@ def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
         tuple(map(str, coords[dim])) if len(coords.get(dim, ())) == size else tuple(map(str, range(size)))
         for dim, size in zip(dims, shape, strict=True)
     )
-    conditional = event_dim > 0 and not site["fn"].support.is_discrete
-    return Site(shape, tuple(dims), components, labels, conditional)
+    is_discrete = site["fn"].support.is_discrete
+    return Site(shape, tuple(dims), components, labels, is_discrete, event_dim > 0 and not is_discrete)
 
 
 def _object_latents(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
