@@ -25,15 +25,9 @@ from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.validation import concrete
 
 __all__ = [
-    "energy_flux",
-    "equivalent_width",
-    "isotropic_energy",
-    "k_correction",
-    "log10_luminosity",
-    "log10_sphere_area",
-    "luminosity",
-    "photon_flux",
-]
+    "energy_flux", "equivalent_width", "isotropic_energy", "k_correction", "log10_luminosity", "log10_sphere_area",
+    "luminosity", "photon_flux",
+]  # fmt: skip
 
 Band = tuple[ArrayLike, ArrayLike]
 

@@ -17,15 +17,9 @@ from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, WIDTH, check_band, integrals, pieces_of_bands
 
 __all__ = [
-    "Edge",
-    "FluxScale",
-    "GaussianAbsorption",
-    "HighEnergyCutoff",
-    "LowEnergyCutoff",
-    "LuminosityScale",
-    "PartialAbsorption",
-    "Wabs",
-]
+    "Edge", "FluxScale", "GaussianAbsorption", "HighEnergyCutoff", "LowEnergyCutoff", "LuminosityScale",
+    "PartialAbsorption", "Wabs",
+]  # fmt: skip
 
 _LN10 = math.log(10.0)
 _LOG_KEV = math.log(constants.kev_in_erg)
