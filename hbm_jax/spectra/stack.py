@@ -310,12 +310,10 @@ class SpectrumStack:
         return np.zeros_like(source)
 
     def sparse_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, sparse.csr_matrix]:
-        """Return the grouped response of one spectrum times its exposure, or without it if `per_second`.
+        """Return edges and grouped response of one spectrum times its exposure, or without it if `per_second`.
 
-        Returns
-        -------
-        (num_energies + 1,), (num_energies, num_groups)
-            Edges of the energy bins [keV], and response in the groups of this spectrum, without padding [cm^2 s].
+        Edges [keV] of the energy bins are (num_energies + 1,). The response [cm^2 s] in the groups of this spectrum,
+        without padding, is (num_energies, num_groups).
         """
         response, used = self.responses[row], np.asarray(self.used[row])
         scale = (1.0 if per_second else self.exposure[row]) * np.asarray(self.areascal[row])[used]

@@ -74,7 +74,8 @@ class AreaComponents:
         """Return the principal components of a set of effective areas, such as draws of the calibration.
 
         Components are those of the areas in cm^2, as in Lee et al. (2011), divided by the default area, and 0 where
-        that is 0. The covariance of the set is that of the components if all are kept.
+        that is 0. The covariance of the set is that of the components if all are kept. Raises DataError for fewer than
+        two areas, different energies, equal areas, or an invalid ``num`` or ``fraction``.
 
         Parameters
         ----------
@@ -86,11 +87,6 @@ class AreaComponents:
             Number of components; by default as many as contain the ``fraction`` of the variance.
         fraction : float
             Fraction of the variance, from 0 to 1.
-
-        Raises
-        ------
-        DataError
-            For fewer than two areas, different energies, equal areas, or an invalid ``num`` or ``fraction``.
         """
         if len(arfs) < 2:
             raise DataError(f"AreaComponents: expected at least two effective areas; found {len(arfs)}.")

@@ -24,14 +24,15 @@ _PIVOT = 6.0  # keV, energy at which the width is given, as in XSPEC's gsmooth
 
 
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
-    """Return a function that computes the photons in energy bins.
+    """Return a function that computes the photons in energy bins [photons/cm^2/s], (..., num_bins).
 
     Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
     four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
     than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
     is 5 or less, and below 1e-9 of the total photons in every bin (``tests/spectra/test_components.py``,
     ``test_energetics.py``). For absorbed lines and broken power laws the transmission is interpolated by a cubic in
-    each bin and averaged over the photons there. Raises ValueError if the edges are not positive and increasing.
+    each bin and averaged over the photons there. Raises ValueError if the edges are not positive and increasing. The
+    function is a pytree, and takes parameter values as in `Component.on`.
 
     Parameters
     ----------
@@ -39,11 +40,6 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
         Additive model. A multiplicative model is integrated in the same way.
     edges : (num_bins + 1,)
         Edges of the bins [keV], positive and increasing.
-
-    Returns
-    -------
-    callable
-        A pytree. Takes parameter values as in `Component.on`; returns photons/cm^2/s in each bin, (..., num_bins).
 
     Examples
     --------

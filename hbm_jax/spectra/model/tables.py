@@ -140,6 +140,9 @@ _interp = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")
 class AdditiveTable(_Table):
     """Photon spectrum of a table model, XSPEC's atable.
 
+    Raises ValueError if the file is a table of factors, or the redshift is invalid, and DataError if the file cannot be
+    read.
+
     Parameters
     ----------
     label : str
@@ -149,13 +152,6 @@ class AdditiveTable(_Table):
     z : float or None
         Redshift of the source: energies and photon rates are divided by 1 + z. None makes it a parameter. The keyword
         REDSHIFT of the file need not be set.
-
-    Raises
-    ------
-    ValueError
-        If the file is a table of factors, or the redshift is invalid.
-    DataError
-        If the file cannot be read.
 
     Notes
     -----
