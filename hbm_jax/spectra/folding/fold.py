@@ -66,7 +66,8 @@ class Folded(NamedTuple):
 
         It is ``errors + observed relative^2 + abs(observed - expected) relative``, (...). For expected counts M s_g in
         group g, with shape s_g and total M, and C observed counts in total, the log likelihood is
-        sum_g C_g ln s_g + C ln M - M. The sum changes by at most ``errors``, the rest by C ln(1 + relative) - M relative.
+        sum_g C_g ln s_g + C ln M - M. The sum changes by at most ``errors``, the rest by
+        C ln(1 + relative) - M relative.
 
         Parameters
         ----------
