@@ -19,7 +19,7 @@ from hbm_jax.spectra.folding.response import Arf
 from hbm_jax.spectra.model.composition import Component, Parameter, Product, Sum
 from hbm_jax.spectra.ogip.tables import opened
 from hbm_jax.spectra.ogip.writing import table_of, write_file
-from hbm_jax.validation import DataError, Floats, concrete, frozen_array
+from hbm_jax.validation import DataError, Floats, frozen_array
 
 __all__ = ["AreaErrors"]
 
@@ -253,9 +253,7 @@ class AreaErrors(Component):
 
     def _tables(self, energy: Any) -> Floats:
         """Return deviation and components, (1 + num_components, ..., K), 0 for the spectra of other instruments."""
-        values = concrete(energy)
-        if values is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        values = self._concrete(energy)
         rows = self.components.at(values)
         if self.spectra is None:
             return rows

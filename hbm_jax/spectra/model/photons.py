@@ -77,6 +77,19 @@ def _integral_of_ndtr(u):
     return u * ndtr(u) + jnp.exp(-0.5 * u * u) / math.sqrt(2.0 * math.pi)
 
 
+def require_source(spectrum: Any, owner: str, name: str) -> None:
+    """Raise ValueError unless a spectrum, in the parentheses of ``name``, is additive and without instrument errors."""
+    if not isinstance(spectrum, Component) or spectrum.kind != "additive":
+        raise ValueError(
+            f"{owner}: expected an additive expression in parentheses, as in {name}(powerlaw); found {spectrum!r}."
+        )
+    if any(part.of_instrument for part in components_of(spectrum)):
+        raise ValueError(
+            f"{owner}: expected errors of the instrument outside its parentheses, as in "
+            f"{name}(powerlaw) * AreaErrors('a.fits'); found {spectrum}."
+        )
+
+
 @dataclass(frozen=True)
 class GaussianSmoothing(Component):
     """Additive expression smoothed by a Gaussian of standard deviation sigma (E / 6 keV)^index, XSPEC's gsmooth.
@@ -112,15 +125,7 @@ class GaussianSmoothing(Component):
     index: float = 0.0
 
     def __post_init__(self):
-        if not isinstance(self.of, Component) or self.of.kind != "additive":
-            raise ValueError(
-                f"GaussianSmoothing: expected an additive expression, as in gsmooth(gauss); found {self.of!r}."
-            )
-        if any(part.of_instrument for part in components_of(self.of)):
-            raise ValueError(
-                "gsmooth: expected errors of the instrument outside its parentheses, as in "
-                f"gsmooth(gauss) * AreaErrors('a.fits'); found {self.of}."
-            )
+        require_source(self.of, "GaussianSmoothing", "gsmooth")
         if set(self.of.parameters) & {self._prefixed(name) for name in self.own_parameters}:
             raise ValueError(
                 "gsmooth: expected a name for its parameter that the expression does not have; found 'sigma' in both. "

@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
 from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.spectra.ogip.table_models import TableModel, TableParameter, read_table_model
-from hbm_jax.validation import concrete
 
 __all__ = ["AdditiveTable", "ExponentialTable", "MultiplicativeTable"]
 
@@ -80,13 +79,6 @@ class _Table(Component):
         """Return the spectra of the file, (1 + num_additional, num_grid, num_energies)."""
         table = self.table
         return np.concatenate([table.spectra[None], table.additional])
-
-    def _concrete(self, energy: Any) -> np.ndarray:
-        """Return energies as a NumPy array; raise ValueError for traced ones."""
-        numbers = concrete(energy)
-        if numbers is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
-        return numbers
 
 
 def _parameter(parameter: TableParameter, model: str) -> Parameter:
