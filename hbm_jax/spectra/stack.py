@@ -248,12 +248,8 @@ class SpectrumStack:
         if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson_background.any()):
             self._reject(name, gaussian_background, "Poisson backgrounds; found Gaussian errors", "pgstat")
         if name == "pgstat" and not gaussian_background.any():
-            self._reject(
-                name,
-                poisson_background,
-                "backgrounds with Gaussian errors; found a Poisson background",
-                "wstat or marginal",
-            )
+            expected = "backgrounds with Gaussian errors; found a Poisson background"
+            self._reject(name, poisson_background, expected, "wstat or marginal")
         if not gaussian_background.any():
             return (self._prepare(name, used),)
         if not poisson_background.any():

@@ -50,7 +50,7 @@ def quantity_of(names: Iterable[str]) -> str:
 def observed_columns(
     columns: Mapping[str, Any], quantity: str, H0: float, Om0: float, column_names: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return columns with luminosities, energies and peak energies as observed, and their names in messages.
+    """Return columns with observed values in place of those in the rest frame, and their names in messages.
 
     Raises DataError for a value that is missing or out of range, a luminosity of a burst without redshift, and a
     quantity both in the rest frame and observed.

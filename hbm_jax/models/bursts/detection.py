@@ -204,7 +204,8 @@ def _luminosities(margin, std, spread, used):
 
     The integrand is the detected fraction of bursts with the luminosity ``spread`` u, which rises near the limit over
     about the width of the brightest of the intervals. The rule is the trapezoidal one in t, with
-    u = edge + width sinh(t). Weights are to be multiplied by the exponential of the scale (..., B).
+    u = edge + width sinh(t). Weights are to be multiplied by the exponential of the scale (..., B),
+    which may be far below 0.
 
     Limits of the intervals relative to the mean luminosity, ``margin``, and standard deviations about the luminosity,
     ``std``, are (..., B, J). ``spread`` (..., B, 1) is the standard deviation of the luminosities, and ``used`` (B, J)

@@ -297,16 +297,9 @@ class GolenetskiiCounts(SelectiveModel):
         """Return the selection at parameters of the population; None without one."""
         if not self.selections:
             return None
-        limit, width = self.selections[0].names
-        return PeakFluxDetection(
-            p[limit],
-            p[width],
-            _line(p),
-            p["log10_E_peak_mean"] - 2.0,
-            p["log10_E_peak_std"],
-            folded.of_burst,
-            folded.log10_sphere_area,
-        )
+        limit, width = (p[name] for name in self.selections[0].names)
+        peaks = p["log10_E_peak_mean"] - 2.0, p["log10_E_peak_std"]
+        return PeakFluxDetection(limit, width, _line(p), *peaks, folded.of_burst, folded.log10_sphere_area)
 
     def _sample_spectra(self, p, bound: PreparedBursts, detection: PeakFluxDetection | None = None) -> dict[str, Any]:
         """Sample the peak energy and the indices of each interval, (I,) by name.

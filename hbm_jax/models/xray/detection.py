@@ -278,13 +278,8 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
 
         def at_index(index):
             """Return the difference of the logarithms for one photon index, (N,)."""
-            values = {
-                "photon_index": index,
-                "log10_flux": REFERENCE,
-                "nh": 10.0**log10_nh,
-                "nh_mw": bound.nh_mw,
-                "z": bound.z,
-            }
+            values = {"photon_index": index, "log10_flux": REFERENCE, "nh": 10.0**log10_nh}
+            values |= {"nh_mw": bound.nh_mw, "z": bound.z}
             p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in values.items()}
             return jnp.log10(jnp.sum(jnp.where(used, bound.expected(p), 0.0), axis=1)) - REFERENCE
 

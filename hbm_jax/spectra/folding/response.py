@@ -160,7 +160,7 @@ class Response:
         return self.rmf.e_max
 
     def fold(self, photons: ArrayLike) -> Floats:
-        """Return the expected rate of a photon spectrum in each channel [counts/s], (..., num_channels).
+        """Return the expected count rate of a photon spectrum in each channel [counts/s], (..., num_channels).
 
         Parameters
         ----------

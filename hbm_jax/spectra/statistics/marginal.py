@@ -115,10 +115,8 @@ def _series_and_derivative(mu, series: BackgroundSeries):
     larger = jnp.maximum(mu, pivot)
     ratio = jnp.minimum(mu, pivot) / larger
     value, derivative = _polynomial(down, up, above, ratio)
-    power, log_derivative = (
-        jnp.where(above, counts, lowest_power),
-        derivative / value,
-    )  # power of mu before the polynomial
+    power = jnp.where(above, counts, lowest_power)  # of mu before the polynomial
+    log_derivative = derivative / value
     mu = jnp.where(power > 0, jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 1.0)
     log_power = jnp.where(power > 0, power * jnp.log(mu / jnp.maximum(counts, 1.0)), 0.0)
     log_value = log_power + jnp.where(above, log_factor, log_below) + jnp.log(value)
