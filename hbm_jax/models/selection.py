@@ -11,16 +11,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.distributions import ProbitSelection, distribution_from_text, distribution_to_text
+from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency, efficiency_from_text
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
+from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import OptionError
 
 NONE = "none"
@@ -220,6 +223,22 @@ def as_selections(choice: Any, model: str, *, limits_only: bool = True) -> tuple
     if len(set(quantities)) < len(quantities):
         raise OptionError(f"{model}: selection: expected one limit for each quantity; found {choice!r}.")
     return chosen
+
+
+class SelectiveModel(PopulationModel):
+    """Base class of models with the option ``selection``, which states the objects that are missing in the data."""
+
+    selection: Any
+
+    @cached_property
+    def selections(self) -> tuple[Selection, ...]:
+        """The selection of the model, if it has one, with the priors of its parameters."""
+        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Selection, ...]:
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
+        return precomputed(lambda: as_selections(self.selection, self.label))
 
 
 def selections_to_text(chosen: Sequence[Any]) -> str:

@@ -248,12 +248,8 @@ class SpectrumStack:
         if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson_background.any()):
             self._reject(name, gaussian_background, "Poisson backgrounds; found Gaussian errors", "pgstat")
         if name == "pgstat" and not gaussian_background.any():
-            self._reject(
-                name,
-                poisson_background,
-                "backgrounds with Gaussian errors; found a Poisson background",
-                "wstat or marginal",
-            )
+            expected = "backgrounds with Gaussian errors; found a Poisson background"
+            self._reject(name, poisson_background, expected, "wstat or marginal")
         if not gaussian_background.any():
             return (self._prepare(name, used),)
         if not poisson_background.any():
@@ -310,12 +306,10 @@ class SpectrumStack:
         return np.zeros_like(source)
 
     def sparse_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, sparse.csr_matrix]:
-        """Return the grouped response of one spectrum times its exposure, or without it if `per_second`.
+        """Return edges and grouped response of one spectrum times its exposure, or without it if `per_second`.
 
-        Returns
-        -------
-        (num_energies + 1,), (num_energies, num_groups)
-            Edges of the energy bins [keV], and response in the groups of this spectrum, without padding [cm^2 s].
+        Edges [keV] of the energy bins are (num_energies + 1,). The response [cm^2 s] in the groups of this spectrum,
+        without padding, is (num_energies, num_groups).
         """
         response, used = self.responses[row], np.asarray(self.used[row])
         scale = (1.0 if per_second else self.exposure[row]) * np.asarray(self.areascal[row])[used]

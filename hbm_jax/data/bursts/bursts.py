@@ -140,6 +140,10 @@ class Bursts(HasWarnings):
     ) -> "Bursts":
         """Build the container from columns with one row per interval, after checking them.
 
+        Raises DataError for a missing or unknown column, unequal lengths, values that are missing or out of range, a
+        flux below the flux limit, a covariance that is not positive definite, or different redshifts within a burst.
+        The message names the column, the row and the burst.
+
         Parameters
         ----------
         columns : mapping of str to array
@@ -154,13 +158,6 @@ class Bursts(HasWarnings):
             ``"flux"`` or ``"fluence"``.
         column_names : mapping, optional
             Names of columns in the user's table, by standard name, for use in messages.
-
-        Raises
-        ------
-        DataError
-            For a missing or unknown column, unequal lengths, values that are missing or out of range, a flux below the
-            flux limit, a covariance that is not positive definite, or different redshifts within a burst. The message
-            names the column, the row and the burst.
 
         Examples
         --------

@@ -50,7 +50,7 @@ def quantity_of(names: Iterable[str]) -> str:
 def observed_columns(
     columns: Mapping[str, Any], quantity: str, H0: float, Om0: float, column_names: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return columns in which luminosities, energies and peak energies in the rest frame are those observed.
+    """Return columns with observed values in place of those in the rest frame, and their names in messages.
 
     Raises DataError for a value that is missing or out of range, a luminosity of a burst without redshift, and a
     quantity both in the rest frame and observed.
@@ -66,11 +66,6 @@ def observed_columns(
         Flat cosmology with which the luminosities or energies of the table were computed.
     column_names : mapping of str to str
         Names of the columns in messages.
-
-    Returns
-    -------
-    dict, dict
-        The columns, and their names in messages.
     """
     declared, name = rest_columns(quantity), OBSERVED[quantity]
     rest_frame = [key for key in columns if key in declared]

@@ -32,6 +32,9 @@ def read_bursts(
 ) -> Bursts:
     """Read bursts from a table of fluxes or fluences of intervals, or of isotropic luminosities or energies.
 
+    Raises errors as `hbm_jax.data.read_table` and `Bursts.from_columns`; also DataError for a value in the rest frame
+    without a redshift, for E_iso beside L_iso or flux without `quantity`, and for H0 or Om0 out of range.
+
     Parameters
     ----------
     source, columns, format, missing, leave_out
@@ -46,12 +49,6 @@ def read_bursts(
         are named like those of `Bursts.from_columns`, as in ``E_iso_err_lo``. The values are converted to bolometric
         fluxes or fluences and observed peak energies. A model may therefore have another cosmology, and its selections
         apply to observed quantities.
-
-    Raises
-    ------
-    FileNotFoundError, DataError
-        As for `hbm_jax.data.read_table` and `Bursts.from_columns`; for a value in the rest frame without a redshift,
-        for E_iso beside L_iso or flux without `quantity`, and for H0 or Om0 out of range.
 
     Examples
     --------

@@ -32,6 +32,10 @@ def read_grouped_spectra(
 ) -> SpectrumStack:
     """Read spectra with backgrounds and responses, select and group their channels, and stack them for a joint fit.
 
+    Returns a `hbm_jax.spectra.RegionStack` with ``background_response``. Raises DataError for a file that is missing or
+    cannot be read, or that has no response or no channels in use; for a mapping without ``file`` or with an unknown
+    option.
+
     Parameters
     ----------
     source
@@ -54,17 +58,6 @@ def read_grouped_spectra(
     background_response : {"rmf", "source"}, optional
         Read the background regions as separate spectra, for ``SpectralFit(..., background_spectrum=)``: their response
         is the redistribution matrix of the source without its effective area, or the response of the source.
-
-    Returns
-    -------
-    SpectrumStack
-        A `hbm_jax.spectra.RegionStack` with ``background_response``.
-
-    Raises
-    ------
-    DataError
-        For a file that is missing or cannot be read, or that has no response or no channels in use; for a mapping
-        without ``file`` or with an unknown option.
 
     Examples
     --------

@@ -40,6 +40,9 @@ def read_afterglows(
 ) -> Afterglows:
     """Read a catalogue of afterglows and the spectrum of every source.
 
+    Raises FileNotFoundError if the catalogue or the folder does not exist, and DataError for invalid catalogues and
+    spectra. All sources are read first; the message lists every invalid source and the reason.
+
     Parameters
     ----------
     source
@@ -65,14 +68,6 @@ def read_afterglows(
         True: include channels flagged as bad in the file.
     leave_out
         Names of sources to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the catalogue or the folder does not exist.
-    DataError
-        For invalid catalogues and spectra. All sources are read first; the message lists every invalid source and the
-        reason.
 
     Examples
     --------

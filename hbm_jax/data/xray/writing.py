@@ -15,7 +15,8 @@ CATALOG, SPECTRA = "catalog.ecsv", "spectra"
 def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwrite: bool = False) -> Path:
     """Write a simulated sample as OGIP files, which `hbm_jax.data.read_afterglows` and other software can read.
 
-    Raises FileExistsError if the catalogue exists and `overwrite` is false.
+    Raises FileExistsError if the catalogue exists and `overwrite` is false. Returns the path of the catalogue. Its
+    header contains the true population parameters; columns beginning with ``true_`` contain those of each source.
 
     Parameters
     ----------
@@ -26,12 +27,6 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
         Output of `AfterglowPopulation.draw`.
     overwrite : bool
         True: replace existing files.
-
-    Returns
-    -------
-    path
-        The catalogue. Its header contains the true population parameters; columns beginning with ``true_`` contain
-        those of each source.
     """
     catalogue = new_catalogue(folder, CATALOG, overwrite)
     spectra = catalogue.parent / SPECTRA

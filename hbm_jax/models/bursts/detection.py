@@ -204,21 +204,12 @@ def _luminosities(margin, std, spread, used):
 
     The integrand is the detected fraction of bursts with the luminosity ``spread`` u, which rises near the limit over
     about the width of the brightest of the intervals. The rule is the trapezoidal one in t, with
-    u = edge + width sinh(t).
+    u = edge + width sinh(t). Weights are to be multiplied by the exponential of the scale (..., B),
+    which may be far below 0.
 
-    Parameters
-    ----------
-    margin, std : (..., B, J)
-        Limits of the intervals, relative to the mean luminosity, and standard deviations about the luminosity.
-    spread : (..., B, 1)
-        Standard deviation of the luminosities.
-    used : (B, J)
-        False for padding, or numbers of intervals.
-
-    Returns
-    -------
-    nodes, weights, log_scale
-        Weights are to be multiplied by the exponential of ``log_scale``, (..., B), which may be far below 0.
+    Limits of the intervals relative to the mean luminosity, ``margin``, and standard deviations about the luminosity,
+    ``std``, are (..., B, J). ``spread`` (..., B, 1) is the standard deviation of the luminosities, and ``used`` (B, J)
+    is False for padding, or the number of intervals.
     """
     num, used = jnp.sum(used, axis=-1, keepdims=True), used > 0
     # Approximate height of the brightest of num intervals above the mean, in standard deviations.

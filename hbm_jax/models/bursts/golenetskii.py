@@ -30,7 +30,6 @@ from hbm_jax.data.bursts.bursts import BOLOMETRIC, MAX_REDSHIFT, Bursts
 from hbm_jax.data.bursts.flux_bands import FluxBands
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import expansion
-from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.bursts.detection import (
     PIVOT,
     TRUNCATION,
@@ -47,7 +46,7 @@ from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, selections_to_text
 from hbm_jax.names import choose
 from hbm_jax.precomputation import padded_axis, padded_size, precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
@@ -178,7 +177,7 @@ class BoundBursts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Golenetskii(PopulationModel):
+class Golenetskii(SelectiveModel):
     """Hierarchical model of the Golenetskii relation; an instance is a NumPyro program of the data.
 
     Uncertain redshifts are sample sites: ``z`` for unknown redshifts, ``z_measured`` for redshifts with an error. For
@@ -253,11 +252,6 @@ class Golenetskii(PopulationModel):
         object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Golenetskii")))
         check_options(self)
         object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
-
-    @cached_property
-    def selections(self) -> tuple[Selection, ...]:
-        """The selection of the model, if it has one, with the priors of its parameters."""
-        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
 
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
@@ -465,7 +459,7 @@ class Golenetskii(PopulationModel):
         The truth contains all latents; with a selection, it lacks true fluxes and peak energies of intervals.
         """
         model = self if self.selections else dataclasses.replace(self, latents="sampled")
-        return PopulationModel.simulate(model, key, moved_to_limit(data, self.selections), parameters)
+        return SelectiveModel.simulate(model, key, moved_to_limit(data, self.selections), parameters)
 
     def coords(self, data: Bursts) -> dict[str, list]:
         """Return the labels of the dimensions."""

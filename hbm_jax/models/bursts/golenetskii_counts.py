@@ -24,7 +24,6 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
-from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.bursts.detection import PeakFluxDetection, check_options_of_counts
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER, UNITS, BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
@@ -33,9 +32,8 @@ from hbm_jax.models.bursts.peaked import PeakedSpectrum
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.partial_centering import CentringWeight, centring_weight, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, selections_to_text
 from hbm_jax.names import choose
-from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
@@ -128,7 +126,7 @@ def _line(p: Mapping[str, Any]) -> Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GolenetskiiCounts(PopulationModel):
+class GolenetskiiCounts(SelectiveModel):
     """Hierarchical model of the spectra of gamma-ray bursts; an instance is a NumPyro program of the data.
 
     Raises ValueError for an unknown option, parameter or prior, or an invalid band.
@@ -217,16 +215,6 @@ class GolenetskiiCounts(PopulationModel):
         check_options_of_counts(self)
 
     @cached_property
-    def selections(self) -> tuple[Selection, ...]:
-        """The selection of the model, if it has one, with the priors of its parameters."""
-        return tuple(selection.with_priors(self.all_priors) for selection in self._stated_selections)
-
-    @cached_property
-    def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
-        return precomputed(lambda: as_selections(self.selection, "GolenetskiiCounts"))
-
-    @cached_property
     def peaked(self) -> PeakedSpectrum:
         """Model expression with its peak energy and the populations of its parameters."""
         return PeakedSpectrum.of(self.spectrum)
@@ -309,16 +297,9 @@ class GolenetskiiCounts(PopulationModel):
         """Return the selection at parameters of the population; None without one."""
         if not self.selections:
             return None
-        limit, width = self.selections[0].names
-        return PeakFluxDetection(
-            p[limit],
-            p[width],
-            _line(p),
-            p["log10_E_peak_mean"] - 2.0,
-            p["log10_E_peak_std"],
-            folded.of_burst,
-            folded.log10_sphere_area,
-        )
+        limit, width = (p[name] for name in self.selections[0].names)
+        peaks = p["log10_E_peak_mean"] - 2.0, p["log10_E_peak_std"]
+        return PeakFluxDetection(limit, width, _line(p), *peaks, folded.of_burst, folded.log10_sphere_area)
 
     def _sample_spectra(self, p, bound: PreparedBursts, detection: PeakFluxDetection | None = None) -> dict[str, Any]:
         """Sample the peak energy and the indices of each interval, (I,) by name.

@@ -112,10 +112,8 @@ class PeakedSpectrum:
     @property
     def trials(self) -> dict[str, np.ndarray]:
         """Parameters of spectra that bracket those of bursts, (num_trials,) each."""
-        names = [
-            PEAK,
-            *(name for name in _peak_populations(self.peak) if name in self.peak.own_parameters and name != PEAK),
-        ]
+        indices = [name for name in _peak_populations(self.peak) if name in self.peak.own_parameters and name != PEAK]
+        names = [PEAK, *indices]
         grid = np.meshgrid(*(_TRIALS[name] for name in names), indexing="ij")
         peak_values = {self.peak._prefixed(name): axis.ravel() for name, axis in zip(names, grid, strict=True)}
         rng, others = np.random.default_rng(0), [v for v in self.sites if v.parameter not in peak_values]

@@ -28,16 +28,14 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
-from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
-from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, selections_to_text
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.detection import check_options as check_selection
 from hbm_jax.models.xray.detection import detection_of, with_selection
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
-from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.area_errors import AreaErrors
 from hbm_jax.spectra.model.components import Absorption, Component, Whim
 from hbm_jax.spectra.model.composition import components_of
@@ -65,7 +63,7 @@ UNITS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Afterglow(PopulationModel):
+class Afterglow(SelectiveModel):
     """Hierarchical model of absorbed afterglow spectra; calling it with data is a NumPyro program.
 
     Raises ValueError for an unknown option or prior name; the message suggests the nearest known one.
@@ -195,16 +193,6 @@ class Afterglow(PopulationModel):
         for part in self._stated_selections:
             defaults |= part.priors
         return defaults
-
-    @cached_property
-    def selections(self) -> tuple[Selection, ...]:
-        """The selection of the model, if it has one, with the priors of its parameters."""
-        return tuple(selection.with_priors(self.all_priors) for selection in self._stated_selections)
-
-    @cached_property
-    def _stated_selections(self) -> tuple[Selection, ...]:
-        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
-        return precomputed(lambda: as_selections(self.selection, "Afterglow"))
 
     @cached_property
     def medium(self) -> Medium:

@@ -175,6 +175,8 @@ class SourceDetection:
     def standardised(self, site: str, prior: Any, log10_nh: Any) -> Any:
         """Return the distribution of a standardised latent of detected sources, or a function that returns it.
 
+        The result is as in `hbm_jax.models.partial_centering.Coordinate`.
+
         Parameters
         ----------
         site : str
@@ -183,11 +185,6 @@ class SourceDetection:
             Its standardised population, (N,).
         log10_nh : (N,) or None
             log10 of the columns.
-
-        Returns
-        -------
-        Distribution or callable
-            As in `hbm_jax.models.partial_centering.Coordinate`.
         """
         p, limit = self.p, self.counts
         if site == FLUX and limit is None:
@@ -281,13 +278,8 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
 
         def at_index(index):
             """Return the difference of the logarithms for one photon index, (N,)."""
-            values = {
-                "photon_index": index,
-                "log10_flux": REFERENCE,
-                "nh": 10.0**log10_nh,
-                "nh_mw": bound.nh_mw,
-                "z": bound.z,
-            }
+            values = {"photon_index": index, "log10_flux": REFERENCE, "nh": 10.0**log10_nh}
+            values |= {"nh_mw": bound.nh_mw, "z": bound.z}
             p = {name: jnp.broadcast_to(value, np.shape(bound.z)) for name, value in values.items()}
             return jnp.log10(jnp.sum(jnp.where(used, bound.expected(p), 0.0), axis=1)) - REFERENCE
 
@@ -312,10 +304,7 @@ def detection_of(selections: Sequence[Selection], p: Any, counts: CountLimit | N
 def with_selection(model: Any, bound: Any, data: Any) -> Any:
     """Return bound sources with the detected fraction of each, for a selection by counts.
 
-    Raises
-    ------
-    DataError
-        For a source with fewer counts than the selection requires, or a redshift with an error.
+    Raises DataError for a source with fewer counts than the selection requires, or a redshift with an error.
     """
     if not model.selections or model.selections[0].quantity != COUNTS:
         return bound

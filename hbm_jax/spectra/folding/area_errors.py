@@ -19,7 +19,7 @@ from hbm_jax.spectra.folding.response import Arf
 from hbm_jax.spectra.model.composition import Component, Parameter, Product, Sum
 from hbm_jax.spectra.ogip.tables import opened
 from hbm_jax.spectra.ogip.writing import table_of, write_file
-from hbm_jax.validation import DataError, Floats, concrete, frozen_array
+from hbm_jax.validation import DataError, Floats, frozen_array
 
 __all__ = ["AreaErrors"]
 
@@ -74,7 +74,8 @@ class AreaComponents:
         """Return the principal components of a set of effective areas, such as draws of the calibration.
 
         Components are those of the areas in cm^2, as in Lee et al. (2011), divided by the default area, and 0 where
-        that is 0. The covariance of the set is that of the components if all are kept.
+        that is 0. The covariance of the set is that of the components if all are kept. Raises DataError for fewer than
+        two areas, different energies, equal areas, or an invalid ``num`` or ``fraction``.
 
         Parameters
         ----------
@@ -86,11 +87,6 @@ class AreaComponents:
             Number of components; by default as many as contain the ``fraction`` of the variance.
         fraction : float
             Fraction of the variance, from 0 to 1.
-
-        Raises
-        ------
-        DataError
-            For fewer than two areas, different energies, equal areas, or an invalid ``num`` or ``fraction``.
         """
         if len(arfs) < 2:
             raise DataError(f"AreaComponents: expected at least two effective areas; found {len(arfs)}.")
@@ -257,9 +253,7 @@ class AreaErrors(Component):
 
     def _tables(self, energy: Any) -> Floats:
         """Return deviation and components, (1 + num_components, ..., K), 0 for the spectra of other instruments."""
-        values = concrete(energy)
-        if values is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        values = self._concrete(energy)
         rows = self.components.at(values)
         if self.spectra is None:
             return rows

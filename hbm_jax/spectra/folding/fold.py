@@ -64,20 +64,17 @@ class Folded(NamedTuple):
     def bound(self, expected: ArrayLike, observed: float) -> Floats:
         """Return a bound on the change of the Poisson log likelihood for trial spectra scaled to any expected counts.
 
+        It is ``errors + observed relative^2 + abs(observed - expected) relative``, (...). For expected counts M s_g in
+        group g, with shape s_g and total M, and C observed counts in total, the log likelihood is
+        sum_g C_g ln s_g + C ln M - M. The sum changes by at most ``errors``, the rest by
+        C ln(1 + relative) - M relative.
+
         Parameters
         ----------
         expected : (...)
             Total expected counts of the scaled spectra.
         observed : float
             Total observed counts.
-
-        Returns
-        -------
-        (...)
-            ``errors + observed relative^2 + abs(observed - expected) relative``. For expected counts M s_g in group g,
-            with shape s_g and total M, and C observed counts in total, the log likelihood is
-            sum_g C_g ln s_g + C ln M - M. The sum changes by at most ``errors``, the rest by
-            C ln(1 + relative) - M relative.
         """
         return self.errors.max() + observed * self.relative**2 + np.abs(observed - np.asarray(expected)) * self.relative
 

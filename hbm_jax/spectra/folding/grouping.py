@@ -37,7 +37,7 @@ TURN = 2.119  # x of Kaastra & Bleeker (2016) below which the optimal bin width 
 def noticed(
     spectrum: Spectrum, energies: Sequence[float] | Sequence[Sequence[float]] | None = None, *, keep_bad: bool = False
 ) -> Mask:
-    """Return the mask of the channels to use.
+    """Return the mask of the channels to use, (num_channels,).
 
     Raises DataError if a range is not a pair of increasing numbers or contains no channel entirely, if no channel is
     good, or if `energies` is given for a spectrum without a response.
@@ -52,10 +52,6 @@ def noticed(
     keep_bad : bool
         True: also use channels marked as bad (QUALITY other than 0) in the spectrum or its background, except those
         with counts of NaN.
-
-    Returns
-    -------
-    (num_channels,) of bool
     """
     good = np.ones(len(spectrum), bool)
     for region in (spectrum, spectrum.background):
@@ -105,7 +101,8 @@ def group(
     """Return a copy of a spectrum with a new grouping of its channels.
 
     Raises DataError if the method is unknown, the amount is missing or invalid, or ``"optimal"`` or ``"width"`` is used
-    without a response.
+    without a response. In the result ``grouping`` is 1 where a group begins, -1 within a group and 0 in unused
+    channels.
 
     Parameters
     ----------
@@ -120,11 +117,6 @@ def group(
         Amount for ``"min_counts"``, ``"min_signal_to_noise"``, ``"channels_per_group"`` and ``"width"``.
     noticed : (num_channels,) of bool, optional
         Channels to use, as returned by `noticed`. Default: the good ones.
-
-    Returns
-    -------
-    Spectrum
-        ``grouping`` is 1 where a group begins, -1 within a group and 0 in unused channels.
 
     Notes
     -----
@@ -150,7 +142,7 @@ def group(
 
 
 def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.int64]:
-    """Return the group number of each channel.
+    """Return the group number of each channel, (num_channels,), increasing from 0; -1 for unused channels.
 
     Raises DataError if `noticed` is not a mask of the channels or selects none.
 
@@ -159,11 +151,6 @@ def groups(spectrum: Spectrum, noticed: ArrayLike | None = None) -> NDArray[np.i
     spectrum, noticed
         As in `group`. In ``spectrum.grouping`` 1 begins a group, -1 continues it, 0 is a group of a single channel. A
         group keeps only its used channels, and is divided where an unused channel lies between them.
-
-    Returns
-    -------
-    (num_channels,) of int
-        Increasing from 0; -1 for unused channels.
 
     Examples
     --------
@@ -211,22 +198,17 @@ def _full_width(profile: Floats) -> float:
 
 
 def optimal_widths(spectrum: Spectrum, noticed: ArrayLike | None = None) -> Floats:
-    """Return the largest group width around each channel without loss of information, in channels.
+    """Return the largest group width around each channel without loss of information [channels], (num_channels,).
 
     It is the optimal bin width of Kaastra & Bleeker (2016, A&A 587, A151): the full width at half maximum of the
     response, times (0.08 + 7.0 / x + 1.8 / x^2) / (1 + 5.9 / x) where x > 2.119. Here x = ln(N_r (1 + 0.2 ln R)), N_r
     is the number of counts within one full width around the channel, and R the number of full widths in the used
-    channels. Raises DataError if the spectrum has no response.
+    channels. Raises DataError if the spectrum has no response. The width is at least 1.
 
     Parameters
     ----------
     spectrum, noticed
         As in `group`; the spectrum has a response.
-
-    Returns
-    -------
-    (num_channels,)
-        At least 1.
     """
     used = _used(spectrum, noticed)
     width = fwhm(_response(spectrum, "optimal groups"))

@@ -48,7 +48,7 @@ def panel_edges(
     width: float = WIDTH,
     gap: ArrayLike = GAP,
 ) -> Floats:
-    """Divide a band into panels at the energies where a spectrum is not smooth.
+    """Return the edges [keV] of panels, (num_panels + 1,), that divide a band where a spectrum is not smooth.
 
     Parameters
     ----------
@@ -64,11 +64,6 @@ def panel_edges(
     gap : float or (num,)
         Smallest distance in ln E from each discontinuity in slope to other panel edges. Discontinuities with a smaller
         gap take precedence.
-
-    Returns
-    -------
-    (num_panels + 1,)
-        Panel edges [keV], increasing.
     """
     energies, slope_energies = np.asarray(discontinuities, float), np.asarray(slope_discontinuities, float)
     cuts = np.unique(np.concatenate([[low, high], energies[(energies > low) & (energies < high)]])).tolist()
@@ -105,7 +100,9 @@ def dense(matrix: Any) -> Floats:
 
 
 def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> tuple[Floats, sparse.csr_matrix]:
-    """Return the nodes, and the matrix from values at the nodes to integrals over energy bins.
+    """Return the nodes [keV], (num_nodes,), and the matrix from values at the nodes to integrals over energy bins.
+
+    The matrix [keV] is sparse, (num_energies, num_nodes).
 
     Parameters
     ----------
@@ -115,11 +112,6 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3)
         Panel edges over the same band, from `panel_edges`.
     num_nodes : int or (num_panels,) int
         Gauss-Legendre nodes per panel.
-
-    Returns
-    -------
-    (num_nodes,), sparse (num_energies, num_nodes)
-        [keV] each.
 
     Examples
     --------

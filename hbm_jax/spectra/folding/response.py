@@ -94,17 +94,14 @@ class Response:
     def of(cls, rmf: Rmf, arf: Arf | None = None) -> "Response":
         """Combine a redistribution matrix with an effective area.
 
+        Raises DataError if the energy grids differ, or the response is zero at all energies.
+
         Parameters
         ----------
         rmf : Rmf
             Redistribution matrix.
         arf : Arf, optional
             Effective area, in the same energy bins; None if the matrix includes the area.
-
-        Raises
-        ------
-        DataError
-            If the energy grids differ, or the response is zero at all energies.
         """
         area = np.ones(rmf.matrix.shape[0])
         if arf is not None:
@@ -126,10 +123,7 @@ class Response:
     def from_area(cls, rmf: Rmf, area: Floats) -> "Response":
         """Combine a redistribution matrix with the effective area in each of its energy bins [cm^2].
 
-        Raises
-        ------
-        DataError
-            If the response is zero at all energies.
+        Raises DataError if the response is zero at all energies.
         """
         used = np.flatnonzero(area * np.asarray(abs(rmf.matrix).sum(axis=1)).ravel())
         if not used.size:
@@ -166,34 +160,24 @@ class Response:
         return self.rmf.e_max
 
     def fold(self, photons: ArrayLike) -> Floats:
-        """Return the expected count rate of a photon spectrum in each channel.
+        """Return the expected count rate of a photon spectrum in each channel [counts/s], (..., num_channels).
 
         Parameters
         ----------
         photons : (..., num_energies)
             Photon flux in each energy bin [photons/cm^2/s].
-
-        Returns
-        -------
-        (..., num_channels)
-            [counts/s].
         """
         incident = np.asarray(photons, float) * self.area[self.rows]
         counts = incident.reshape(-1, incident.shape[-1]) @ self.rmf.matrix[self.rows]
         return np.asarray(counts).reshape(*incident.shape[:-1], -1)
 
     def grouped(self, groups: ArrayLike) -> Floats:
-        """Return the response summed over the channels of each group.
+        """Return the response summed over the channels of each group [cm^2], (num_energies, num_groups).
 
         Parameters
         ----------
         groups : (num_channels,)
             Group number of each channel, from 0; -1 for an unused channel.
-
-        Returns
-        -------
-        (num_energies, num_groups)
-            [cm^2].
         """
         return self.in_groups(groups).toarray()
 

@@ -21,7 +21,7 @@ from hbm_jax.absorption.whim import MAX_REDSHIFT
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import elementwise, precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
-from hbm_jax.validation import Floats, concrete
+from hbm_jax.validation import Floats
 from hbm_jax.xla_options import QUICK
 
 _ROUNDING = 1e-6  # relative tolerance of the energy limits
@@ -226,9 +226,7 @@ class Absorption(_Absorber):
         """Return the cross section [1e-22 cm^2 per H]; the energies if the redshift is a parameter."""
         if self.z is None:
             return energy
-        if concrete(energy) is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
-        energy = _at_redshift(energy, self.z)
+        energy = _at_redshift(self._concrete(energy), self.z)
         outside = ~((energy >= MIN_ENERGY * (1 - _ROUNDING)) & (energy <= MAX_ENERGY * (1 + _ROUNDING)))
         if outside.any():
             raise ValueError(
@@ -360,8 +358,7 @@ class Whim(_Absorber):
 
         ln(1 + z) of the nodes, (rows, _NUM_Z), is None if the redshift is fixed.
         """
-        if concrete(energy) is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        energy = self._concrete(energy)
         if self.z is None:
             raise ValueError(f"{self}: expected the redshift of a source and a cosmology; found none.")
         # The empty array carries the shape of the energies, which is static even if the array is traced.

@@ -19,22 +19,9 @@ from hbm_jax.spectra.model.quadrature import check_band, interpolation_weights
 from hbm_jax.validation import concrete
 
 __all__ = [
-    "Absorption",
-    "Band",
-    "BlackBody",
-    "BrokenPowerLaw",
-    "Component",
-    "Constant",
-    "CutoffPowerLaw",
-    "GaussianLine",
-    "LogParabola",
-    "Parameter",
-    "PowerLaw",
-    "Product",
-    "Sum",
-    "Whim",
-    "photons",
-]
+    "Absorption", "Band", "BlackBody", "BrokenPowerLaw", "Component", "Constant", "CutoffPowerLaw", "GaussianLine",
+    "LogParabola", "Parameter", "PowerLaw", "Product", "Sum", "Whim", "photons",
+]  # fmt: skip
 
 Norm = Literal["amplitude"] | tuple[float, float]
 _LN10 = math.log(10.0)

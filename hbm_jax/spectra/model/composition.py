@@ -96,6 +96,13 @@ class Component:
         """Precompute everything that depends on energy alone."""
         raise NotImplementedError
 
+    def _concrete(self, energy: Any) -> Floats:
+        """Return energies as a NumPy array; raise ValueError for traced ones."""
+        numbers = concrete(energy)
+        if numbers is None:
+            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        return numbers
+
     def _bin_tables(self, edges: Floats) -> Any:
         """Precompute everything that averages over bins between edges (..., K + 1) need."""
         return self._tables(np.sqrt(edges[..., 1:] * edges[..., :-1]))

@@ -25,15 +25,9 @@ from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.validation import concrete
 
 __all__ = [
-    "energy_flux",
-    "equivalent_width",
-    "isotropic_energy",
-    "k_correction",
-    "log10_luminosity",
-    "log10_sphere_area",
-    "luminosity",
-    "photon_flux",
-]
+    "energy_flux", "equivalent_width", "isotropic_energy", "k_correction", "log10_luminosity", "log10_sphere_area",
+    "luminosity", "photon_flux",
+]  # fmt: skip
 
 Band = tuple[ArrayLike, ArrayLike]
 
@@ -41,7 +35,7 @@ Band = tuple[ArrayLike, ArrayLike]
 def photon_flux(
     spectrum: Component, values: Values, low: ArrayLike, high: ArrayLike, *, unabsorbed: bool = False
 ) -> jax.Array:
-    """Return the photon flux in a band.
+    """Return the photon flux in a band [photons/cm^2/s], (...).
 
     Raises ValueError if the band is invalid, a parameter value is missing, or the spectrum has no additive component.
 
@@ -56,11 +50,6 @@ def photon_flux(
     unabsorbed : bool
         True: remove the absorbers.
 
-    Returns
-    -------
-    (...)
-        [photons/cm^2/s].
-
     Examples
     --------
     >>> from hbm_jax.spectra.model.components import PowerLaw
@@ -74,7 +63,7 @@ def photon_flux(
 def energy_flux(
     spectrum: Component, values: Values, low: ArrayLike, high: ArrayLike, *, unabsorbed: bool = False
 ) -> jax.Array:
-    """Return the energy flux in a band.
+    """Return the energy flux in a band [erg/cm^2/s], (...).
 
     Relative error without absorbers: 1e-12 for bands of up to four decades, if cut-off energies and temperatures are at
     least 0.03 times the lower limit. With absorbers: 1e-9, or 1e-4 if the break of a `BrokenPowerLaw` lies in the band,
@@ -84,11 +73,6 @@ def energy_flux(
     ----------
     spectrum, values, low, high, unabsorbed
         As in `photon_flux`, which raises the same errors.
-
-    Returns
-    -------
-    (...)
-        [erg/cm^2/s].
 
     Examples
     --------
@@ -103,7 +87,9 @@ def energy_flux(
 def k_correction(
     spectrum: Component, values: Values, z: ArrayLike, *, rest: Band, observed: Band, unabsorbed: bool = True
 ) -> jax.Array:
-    """Return the ratio of the energy flux in a rest-frame band to that in an observed band.
+    """Return the ratio of the energy flux in a rest-frame band to that in an observed band, (...).
+
+    Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands (1 + z)^(photon_index - 2).
 
     Parameters
     ----------
@@ -115,12 +101,6 @@ def k_correction(
         Band in the rest frame of the source [keV], observed at (low, high) / (1 + z).
     observed : (low, high)
         Band in which the flux was measured [keV].
-
-    Returns
-    -------
-    (...)
-        Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands
-        (1 + z)^(photon_index - 2).
 
     Examples
     --------
@@ -136,7 +116,7 @@ def k_correction(
 
 
 def log10_sphere_area(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Return log10 of 4 pi d_L^2 [cm^2], the ratio of luminosity to flux.
+    """Return log10 of 4 pi d_L^2 [cm^2], the ratio of luminosity to flux, (...); -inf at z = 0.
 
     Parameters
     ----------
@@ -144,11 +124,6 @@ def log10_sphere_area(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
         Redshift; its domain is that of `hbm_jax.cosmology.distances`.
     cosmology : Cosmology
         Background cosmology.
-
-    Returns
-    -------
-    (...)
-        -inf at z = 0.
 
     Examples
     --------

@@ -12,20 +12,15 @@ from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.absorbers import Absorption, _at_redshift, _Multiplicative, _redshift
-from hbm_jax.spectra.model.composition import Component, Parameter, components_of, floating, split_terms
+from hbm_jax.spectra.model.composition import Parameter, floating, split_terms
 from hbm_jax.spectra.model.energetics import log10_sphere_area
+from hbm_jax.spectra.model.photons import require_source
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, WIDTH, check_band, integrals, pieces_of_bands
 
 __all__ = [
-    "Edge",
-    "FluxScale",
-    "GaussianAbsorption",
-    "HighEnergyCutoff",
-    "LowEnergyCutoff",
-    "LuminosityScale",
-    "PartialAbsorption",
-    "Wabs",
-]
+    "Edge", "FluxScale", "GaussianAbsorption", "HighEnergyCutoff", "LowEnergyCutoff", "LuminosityScale",
+    "PartialAbsorption", "Wabs",
+]  # fmt: skip
 
 _LN10 = math.log(10.0)
 _LOG_KEV = math.log(constants.kev_in_erg)
@@ -295,16 +290,7 @@ class FluxScale(_Multiplicative):
     band: tuple[float, float] = (0.5, 10.0)
 
     def __post_init__(self):
-        if not isinstance(self.of, Component) or self.of.kind != "additive":
-            raise ValueError(
-                f"{type(self).__name__}: expected an additive expression in parentheses, as in cflux(powerlaw); found "
-                f"{self.of!r}."
-            )
-        if any(part.of_instrument for part in components_of(self.of)):
-            raise ValueError(
-                f"{type(self).__name__}: expected errors of the instrument outside its parentheses, as in "
-                f"cflux(powerlaw) * AreaErrors('a.fits'); found {self.of}."
-            )
+        require_source(self.of, type(self).__name__, "cflux")
         if np.shape(self.band) != (2,):
             raise ValueError(f"band: expected two energies (low, high) [keV]; found {self.band!r}.")
         low, high = (float(limit) for limit in self.band)

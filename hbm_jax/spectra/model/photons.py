@@ -24,14 +24,15 @@ _PIVOT = 6.0  # keV, energy at which the width is given, as in XSPEC's gsmooth
 
 
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
-    """Return a function that computes the photons in energy bins.
+    """Return a function that computes the photons in energy bins [photons/cm^2/s], (..., num_bins).
 
     Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
     four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
     than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
     is 5 or less, and below 1e-9 of the total photons in every bin (``tests/spectra/test_components.py``,
     ``test_energetics.py``). For absorbed lines and broken power laws the transmission is interpolated by a cubic in
-    each bin and averaged over the photons there. Raises ValueError if the edges are not positive and increasing.
+    each bin and averaged over the photons there. Raises ValueError if the edges are not positive and increasing. The
+    function is a pytree, and takes parameter values as in `Component.on`.
 
     Parameters
     ----------
@@ -39,11 +40,6 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
         Additive model. A multiplicative model is integrated in the same way.
     edges : (num_bins + 1,)
         Edges of the bins [keV], positive and increasing.
-
-    Returns
-    -------
-    callable
-        A pytree. Takes parameter values as in `Component.on`; returns photons/cm^2/s in each bin, (..., num_bins).
 
     Examples
     --------
@@ -81,6 +77,19 @@ def _integral_of_ndtr(u):
     return u * ndtr(u) + jnp.exp(-0.5 * u * u) / math.sqrt(2.0 * math.pi)
 
 
+def require_source(spectrum: Any, owner: str, name: str) -> None:
+    """Raise ValueError unless a spectrum, in the parentheses of ``name``, is additive and without instrument errors."""
+    if not isinstance(spectrum, Component) or spectrum.kind != "additive":
+        raise ValueError(
+            f"{owner}: expected an additive expression in parentheses, as in {name}(powerlaw); found {spectrum!r}."
+        )
+    if any(part.of_instrument for part in components_of(spectrum)):
+        raise ValueError(
+            f"{owner}: expected errors of the instrument outside its parentheses, as in "
+            f"{name}(powerlaw) * AreaErrors('a.fits'); found {spectrum}."
+        )
+
+
 @dataclass(frozen=True)
 class GaussianSmoothing(Component):
     """Additive expression smoothed by a Gaussian of standard deviation sigma (E / 6 keV)^index, XSPEC's gsmooth.
@@ -116,15 +125,7 @@ class GaussianSmoothing(Component):
     index: float = 0.0
 
     def __post_init__(self):
-        if not isinstance(self.of, Component) or self.of.kind != "additive":
-            raise ValueError(
-                f"GaussianSmoothing: expected an additive expression, as in gsmooth(gauss); found {self.of!r}."
-            )
-        if any(part.of_instrument for part in components_of(self.of)):
-            raise ValueError(
-                "gsmooth: expected errors of the instrument outside its parentheses, as in "
-                f"gsmooth(gauss) * AreaErrors('a.fits'); found {self.of}."
-            )
+        require_source(self.of, "GaussianSmoothing", "gsmooth")
         if set(self.of.parameters) & {self._prefixed(name) for name in self.own_parameters}:
             raise ValueError(
                 "gsmooth: expected a name for its parameter that the expression does not have; found 'sigma' in both. "

@@ -77,7 +77,9 @@ def interpolation_weights(moments: Sequence[Any]) -> Any:
 
 
 def integrals(smooth: Any, lines: Sequence[tuple[Any, Any]], edges: np.ndarray, power: int = 0) -> Partial:
-    """Return a function that computes the integrals of energy^power times a spectrum between edges.
+    """Return a function for the integrals of energy^power times a spectrum between edges, (..., num_pieces).
+
+    The function takes parameter values as in `Component.on`, and is a pytree.
 
     Parameters
     ----------
@@ -91,11 +93,6 @@ def integrals(smooth: Any, lines: Sequence[tuple[Any, Any]], edges: np.ndarray, 
         Edges of the pieces [keV].
     power : int
         0 for photons, 1 for energies.
-
-    Returns
-    -------
-    callable
-        A pytree. Takes parameter values as in `Component.on`; returns the integrals, (..., num_pieces).
     """
     terms: list[Partial] = []
     if smooth is not None:

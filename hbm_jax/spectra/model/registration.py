@@ -22,45 +22,26 @@ CLASSES: dict[str, type[Component]] = {
 # XSPEC's names; components with these names have the normalisation of XSPEC.
 _AMPLITUDE = {"norm": "amplitude"}
 XSPEC: dict[str, tuple[str, dict[str, str]]] = {
-    "powerlaw": ("PowerLaw", _AMPLITUDE),
-    "zpowerlw": ("PowerLaw", _AMPLITUDE),
+    "powerlaw": ("PowerLaw", _AMPLITUDE), "zpowerlw": ("PowerLaw", _AMPLITUDE),
     "bknpower": ("BrokenPowerLaw", _AMPLITUDE),
-    "cutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
-    "zcutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
-    "logpar": ("LogParabola", _AMPLITUDE),
-    "grbm": ("Band", _AMPLITUDE),
-    "bbodyrad": ("BlackBody", _AMPLITUDE),
-    "bbody": ("BlackBodyLuminosity", _AMPLITUDE),
+    "cutoffpl": ("CutoffPowerLaw", _AMPLITUDE), "zcutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
+    "logpar": ("LogParabola", _AMPLITUDE), "grbm": ("Band", _AMPLITUDE),
+    "bbodyrad": ("BlackBody", _AMPLITUDE), "bbody": ("BlackBodyLuminosity", _AMPLITUDE),
     "diskbb": ("DiskBlackBody", _AMPLITUDE),
-    "bremss": ("Bremsstrahlung", _AMPLITUDE),
-    "zbremss": ("Bremsstrahlung", _AMPLITUDE),
-    "gaussian": ("GaussianLine", _AMPLITUDE),
-    "gauss": ("GaussianLine", _AMPLITUDE),
+    "bremss": ("Bremsstrahlung", _AMPLITUDE), "zbremss": ("Bremsstrahlung", _AMPLITUDE),
+    "gaussian": ("GaussianLine", _AMPLITUDE), "gauss": ("GaussianLine", _AMPLITUDE),
     "zgauss": ("GaussianLine", _AMPLITUDE),
-    "tbabs": ("Absorption", {}),
-    "ztbabs": ("Absorption", {}),
-    "phabs": ("Absorption", {"model": "phabs"}),
-    "zphabs": ("Absorption", {"model": "phabs"}),
-    "pcfabs": ("PartialAbsorption", {"model": "phabs"}),
-    "zpcfabs": ("PartialAbsorption", {"model": "phabs"}),
-    "wabs": ("Wabs", {}),
-    "zwabs": ("Wabs", {}),
-    "edge": ("Edge", {}),
-    "zedge": ("Edge", {}),
-    "gabs": ("GaussianAbsorption", {}),
-    "zgabs": ("GaussianAbsorption", {}),
-    "highecut": ("HighEnergyCutoff", {}),
-    "zhighect": ("HighEnergyCutoff", {}),
-    "expabs": ("LowEnergyCutoff", {}),
+    "tbabs": ("Absorption", {}), "ztbabs": ("Absorption", {}),
+    "phabs": ("Absorption", {"model": "phabs"}), "zphabs": ("Absorption", {"model": "phabs"}),
+    "pcfabs": ("PartialAbsorption", {"model": "phabs"}), "zpcfabs": ("PartialAbsorption", {"model": "phabs"}),
+    "wabs": ("Wabs", {}), "zwabs": ("Wabs", {}), "edge": ("Edge", {}), "zedge": ("Edge", {}),
+    "gabs": ("GaussianAbsorption", {}), "zgabs": ("GaussianAbsorption", {}),
+    "highecut": ("HighEnergyCutoff", {}), "zhighect": ("HighEnergyCutoff", {}), "expabs": ("LowEnergyCutoff", {}),
     "constant": ("Constant", {}),
-    "atable": ("AdditiveTable", {}),
-    "mtable": ("MultiplicativeTable", {}),
-    "etable": ("ExponentialTable", {}),
-    "cflux": ("FluxScale", {}),
-    "clumin": ("LuminosityScale", {}),
-    "gsmooth": ("GaussianSmoothing", {}),
-    "whim": ("Whim", {}),
-}
+    "atable": ("AdditiveTable", {}), "mtable": ("MultiplicativeTable", {}), "etable": ("ExponentialTable", {}),
+    "cflux": ("FluxScale", {}), "clumin": ("LuminosityScale", {}),
+    "gsmooth": ("GaussianSmoothing", {}), "whim": ("Whim", {}),
+}  # fmt: skip
 REGISTERED: dict[str, type[Component]] = {}
 GROUP = "hbm_jax.components"  # entry points of modules or components, imported when an unknown name is read
 
@@ -69,6 +50,10 @@ def component(
     parameters: Mapping[str, Parameter], *, kind: str = "additive", antiderivative: Callable | None = None
 ) -> Callable[[Callable], type[Component]]:
     """Return a decorator that makes a function of energy and parameters a component, and registers it by its name.
+
+    The decorator takes a pure JAX function ``function(energy, **parameters)``, whose arguments broadcast. It returns a
+    frozen class like those of `hbm_jax.spectra`: ``name(label)`` is a component. Raises ValueError for an unknown kind,
+    an antiderivative of a multiplicative component, or if another component has this name.
 
     Parameters
     ----------
@@ -79,17 +64,6 @@ def component(
     antiderivative : callable, optional
         Integral of the spectrum up to an energy, ``antiderivative(energy, **parameters)``. Its differences are the
         photons in bins, however narrow the component is.
-
-    Returns
-    -------
-    callable
-        Decorator of a pure JAX function ``function(energy, **parameters)``, whose arguments broadcast. It returns a
-        frozen class like those of `hbm_jax.spectra`: ``name(label)`` is a component.
-
-    Raises
-    ------
-    ValueError
-        For an unknown kind, an antiderivative of a multiplicative component, or if another component has this name.
 
     Notes
     -----

@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
 from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.spectra.ogip.table_models import TableModel, TableParameter, read_table_model
-from hbm_jax.validation import concrete
 
 __all__ = ["AdditiveTable", "ExponentialTable", "MultiplicativeTable"]
 
@@ -81,13 +80,6 @@ class _Table(Component):
         table = self.table
         return np.concatenate([table.spectra[None], table.additional])
 
-    def _concrete(self, energy: Any) -> np.ndarray:
-        """Return energies as a NumPy array; raise ValueError for traced ones."""
-        numbers = concrete(energy)
-        if numbers is None:
-            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
-        return numbers
-
 
 def _parameter(parameter: TableParameter, model: str) -> Parameter:
     """Return unit, prior and description of a parameter of a file."""
@@ -140,6 +132,9 @@ _interp = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")
 class AdditiveTable(_Table):
     """Photon spectrum of a table model, XSPEC's atable.
 
+    Raises ValueError if the file is a table of factors, or the redshift is invalid, and DataError if the file cannot be
+    read.
+
     Parameters
     ----------
     label : str
@@ -149,13 +144,6 @@ class AdditiveTable(_Table):
     z : float or None
         Redshift of the source: energies and photon rates are divided by 1 + z. None makes it a parameter. The keyword
         REDSHIFT of the file need not be set.
-
-    Raises
-    ------
-    ValueError
-        If the file is a table of factors, or the redshift is invalid.
-    DataError
-        If the file cannot be read.
 
     Notes
     -----

@@ -53,15 +53,12 @@ _RANGES = (
 def default_energies(keywords: str) -> EnergyRange:
     """Return the energy range in which the spectra of an instrument are fitted by default.
 
+    It is 0.3 to 10 keV for instruments that are not in the table.
+
     Parameters
     ----------
     keywords : str
         Values of TELESCOP, INSTRUME and DETNAM, with a space between them; in any case.
-
-    Returns
-    -------
-    EnergyRange
-        0.3 to 10 keV for instruments that are not in the table.
 
     Examples
     --------

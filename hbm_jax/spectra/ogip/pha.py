@@ -34,17 +34,13 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     """Read the spectra of a PHA file, without their background and response files.
 
     Raises DataError as for `read_arf`; also if counts or scales are negative or an exposure is not positive.
+    ``Spectrum.files`` has the values of BACKFILE, RESPFILE and ANCRFILE, except those that are "none".
 
     Parameters
     ----------
     path : path
         PHA file of type I (one spectrum) or II (one spectrum per row). A number in braces after the name, as in
         ``name.pha{3}``, selects one row, from 1.
-
-    Returns
-    -------
-    list of Spectrum
-        ``files`` has the values of BACKFILE, RESPFILE and ANCRFILE, except those that are "none".
 
     Notes
     -----
@@ -272,19 +268,14 @@ def read_spectra(
 ) -> list[Spectrum]:
     """Read all spectra of a PHA file of type II with their backgrounds and responses.
 
-    Raises DataError as for `read_spectrum`; also if no row remains.
+    Raises DataError as for `read_spectrum`; also if no row remains. A file of type I gives a single spectrum. Rows
+    without a positive exposure of source or background are left out with a warning.
 
     Parameters
     ----------
     path, background, rmf, arf
         As for `read_spectrum`. Of several spectra or matrices in a background or response file, each row uses the one
         with its own number.
-
-    Returns
-    -------
-    list of Spectrum
-        A single spectrum for a file of type I. Rows without a positive exposure of source or background are left out
-        with a warning.
     """
     rows = read_rows(path, {"background": background, "rmf": rmf, "arf": arf})
     spectra = [spectrum for spectrum in rows if spectrum is not None]

@@ -38,24 +38,14 @@ FIRST_EDGE = 1e-3  # lower edge that replaces 0 keV in the first bin, relative t
 def read_arf(path: str | Path) -> Arf:
     """Read an effective area.
 
+    If the first energy bin starts at 0 keV, its lower edge is set to a thousandth of its upper edge. Raises DataError
+    if the file cannot be read, the extension or a column is missing, energies do not increase, or an area is negative
+    or not finite. The message names the file, the extension and the row, counted from 0.
+
     Parameters
     ----------
     path : path
         FITS file with an extension SPECRESP.
-
-    Returns
-    -------
-    Arf
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, the extension or a column is missing, energies do not increase, or an area is
-        negative or not finite. The message names the file, the extension and the row, counted from 0.
-
-    Notes
-    -----
-    If the first energy bin starts at 0 keV, its lower edge is set to a thousandth of its upper edge.
     """
     path = Path(path)
     with opened(path) as hdus:
@@ -70,22 +60,15 @@ def read_arf(path: str | Path) -> Arf:
 def read_rmf(path: str | Path, number: int = 1) -> Rmf:
     """Read a redistribution matrix, or a response that includes the effective area (RSP).
 
+    Raises DataError as for `read_arf`; also if channels are out of range, the groups of a row are inconsistent with its
+    values, or nominal channel energies are negative or overlap.
+
     Parameters
     ----------
     path : path
         FITS file with extensions MATRIX or SPECRESP MATRIX, and EBOUNDS.
     number : int
         Number of the matrix, from 1, in a file with several (RSP II).
-
-    Returns
-    -------
-    Rmf
-
-    Raises
-    ------
-    DataError
-        As for `read_arf`; also if channels are out of range, the groups of a row are inconsistent with its values, or
-        nominal channel energies are negative or overlap.
 
     Notes
     -----

@@ -99,17 +99,12 @@ def read_table_model(path: str | Path) -> TableModel:
     """Read a table model.
 
     Raises DataError if the file cannot be read, an extension or column is missing, or spectra and parameters do not
-    form a grid.
+    form a grid. The last 8 files are cached, and read again if they were modified.
 
     Parameters
     ----------
     path : path
         FITS file of OGIP/92-009.
-
-    Returns
-    -------
-    TableModel
-        The last 8 files are cached, and read again if they were modified.
     """
     path = Path(path).absolute()  # in messages, and in the key of the cache
     try:
@@ -218,6 +213,9 @@ def write_table_model(
 ) -> float:
     """Write a table model of a function, and measure its interpolation error.
 
+    Raises FileExistsError if the file exists and `overwrite` is false, and DataError if the energies or a grid are not
+    increasing, or the function returns a wrong shape or numbers that are not finite.
+
     Parameters
     ----------
     path : path
@@ -251,14 +249,6 @@ def write_table_model(
         Largest interpolation error at the centres of up to 200 grid cells. For an additive model, the sum over bins of
         absolute differences from the function, relative to the sum of the function; otherwise the largest difference in
         a bin. The file has it as the keyword INTPERR.
-
-    Raises
-    ------
-    FileExistsError
-        If the file exists and `overwrite` is false.
-    DataError
-        If the energies or a grid are not increasing, or the function returns a wrong shape or numbers that are not
-        finite.
 
     Examples
     --------

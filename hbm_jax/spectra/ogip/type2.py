@@ -99,7 +99,8 @@ def write_pha2(
     """Write spectra of one detector as a PHA file of type II (OGIP/92-007), without backgrounds and responses.
 
     Counts and errors are restored exactly when read. The counts with errors of a row must not all be whole numbers,
-    because whole COUNTS are read as Poisson.
+    because whole COUNTS are read as Poisson. Raises errors as `hbm_jax.spectra.write_pha`; also DataError if there are
+    no spectra, channels differ, or only some have errors.
 
     Parameters
     ----------
@@ -111,11 +112,6 @@ def write_pha2(
         Start and stop times of the intervals [s].
     background, rmf : str, optional
         File names for BACKFILE and RESPFILE. The background of each row is written as ``background{row}``.
-
-    Raises
-    ------
-    FileExistsError, DataError
-        As for `hbm_jax.spectra.write_pha`; also if there are no spectra, channels differ, or only some have errors.
     """
     from astropy.io import fits
 

@@ -36,7 +36,10 @@ def write_pha(
 
     Background and response are written separately, with ``write_pha(other, spectrum.background)``, `write_rmf` and
     `write_arf`. `read_pha` restores the values exactly. Counts with Gaussian errors that are all whole numbers are
-    written as RATE, because whole COUNTS are read as Poisson; their errors are then restored to rounding.
+    written as RATE, because whole COUNTS are read as Poisson; their errors are then restored to rounding. Raises
+    FileExistsError if the file exists and `overwrite` is false, and DataError if the file cannot store a value: arrays
+    of different lengths, values that are not finite (except counts of bad channels, which may be NaN), names that are
+    not ASCII.
 
     Parameters
     ----------
@@ -50,14 +53,6 @@ def write_pha(
         File names for BACKFILE, RESPFILE and ANCRFILE; default: those of ``spectrum.files``, or ``"none"``.
     telescope, instrument : str
         Values of TELESCOP and INSTRUME.
-
-    Raises
-    ------
-    FileExistsError
-        If the file exists and `overwrite` is false.
-    DataError
-        If the file cannot store a value: arrays of different lengths, values that are not finite (except counts
-        of bad channels, which may be NaN), names that are not ASCII.
     """
     _require_writable(spectrum)
     poisson = spectrum.error is None

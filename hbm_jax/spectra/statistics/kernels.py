@@ -17,7 +17,8 @@ from jax.typing import ArrayLike
 def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
     """Return the deviance of Poisson counts, Cash's C.
 
-    (Cash 1979, ApJ 228, 939; XSPEC manual, appendix B.)
+    It is 2 (mu - S + S ln(S / mu)), and 2 mu where S = 0; inf where mu = 0 and S > 0; NaN where mu < 0. (Cash 1979, ApJ
+    228, 939; XSPEC manual, appendix B.)
 
     Parameters
     ----------
@@ -25,11 +26,6 @@ def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
         Observed counts S, 0 or more; not necessarily integers.
     expected : (...)
         Expected counts mu of source and known background together.
-
-    Returns
-    -------
-    (...)
-        2 (mu - S + S ln(S / mu)), and 2 mu where S = 0; inf where mu = 0 and S > 0; NaN where mu < 0.
 
     Examples
     --------

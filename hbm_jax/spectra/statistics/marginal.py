@@ -68,10 +68,12 @@ class BackgroundQuadrature(NamedTuple):
 
 
 def marginal_background(expected: ArrayLike, background: BackgroundSeries | BackgroundQuadrature) -> jax.Array:
-    """Return the deviance of Poisson counts, integrated over the posterior of the background.
+    """Return the deviance of Poisson counts, integrated over the posterior of the background, (..., G).
 
-    The series takes two multiplications for each power and two logarithms; its gradient takes two more multiplications
-    for each power. The quadrature takes one logarithm and one exponential for each node.
+    It is 2 ln P(S | S) - 2 ln of the integral of P(S | mu + b) p(b | B) over b, which is positive even at the best fit,
+    because the background is uncertain there too. The series takes two multiplications for each power and two
+    logarithms; its gradient takes two more multiplications for each power. The quadrature takes one logarithm and one
+    exponential for each node.
 
     Parameters
     ----------
@@ -79,12 +81,6 @@ def marginal_background(expected: ArrayLike, background: BackgroundSeries | Back
         Expected counts mu of the source without background, 0 or more; negative values give NaN.
     background : BackgroundSeries or BackgroundQuadrature
         From `background_integral`.
-
-    Returns
-    -------
-    (..., G)
-        2 ln P(S | S) - 2 ln of the integral of P(S | mu + b) p(b | B) over b. It is positive even at the best fit,
-        because the background is uncertain there too.
     """
     expected = floating(expected)
     background = jax.tree.map(lambda x: jnp.asarray(x, expected.dtype), background)
@@ -119,10 +115,8 @@ def _series_and_derivative(mu, series: BackgroundSeries):
     larger = jnp.maximum(mu, pivot)
     ratio = jnp.minimum(mu, pivot) / larger
     value, derivative = _polynomial(down, up, above, ratio)
-    power, log_derivative = (
-        jnp.where(above, counts, lowest_power),
-        derivative / value,
-    )  # power of mu before the polynomial
+    power = jnp.where(above, counts, lowest_power)  # of mu before the polynomial
+    log_derivative = derivative / value
     mu = jnp.where(power > 0, jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 1.0)
     log_power = jnp.where(power > 0, power * jnp.log(mu / jnp.maximum(counts, 1.0)), 0.0)
     log_value = log_power + jnp.where(above, log_factor, log_below) + jnp.log(value)
@@ -243,7 +237,9 @@ def _degree(counts, shape, rate) -> int | None:
 
 
 def neighbouring_mean(background: ArrayLike, min_counts: float = 25.0) -> np.ndarray:
-    """Return the mean background counts of the channels around each channel.
+    """Return the mean background counts of the channels around each channel, (G,).
+
+    The mean is positive: one count divided by the number of channels if there are no counts at all.
 
     Parameters
     ----------
@@ -252,11 +248,6 @@ def neighbouring_mean(background: ArrayLike, min_counts: float = 25.0) -> np.nda
         channels.
     min_counts : float
         The neighbourhood is widened symmetrically until it has this number of counts, or contains all channels.
-
-    Returns
-    -------
-    (G,)
-        Positive: one count divided by the number of channels if there are no counts at all.
     """
     background = np.asarray(background, float)
     num = len(background)

@@ -203,6 +203,9 @@ def prepare(
 ) -> Statistic:
     """Check the data of a statistic and precompute everything that depends only on them.
 
+    Raises ValueError for an unknown name, missing or superfluous data, inconsistent shapes, and values outside their
+    domain.
+
     Parameters
     ----------
     name : str
@@ -228,11 +231,6 @@ def prepare(
     error : (..., G), optional
         Standard deviation of the counts for chi2; for the other chi-square statistics a systematic error, whose square
         is added to their variance.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, missing or superfluous data, inconsistent shapes, and values outside their domain.
 
     Notes
     -----
