@@ -83,6 +83,7 @@ def _mean_matrix(num: int) -> np.ndarray:
     """
     powers_from_values = np.linalg.inv(np.vander(2.0 * _unit_chebyshev(num) - 1.0, num, increasing=True))
     i, j = np.meshgrid(np.arange(num), np.arange(num))
+    # The mean of u^i over u from -1 to s = 2 t - 1 is the sum over j <= i of (-1)^(i - j) s^j / (i + 1).
     mean_from_powers = np.where(j <= i, (-1.0) ** (i - j) / (i + 1), 0.0)
     return mean_from_powers @ powers_from_values
 

@@ -73,7 +73,7 @@ class _Wedge(NamedTuple):
     def radial_integral(self):
         """Integral of r exp(-r^2 / 2 - b r) over positive r, 1 - b M(b) with M Mills' ratio, over exp(log_scale)."""
         size, gaussian = self._parts
-        t = 4.0 / (4.0 + size)
+        t = 4.0 / (4.0 + size)  # variable of `mills_ratio`, which returns the ratio and its derivative
         return self._factor * t * t * mills_ratio(t)[1] + size * gaussian
 
     @property
@@ -184,13 +184,17 @@ def _quadrant(l1, l2, q11, q12, q22):
 
 @log_quadrant_integral.defjvp
 def _quadrant_derivative(primals, tangents):
-    """Return the log integral and its directional derivative, from the moments of t."""
+    """Return the log integral and its directional derivative.
+
+    The derivatives with respect to l1, l2, q11, q12 and q22 are the means of t1, t2, -t1^2 / 2, -t1 t2 and -t2^2 / 2.
+    """
     wedge, (t1, t2), log_norm = _quadrant(*primals)
     first, second, third = wedge.radial_moments
     total = jnp.sum(wedge.weights * first, axis=-1)
 
-    def mean(radial, slope):
-        return jnp.sum(wedge.weights * radial * slope, axis=-1) / total
+    def mean(radial, direction):
+        """Return the mean of a radial moment times a function of the direction."""
+        return jnp.sum(wedge.weights * radial * direction, axis=-1) / total
 
     terms = (
         mean(second, t1) * tangents[0],

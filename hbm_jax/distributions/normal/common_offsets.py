@@ -211,6 +211,7 @@ def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offs
     factorisation = factorised(covariance)
     inverse = inverse_of_factor(factorisation.factor)
     z = factorisation.whiten(residual)
+    # With C = L D L^T, C^-1/2 is D^-1/2 L^-1: row a mixes components 0 to a.
     result = Whitened(jnp.sum(factorisation.log_density(z)), [], [], [])
     for component, groups in enumerate(offsets.groups):
         scale = jnp.sqrt(factorisation.inverse[component])

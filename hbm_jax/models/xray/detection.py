@@ -294,6 +294,7 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
         return lax.map(at_index, jnp.asarray(indices))
 
     values = np.array([np.asarray(log10_counts(bound, column)) for column in columns])  # (columns, indices, N)
+    # Counts per photon rate at 1 keV instead of per flux; `log10_counts_at` converts them back for any band.
     values = values + np.asarray(log10_energy(indices, np.log(band)))[:, None]
     # Interpolation, with no second derivative at both ends of the columns.
     at_ends = np.zeros((2, NUM_COLUMNS + 2))
