@@ -138,6 +138,7 @@ def _table(u_max, num_panels: int, power: int, cosmology: Cosmology):
     matrix = _mean_matrix(PANEL_NODES).astype(dtype)
     # Accelerators compute matrix products with a few digits by default.
     coefficients = jnp.matmul(matrix, values.T * width, precision=jax.lax.Precision.HIGHEST)
+    # At the upper edge all powers of 2 t - 1 are 1.
     return coefficients, jnp.sum(coefficients, axis=0), ~jnp.all(positive, axis=-1)
 
 

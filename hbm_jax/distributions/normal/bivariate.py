@@ -73,7 +73,7 @@ class _Wedge(NamedTuple):
     def radial_integral(self):
         """Integral of r exp(-r^2 / 2 - b r) over positive r, 1 - b M(b) with M Mills' ratio, over exp(log_scale)."""
         size, gaussian = self._parts
-        t = 4.0 / (4.0 + size)  # variable of `mills_ratio`, which returns the ratio and its derivative
+        t = 4.0 / (4.0 + size)  # |b| in the variable of `mills_ratio`, which returns M / t and D / t^2
         return self._factor * t * t * mills_ratio(t)[1] + size * gaussian
 
     @property
@@ -165,7 +165,11 @@ def log_quadrant_integral(l1, l2, q11, q12, q22):
 
 
 def _quadrant(l1, l2, q11, q12, q22):
-    """Return the wedge, t1 and t2 per unit of the radius along each direction, and the log of the factor."""
+    """Return the wedge, t1 and t2 per unit of the radius along each direction, and the log of the factor.
+
+    In coordinates in which t . Q t is the squared radius, the quadrant is a wedge: the directions of t1 and t2, its
+    edges, have an angle of cosine q12 / sqrt(q11 q22).
+    """
     l1, l2, q11, q12, q22 = jnp.broadcast_arrays(
         *(jnp.asarray(a, jnp.result_type(float)) for a in (l1, l2, q11, q12, q22))
     )

@@ -473,7 +473,8 @@ def predictions_of(residuals: Residuals) -> Iterator[tuple[str, np.ndarray]]:
     if not len(residuals.mean):
         return
     spread = residuals.spread
-    noise = 1.0 / residuals.values.shape[1]  # variance of their mean over their variance; half of that for their std
+    # Sampling variance of the mean of the replicates over their variance; that of their standard deviation is half.
+    noise = 1.0 / residuals.values.shape[1]
     if np.var(residuals.mean) > MIN_RATIO * noise * np.mean(spread**2):
         yield "the expected value", residuals.mean
     if np.var(spread) > MIN_RATIO * 0.5 * noise * np.mean(spread) ** 2:
