@@ -124,7 +124,10 @@ def combine(weights: jax.Array, dtype: Any) -> RunningIntegrals:
 
 
 def weights_of(cosmology: Cosmology, density_slope, metallicity, metallicity_slope):
-    """Return the weights of hydrogen and helium, and of metals, as functions of u = log(1 + z)."""
+    """Return the weights of hydrogen and helium, and of metals, as functions of u = log(1 + z).
+
+    With a constant comoving density that of hydrogen is (1 + z)^3 / E: (1 + z)^2 / E dz is (1 + z)^3 / E du.
+    """
 
     def weight(u):
         inverse_e, positive = guarded_inverse_e(u, cosmology)

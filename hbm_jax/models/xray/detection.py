@@ -29,7 +29,7 @@ REFERENCE = -11.0  # log10 flux [erg/cm^2/s] of the table
 # Quadrature over the population: trapezoidal rules over the column, with a step of 0.5 standard deviations (0.25 for
 # populations that are not normal), and over the logarithm of the time of the last required count, and a Gauss rule over
 # the photon index.
-REACH, COLUMN_NODES, INDEX_NODES, GAMMA_NODES = 6.0, 25, 6, 20
+REACH, COLUMN_NODES, INDEX_NODES, TIME_NODES = 6.0, 25, 6, 20
 FEWEST_COUNTS, MOST_BACKGROUND = 50, 0.2  # required counts, and background in units of these, of an accurate rule
 NO_COUNTS = 1e-300
 ENERGY_NODES = 24
@@ -52,7 +52,7 @@ class CountLimit:
         Logarithms of the ends of the band of the flux [keV].
     background : (N,)
         Expected counts of the background.
-    thresholds, weights : (N, GAMMA_NODES)
+    thresholds, weights : (N, TIME_NODES)
         log10 of expected source counts above which a source is detected, and their weights.
 
     Notes
@@ -263,7 +263,7 @@ def _gamma_nodes(shape: int) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes and weights of a trapezoidal rule over the logarithm of a variable of a Gamma distribution."""
     width = 1.0 / np.sqrt(shape)
     # 7 standard deviations below and 6 above the maximum, and more below, because ln T is skewed towards small values.
-    log_ratio = np.linspace(-7.0 * width - 12.25 * width**2, 6.0 * width, GAMMA_NODES)
+    log_ratio = np.linspace(-7.0 * width - 12.25 * width**2, 6.0 * width, TIME_NODES)
     # Density of ln(T / shape), up to a constant: T^shape exp(-T).
     density = np.exp(shape * (log_ratio - np.expm1(log_ratio)))
     return shape * np.exp(log_ratio), density / density.sum()
