@@ -78,7 +78,10 @@ class _Wedge(NamedTuple):
 
     @property
     def radial_moments(self):
-        """Integrals of r^n exp(-r^2 / 2 - b r) over positive r for n of 1, 2 and 3, over exp(log_scale)."""
+        """Integrals of r^n exp(-r^2 / 2 - b r) over positive r for n of 1, 2 and 3, over exp(log_scale).
+
+        By parts, that for n + 1 is n times that for n - 1, minus b times that for n.
+        """
         size, gaussian = self._parts
         t = 4.0 / (4.0 + size)
         ratio, slope = mills_ratio(t)
