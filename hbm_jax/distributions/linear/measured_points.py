@@ -329,7 +329,7 @@ def _student_t(nu):
     to 50 scales.
     """
     # With u the precision over its most probable value, the integrand is exp(-(u - 1 - ln u) (nu + 1) / 2) times its
-    # maximum. At both ends u - 1 - ln u is about `tail`, which is exp(-16).
+    # maximum: exp(-16) at both ends, where u - 1 - ln u is about `tail`.
     tail = 32.0 / (nu + 1.0)
     low, high = jnp.log((2500.0 + nu) / (nu + 1.0)) + tail, jnp.log1p(tail + jnp.sqrt(2.0 * tail) + jnp.log1p(tail))
     log_precision = -low + (low + high) * jnp.linspace(0.0, 1.0, NODES)
