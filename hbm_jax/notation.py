@@ -67,7 +67,8 @@ def quote(median: float, lower: float, upper: float) -> Quoted:
         return Quoted(f"{median:.6g}", f"{plus:.2g}", f"{minus:.2g}")
     largest = max(abs(median), *errors)
     magnitude = math.floor(math.log10(largest))
-    decimals = 1 - math.floor(math.log10(max(min(errors), 1e-3 * max(errors))))  # of a median next to a bound
+    # Where the median is next to a bound, one error is tiny: it counts as a thousandth of the other.
+    decimals = 1 - math.floor(math.log10(max(min(errors), 1e-3 * max(errors))))
     exponent = magnitude if magnitude >= 6 or decimals > 7 else 0
     decimals = max(decimals + exponent, 0)
     centre, above, below = (f"{value / 10.0**exponent:.{decimals}f}" for value in (median, plus, minus))

@@ -76,7 +76,7 @@ def fit_coefficients(ions: tuple[tuple[int, int], ...]) -> Fits:
     shells = np.ones((len(_SHELL), len(ions), num_subshells))
     outer = np.ones((len(_OUTER), len(ions), 1))
     switch = np.zeros(len(ions))
-    shells[0], outer[0] = np.inf, np.inf
+    shells[0], outer[0] = np.inf, np.inf  # padding: no photon is above the threshold
     for i, ion in enumerate(ions):
         shells[:, i, : len(by_shell[ion])] = np.transpose(by_shell[ion])
         if ion in outer_fits:

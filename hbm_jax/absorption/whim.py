@@ -97,7 +97,8 @@ def weighted_integral_of_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
     """Return the sum over ions of the integrals of sigma times a weight; fields of ``cells`` are (cells + 1, ions)."""
     table = combine(cells.first, cells.edge.dtype)
     second, third = combine(cells.second, cells.edge.dtype), combine(cells.third, cells.edge.dtype)
-    # Each running integral, and its slope (minus the integral of one order less), has its own discontinuities.
+    # `look_up` interpolates S_k with the slopes -S_(k-1), so both have the weights of order k. Of each of these tables
+    # only the result of its own order is used; the other columns are fillers.
     tables = (
         RunningIntegrals(table.node, table.first, table.first, table.first, table.sigma_above, table.sigma_below),
         RunningIntegrals(
@@ -124,7 +125,10 @@ def combine(weights: jax.Array, dtype: Any) -> RunningIntegrals:
 
 
 def weights_of(cosmology: Cosmology, density_slope, metallicity, metallicity_slope):
-    """Return the weights of hydrogen and helium, and of metals, as functions of u = log(1 + z)."""
+    """Return the weights of hydrogen and helium, and of metals, as functions of u = log(1 + z).
+
+    With a constant comoving density that of hydrogen is (1 + z)^3 / E: (1 + z)^2 / E dz is (1 + z)^3 / E du.
+    """
 
     def weight(u):
         inverse_e, positive = guarded_inverse_e(u, cosmology)

@@ -360,10 +360,12 @@ def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: floa
 
 
 def _functional(L, first, second, third) -> sparse.csr_matrix:
-    """Return the matrix (energies, 5 x nodes) of the integral of sigma times a weight, which `Cells` describes.
+    """Return the matrix (energies, 5 x nodes) of the integral of sigma times a weight along the line of sight.
 
-    Multiplied by S1, S2, S3 and the cross sections above and below each node, one after the other, it gives the
-    integral. The running integrals at ``L``, (energies, edges), are cubic Hermite interpolants between the nodes.
+    Multiplied by the vector of S1, S2, S3, sigma above and sigma below at all nodes (see `RunningIntegrals`), it gives
+    the integral at each energy. The integral is the sum over the edges of the cells of S1, S2 and S3 at ``L``,
+    (energies, edges), times ``first``, ``second`` and ``third`` of `Cells`. Between the nodes S1, S2 and S3 are cubic
+    Hermite interpolants, with the slopes -sigma, -S1 and -S2.
     """
     node = running_integrals().node
     interval, (v0, v1), (s0, s1) = hermite_weights(L, node)

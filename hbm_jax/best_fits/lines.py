@@ -85,8 +85,16 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As `line_table`, without open ends: ``value`` is the median, ``lower`` and ``upper`` leave equal probabilities
-        outside, and ``limit`` is the upper limit, below which the quantity is with the probability ``level``.
+        One row per ``line``, ``spectrum`` and ``quantity``, as in `line_table`. ``value`` is the posterior median;
+        ``lower`` and ``upper`` are the ends of the central interval; the quantity is below ``limit`` with the
+        probability ``level``.
+
+    Raises
+    ------
+    TypeError
+        If the fit is not one of a `SpectralFit` with its program.
+    ValueError
+        If the level is not between 0 and 1.
     """
     model: Any = fit.program
     if not hasattr(model, "spectrum") or not hasattr(model, "complete"):

@@ -83,6 +83,7 @@ def _mean_matrix(num: int) -> np.ndarray:
     """
     powers_from_values = np.linalg.inv(np.vander(2.0 * _unit_chebyshev(num) - 1.0, num, increasing=True))
     i, j = np.meshgrid(np.arange(num), np.arange(num))
+    # The mean of u^i over u from -1 to s = 2 t - 1 is the sum over j <= i of (-1)^(i - j) s^j / (i + 1).
     mean_from_powers = np.where(j <= i, (-1.0) ** (i - j) / (i + 1), 0.0)
     return mean_from_powers @ powers_from_values
 
@@ -137,6 +138,7 @@ def _table(u_max, num_panels: int, power: int, cosmology: Cosmology):
     matrix = _mean_matrix(PANEL_NODES).astype(dtype)
     # Accelerators compute matrix products with a few digits by default.
     coefficients = jnp.matmul(matrix, values.T * width, precision=jax.lax.Precision.HIGHEST)
+    # At the upper edge all powers of 2 t - 1 are 1.
     return coefficients, jnp.sum(coefficients, axis=0), ~jnp.all(positive, axis=-1)
 
 

@@ -72,7 +72,9 @@ class HalfLine(NamedTuple):
         return jnp.stack(jnp.broadcast_arrays(*(entry * t for entry in self.direction)), axis=-1)
 
     def coefficients(self, factorisation: Factorisation, whitened) -> tuple[Any, Any]:
-        """Return b = d . C^-1 r and q = d . C^-1 d, (...) each, with r the residual of an observed vector.
+        """Return b = d . C^-1 r and q = d . C^-1 d, (...) each, for the direction d and a residual r.
+
+        The density N(r - d t; 0, C) of an observed vector is N(r; 0, C) exp(b t - q t^2 / 2).
 
         Parameters
         ----------
@@ -187,5 +189,5 @@ def truncated(key, mean, std, shape):
     # Inverting the upper tail probability avoids the cancellation in 1 - cdf; 1 - u is as uniform as u.
     uniform = random.uniform(key, shape, minval=jnp.finfo(jnp.result_type(float)).tiny)
     standard = jnp.maximum(-ndtri(uniform * ndtr(-lower)), lower)
-    # Where ndtr underflows, the tail is exponential.
+    # Where ndtr underflows, lower >> 1 and the distribution above 0 is nearly exponential with mean std / lower.
     return jnp.where(lower < 30.0, mean + std * standard, -jnp.log(uniform) * std / jnp.maximum(lower, 1.0))

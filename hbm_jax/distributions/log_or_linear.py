@@ -61,10 +61,11 @@ class LogOrLinear(Transform):
         return (self.log_scale + log_u) / _LN10
 
     def log_abs_det_jacobian(self, x, y, intermediates=None):
-        """Return ln(dV / dx)."""
+        """Return ln(dV / dx), with ln u = ln 10 x - log_scale the logarithm of ln(1 + e^(w V))."""
         v = self.w * y
         small = v < -_FAR
         v = jnp.where(small, 0.0, v)
+        # ln of d ln u / d(w V), which is 1 for small u.
         log_derivative = jnp.where(small, 0.0, jax.nn.log_sigmoid(v) - jnp.log(jax.nn.softplus(v)))
         return math.log(_LN10) - jnp.log(self.w) - log_derivative
 

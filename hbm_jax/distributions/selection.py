@@ -112,7 +112,8 @@ class TabulatedSelection(NamedTuple):
         centre = sum(self.slope[i] * mean[i] for i in axes)
         pairs = [(i, j) for i in axes for j in axes]
         std = jnp.sqrt(sum(self.slope[i] * self.slope[j] * covariance[max(i, j)][min(i, j)] for i, j in pairs))
-        # Hinges: where the slope of the probability changes, and by how much.
+        # The probability of x is a constant plus the sum of hinges, coefficient * max(side * (x - knot), 0): one at
+        # each knot, where the slope changes by the coefficient.
         slopes = np.diff(self.probability_at) / np.diff(self.at)
         changes = np.diff(np.concatenate([[0.0], slopes, [0.0]]))
         nonzero = changes != 0.0 if changes.any() else np.ones(len(changes), bool)

@@ -349,7 +349,7 @@ def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
         return _expression_spectrum(program.spectrum.of_source(row), values, energy)
     p = source_parameters(fit, row, num_draws)
     spectrum = program.medium.spectrum(float(np.median(p["z"])), program.band)
-    if np.ptp(p["z"]) > 0:  # the WHIM stays at the median redshift
+    if np.ptp(p["z"]) > 0:  # z=None: the host is at the redshift of each draw; the WHIM stays at the median redshift
         spectrum = spectrum.mapped(lambda part: replace(part, z=None) if part.label == "host" else part)
     result = _expression_spectrum(spectrum, values_in_expression(p, slice(None)), energy)
     return result._replace(transmissions={LABELS.get(name, name): v for name, v in result.transmissions.items()})

@@ -126,6 +126,9 @@ def test_spectra_without_exposure_are_left_out(sample, folder):
         left &= np.asarray(whole.spectrum_interval) != 1
     assert [f"{detector}.pha" in text for detector, text in zip(("n0", "b0"), data.warnings, strict=True)] == [True] * 2
     assert "Warning: " in data.describe()
+    files = {detector: folder / "sim001" / f"{detector}.pha" for detector in ("n0", "b0")}
+    with pytest.warns(DataWarning), pytest.raises(DataError, match=r"sim001: intervals: .* found none in .* 2\."):
+        read_burst(files, name="sim001", z=1.0, intervals=[1, 2])
 
 
 def test_the_matrix_is_that_of_the_time_of_the_interval(sample, tmp_path):

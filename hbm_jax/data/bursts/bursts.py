@@ -295,8 +295,8 @@ class Bursts(HasWarnings):
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Bursts":
         """Build the container from the output of `to_dict`, after checking it; every value is restored exactly."""
-        without = {"log10_peak_flux_limit": np.full(len(np.atleast_1d(stored["z"])), -np.inf)}
-        restored = super().from_dict(without | dict(stored))
+        defaults = {"log10_peak_flux_limit": np.full(len(np.atleast_1d(stored["z"])), -np.inf)}
+        restored = super().from_dict(defaults | dict(stored))
         cls.from_columns(restored._columns(), quantity=restored.quantity)
         return restored
 

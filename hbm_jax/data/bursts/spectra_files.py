@@ -167,8 +167,10 @@ def _read(
     requested = range(len(start)) if intervals is None else [number - 1 for number in intervals]
     rows = [row for row in requested if any(rows_read[row] is not None for rows_read in spectra.values())]
     if not rows or (intervals is not None and len(rows) < len(requested)):
+        without = [str(row + 1) for row in requested if row not in rows]
         raise DataError(
-            f"{name}: expected intervals with a positive exposure in at least one detector; found one without."
+            f"{name}: intervals: expected a positive exposure in at least one detector; found none in interval "
+            f"{listed(without)}."
         )
     selected = {detector: [rows_read[row] for row in rows] for detector, rows_read in spectra.items()}
     return BurstObservation(name, z, start[rows], stop[rows], selected, energies, reference)

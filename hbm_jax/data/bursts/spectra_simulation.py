@@ -147,7 +147,7 @@ class BurstSpectraPopulation:
         num = int(num_intervals[index % len(num_intervals)])
         z = redshift(rng, self.redshift, number)
         peak = np.sort(rng.normal(*self.log10_E_peak, num))[::-1]
-        if self.evolution == "tracking":
+        if self.evolution == "tracking":  # a third of the intervals in the rise
             rise = np.zeros(num, bool)
             rise[rng.permutation(np.arange(1, num))[: num // 3]] = True
             peak = np.concatenate([peak[rise][::-1], peak[~rise]])
@@ -155,6 +155,7 @@ class BurstSpectraPopulation:
             peak = rng.permutation(peak)
         log10_area = float(log10_areas(z, self.H0, self.Om0))
         gamma, log10_N = rng.normal(*self.gamma), rng.normal(*self.log10_N)
+        # The flux in the relation of the class: `peak` is log10 of the peak energy in the rest frame, pivot 100 keV.
         flux = log10_N - log10_area + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
         burst = {
             "z": z,

@@ -232,9 +232,9 @@ class PointsInGroups(InGroups):
     @property
     def is_limit(self) -> np.ndarray:
         """Mask (J, M) of the points with a censored coordinate."""
-        last = (np.asarray(self.order)[..., -1, :] * np.asarray(self.values)).sum(-1)
+        last = (np.asarray(self.order)[..., -1, :] * np.asarray(self.values)).sum(-1)  # the coordinate with the limit
         side = np.asarray(self.side)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # without a limit it is NaN, and the comparison False
             return np.asarray(self.used) & (side * last <= side * np.asarray(self.limit))
 
     def to_dict(self) -> dict[str, np.ndarray]:

@@ -290,7 +290,8 @@ class Supernovae(HasSurveys):
     def from_dict(cls, stored: Mapping[str, Any]) -> "Supernovae":
         """Build the container from the output of `to_dict`; every value is restored exactly."""
         container = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
-        categories = {text: text for text in container.warnings}  # a file keeps the text of a warning only
+        # The class of a warning (`RepeatedNames`) is its category, which a file of texts does not keep.
+        categories = {text: text for text in container.warnings}
         return dataclasses.replace(
             container, warnings=tuple(categories.get(text, text) for text in warnings_of(stored))
         )

@@ -83,7 +83,7 @@ def read_afterglows(
         spectrum = _read(catalogue, row, name, rmf, cache)
         mask = noticed(spectrum, energies, keep_bad=bad_channels)
         grouped = group(spectrum, grouping, group_by, noticed=mask)
-        SpectrumStack.of([grouped], [mask], poisson=True)
+        SpectrumStack.of([grouped], [mask], poisson=True)  # raises the errors of this spectrum
         return grouped, mask, catalogue.numbers(row)
 
     sources, left_out = catalogue.read_each(read, "source")

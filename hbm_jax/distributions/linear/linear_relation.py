@@ -114,7 +114,10 @@ class LinearRelation(dist.Distribution):
 
     @validate_sample
     def log_prob(self, value):
-        """Return the log density of measured values (..., 2)."""
+        """Return the log density of measured values (..., 2).
+
+        With selection it is N(x, y) Phi((y - limit) / width) / Phi((mean of y - limit) / sqrt(var(y) + width^2)).
+        """
         covariance = self._covariance
         residual = value - self.mean
         x, y = residual[..., 0], residual[..., 1]

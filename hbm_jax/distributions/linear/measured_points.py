@@ -179,7 +179,11 @@ class MeasuredPoints(dist.Distribution):
         return factorisation.log_density(whitened) + half_line.log_integral(*coefficients), *coefficients
 
     def _component_log_density(self, value):
-        """Return the log density of each component including its weight, (..., C)."""
+        """Return the log density of each component including its weight, (..., C).
+
+        That of a point beyond its limit is the density of its other coordinates, times the probability, given these,
+        that the last coordinate is beyond the limit.
+        """
         log_weights, loc, lower = self._elements()
         residual = [value[..., i, None] - a for i, a in enumerate(loc)]
         covariance = self._measured_lower(lower)
@@ -196,8 +200,8 @@ class MeasuredPoints(dist.Distribution):
             covariance = elements(order @ measured_cov @ jnp.swapaxes(order, -1, -2))
         z = _last_whitened(residual, covariance)
         beyond = normal_log_density(residual[:-1], covariance[:-1]) + log_ndtr(self.limits.side[..., None] * z)
-        detected = normal_log_density(residual, covariance)
-        return log_weights + jnp.where(self._beyond(value)[..., None], beyond, detected)
+        measured = normal_log_density(residual, covariance)
+        return log_weights + jnp.where(self._beyond(value)[..., None], beyond, measured)
 
     def _beyond(self, value):
         """Return a mask (...) of the points whose measured value is at its limit or beyond it."""
@@ -324,6 +328,8 @@ def _student_t(nu):
     converges exponentially. At the ends of the grid the integrand has fallen to 1e-7 of its maximum, for values from 0
     to 50 scales.
     """
+    # With u the precision over its most probable value, the integrand is exp(-(u - 1 - ln u) (nu + 1) / 2) times its
+    # maximum: exp(-16) at both ends, where u - 1 - ln u is about `tail`.
     tail = 32.0 / (nu + 1.0)
     low, high = jnp.log((2500.0 + nu) / (nu + 1.0)) + tail, jnp.log1p(tail + jnp.sqrt(2.0 * tail) + jnp.log1p(tail))
     log_precision = -low + (low + high) * jnp.linspace(0.0, 1.0, NODES)

@@ -73,12 +73,15 @@ class _Wedge(NamedTuple):
     def radial_integral(self):
         """Integral of r exp(-r^2 / 2 - b r) over positive r, 1 - b M(b) with M Mills' ratio, over exp(log_scale)."""
         size, gaussian = self._parts
-        t = 4.0 / (4.0 + size)
+        t = 4.0 / (4.0 + size)  # |b| in the variable of `mills_ratio`, which returns M / t and D / t^2
         return self._factor * t * t * mills_ratio(t)[1] + size * gaussian
 
     @property
     def radial_moments(self):
-        """Integrals of r^n exp(-r^2 / 2 - b r) over positive r for n of 1, 2 and 3, over exp(log_scale)."""
+        """Integrals of r^n exp(-r^2 / 2 - b r) over positive r for n of 1, 2 and 3, over exp(log_scale).
+
+        By parts, that for n + 1 is n times that for n - 1, minus b times that for n.
+        """
         size, gaussian = self._parts
         t = 4.0 / (4.0 + size)
         ratio, slope = mills_ratio(t)
@@ -165,7 +168,11 @@ def log_quadrant_integral(l1, l2, q11, q12, q22):
 
 
 def _quadrant(l1, l2, q11, q12, q22):
-    """Return the wedge, t1 and t2 per unit of the radius along each direction, and the log of the factor."""
+    """Return the wedge, t1 and t2 per unit of the radius along each direction, and the log of the factor.
+
+    In coordinates in which t . Q t is the squared radius, the quadrant is a wedge: the directions of t1 and t2, its
+    edges, have an angle of cosine q12 / sqrt(q11 q22).
+    """
     l1, l2, q11, q12, q22 = jnp.broadcast_arrays(
         *(jnp.asarray(a, jnp.result_type(float)) for a in (l1, l2, q11, q12, q22))
     )
@@ -184,13 +191,17 @@ def _quadrant(l1, l2, q11, q12, q22):
 
 @log_quadrant_integral.defjvp
 def _quadrant_derivative(primals, tangents):
-    """Return the log integral and its directional derivative, from the moments of t."""
+    """Return the log integral and its directional derivative.
+
+    The derivatives with respect to l1, l2, q11, q12 and q22 are the means of t1, t2, -t1^2 / 2, -t1 t2 and -t2^2 / 2.
+    """
     wedge, (t1, t2), log_norm = _quadrant(*primals)
     first, second, third = wedge.radial_moments
     total = jnp.sum(wedge.weights * first, axis=-1)
 
-    def mean(radial, slope):
-        return jnp.sum(wedge.weights * radial * slope, axis=-1) / total
+    def mean(radial, direction):
+        """Return the mean of a radial moment times a function of the direction."""
+        return jnp.sum(wedge.weights * radial * direction, axis=-1) / total
 
     terms = (
         mean(second, t1) * tangents[0],

@@ -211,6 +211,7 @@ def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offs
     factorisation = factorised(covariance)
     inverse = inverse_of_factor(factorisation.factor)
     z = factorisation.whiten(residual)
+    # With C = L D L^T, C^-1/2 is D^-1/2 L^-1: row a mixes components 0 to a.
     result = Whitened(jnp.sum(factorisation.log_density(z)), [], [], [])
     for component, groups in enumerate(offsets.groups):
         scale = jnp.sqrt(factorisation.inverse[component])
@@ -332,7 +333,8 @@ class OffsetGaussian(dist.Distribution):
         """Return the log density of each object given all others and the parameters, (N,).
 
         With Sigma the covariance of everything, g_i = (Sigma^-1 r)_i and P_i the block of Sigma^-1, object i is normal
-        with covariance P_i^-1 about y_i - P_i^-1 g_i. Both are derivatives of the log density.
+        with covariance P_i^-1 about y_i - P_i^-1 g_i. Both are derivatives of the log density: that by r_i is -g_i, that
+        by an element (a, a) of C_i is (g_a^2 - P_aa) / 2, and that by an element (a, b) with (b, a) is g_a g_b - P_ab.
         """
         residual, covariance = self._parts(value)
         slopes, slopes_of_covariance = jax.grad(log_density, argnums=(0, 1))(residual, covariance, self.offsets)

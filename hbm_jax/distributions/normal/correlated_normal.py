@@ -225,7 +225,8 @@ class CorrelatedNormal(ProjectedNormal):
 
         With P the inverse of the covariance of y (including the variance of the offset) and g = P (y - mean), value i
         is normal with variance 1 / P_ii about y_i - g_i / P_ii (Sundararajan & Keerthi 2001; Buerkner, Gabry & Vehtari
-        2020, Computational Statistics 36, 1243).
+        2020, Computational Statistics 36, 1243). P = T^T (W - v W u u^T W) T, with T the whitening, W the inverse
+        variances of the whitened values, u the whitened vector of ones and v the posterior variance of the offset.
         """
         p, transform, ones = self.projection, self.whitening.transform, self.projection.ones
         weight = 1.0 / (1.0 + self.scatter**2 * p.spread)

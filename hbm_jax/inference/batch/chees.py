@@ -317,7 +317,11 @@ def _adapt_step_size(averaged, accept_prob, options: Options):
 
 
 def _length_gradient(state: State, start, end, end_momentum, accept_prob, length):
-    """Return the gradient of the ChEES criterion with respect to the logarithm of the trajectory length."""
+    """Return the gradient of the ChEES criterion with respect to the logarithm of the trajectory length.
+
+    In standardised positions q the criterion is the mean of (|q1 - centre|^2 - |q0 - centre|^2)^2 / 4. Its derivative
+    with respect to the length is the mean of this difference times (q1 - centre) . momentum.
+    """
     weights = jnp.where(jnp.isfinite(end).all(-1), accept_prob, 0.0)
     total_weight = jnp.maximum(weights.sum(), 1e-12)
     q0 = _multiply(start, state.inverse.T)

@@ -461,6 +461,7 @@ def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
     reasons = []
     if not all(np.isfinite(values[..., :5]).all() for values in sites.values()):
         reasons.append("draws that are not finite")
+    # R-hat - 1 falls as 1 / ESS, so fewer effective draws than those of the verdict may have a larger R-hat.
     if r_hat >= 1.0 + (verdict.MAX_R_HAT - 1.0) * max(verdict.MIN_ESS / until, 1.0):
         reasons.append(f"R-hat {r_hat:.3f}")
     if ess < until:

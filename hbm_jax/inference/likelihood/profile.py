@@ -383,7 +383,7 @@ class _Profile:
     def __init__(self, likelihood: Likelihood, best: _Point, index: int, sign: float, covariance, rise: float):
         self.likelihood, self.best, self.index, self.sign, self.rise = likelihood, best, index, sign, rise
         self.limit = float((likelihood.lower if sign < 0 else likelihood.upper)[index])
-        self.slope = np.zeros(likelihood.size)
+        self.slope = np.zeros(likelihood.size)  # change of all parameters per unit of this one near the best fit
         variance = covariance[index, index]
         if variance > 0:
             self.width = float(np.sqrt(variance))

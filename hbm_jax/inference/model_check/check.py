@@ -449,7 +449,7 @@ def _describe(
     num_far = int((np.abs(r) > rs.FAR).sum())
     row = int(np.abs(r).argmax())
     tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
-    product = f" with {covariate}" if covariate else ""
+    with_covariate = f" with {covariate}" if covariate else ""
     if kind in residuals.beyond:
         size, end = ("small", "smallest") if kind.startswith("low") else ("large", "largest")
         quantity = f"{kind.partition(' of ')[2] or 'values'} of {label}"
@@ -461,9 +461,9 @@ def _describe(
         "largest": f"{label} of {name_of(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{num_far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
-        "trend": f"the residuals of {label} are correlated{product}",
+        "trend": f"the residuals of {label} are correlated{with_covariate}",
         "curvature": f"the residuals of {label} depend on {covariate} along a curve",
-        "scatter trend": f"the scatter of {label} changes{product}",
+        "scatter trend": f"the scatter of {label} changes{with_covariate}",
         "neighbours": f"the residuals of neighbours in {covariate} are alike for {label}",
     }[kind]
 

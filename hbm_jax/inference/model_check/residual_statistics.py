@@ -72,8 +72,9 @@ class Residuals(NamedTuple):
     mean, spread : (element,)
         Mean and standard deviation of the replicates; empty if they have no meaning.
     beyond : dict of str to (pool,)
-        By kind of statistic, number of values, or of maxima, minima or means of groups, expected beyond the smallest or
-        largest one of each column: large if values, or groups, beyond a limit are missing. Empty if ``mean`` is.
+        For each data set of the pool, the number of values expected below its smallest value (``"low end"``) or above
+        its largest (``"high end"``): large if a selection has removed small or large values. The same of the maxima,
+        minima and means of groups, because a selection may act on these. Empty if ``mean`` is.
     """
 
     label: str
@@ -133,7 +134,7 @@ def residuals_of(
 
 
 def _expected_beyond(values: np.ndarray, group: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return `Residuals.beyond` of values (element, pool) of the elements of groups."""
+    """Return `Residuals.beyond` of values (element, pool); ``group`` (element,) is the object of each, in order."""
     beyond = {"low end": expected_below(values), "high end": expected_below(-values)}
     if group is None or len(starts := np.flatnonzero(np.diff(group, prepend=-1))) < 2:
         return beyond
@@ -148,9 +149,9 @@ def _expected_beyond(values: np.ndarray, group: np.ndarray | None) -> dict[str, 
 
 
 def expected_below(values: np.ndarray) -> np.ndarray:
-    """Return the number of values of a column expected below the smallest value of each, (element, pool) -> (pool,).
+    """Return the number of values expected below the smallest one of each data set, (element, pool) -> (pool,).
 
-    The expectation is the mean over the pool. For independent values it has nearly an exponential distribution.
+    The expectation is the mean over all data sets. For independent values it has nearly an exponential distribution.
     """
     smallest = values.min(axis=0)
     lowest = np.sort(values[values < smallest.max()])
@@ -190,7 +191,11 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
 
 
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
-    """Yield a field: its columns by name, or its codes as labels, if ``texts``, by length, has one of their number."""
+    """Yield name and values of a field; a matrix is divided into named columns, and codes are replaced by labels.
+
+    The names or labels are the sequence of ``texts``, which are by length, with as many entries as there are columns or
+    codes. Without one, the field is unchanged.
+    """
     array: np.ndarray = value if isinstance(value, np.ndarray) else np.zeros(0)
     shape = array.shape
     columns = texts.get(shape[-1]) if len(shape) > 1 and shape[-1] != shape[-2] else None
@@ -468,7 +473,8 @@ def predictions_of(residuals: Residuals) -> Iterator[tuple[str, np.ndarray]]:
     if not len(residuals.mean):
         return
     spread = residuals.spread
-    noise = 1.0 / residuals.values.shape[1]  # variance of the mean of the replicates, divided by their variance
+    # Sampling variance of the mean of the replicates over their variance; that of their standard deviation is half.
+    noise = 1.0 / residuals.values.shape[1]
     if np.var(residuals.mean) > MIN_RATIO * noise * np.mean(spread**2):
         yield "the expected value", residuals.mean
     if np.var(spread) > MIN_RATIO * 0.5 * noise * np.mean(spread) ** 2:

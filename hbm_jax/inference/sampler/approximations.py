@@ -101,9 +101,10 @@ def minimise(
 
 
 def curvature_along(value_and_grad: Callable, point: np.ndarray, index: int) -> np.ndarray:
-    """Return a row of the Hessian by central differences of the gradient, (size,).
+    """Return a row of the Hessian of minus a log density by central differences of its gradient, (size,).
 
-    The step is adapted to the width of the density along this component; NaN where no step gives finite gradients.
+    The step is adapted to the width of the density along this component, which is 1 / sqrt(second derivative). NaN
+    where no step gives finite gradients.
     """
     size = HESSIAN_STEP
     row = np.full(len(point), np.nan)

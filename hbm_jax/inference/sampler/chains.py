@@ -180,7 +180,7 @@ class Chains:
         for path, leaf in paths:
             name, expected = jax.tree_util.keystr(path), plain_leaf(leaf)
             saved = arrays.get(name)
-            if saved is not None and saved.ndim == 3 and len(saved) == 1:
+            if saved is not None and saved.ndim == 3 and len(saved) == 1:  # a matrix equal in all chains, stored once
                 saved = np.broadcast_to(saved, (len(expected), *saved.shape[1:]))
             if saved is None or saved.shape != expected.shape or saved.dtype != expected.dtype:
                 raise ValueError(

@@ -113,7 +113,7 @@ class BurstDetection(NamedTuple):
         smooth = 0.0 if self.width is None else self.width**2
         std = jnp.sqrt((slope * lines.x_scale)[..., None] ** 2 + lines.scatter**2 + lines.variance + smooth)
         margin = self.limit - lines.intercept - slope[..., None] * lines.x - centre
-        fixed = lax.stop_gradient((margin, std, spread))
+        fixed = lax.stop_gradient((margin, std, spread))  # the nodes have no derivative
         u, weights, log_scale = _luminosities(fixed[0], fixed[1], fixed[2], self.used)
         z = (margin[..., None, :] - (spread * u)[..., None]) / std[..., None, :]
         used = self.used[:, None, :]

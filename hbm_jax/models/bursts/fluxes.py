@@ -104,7 +104,12 @@ class BurstFluxes(dist.Distribution):
         return c * center + ratio ** (c - 1.0) * (flux - trend - center)
 
     def log_prob(self, value):
-        """Return the log density of coordinates (I,), a scalar."""
+        """Return the log density of coordinates (I,), a scalar.
+
+        chi^2 of a burst is the sum of the squared deviations of its intervals from its most probable line, in units of
+        the scatter, and of that line from the mean line of the population, in units of its standard deviations. V w is
+        this difference between the lines, with V and w = (1 + A V)^-1 b of `_solve`.
+        """
         line, coordinates = self.line, self.coordinates
         residual = self._residual(self.flux(value))
         determinant, _, (w0, w1) = self._solve(residual)
@@ -114,7 +119,7 @@ class BurstFluxes(dist.Distribution):
         chi2 = deviation**2 @ self.of_burst + (line.log10_N_std * w0) ** 2 + (line.gamma_std * w1) ** 2
         num = jnp.sum(self.of_burst, axis=0)
         log_density = -0.5 * (chi2 + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))
-        log_ratio = jnp.log(line.scatter / coordinates.reference)
+        log_ratio = jnp.log(line.scatter / coordinates.reference)  # of the Jacobian of `flux`
         return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.weight) * log_ratio
 
     def sample(self, key, sample_shape=()):

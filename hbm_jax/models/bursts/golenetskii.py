@@ -332,7 +332,7 @@ class Golenetskii(SelectiveModel):
         skipped = {"z", *(("H0", *expansion.FREE[self.cosmology]) if self.cosmology else ())}
         p: dict[str, Any] = {name: sample_prior(name, prior) for name, prior in priors.items() if name not in skipped}
         z, intercept = self._redshifts_and_conversions(bound)
-        shift = (PIVOT - jnp.log10(1.0 + z))[:, None]
+        shift = (PIVOT - jnp.log10(1.0 + z))[:, None]  # log10 of the observed energy [keV] at x = 0, 100 keV at rest
         values = jnp.asarray(bound.observed) if observed else None
         limit, width = detection_of(self.selections, bound, p)
         if self.pooling == "partial":

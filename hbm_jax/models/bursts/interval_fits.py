@@ -90,10 +90,7 @@ def _fit(folded: FoldedBursts, area, num_steps: int) -> IntervalFits:
 
 @functools.partial(jax.jit, compiler_options=QUICK)
 def _evaluate(folded: FoldedBursts, area, theta) -> tuple[Evaluation, jax.Array, jax.Array]:
-    """Return the evaluation (log likelihood, score, Fisher information) and the expected counts of each interval.
-
-    The last result are the deviances of the spectra.
-    """
+    """Return log likelihood, score and Fisher information of each interval, its expected counts, and deviances (N,)."""
     statistic, names = folded.statistic, folded.spectrum.names
     mu, derivatives = linearized(
         lambda t: folded.expected(dict(zip(names, t.T, strict=True)) | {"effective_area": area}), theta

@@ -92,7 +92,10 @@ FAMILIES = {
 
 
 def centre_of(link: str, data: Any) -> float:
-    """Return the linear predictor of the mean response: the centre of the default prior of the intercept."""
+    """Return the linear predictor of the mean response: the centre of the default prior of the intercept.
+
+    So that it is finite, at least half a count (and half a failure) in all data is assumed.
+    """
     mean, offset, trials = (np.asarray(a) for a in (data.y_mean, data.offset, data.trials))
     if link == "identity":
         return mean - offset.mean()

@@ -131,10 +131,10 @@ class Rates(PopulationModel):
             mean_prior = dist.LogNormal(bound.log_mean, 2.0)  # the default is relative to the mean of the data
         mean = sample_prior("mean", mean_prior)
         dispersion = sample_prior("dispersion", priors["dispersion"])
-        total = dispersion**-2.0
+        shape = dispersion**-2.0  # alpha + beta of a beta population, alpha of a gamma population
         if self.family == "binomial":
-            return mean * total, (1.0 - mean) * total
-        return total, total / mean
+            return mean * shape, (1.0 - mean) * shape
+        return shape, shape / mean
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the family."""

@@ -83,6 +83,7 @@ class BoundSupernovae:
             return jnp.zeros((len(self), 1))
         log_weights = self.log_nodes
         if prior == "volume":
+            # A constant rate per volume is observed reduced by the time dilation 1 + z.
             volume = self.distances.differential_comoving_volume(cosmology) / (1.0 + self.distances.z)
             log_weights = log_weights + jnp.log(volume).reshape(log_weights.shape)
         return log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True)

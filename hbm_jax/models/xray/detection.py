@@ -259,6 +259,7 @@ def _index_nodes(p: Any) -> tuple[Any, np.ndarray]:
 def _gamma_nodes(shape: int) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes and weights of a trapezoidal rule over the logarithm of a variable of a Gamma distribution."""
     width = 1.0 / np.sqrt(shape)
+    # 7 standard deviations below and 6 above the maximum, and more below, because ln T is skewed towards small values.
     log_ratio = np.linspace(-7.0 * width - 12.25 * width**2, 6.0 * width, TIME_NODES)
     # Density of ln(T / shape), up to a constant: T^shape exp(-T).
     density = np.exp(shape * (log_ratio - np.expm1(log_ratio)))
@@ -286,6 +287,7 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
         return lax.map(at_index, jnp.asarray(indices))
 
     values = np.array([np.asarray(log10_counts(bound, column)) for column in columns])  # (columns, indices, N)
+    # Counts per photon rate at 1 keV instead of per flux; `log10_counts_at` converts them back for any band.
     values = values + np.asarray(log10_energy(indices, np.log(band)))[:, None]
     # Interpolation, with no second derivative at both ends of the columns.
     at_ends = np.zeros((2, NUM_COLUMNS + 2))

@@ -117,6 +117,7 @@ class SourceInformation:
         score = functools.reduce(lambda total, k: total - information[:, :, k] * means[k], range(num), vector)
         scaled_score, log10_nh = spread * score[:, :num], None
         if with_column:
+            # Information and best fit of the column, marginalised over all others (Schur complement).
             cross = spread * information[:, :num, num]
             regression = _solve(precision, cross)
             column_information = information[:, num, num] - jnp.sum(regression * cross, axis=1)

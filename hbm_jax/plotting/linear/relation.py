@@ -231,7 +231,11 @@ def _mean(fit: Fit, name: str, index: int) -> float:
 
 
 def _evolution(fit: Fit, model: Relation, data: PointsInGroups, slopes: np.ndarray) -> np.ndarray:
-    """Return the change of y with redshift at the posterior medians, (J, 1) or (J, M)."""
+    """Return the change of y with redshift at the posterior medians, (J, 1) or (J, M).
+
+    With e the logarithm of the factor of redshift, the line is
+    y - k_y e = (alpha + k_alpha e) (x + k_x e - pivot) + beta, and the change is its difference from that with e = 0.
+    """
     change = log_evolution(model, data)
     if change is None:
         return np.zeros((len(data), 1))

@@ -201,7 +201,10 @@ class _Trials:
             self.reference = self.exact_at_known_redshifts() if self.free_redshift else self.exact()
 
     def panels(self, width: float, slope_error: float = 0.0) -> Floats:
-        """Return panel edges: all discontinuities, and those in slope whose error would exceed `slope_error`."""
+        """Return panel edges: all discontinuities, and those in slope whose error would exceed `slope_error`.
+
+        Within a panel, the error of a change of slope is about this change times the squared distance to an edge.
+        """
         gap = np.sqrt(slope_error / self.slope_changes)
         kept = gap < width
         slope_edges = self.slope_discontinuities[kept]
@@ -267,7 +270,10 @@ class _Trials:
         return self.compared(*min(candidates, key=lambda candidate: self.errors(candidate[1], self.reference).max()))
 
     def uncompressed_error(self) -> Folded:
-        """Return the uncompressed fold, with its error relative to a finer one if it is the reference itself."""
+        """Return the uncompressed fold with its errors.
+
+        The reference of a smooth spectrum is this fold itself; a finer one takes its place.
+        """
         fold, expected = self.on_panels(*_UNCOMPRESSED)
         if self.smooth:
             _, self.reference = self.on_panels(*_FINER)

@@ -91,7 +91,7 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
     (lowest, highest), (first, last) = parameters["energy"], parameters["channels"]
     energy, bounds = np.geomspace(lowest, highest, num_energies + 1), np.geomspace(first, last, num_channels + 1)
     middle = np.sqrt(energy[1:] * energy[:-1])[:, None]
-    sigma = parameters["width"] * np.sqrt(100.0 * middle) / 2.3548
+    sigma = parameters["width"] * np.sqrt(100.0 * middle) / 2.3548  # from the FWHM, the width times E at 100 keV
     peak = np.diff(ndtr((bounds - middle) / sigma), axis=1)
     # Energy deposited by a photon that is scattered backwards and escapes.
     compton_edge = middle * 2.0 * middle / (_ELECTRON + 2.0 * middle)

@@ -122,6 +122,7 @@ class _Additive(Component):
     def _integrals(self, limits, values):
         """Return the photons in the bins, (..., K)."""
         params = self._unprefixed(values)
+        # dE is the pivot energy times d(E / pivot).
         scale = self._log_scale(params)[..., None] + math.log(self._pivot)
         middle, width = (jnp.asarray(column, scale.dtype) for column in limits)
         log = self._log_integral(middle, width, 0, {name: value[..., None] for name, value in params.items()})
@@ -439,6 +440,7 @@ class GaussianLine(_Additive):
         ``function`` of (edges, centre, sigma) returns the fraction of the line in each bin, and the moments.
         """
         params = self._unprefixed(values)
+        # dE is the pivot energy times d(E / pivot).
         scale = self._log_scale(params)[..., None] + math.log(self._pivot)
         line = self._arguments({name: value[..., None] for name, value in params.items()})
         fractions, moments = function(jnp.asarray(edges, scale.dtype), *line)

@@ -229,6 +229,7 @@ class AdditiveTable(_Table):
         limits = (jnp.asarray(limit, spectrum.dtype)[..., None] * stretch for limit in (low, high))
         inside = jnp.clip(jnp.asarray(edges, spectrum.dtype), *limits)
         moments = jnp.diff(inside ** (power + 1)) / (power + 1)
+        # The moments are those of energies in the table: observed energies times the stretch.
         total = jnp.sum(spectrum * moments, axis=-1) / stretch[..., 0] ** power / self._one_plus_z(params)
         return self._norm(params)[..., 0] * total
 

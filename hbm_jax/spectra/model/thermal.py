@@ -34,8 +34,10 @@ def _nodes() -> tuple[np.ndarray, np.ndarray]:
 def log_disk(x, energy, kT):
     """Return ln of the spectrum of a disc, 8/3 E^2 times the integral over t of t^(-11/3) / (exp(E / (t kT)) - 1).
 
-    t runs from 0 to 1. With u = E / (t kT) the integral is w^(-8/3) times that of u^(5/3) / (exp(u) - 1) from
-    w = E / kT to infinity. It is computed by a series in w below 1 and by quadrature above, accurate to rounding.
+    ``energy`` is E and ``x`` is ln E; kT has the unit of E. t runs from 0 to 1. With u = E / (t kT) the integral is
+    w^(-8/3) times that of u^(5/3) / (exp(u) - 1) from w = E / kT to infinity, accurate to rounding. For w < 1 it is
+    that from 0 to infinity, Gamma(8/3) zeta(8/3), minus that from 0 to w, by the series
+    u / (exp(u) - 1) = sum of B_k u^k / k!. For larger w it is computed by quadrature in sqrt(u - w).
     """
     w = energy / kT
     small = jnp.minimum(w, 1.0)

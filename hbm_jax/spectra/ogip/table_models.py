@@ -190,10 +190,14 @@ def _grid_order(points: Floats, grid: Sequence[Sequence[float]], path: Path) -> 
         )
     nearest = [np.abs(points[:, [axis]] - np.asarray(values)).argmin(axis=1) for axis, values in enumerate(grid)]
     grid_index = np.ravel_multi_index(nearest, shape)
-    order = np.argsort(grid_index, kind="stable")
-    if not np.array_equal(grid_index[order], np.arange(len(points))):
-        raise DataError(f"{path}[SPECTRA], PARAMVAL: expected every point of the grid of parameters once.")
-    return order
+    missing = np.setdiff1d(np.arange(len(points)), grid_index)
+    if missing.size:
+        indices = np.unravel_index(missing[0], shape)
+        point = ", ".join(f"{values[int(i)]:g}" for values, i in zip(grid, indices, strict=True))
+        raise DataError(
+            f"{path}[SPECTRA], PARAMVAL: expected every point of the grid of parameters once; found none at {point}."
+        )
+    return np.argsort(grid_index, kind="stable")
 
 
 def write_table_model(

@@ -78,6 +78,7 @@ def refuse_repetition(hdus: "fits.HDUList", path: Path) -> None:
             raise DataError(f"{path}[{hdu.name}]: expected rows with data; found {num_rows} empty rows.")
         for column in columns:
             if re.match(r"\d*[PQ]", str(column.format)) and num_rows:  # arrays of variable length
+                # The table itself has only the length and the position in the heap of each array.
                 total_length = hdu.data.view(hdu.data.dtype, np.ndarray)[column.name][..., 0].astype(float).sum()
                 if total_length > max(MAX_REPETITION * num_bytes, MAX_BYTES / 8):
                     raise DataError(

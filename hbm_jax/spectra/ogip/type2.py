@@ -178,7 +178,8 @@ def _check_rows(path: Path, spectra: Sequence[Spectrum], start: Floats, stop: Fl
             raise DataError(f"{where}: expected errors in all spectra or in none; found them in some.")
         if not poisson and (spectrum.counts % 1 == 0).all():
             raise DataError(
-                f"{where}: expected counts with errors that are not all whole numbers; found whole numbers only."
+                f"{where}: expected counts that are not all whole numbers, because whole counts are read as Poisson, "
+                "without their errors; found whole numbers only."
             )
         if not (np.isfinite(spectrum.counts).all() and 0 < spectrum.exposure < np.inf and start[row] < stop[row]):
             raise DataError(

@@ -115,7 +115,7 @@ def _series_and_derivative(mu, series: BackgroundSeries):
     larger = jnp.maximum(mu, pivot)
     ratio = jnp.minimum(mu, pivot) / larger
     value, derivative = _polynomial(down, up, above, ratio)
-    power = jnp.where(above, counts, lowest_power)  # of mu before the polynomial
+    power = jnp.where(above, counts, lowest_power)  # P(S | mu) is mu^power exp(-mu) times the polynomial
     log_derivative = derivative / value
     mu = jnp.where(power > 0, jnp.maximum(mu, jnp.finfo(mu.dtype).tiny), 1.0)
     log_power = jnp.where(power > 0, power * jnp.log(mu / jnp.maximum(counts, 1.0)), 0.0)
@@ -125,7 +125,11 @@ def _series_and_derivative(mu, series: BackgroundSeries):
 
 
 def _polynomial(down, up, above, ratio):
-    """Return value and derivative of the polynomial for each mu, by Horner's rule in all blocks at once."""
+    """Return value and derivative, with respect to the ratio, of the polynomial of each channel.
+
+    Its coefficients are ``down`` where ``above`` is True and ``up`` elsewhere, as in `BackgroundSeries`. Horner's rule
+    first evaluates all blocks of `BLOCK` powers together, and then the polynomial of the blocks in ratio^BLOCK.
+    """
     down, up = (c.reshape(*c.shape[:-2], -1, BLOCK, c.shape[-1]) for c in (down, up))
     x, is_above = ratio[..., None, :], above[..., None, :]
     block_values = block_derivatives = jnp.zeros((), ratio.dtype)
