@@ -370,7 +370,7 @@ def _functional(L, first, second, third) -> sparse.csr_matrix:
     node = running_integrals().node
     interval, (v0, v1), (s0, s1) = hermite_weights(L, node)
     num = len(node)
-    # Number of the running integral, end of the interval (0 or 1), and matrix element.
+    # Part of the vector (S1 to S3, sigma above, sigma below), end of the interval (0 or 1), and matrix element.
     entries = (
         (0, 0, first * v0 - second * s0),
         (0, 1, first * v1 - second * s1),

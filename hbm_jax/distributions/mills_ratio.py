@@ -129,7 +129,11 @@ def log_mean_probit(x, shift):
 
 
 def _log_mean_probit(x, shift):
-    """Return `log_mean_probit` and its derivatives with respect to x and shift."""
+    """Return `log_mean_probit` and its derivatives with respect to x and shift.
+
+    The mean is Phi(x) - shift * term with term = phi(x) M(y) / abs(shift), which is also its derivative with respect to
+    x. That with respect to shift is -phi(x) D(y) / shift^2.
+    """
     x, shift = jnp.broadcast_arrays(x, shift)
     sign = jnp.where(shift < 0.0, -1.0, 1.0)
     margin = 1.0 - shift * x  # y abs(shift)

@@ -432,7 +432,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
         _require_types(run, timing, notes)
-        Blinding.of(tree)
+        Blinding.of(tree)  # raises for a damaged blinding
         stored_check = attributes.get("hbm_jax_model_check")
         model = ModelCheck.from_json(stored_check) if stored_check is not None else None
         file_format = int(attributes["hbm_jax_format"])

@@ -129,7 +129,7 @@ def read_burst_spectra(
         ranges = {key: value for key, value in (energies or {}).items() if key in files}
         rows = _rows(intervals, catalogue.label("intervals", row))
         burst = _read(files, name, z, ranges, rows, reference or None, rmf_cache)
-        BurstSpectra.of([burst], **options)
+        BurstSpectra.of([burst], **options)  # raises the errors of this burst
         return burst
 
     bursts, left_out = catalogue.read_each(read, "burst")

@@ -333,8 +333,8 @@ class OffsetGaussian(dist.Distribution):
         """Return the log density of each object given all others and the parameters, (N,).
 
         With Sigma the covariance of everything, g_i = (Sigma^-1 r)_i and P_i the block of Sigma^-1, object i is normal
-        with covariance P_i^-1 about y_i - P_i^-1 g_i. They are derivatives of the log density: that by r_i is -g_i, by
-        an element (a, a) of C_i is (g_a^2 - P_aa) / 2, and by an element (a, b) with (b, a) is g_a g_b - P_ab.
+        with covariance P_i^-1 about y_i - P_i^-1 g_i. Both are derivatives of the log density: that by r_i is -g_i, by
+        an element (a, a) of C_i it is (g_a^2 - P_aa) / 2, and by both elements (a, b) and (b, a) it is g_a g_b - P_ab.
         """
         residual, covariance = self._parts(value)
         slopes, slopes_of_covariance = jax.grad(log_density, argnums=(0, 1))(residual, covariance, self.offsets)

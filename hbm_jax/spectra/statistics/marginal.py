@@ -218,7 +218,7 @@ def _degree(counts, shape, rate) -> int | None:
 
     The arguments are (num_channels,).
     """
-    trial = np.concatenate([np.linspace(0.0, 1.0, 9) ** 2, np.linspace(1.2, 4.0, 8)])[:, None]
+    trial = np.concatenate([np.linspace(0.0, 1.0, 9) ** 2, np.linspace(1.2, 4.0, 8)])[:, None]  # of mu / S
     degree = float(min(counts.max(initial=1.0), MIN_DEGREE))
     candidates = np.flatnonzero(counts > degree)
     for i in candidates[np.argsort(-counts[candidates])]:
