@@ -135,7 +135,7 @@ def fit_each(
         Draws per chain, rounded up to a multiple of 50. By default each object is sampled until it is usable.
     until : float
         Bulk and tail effective sample size required for an object to be usable. An object is sampled to 10 % more, if
-        its budget of draws allows, because the size is an estimate that is checked repeatedly (`StopRule`). Below 400,
+        its budget of draws allows, because the size is an estimate that is checked repeatedly. Below 400,
         the limit on the excess of R-hat over 1 is larger in inverse proportion, because R-hat exceeds 1 by chance.
     max_num_samples : int
         Largest number of draws per chain if ``num_samples`` is omitted.
