@@ -1,4 +1,4 @@
-"""What depends on data alone is computed once, and compiled programs serve other data of the same shapes."""
+"""The part of a function that depends on data alone is computed once; programs serve other data of these shapes."""
 
 import jax
 import jax.numpy as jnp
