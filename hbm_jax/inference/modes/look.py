@@ -303,7 +303,7 @@ def _outcome(table: pd.DataFrame, descriptions: list[str], num_runs: int, num_pa
 
 
 def _missing(table: pd.DataFrame, descriptions: list[str]) -> str:
-    """Describe the modes that are missing from the draws; empty if there are none."""
+    """Return the modes of which the draws have none, as text; empty if the draws have all modes."""
     is_missing = (table["share_of_draws"] == 0) & (table["mass"] > np.maximum(SMALLEST, 2 * table["mass_error"]))
     return "; ".join(
         f"a mode with {_percent(table.loc[i])} of the mass near {descriptions[i]} is missing from the draws"

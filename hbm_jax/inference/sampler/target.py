@@ -448,11 +448,14 @@ def _ends(support) -> tuple[Any, Any]:
 
 
 def _known(low, high) -> tuple[float, float]:
-    """Return bounds as numbers; infinite for NaN, and for None or a tracer, which depend on a parameter."""
+    """Return bounds as numbers; infinite for NaN, and for bounds without a value, which depend on a parameter."""
 
     def number(bound, unknown):
-        known = bound is not None and not isinstance(bound, jax.core.Tracer) and not np.isnan(bound)
-        return float(bound) if known else unknown
+        try:
+            value = float(bound)
+        except TypeError:  # of None, and of a traced bound
+            return unknown
+        return unknown if np.isnan(value) else value
 
     return number(low, -np.inf), number(high, np.inf)
 
