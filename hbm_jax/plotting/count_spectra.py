@@ -253,7 +253,7 @@ def unfolded_spectrum(
     net, scale = unfolded_points(binned, source, background, energy, absorbed.mean(axis=0))
     with house_style():
         figure, axes = panels(
-            2, 1, (5.6, 5.6), margins=(0.75, 0.12, 0.48, 0.3), gaps=(0.0, 0.1), sharex=True, height_ratios=(1.9, 1.0)
+            2, 1, (5.6, 5.6), margins=(0.85, 0.12, 0.48, 0.3), gaps=(0.0, 0.1), sharex=True, height_ratios=(1.9, 1.0)
         )
         upper, lower = axes[:, 0]
         _draw_points(upper, net, scale, "data, unfolded with the model")
