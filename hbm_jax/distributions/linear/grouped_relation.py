@@ -88,27 +88,28 @@ class GroupedLinearRelation(dist.Distribution):
         return self._points(self.group_loc, self.offset_loc).mean
 
     def _arguments(self, value):
-        """Return the parameters of the groups, (...) each, their points, (J, ...) each, and the mask of used points.
+        """Return the parameters of the groups, (...) each, their points, and the weights of the points, (J, ...) each.
 
-        The axis of groups comes last, so that operations are vectorised over groups.
+        The axis of groups comes last, so that operations are vectorised over groups. Weights are one, and zero in
+        padding, where errors are one, so that determinants are positive without a mask. All this depends on the data
+        alone.
         """
 
         def per_group(a):
             return None if a is None else jnp.broadcast_to(jnp.asarray(a, value.dtype), self.batch_shape)
 
-        def per_point(a):
+        def per_point(a, padding=0.0):
             shape = (*self.batch_shape, self.event_shape[0])
-            return jnp.moveaxis(jnp.where(self.used, jnp.broadcast_to(a, shape), 0.0), -1, 0)
+            return jnp.moveaxis(jnp.where(self.used, jnp.broadcast_to(a, shape), padding), -1, 0)
 
         names = ("slope", "x_scale", "scatter", "group_loc", "group_scale", "offset_loc", "offset_scale")
         lines = Lines(*(per_group(getattr(self, name)) for name in names))
         errors = jnp.asarray(self.errors)
         points = Points(
             per_point(value[..., 0] - self.x_shift), per_point(value[..., 1] - self.intercept),
-            *(per_point(errors[..., k]) for k in range(3)),
+            *(per_point(errors[..., k], padding) for k, padding in enumerate((1.0, 0.0, 1.0))),
         )  # fmt: skip
-        used = jnp.broadcast_to(self.used, (*self.batch_shape, self.event_shape[0]))
-        return lines, points, jnp.moveaxis(used, -1, 0)
+        return lines, points, per_point(jnp.ones((), value.dtype))
 
     @validate_sample
     def log_prob(self, value):
@@ -127,8 +128,8 @@ class GroupedLinearRelation(dist.Distribution):
 
     def groups(self, value):
         """Return the exact conditional distribution of (m, c) of every group, (..., 2), given measured values."""
-        lines, points, used = self._arguments(value)
-        posterior = _integrated(lines, points, used)
+        lines, points, weights = self._arguments(value)
+        posterior = _integrated(lines, points, weights)
         m, c = lines.group_loc + posterior.m, lines.offset_loc + posterior.c
         covariance = Pair(*(jnp.broadcast_to(a, np.shape(c)) for a in posterior.covariance))
         return bivariate(jnp.stack(jnp.broadcast_arrays(m, c), axis=-1), covariance)
@@ -184,15 +185,14 @@ def _sum_of_logs(values):
     return _sum(jnp.log((a * b) * (c * d)))
 
 
-def _precision(lines: Lines, points: Points, used):
-    """Return the inverse covariance of (f, e) of each point and its determinant; zero and one in padding."""
+def _precision(lines: Lines, points: Points, weights):
+    """Return the inverse covariance of (f, e) of each point, zero in padding, and the determinant of the covariance."""
     slope = lines.slope
     ff = lines.x_scale**2 + points.xx
     fe = points.xy - slope * points.xx
     ee = lines.scatter**2 + points.yy - slope * (points.xy + fe)
     det = ff * ee - fe * fe
-    det = jnp.where(used, det, 1.0)
-    inverse = jnp.where(used, 1.0 / det, 0.0)
+    inverse = weights / det  # computed once, whereas XLA would repeat a mask in each of the sums
     return Pair(ee * inverse, -fe * inverse, ff * inverse), det
 
 
@@ -201,12 +201,12 @@ def _residuals(lines: Lines, points: Points, m, c):
     return points.x - m, points.y - lines.slope * points.x - c
 
 
-def _integrated(lines: Lines, points: Points, used) -> _Integrated:
+def _integrated(lines: Lines, points: Points, weights) -> _Integrated:
     """Integrate m and c out of the density of the points of each group."""
-    precision, det = _precision(lines, points, used)
+    precision, det = _precision(lines, points, weights)
     f, e = _residuals(lines, points, lines.group_loc, lines.offset_loc)
     u, v = precision.xx * f + precision.xy * e, precision.xy * f + precision.yy * e
-    log_density = -0.5 * (_sum(u * f + v * e) + _sum_of_logs(det)) - LOG_2PI * jnp.sum(used, axis=0)
+    log_density = -0.5 * (_sum(u * f + v * e) + _sum_of_logs(jnp.where(weights > 0.0, det, 1.0))) - LOG_2PI * jnp.sum(weights, axis=0)
     t = lines.offset_scale
     cc, score_c = _sum(precision.yy), t * _sum(v)
     if lines.group_scale is None:
@@ -229,21 +229,21 @@ def _integrated(lines: Lines, points: Points, used) -> _Integrated:
 
 
 @jax.custom_vjp
-def _log_density(lines: Lines, points: Points, used):
+def _log_density(lines: Lines, points: Points, weights):
     """Return the log density of the points of each group, with derivatives by `_backward`."""
-    return _integrated(lines, points, used).log_density
+    return _integrated(lines, points, weights).log_density
 
 
-def _forward(lines, points, used):
+def _forward(lines, points, weights):
     """Return the log density and the residuals for the backward pass."""
-    posterior = _integrated(lines, points, used)
-    return posterior.log_density, (lines, points, used, posterior)
+    posterior = _integrated(lines, points, weights)
+    return posterior.log_density, (lines, points, weights, posterior)
 
 
 def _backward(saved, cotangent):
     """Return the derivatives with respect to all arguments; XLA removes the unused ones."""
-    lines, points, used, posterior = saved
-    p, _ = _precision(lines, points, used)
+    lines, points, weights, posterior = saved
+    p, _ = _precision(lines, points, weights)
     f, e = _residuals(lines, points, lines.group_loc + posterior.m, lines.offset_loc + posterior.c)
     u, v = p.xx * f + p.xy * e, p.xy * f + p.yy * e
     cov = posterior.covariance
