@@ -50,6 +50,19 @@ def test_programs_are_those_of_other_data_of_the_same_shapes():
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_division_by_data_is_multiplication_by_a_reciprocal_as_with_constants():
+    x, data = np.array([0.3, -1.2, 2.0]), data_of(0, num=3)
+
+    def quotients(x, data):
+        return (x / data["scale"]).sum() + (x / data["y"]).sum() + 1.0 / (x / data["scale"]).max()
+
+    function = Separated(quotients, x, data)
+    expected = (x / data["scale"]).sum() + (x / data["y"]).sum() + data["scale"] / 2.0
+    np.testing.assert_allclose(jax.jit(function)(x), expected, rtol=1e-6)
+    program, _ = lowered(function, x, arrays=function.arrays)
+    assert program.as_text().count("stablehlo.divide") == 1  # by the parameters
+
+
 def test_results_of_the_data_are_known():
     function = Separated(lambda x, y: (x + y.sum(), y.max(), 2.5), np.zeros(2), np.arange(4.0))
     of_both, largest, number = function.of_data()

@@ -118,6 +118,8 @@ class _Parts:
         self.out_info, self._leaves = traced.out_info, leaves
         jaxpr, constants = traced.jaxpr.jaxpr, traced.jaxpr.consts
         self._operations: list[_Operation] = []
+        self._broadcasts: dict[_Value, _Operation] = {}
+        self._reciprocals: dict[_Value, _Value] = {}
         self._parameter, *self._data = (
             _Value(DATA if i else PARAMETERS, variable.aval) for i, variable in enumerate(jaxpr.invars)
         )
@@ -137,14 +139,38 @@ class _Parts:
             if equation.primitive.name in ("jit", "pjit"):
                 closed = equation.params["jaxpr"]
                 outputs = self._flatten(closed.jaxpr, _constants(closed.jaxpr, closed.consts), arguments)
+            elif equation.primitive.name == "div" and _divides_by_data(*arguments):
+                outputs = self._traced(jax.lax.mul, arguments[0], self._reciprocal(arguments[1]))
             else:
                 operation = _Operation(equation, arguments, [])
                 dependence = PARAMETERS if equation.effects else operation.dependence
                 outputs = [_Value(dependence, variable.aval) for variable in equation.outvars]
                 operation.outputs.extend(outputs)
                 self._operations.append(operation)
+                if equation.primitive.name == "broadcast_in_dim":
+                    self._broadcasts[outputs[0]] = operation
             values |= dict(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
+
+    def _reciprocal(self, value: _Value) -> _Value:
+        """Return the reciprocal of a value that depends on the data alone; of a broadcast value, that broadcast.
+
+        XLA divides by constants in this way.
+        """
+        if value not in self._reciprocals:
+            if value in self._broadcasts:
+                equation, (source, *sizes), _ = self._broadcasts[value]
+                outputs = [_Value(DATA, value.aval)]
+                self._operations.append(_Operation(equation, [self._reciprocal(source), *sizes], outputs))
+            else:
+                outputs = self._traced(lambda x: 1.0 / x, value)
+            self._reciprocals[value] = outputs[0]
+        return self._reciprocals[value]
+
+    def _traced(self, fn: Callable, *values: _Value) -> list[_Value]:
+        """Append the operations of a function of values, and return its outputs."""
+        closed = jax.make_jaxpr(fn)(*(jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for value in values))
+        return self._flatten(closed.jaxpr, _constants(closed.jaxpr, closed.consts), values)
 
     def _select(self) -> None:
         """Choose the operations of both parts, and the values that the rest needs of the first."""
@@ -212,6 +238,12 @@ def _constants(jaxpr, constants: Sequence[Any]) -> dict[Any, _Value]:
     """Return the values of the constants of a trace by variable."""
     values = (_Value(CONSTANT, variable.aval, c) for variable, c in zip(jaxpr.constvars, constants, strict=True))
     return dict(zip(jaxpr.constvars, values, strict=True))
+
+
+def _divides_by_data(numerator: _Value, divisor: _Value) -> bool:
+    """Return whether a function of the parameters is divided by a floating-point number of the data."""
+    is_float = divisor.aval.dtype.kind == "f"
+    return is_float and numerator.dependence == PARAMETERS and divisor.dependence == DATA
 
 
 def _expands(operation: _Operation) -> bool:
