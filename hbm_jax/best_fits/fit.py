@@ -263,10 +263,6 @@ def best_fit(
     num_simulations : int
         Number of simulated data sets for the goodness of fit; 0 for none.
 
-    Returns
-    -------
-    BestFit
-
     Raises
     ------
     ValueError

@@ -151,10 +151,6 @@ def load_distance_moduli(name: str, *, folder: str | os.PathLike | None = None, 
     **options
         Options of `read_distance_moduli`, such as ``z_min`` and ``calibrators``.
 
-    Returns
-    -------
-    DistanceModuli
-
     Raises
     ------
     DownloadError, DataError

@@ -109,10 +109,6 @@ class Supernovae(HasSurveys):
         column_names
             Column names to use in messages, by standard name.
 
-        Returns
-        -------
-        Supernovae
-
         Raises
         ------
         DataError

@@ -58,10 +58,6 @@ def read_supernovae(
         Whether rows of the same name are observations of one supernova, which `combine_observations` combines. By
         default each row is another supernova, with a warning where names are repeated.
 
-    Returns
-    -------
-    Supernovae
-
     Raises
     ------
     FileNotFoundError, DataError
@@ -224,10 +220,6 @@ def load_jla() -> Supernovae:
     `m_b` includes the published selection-bias correction. Hosts without a measured mass have the published
     placeholders: 5 +- 10 (27 objects), 6 +- 5 (16), 5.294 +- 52.87 and 7.492 +- 54.194; the published analysis counts
     them as low-mass hosts.
-
-    Returns
-    -------
-    Supernovae
 
     Examples
     --------
