@@ -20,6 +20,7 @@ from numpyro.distributions.util import validate_sample
 from hbm_jax.distributions.linear.linear_relation import LinearRelation, Pair, bivariate
 
 LOG_2PI = math.log(2.0 * math.pi)
+BLOCK = 8  # points that are summed by one reduction
 
 
 class GroupedLinearRelation(dist.Distribution):
@@ -172,8 +173,16 @@ class _Integrated(NamedTuple):
 
 
 def _sum(values):
-    """Return the sum over points, (J, ...) -> (...), as a matrix product: XLA vectorises it, but not the reduction."""
-    return jnp.tensordot(np.ones(np.shape(values)[0], values.dtype), values, axes=1, precision="highest")
+    """Return the sum over points, (J, ...) -> (...).
+
+    XLA fuses reductions of up to `BLOCK` elements, and gradients take 0.8 of the time with matrix products; it does not
+    vectorise longer ones, so that more than two blocks are a matrix product.
+    """
+    num = np.shape(values)[0]
+    if num > 2 * BLOCK:
+        return jnp.tensordot(np.ones(num, values.dtype), values, axes=1, precision="highest")
+    half = num if num <= BLOCK else -(-num // 2)
+    return values[:half].sum(axis=0) + (values[half:].sum(axis=0) if half < num else 0.0)
 
 
 def _sum_of_logs(values):
