@@ -87,7 +87,8 @@ def test_density_and_gradient_are_those_of_the_integral(selected):
             slopes = []
             for step in steps:
                 near, far = (
-                    (expected(np.array(p) + h * step, selection) - expected(np.array(p) - h * step, selection)) / (2e-3 * h)
+                    (expected(np.array(p) + h * step, selection) - expected(np.array(p) - h * step, selection))
+                    / (2e-3 * h)
                     for h in (1.0, 2.0)
                 )
                 slopes.append((4.0 * near - far) / 3.0)

@@ -111,10 +111,10 @@ class Relation(PopulationModel):
     curved : bool
         Whether the line is a parabola, alpha (x - pivot) + ``curvature`` (x - pivot)^2 + beta.
     scatter_with_x : bool
-        Whether the scatter changes with x: it is intrinsic_scatter exp(``scatter_change`` (x - pivot)). With this option
-        or ``curved``, the true x is integrated out numerically, in groups of any pooling and with evolution. Both
-        expect one predictor with a normal population, normal scatter, no points that are upper or lower limits, and
-        limits as a selection, at most two.
+        Whether the scatter changes with x: it is intrinsic_scatter exp(``scatter_change`` (x - pivot)). With this
+        option or ``curved``, the true x is integrated out numerically, in groups of any pooling and with evolution.
+        Both expect one predictor with a normal population, normal scatter, no points that are upper or lower limits,
+        and limits as a selection, at most two.
     selection : str, Selection, Efficiency or DetectionFunction
         Points that are missing, because of measured coordinates: ``"x > 1"`` for data without points whose measured x
         is below 1, ``"y < Normal(2, 0.5) +- 0.1"`` for a smooth limit with a prior, ``"x > cut_x"`` for the limits of

@@ -212,7 +212,16 @@ class AbsorbedCounts:
                     return leaf.only(row)
                 return np.asarray(leaf)[row : row + 1] if np.ndim(leaf) else leaf  # a number holds for every source
 
-            names = ("statistic", "known", "depth", "source_information", "errors", "detection", "flux_limit", *CATALOGUE)
+            names = (
+                "statistic",
+                "known",
+                "depth",
+                "source_information",
+                "errors",
+                "detection",
+                "flux_limit",
+                *CATALOGUE,
+            )
             is_table = {"is_leaf": lambda leaf: isinstance(leaf, tables)}
             fields = {name: jax.tree.map(select, getattr(self, name), **is_table) for name in names}
             return dataclasses.replace(self, known_rows=np.zeros(1, int), order=np.zeros(1, int), **fields)

@@ -96,9 +96,10 @@ class Afterglow(SelectiveModel):
     selection : str or Selection
         Sources that are missing because they are faint: ``"log10_flux > -12 +- 0.1"`` for a smooth limit of the
         unabsorbed flux, whose position and width may have priors, see `hbm_jax.models.selection`;
-        ``"log10_flux > log10_flux_limit +- 0.1"`` for limits of the sources in a column; ``"counts > 99"`` for sources with 100 counts or more in the groups of the fit, background included, which depends on exposure,
-        response, redshift and columns of each source. The latter expects absorbed power laws at known redshifts,
-        without a WHIM, and fixed Galactic columns.
+        ``"log10_flux > log10_flux_limit +- 0.1"`` for limits of the sources in a column; ``"counts > 99"`` for sources
+        with 100 counts or more in the groups of the fit, background included, which depends on exposure, response,
+        redshift and columns of each source. The latter expects absorbed power laws at known redshifts, without a WHIM,
+        and fixed Galactic columns.
     abundances : str
         Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
