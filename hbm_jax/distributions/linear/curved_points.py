@@ -53,8 +53,9 @@ class CurvedPoints(dist.Distribution):
 
     Notes
     -----
-    The error of the log density was below 1e-8 where the scatter changes by less than a factor of 3 within the errors
-    of x (``tests/distributions/test_curved_points.py``).
+    The log density differs from a direct integral by less than 1e-8, and its gradient by less than 1e-6, for curves of
+    either sign, with the vertex within the errors of x too, scatters that change by up to a factor of 2 within a
+    standard deviation of x, and without and with a selection (``tests/distributions/test_curved_points.py``).
 
     Examples
     --------
@@ -146,8 +147,8 @@ class CurvedPoints(dist.Distribution):
         square = jnp.sqrt(variance) / jnp.maximum(jnp.abs(lax.stop_gradient(self.curvature)) * std**2, tiny)
         width = jnp.minimum(width, jnp.sqrt(square))
         edges = [maxima - REACH, *(maxima + edge * width for edge in EDGES), maxima + REACH]
-        edges = jnp.sort(jnp.concatenate(edges, axis=-1), axis=-1)
-        return _gauss_legendre(lax.stop_gradient(edges))
+        increasing = jnp.sort(jnp.concatenate(edges, axis=-1), axis=-1)
+        return _gauss_legendre(lax.stop_gradient(increasing))
 
     def _frozen(self):
         """Return the distribution with parameters that are constants in derivatives."""
