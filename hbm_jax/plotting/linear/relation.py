@@ -51,8 +51,8 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     Returns
     -------
     matplotlib.figure.Figure
-        Points: measured values with one standard deviation; arrows are limits. Lines and bands: posterior median and 68
-        and 95 % intervals of the line (not of points about it).
+        Points: measured values with one standard deviation, which does not include errors in common; arrows are limits.
+        Lines and bands: posterior median and 68 and 95 % intervals of the line (not of points about it).
 
     Raises
     ------
