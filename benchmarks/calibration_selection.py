@@ -2,7 +2,8 @@
 
 128 replicates of each: six bursts of 2 or 3 intervals that are detected by their brightest interval; twenty bursts of
 one interval above a smooth limit of the flux whose position is inferred; and, on five spectra in wide groups,
-afterglows above a smooth limit of the flux, and those with 60 counts or more.
+afterglows above a smooth limit of the flux, and those with 60 counts or more. Three bursts of two intervals from the
+counts of one detector, above a smooth limit of the flux of the brightest interval.
 
 Replicates are in batches, each stored in a folder; batches that are stored are not repeated.
 
@@ -36,6 +37,11 @@ AFTERGLOWS = {
     "log10_flux_mean": "Normal(-11.6, 0.2)", "log10_flux_std": "HalfNormal(0.3)", "log10_nh_mean": "Normal(-0.3, 0.3)",
     "log10_nh_std": "HalfNormal(0.4)",
 }  # fmt: skip
+COUNTS = {
+    "gamma_mean": "Normal(1.4, 0.2)", "gamma_std": 0.2, "log10_N_mean": "Normal(52.2, 0.2)",
+    "log10_N_std": "HalfNormal(0.3)", "log10_E_peak_mean": "Normal(2.6, 0.1)", "log10_E_peak_std": "HalfNormal(0.2)",
+    "alpha_mean": "Normal(-0.9, 0.1)", "alpha_std": 0.15, "intrinsic_scatter": "HalfNormal(0.2)",
+}  # fmt: skip
 BATCH = 32
 
 
@@ -50,10 +56,25 @@ def afterglows(num: int = 5):
         return read_afterglows(catalog, spectra=Path(folder) / "spectra", **options)
 
 
+def burst_counts():
+    """Return a design of three bursts of two intervals in one detector, with backgrounds that are almost known.
+
+    Simulated counts with Gaussian errors of the background have the background that is most likely given the counts of
+    the design, not one drawn from its prior. With errors that matter, ranks could therefore not be uniform.
+    """
+    from hbm_jax.data import BurstSpectra, BurstSpectraPopulation
+
+    design = BurstSpectraPopulation(
+        redshift=(1.0, 1.5, 2.0), num_intervals=2, spectrum="cutoff", detectors={"n0": "nai"}, threshold=0.0,
+        background_exposure=1e6,
+    )  # fmt: skip
+    return BurstSpectra.of(design.draw(3, seed=5).bursts)
+
+
 def cases(word: str) -> Iterator[tuple[str, object, object, dict]]:
     """Name, model, design and options of the replicates of cases whose name begins with a word."""
     from hbm_jax.data import BurstPopulation
-    from hbm_jax.models import Afterglow, Golenetskii
+    from hbm_jax.models import Afterglow, Golenetskii, GolenetskiiCounts
 
     several = BurstPopulation(num_intervals=[2, 3], sigma_log10_flux=(0.05, 0.1))
     single = BurstPopulation(num_intervals=1, sigma_log10_flux=(0.05, 0.1))
@@ -74,6 +95,12 @@ def cases(word: str) -> Iterator[tuple[str, object, object, dict]]:
         if name.startswith(word):
             model = Afterglow(selection=selection, priors=AFTERGLOWS)
             yield name, model, afterglows(), {"num_chains": 2}
+    name, selection = "Counts of bursts above a limit of the flux", "log10_peak_flux > -5.4 +- 0.2"
+    if name.startswith(word):
+        model = GolenetskiiCounts(spectrum="cutoff", calibration=False, selection=selection, priors=COUNTS)
+        # The lines of bursts are drawn in simulations, and integrated out in fits.
+        ranked = [name for name, prior in COUNTS.items() if isinstance(prior, str)] + ["log10_E_peak", "log10_flux"]
+        yield name, model, burst_counts(), {"num_chains": 2, "parameters": ranked}
 
 
 def ranks_of(name, model, data, options, replicates, folder):

@@ -101,6 +101,25 @@ def test_the_density_with_a_limit_of_the_flux(plain):
             assert difference == pytest.approx(richardson(expected, p, name), abs=1e-6), name
 
 
+def test_limits_of_the_flux_may_differ_between_sources(data):
+    """Efficiency of every source over its own mean efficiency; the limits are stored with the data."""
+    limits = np.array([-11.9, -11.6, -12.3])
+    other = hbm.data.Afterglows.from_dict(data.to_dict() | {"log10_flux_limit": limits})
+    np.testing.assert_array_equal(other.to_dict()["log10_flux_limit"], limits)
+    np.testing.assert_array_equal(other.subset([2]).log10_flux_limit, limits[2:])
+    assert "log10_flux_limit" not in data.to_dict()
+    model = Afterglow(selection="log10_flux > log10_flux_limit +- 0.2")
+    with jax.enable_x64(True):
+        selected, latents = compiled(model, model.prepare(other))
+        whole, _ = compiled(Afterglow(), Afterglow().prepare(other))
+        difference = float(selected(as_arrays(HYPER))[0] - whole(as_arrays(HYPER))[0])
+        flux = np.asarray(latents(as_arrays(HYPER))["log10_flux"])
+    share = stats.norm.logcdf((HYPER["log10_flux_mean"] - limits) / np.hypot(HYPER["log10_flux_std"], 0.2))
+    assert difference == pytest.approx((stats.norm.logcdf((flux - limits) / 0.2) - share).sum(), abs=1e-8)
+    with pytest.raises(DataError, match=r"expects the column log10_flux_limit .* found none for 3 of 3 sources"):
+        model.prepare(data)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "options",

@@ -113,6 +113,56 @@ def test_errors_in_common_are_integrated_out(pooling):
     assert found.log_probs["observed"].sum() == pytest.approx(expected(alphas, np.zeros(5), variances), rel=1e-10)
 
 
+@pytest.mark.parametrize("pooling", ["complete", "none", "partial"])
+def test_common_errors_of_x_integrate_to_a_normal_distribution(pooling):
+    """Quadrature over the sampled offsets against the normal distribution of all measured values of a group."""
+    data = PointsInGroups.from_columns(COLUMNS | {"common_error_x": [COMMON[name] for name in COLUMNS["group"]]})
+    values = dict(PARTIAL if pooling == "partial" else COMPLETE)
+    if pooling == "none":
+        values |= {name: np.full(2, value) for name, value in LINE.items()}
+    model = Relation(pooling=pooling, pivot=PIVOT)
+    nodes = np.linspace(-8.0, 8.0, 121)
+    weights = stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
+    with jax.enable_x64(True):
+        sites = compiled_sites(model, model.bound(data))
+        found = [sites(values | {"_common_offset_x": np.full((2, 1), node)}) for node in nodes]
+    np.testing.assert_allclose(found[0].values["common_offset_x"][:, 0], nodes[0] * np.array([0.5, 0.3]))
+    alphas = found[0].values["alpha"] if pooling == "partial" else (ALPHA, ALPHA)
+    spread = SPREAD if pooling == "partial" else 0.0
+    used = model.bound(data).used
+    for row, (rows, common) in enumerate(zip([(0, 1), (2, 3, 4)], COMMON.values(), strict=True)):
+        densities = [site.log_probs["observed"][row] for site in found]
+        densities = densities if pooling == "partial" else [density[used[row]].sum() for density in densities]
+        group = group_normal(rows, alphas[row], np.zeros(5), spread**2)
+        covariance = group.cov.reshape(len(rows), 2, len(rows), 2).copy()
+        covariance[:, 0, :, 0] += common**2
+        dense = stats.multivariate_normal(group.mean, covariance.reshape(group.cov.shape))
+        measured = np.stack([COLUMNS["x"], COLUMNS["y"]], axis=-1)[list(rows)].ravel()
+        integral = np.log(np.exp(densities) @ weights)
+        assert integral == pytest.approx(dense.logpdf(measured), abs=1e-8)
+
+
+@pytest.mark.parametrize("pooling", ["complete", "partial"])
+def test_scatter_changes_with_a_predictor_of_the_group(pooling):
+    mass = np.array([0.5, 0.5, -0.7, -0.7, -0.7])
+    data = PointsInGroups.from_columns(COLUMNS | {"mass": mass}, group_predictors=["mass"])
+    priors = {"scatter_group": "Normal(0, 1)"}
+    values = (COMPLETE if pooling == "complete" else PARTIAL) | {"scatter_group": np.array([0.8])}
+    values |= {"alpha_group": np.zeros(1), "beta_group": np.zeros(1)} if pooling == "partial" else {}
+    model = Relation(pooling=pooling, pivot=PIVOT, priors=priors)
+    with jax.enable_x64(True):
+        found = compiled_sites(model, model.bound(data))(values)
+    alphas = found.values["alpha"] if pooling == "partial" else (ALPHA, ALPHA)
+    total = 0.0
+    for rows, alpha, change in zip([(0, 1), (2, 3, 4)], alphas, 0.8 * np.array([0.6, -0.6]), strict=True):
+        group = group_normal(rows, alpha, np.zeros(5), SPREAD**2 if pooling == "partial" else 0.0)
+        more = np.tile([0.0, 0.3**2 * (np.exp(2.0 * change) - 1.0)], len(rows))
+        dense = stats.multivariate_normal(group.mean, group.cov + np.diag(more))
+        total += dense.logpdf(np.stack([COLUMNS["x"], COLUMNS["y"]], axis=-1)[list(rows)].ravel())
+    used = model.bound(data).used if pooling == "complete" else ...
+    assert found.log_probs["observed"][used].sum() == pytest.approx(total, rel=1e-10)
+
+
 def test_errors_in_common_are_sampled_beside_limits():
     """Where the density is not normal, the common error of a group is a parameter that shifts its points."""
     data = PointsInGroups.from_columns(WITH_COMMON | {"limit_y": ["<", "", "", "", ""]})
@@ -156,11 +206,12 @@ def test_intercepts_and_errors_in_common_are_drawn_given_the_points(monte_carlo)
 
 
 def test_redshifts_and_common_errors_come_back(tmp_path):
-    data = PointsInGroups.from_columns(WITH_COMMON | {"redshift": Z})
+    data = PointsInGroups.from_columns(WITH_COMMON | {"redshift": Z, "common_error_x": [0.1, 0.1, 0.0, 0.0, 0.0]})
     data.to_table().write(tmp_path / "points.ecsv")
     for other in (read_relation(tmp_path / "points.ecsv"), PointsInGroups.from_dict(data.to_dict())):
         np.testing.assert_array_equal(other.redshift, data.redshift)
         np.testing.assert_array_equal(other.common_error_y, [0.5, 0.3])
+        np.testing.assert_allclose(other.common_error_x, [[0.1], [0.0]])
     bare = PointsInGroups.from_columns(COLUMNS)
     assert not {"redshift", "common_error_y"} & bare.to_dict().keys()
     assert not PointsInGroups.from_dict(bare.to_dict()).common_error_y.any()

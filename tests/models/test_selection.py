@@ -130,6 +130,27 @@ def test_groups_may_have_limits_of_their_own():
         np.testing.assert_allclose(found[row][used], common[row][row][used], rtol=1e-12)
 
 
+def test_a_limit_in_a_third_quantity_is_that_of_another_predictor():
+    """x, w and y are a normal vector whatever the correlation of their scatter; points are missing below a w of 1."""
+    w = np.array([1.3, 1.8, 1.2, 2.4, 1.1])
+    data = PointsInGroups.from_columns(
+        {"x": [0.6, 1.2, 0.9, 2.1, 1.0], "w": w, "y": [0.4, 1.9, 1.1, 2.8, -0.5], "sigma_x": np.full(5, ERROR_X),
+         "sigma_w": np.full(5, 0.2), "sigma_y": np.full(5, ERROR_Y)}, predictors=("x", "w"),
+    )  # fmt: skip
+    mean, std, factor = np.array([0.6, 0.5]), np.array([0.9, 0.7]), np.array([[1.0, 0.0], [0.8, 0.6]])
+    slopes, scatter = np.array([1.5, 0.4]), 0.5
+    values = {"alpha": slopes, "beta": 1.1, "intrinsic_scatter": scatter, "x_mean": mean, "x_std": std}
+    model = Relation(selection="w > 1", pooling="complete", pivot=0.0)
+    with jax.enable_x64(True):
+        trace = log_density(model, (model.bind(data),), {}, values | {"x_correlation_factor": factor})[1]
+        found = trace["observed"]["fn"].log_prob(trace["observed"]["value"])[0]
+    cov = np.outer(std, std) * (factor @ factor.T)
+    true = np.block([[cov, (cov @ slopes)[:, None]], [cov @ slopes, slopes @ cov @ slopes + scatter**2]])
+    normal = stats.multivariate_normal([*mean, 1.1 + slopes @ mean], true + np.diag([ERROR_X, 0.2, ERROR_Y]) ** 2)
+    share = stats.norm.logsf(1.0, mean[1], np.hypot(std[1], 0.2))
+    np.testing.assert_allclose(found, normal.logpdf(data.values[0]) - share, rtol=1e-10)
+
+
 def test_text_and_objects_are_the_same(tmp_path):
     chosen = (Selection("x", "below", dist.Normal(1.0, 0.5), 0.1, by_group=True), Selection("y", "above", "cut_y"))
     text = "x > Normal(loc=1.0, scale=0.5) +- 0.1 by group and y < cut_y"

@@ -8,8 +8,8 @@ import xarray as xr
 from astropy.cosmology import FlatwCDM
 from stored_fits import load
 
-from hbm_jax.data import BurstPopulation
-from hbm_jax.models import Golenetskii
+from hbm_jax.data import BurstPopulation, BurstSpectra, BurstSpectraPopulation
+from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.plotting import selected_bursts
 from hbm_jax.plotting.bursts.figures import _log10_area, figures, golenetskii_planes, redshift_predictions
 
@@ -102,3 +102,23 @@ def test_a_selection_of_bursts_shows_what_it_leaves_out(text):
     assert right.get_ylabel() == ("bursts" if whole else "intervals")
     with pytest.raises(ValueError, match="selected_bursts: expected a fit with a selection"):
         selected_bursts(load("golenetskii"))
+
+
+def test_a_selection_of_bursts_from_counts_shows_what_it_leaves_out():
+    """The median of the brightest interval of each burst, and a share of missing bursts that a sum gives too."""
+    population = BurstSpectraPopulation(redshift=(1.0, 2.0, 3.0), num_intervals=(2, 1, 2), detectors={"n0": "nai"})
+    data = BurstSpectra.of(population.draw(3, seed=5).bursts)
+    values = {"gamma_mean": 1.5, "gamma_std": 0.2, "log10_N_mean": 52.0, "log10_N_std": 0.3, "intrinsic_scatter": 0.1}
+    values |= {"log10_E_peak_mean": 2.6, "log10_E_peak_std": 0.3, "alpha_mean": -1.0, "alpha_std": 0.2}
+    model = GolenetskiiCounts(spectrum="cutoff", selection="log10_peak_flux > -5.8 +- 0.1", priors=values)
+    flux = np.array([-5.5, -5.9, -5.6, -5.2, -5.0]) + np.zeros((2, 50, 1))
+    posterior = xr.Dataset({"log10_flux": (("chain", "draw", "interval"), flux)})
+    fit = SimpleNamespace(program=model, data=data, args=(data,), posterior=posterior, blinding=None)
+    left, right = selected_bursts(fit).axes
+    missing, detected, measured, limit = left.lines
+    np.testing.assert_allclose(measured.get_xdata(), data.z)
+    at_bursts = np.interp(np.log(data.z), np.log(limit.get_xdata()), limit.get_ydata())
+    np.testing.assert_allclose(measured.get_ydata() - at_bursts, np.array([-5.5, -5.6, -5.0]) + 5.8, atol=1e-3)
+    share = len(missing.get_xdata()) / (len(missing.get_xdata()) + len(detected.get_xdata()))
+    assert 0.1 < share < 0.9
+    assert right.get_ylabel() == "bursts"

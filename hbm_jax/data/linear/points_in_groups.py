@@ -68,6 +68,8 @@ class PointsInGroups(InGroups):
         Redshift of each point; NaN if the table has none.
     common_error_y : (J,)
         Standard deviation of the error of y that is common to all points of a group; 0 for none.
+    common_error_x : (J, P)
+        The same of the predictors.
     injections : (I, P + 2)
         True coordinates of the injections that were found, and the logarithms of the densities from which they were
         drawn; see `with_injections`.
@@ -94,6 +96,7 @@ class PointsInGroups(InGroups):
     cut: Any = None
     redshift: Any = None
     common_error_y: Any = None
+    common_error_x: Any = None
     injections: Any = None
     num_injections: Any = None
 
@@ -129,7 +132,7 @@ class PointsInGroups(InGroups):
             - ``cut_A``: value of A beyond which the point would not be in the data at all, for a
               `hbm_jax.models.Relation` with a selection in A.
             - ``redshift``: for a `hbm_jax.models.Relation` with ``evolution``; NaN for none.
-            - ``common_error_y``: standard deviation of an error of y that is the same for all points of a group, such
+            - ``common_error_A``: standard deviation of an error of A that is the same for all points of a group, such
               as the calibration of an instrument, beside the errors of the points.
             - ``object``: name of the object of each point. Rows of the same object are independent measurements of the
               same true coordinates, and are combined to one point without loss; a coordinate may be missing in all of
@@ -206,7 +209,10 @@ class PointsInGroups(InGroups):
             **(fields | {"warnings": (*warnings, *fields["warnings"])}),
             group_predictors=frozen_array(_centered_by_group(rows, group_predictors, group_index, len(names))),
             limited=limited,
-            common_error_y=frozen_array(_common_errors(rows, group_index)),
+            common_error_y=frozen_array(_common_errors(rows, group_index, "y")),
+            common_error_x=frozen_array(
+                np.stack([_common_errors(rows, group_index, key) for key in predictors], axis=-1)
+            ),
             injections=frozen_array(np.zeros((0, len(coordinates) + 1))),
             num_injections=frozen_array(0.0),
         )
@@ -244,6 +250,7 @@ class PointsInGroups(InGroups):
             "cut": np.isfinite(self.cut).any(),
             "redshift": np.isfinite(self.redshift).any(),
             "common_error_y": np.any(self.common_error_y),
+            "common_error_x": np.any(self.common_error_x),
             "injections": len(self.injections) > 0,
             "num_injections": len(self.injections) > 0,
         }
@@ -257,6 +264,7 @@ class PointsInGroups(InGroups):
             "cut": np.full(values.shape, np.nan),
             "redshift": np.full(values.shape[:-1], np.nan),
             "common_error_y": np.zeros(len(values)),
+            "common_error_x": np.zeros((len(values), values.shape[-1] - 1)),
             "injections": np.zeros((0, values.shape[-1] + 1)),
             "num_injections": 0.0,
         }
@@ -302,9 +310,10 @@ class PointsInGroups(InGroups):
                 table[f"cut_{key}"] = cuts[:, index]
         if np.isfinite(redshift).any():
             table["redshift"] = redshift
-        if np.any(self.common_error_y):
-            errors = np.asarray(self.common_error_y)[:, None]
-            table["common_error_y"] = self._by_row(np.broadcast_to(errors, np.shape(self.used)))
+        common_errors = [*np.asarray(self.common_error_x).T, np.asarray(self.common_error_y)]
+        for key, errors in zip(coordinates, common_errors, strict=True):
+            if errors.any():
+                table[f"common_error_{key}"] = self._by_row(np.broadcast_to(errors[:, None], np.shape(self.used)))
         for predictor, key in zip(np.asarray(self.group_predictors).T, self.group_predictor_names, strict=True):
             table[key] = self._by_row(np.broadcast_to(predictor[:, None], np.shape(self.used)))
         return table
@@ -327,9 +336,9 @@ def _values_of_groups(rows: GroupedRows, key: str, group_index) -> Floats:
     return values[first]
 
 
-def _common_errors(rows: GroupedRows, group_index) -> Floats:
-    """Return the standard deviation of the error of y that is common to each group, (J,); 0 for none."""
-    key = "common_error_y"
+def _common_errors(rows: GroupedRows, group_index, coordinate: str) -> Floats:
+    """Return the standard deviation of the error of a coordinate that is common to each group, (J,); 0 for none."""
+    key = f"common_error_{coordinate}"
     if key not in rows.columns:
         return np.zeros(group_index.max() + 1)
     errors = _values_of_groups(rows, key, group_index)
@@ -418,10 +427,10 @@ def read_relation(
     pairs = pairs_of(coordinates).values() if len(predictors) > 1 else ()
     numbers = [
         *coordinates,
-        *(f"{kind}_{key}" for kind in ("sigma", "cut") for key in coordinates),
+        *(f"{kind}_{key}" for kind in ("sigma", "cut", "common_error") for key in coordinates),
         *(f"{key}_err_{side}" for key in coordinates for side in ("lo", "hi")),
         *(f"{kind}{pair}" for kind in ("covariance", "correlation") for pair in ("", *pairs)),
-        *("threshold_y", "redshift", "common_error_y", *group_predictors),
+        *("threshold_y", "redshift", *group_predictors),
     ]
     declared = dict.fromkeys(numbers, UNCONVERTED)
     declared |= dict.fromkeys(["group", COMBINED, *(f"limit_{key}" for key in coordinates)], TEXT)

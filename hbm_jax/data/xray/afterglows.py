@@ -22,6 +22,8 @@ COLUMNS: dict[str, Column] = {
     "nh_mw": Column("1e22 cm-2", "a column in units of 1e22 cm^-2", (0.0, 50.0), (0.0, 5.0), zero=True),
     "sigma_nh_mw": dataclasses.replace(ERROR, unit="1e22 cm-2"),
 }
+LIMIT = "log10_flux_limit"
+LIMITS: dict[str, Column] = {LIMIT: Column("", "log10 of a flux in erg/cm^2/s", (-25.0, 0.0), (-20.0, -5.0))}
 
 
 @register_dataclass
@@ -44,6 +46,8 @@ class Afterglows(HasSpectra):
         The spectra with their responses.
     left_out : tuple of (str, str)
         Names of sources in the catalogue that were left out, each with the reason.
+    log10_flux_limit : (N,)
+        log10 of the flux [erg/cm^2/s] below which each source would not be in the sample; NaN where it is unknown.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -53,6 +57,7 @@ class Afterglows(HasSpectra):
     sigma_nh_mw: Any
     spectra: SpectrumStack
     left_out: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
+    log10_flux_limit: Any = None
     object_name = "source"
 
     @classmethod
@@ -65,6 +70,7 @@ class Afterglows(HasSpectra):
         nh_mw: ArrayLike | None = None,
         sigma_z: ArrayLike | None = None,
         sigma_nh_mw: ArrayLike | None = None,
+        log10_flux_limit: ArrayLike | None = None,
         name: Sequence[str] | None = None,
         left_out: Sequence[tuple[str, str]] = (),
         column_names: Mapping[str, str] | None = None,
@@ -84,6 +90,9 @@ class Afterglows(HasSpectra):
             Galactic column densities [1e22 cm^-2]; unknown where omitted or NaN.
         sigma_z, sigma_nh_mw : (N,), optional
             Standard deviations, 0 or more; 0 where omitted or NaN.
+        log10_flux_limit : (N,), optional
+            log10 of the flux [erg/cm^2/s] below which each source would not be in the sample, for the selection
+            ``"log10_flux > log10_flux_limit +- 0.1"`` of `hbm_jax.models.Afterglow`.
         name : sequence of str, optional
             Names of the sources; those of the spectra by default.
         left_out : sequence of (str, str)
@@ -101,11 +110,13 @@ class Afterglows(HasSpectra):
             value = np.full(num, np.nan if key == "nh_mw" else 0.0) if value is None else value
             numbers = float_vector(value, label, names, allow_missing=key != "z")
             columns[key] = numbers if key in ("z", "nh_mw") else np.where(np.isnan(numbers), 0.0, numbers)
+        limit = np.full(num, np.nan) if log10_flux_limit is None else log10_flux_limit
+        columns[LIMIT] = float_vector(limit, column_names.get(LIMIT, LIMIT), names, allow_missing=True)
         require_same_length({"spectra": num, "name": len(names)} | {k: len(v) for k, v in columns.items()})
         for row, source in enumerate(names):
             if source in names[:row]:
                 raise DataError(f"name, row {row}: expected distinct names; found {source!r} twice.")
-        unusual = check_values(columns, COLUMNS, column_names, names)
+        unusual = check_values(columns, COLUMNS | LIMITS, column_names, names)
         spectra = dataclasses.replace(spectra, warnings=tuple(dict.fromkeys([*spectra.warnings, *unusual])))
         empty = np.asarray(spectra.counts).sum(axis=1) + np.asarray(spectra.background).sum(axis=1) == 0
         reject_rows(empty, np.zeros(num), "counts", "at least one count in source or background", names)
@@ -133,6 +144,11 @@ class Afterglows(HasSpectra):
         )
         return text + self._notes()
 
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return plain arrays by field name, without limits of the flux if all are unknown."""
+        stored = super().to_dict()
+        return stored if np.isfinite(self.log10_flux_limit).any() else {k: stored[k] for k in stored if k != LIMIT}
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Afterglows":
         """Rebuild the container from the output of `to_dict`; every value is restored exactly."""
@@ -140,7 +156,7 @@ class Afterglows(HasSpectra):
             SpectrumStack.from_dict(stored),
             name=[str(n) for n in stored["name"]],
             left_out=cls._left_out(stored),
-            **{key: stored[key] for key in COLUMNS},
+            **{key: stored[key] for key in (*COLUMNS, *LIMITS) if key in stored},
         )
 
     def to_table(self):
@@ -149,4 +165,6 @@ class Afterglows(HasSpectra):
 
         counts = np.asarray(self.spectra.counts).sum(axis=1)
         columns = {"name": list(self.name)} | {key: np.array(getattr(self, key)) for key in COLUMNS}
+        if np.isfinite(self.log10_flux_limit).any():
+            columns[LIMIT] = np.array(self.log10_flux_limit)
         return Table(columns | {"counts": counts.astype(int), "exposure": np.array(self.spectra.exposure)})

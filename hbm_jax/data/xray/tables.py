@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hbm_jax.data.building import named_errors
 from hbm_jax.data.catalogues import Catalogue, possible_stems, read_catalogue
 from hbm_jax.data.columns import TEXT
-from hbm_jax.data.xray.afterglows import COLUMNS, Afterglows
+from hbm_jax.data.xray.afterglows import COLUMNS, LIMITS, Afterglows
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.spectrum import Spectrum
@@ -47,7 +47,8 @@ def read_afterglows(
     ----------
     source
         Catalogue: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns:
-        ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and file names
+        ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; ``log10_flux_limit``
+        [log10 of erg/cm^2/s], the limit of a selection for each source; and file names
         ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, which override the spectrum
         named like the source and the files named in its header.
     columns, format, missing
@@ -74,7 +75,7 @@ def read_afterglows(
     >>> read_afterglows("catalog.ecsv", spectra="spectra", leave_out=["GRB 060607A"])  # doctest: +SKIP
     """
     catalogue = read_catalogue(
-        source, {"name": TEXT, **COLUMNS, **dict.fromkeys(FILES, TEXT)}, columns=columns, format=format,
+        source, {"name": TEXT, **COLUMNS, **LIMITS, **dict.fromkeys(FILES, TEXT)}, columns=columns, format=format,
         missing=missing, spectra=spectra, leave_out=leave_out, aliases=ALIASES,
     )  # fmt: skip
     cache: dict = {}
@@ -90,7 +91,7 @@ def read_afterglows(
     grouped, masks, numbers = zip(*sources, strict=True)
     stack = SpectrumStack.of(grouped, masks, poisson=True)
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
-    present = [key for key in COLUMNS if key in catalogue.column_names]
+    present = [key for key in (*COLUMNS, *LIMITS) if key in catalogue.column_names]
     values: dict[str, Any] = {key: np.array([row[key] for row in numbers]) for key in present}
     with named_errors(catalogue.origin):
         return Afterglows.from_spectra(stack, left_out=left_out, column_names=catalogue.column_names, **values)

@@ -76,6 +76,8 @@ class BoundPoints:
         Logarithm of the factor of redshift whose powers multiply the coordinates; 0 in padding.
     common_error : (J,) or None
         Standard deviation of the error of y that is common to all points of a group.
+    common_error_x : (J, P) or None
+        The same of the predictors.
     injections : (I, D + 1) or None
         Found injections, where the selection is by them: true coordinates and the logarithms of their densities.
     num_injections : () or None
@@ -97,6 +99,7 @@ class BoundPoints:
     cuts: tuple[Any, ...] = ()
     log_evolution: Any = None
     common_error: Any = None
+    common_error_x: Any = None
     injections: Any = None
     num_injections: Any = None
 
@@ -155,6 +158,7 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
         cuts=tuple(_cut(data, selection) for selection in model.selections),
         log_evolution=log_evolution(model, data),
         common_error=np.asarray(data.common_error_y) if has_common_error(data) else None,
+        common_error_x=np.asarray(data.common_error_x) if np.any(data.common_error_x) else None,
         injections=np.asarray(data.injections) if model.by_injections else None,
         num_injections=np.asarray(data.num_injections) if model.by_injections else None,
         **arrays,
@@ -193,6 +197,7 @@ def padded_points(bound: BoundPoints, rows: int, columns: int) -> BoundPoints:
         cuts=tuple(None if cut is None else of_points(cut) for cut in bound.cuts),
         log_evolution=None if bound.log_evolution is None else of_points(bound.log_evolution, 0.0),
         common_error=None if bound.common_error is None else of_groups(bound.common_error),
+        common_error_x=None if bound.common_error_x is None else of_groups(bound.common_error_x),
     )
 
 

@@ -70,6 +70,38 @@ def check_broken(model: Any) -> None:
         )
 
 
+def check_numerical(model: Any) -> None:
+    """Raise OptionError for options that a parabola, or a scatter that changes with x, does not have."""
+    option = "curved" if model.curved else "scatter_with_x"
+    expected = {
+        "latents": "marginal", "x_population": "normal", "num_components": 1, "outliers": False, "student_t": False,
+        "broken": False,
+    }  # fmt: skip
+    if model.scatter_with_x:
+        expected["scatter"] = True
+    for name, value in expected.items():
+        if (found := getattr(model, name)) != value:
+            raise OptionError(
+                f"Relation: {option}=True expects {name}={value!r}; found {found!r}.", [Remedy(name, value)]
+            )
+    if model.by_injections or not all(isinstance(part, Selection) for part in model.selections):
+        raise OptionError(
+            f"Relation: {option}=True expects limits as a selection; found selection={str(model.selection)!r}.",
+            [Remedy("selection", "none")],
+        )
+
+
+def check_numerical_points(model: Any, data: PointsInGroups) -> None:
+    """Raise DataError for points that a parabola, or a scatter that changes with x, does not have."""
+    option, num = "curved" if model.curved else "scatter_with_x", len(data.predictors)
+    if num > 1 or data.limited != "no":
+        found = f"{num} predictors" if num > 1 else "limits"
+        raise DataError(
+            f"Relation: {option}=True expects one predictor and no upper or lower limits; found {found}.",
+            [Remedy(option, False)],
+        )
+
+
 def check_broken_points(model: Any, data: PointsInGroups) -> None:
     """Raise DataError for points that a line with a break does not have."""
     num, pooling = len(data.predictors), model.pooling_of(len(data))
@@ -78,7 +110,7 @@ def check_broken_points(model: Any, data: PointsInGroups) -> None:
         unsupported = f"pooling={pooling!r} and {len(data)} groups"
     elif num > 1:
         unsupported = f"{num} predictors"
-    elif data.limited != "no" or np.any(data.common_error_y):
+    elif data.limited != "no" or np.any(data.common_error_y) or np.any(data.common_error_x):
         unsupported = "limits" if data.limited != "no" else "errors in common"
     if unsupported is not None:
         raise DataError(
@@ -103,6 +135,11 @@ def check_points(model: Any, data: PointsInGroups, population_parameters: Collec
     _check_errors(model, data)
     if model.broken:
         check_broken_points(model, data)
+    if model.is_numerical:
+        check_numerical_points(model, data)
+    if "scatter_group" in model.priors and not (model.scatter and data.group_predictor_names):
+        found = "no predictors of groups" if model.scatter else "scatter=False"
+        raise DataError(f"Relation: a prior of scatter_group expects scatter and predictors of groups; found {found}.")
     _check_evolution(model, data)
     if model.x_population == "exponential" and (num > 1 or data.limited != "no"):
         unsupported = f"{num} predictors" if num > 1 else "limits"
@@ -113,6 +150,8 @@ def check_points(model: Any, data: PointsInGroups, population_parameters: Collec
         check_selected(data, selection)
     if model.by_injections:
         check_injections(data, model.pooling_of(len(data)))
+        if "scatter_group" in model.priors:
+            raise DataError("Relation: selection='injections' expects no prior of scatter_group; found one.")
     group_priors = [name for name in population_parameters if name in model.priors]
     if model.pooling_of(len(data)) != model.pooling and (group_priors or model.correlated):
         option = f"a prior of {group_priors[0]}" if group_priors else "correlated=True"

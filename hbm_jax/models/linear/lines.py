@@ -17,6 +17,7 @@ from numpyro.distributions import transforms
 
 from hbm_jax.distributions import GroupedLinearRelation, ProbitSelection
 from hbm_jax.distributions.linear.broken_points import BrokenPoints
+from hbm_jax.distributions.linear.curved_points import CurvedPoints
 from hbm_jax.distributions.linear.measured_points import MeasuredPoints
 from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models.linear.bound_points import BoundPoints
@@ -49,7 +50,7 @@ class Scatter(NamedTuple):
 
     Attributes
     ----------
-    std : scalar or (J, M)
+    std : scalar, (J, 1) or (J, M)
         Standard deviation, or scale of Student's t.
     outliers : (scalar, scalar) or None
         Fraction and additional scatter of outliers.
@@ -113,6 +114,14 @@ def sample_scatter(model: Any, bound: BoundPoints) -> Scatter:
     if model.outliers:
         outliers = model.sample_site("outlier_fraction"), model.sample_site("outlier_scatter", unit)
     return Scatter(std, outliers, model.sample_site("nu") if model.student_t else None)
+
+
+def sample_scatter_of_groups(model: Any, bound: BoundPoints, scatter: Scatter) -> Scatter:
+    """Return the scatter with its change with the predictors of groups, if that has a prior."""
+    if "scatter_group" not in model.all_priors:
+        return scatter
+    change = bound.group_predictors @ model.sample_site("scatter_group", shape=(bound.group_predictors.shape[1],))
+    return scatter._replace(std=scatter.std * jnp.exp(change)[:, None])
 
 
 def sample_lines(model: Any, bound: BoundPoints, pooling: str, scatter: Scatter, integrates: bool) -> Lines:
@@ -217,8 +226,13 @@ def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter,
     sampled = lines.beta is not None  # intercepts, beside which the common errors are integrated out
     mean, spread = (lines.beta, 0.0) if sampled else (lines.offset, lines.spread)
     total_spread = spread if common_error is None else jnp.sqrt(spread**2 + common_error**2)
+    # With x + shift in place of x, where the common error of x is the shift, the errors of the points are independent.
+    shift, x_mean, line_shift = _sample_x_offset(bound), population.mean - bound.pivot[0], 0.0
+    if shift is not None:
+        x_mean, line_shift = x_mean + shift[:, 0], lines.alpha * shift[:, 0]
+    scatter_of_groups = jnp.reshape(scatter.std, -1) if jnp.ndim(scatter.std) else scatter.std
     relation = GroupedLinearRelation(
-        population.mean - bound.pivot[0], None, mean, total_spread, lines.alpha, population.std, scatter.std,
+        x_mean, None, mean - line_shift, total_spread, lines.alpha, population.std, scatter_of_groups,
         zero + bound.pivot[0], zero + lines.evolution, bound.errors, bound.used,
     )  # fmt: skip
     with numpyro.plate("group", len(bound.used)):
@@ -226,8 +240,8 @@ def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter,
     if recover:
         groups = relation.groups(drawn).sample(numpyro.prng_key())
         with numpyro.plate("group", len(bound.used)):
-            _record_groups(groups[..., 1], mean, spread, common_error, sampled)
-        _record(relation.conditional(drawn, groups).sample(numpyro.prng_key()), 1)
+            _record_groups(groups[..., 1] + line_shift, mean, spread, common_error, sampled)
+        _record(relation.conditional(drawn, groups).sample(numpyro.prng_key()), 1, shift=shift)
 
 
 def _record_groups(shifted_beta, mean, spread, common_error, sampled: bool) -> None:
@@ -257,14 +271,13 @@ def sample_points(
     (rows, columns), num = bound.used.shape, len(bound.predictors)
     slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None] + jnp.atleast_3d(lines.slope_evolution)
     intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1) + lines.evolution
-    if bound.common_error is not None:
-        with numpyro.plate("group", rows, dim=-1):
-            standard = numpyro.sample("_common_offset", dist.Normal(0.0, 1.0))
-            offset = numpyro.deterministic("common_offset", bound.common_error * standard)
-        intercept = intercept + offset[:, None]
+    intercept = intercept + _sample_y_offset(bound)
     if model.latents == "sampled":
         x = _sample_predictors(bound, population)
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
+    if (shift := _sample_x_offset(bound)) is not None:
+        population = population._replace(loc=population.loc + shift[:, None, None])
+        intercept = intercept - (slope * shift[:, None]).sum(-1)
     detections, injections = sample_detections(model, bound), None
     if bound.injections is not None:
         injections = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
@@ -277,7 +290,8 @@ def sample_points(
         with handlers.mask(mask=bound.used):
             drawn = numpyro.sample("observed", points, obs=values)
         if recover:
-            _record(points.draw_true(numpyro.prng_key(), drawn), num, record_x=model.latents == "marginal")
+            true = points.draw_true(numpyro.prng_key(), drawn)
+            _record(true, num, record_x=model.latents == "marginal", shift=shift)
             if model.outliers:
                 numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
             if model.student_t:
@@ -303,6 +317,49 @@ def sample_broken(
             _record(points.draw_true(numpyro.prng_key(), drawn), 1)
 
 
+def sample_curved(
+    model: Any, bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover
+) -> None:
+    """Sample the measured values of points about a parabola, or with a scatter that changes with x."""
+    rows, columns = bound.used.shape
+    y_unit, x_unit = bound.unit[-1], bound.x_unit
+    curvature = model.sample_site("curvature", y_unit / x_unit**2) if model.curved else jnp.zeros(())
+    change = model.sample_site("scatter_change", 1.0 / x_unit) if model.scatter_with_x else jnp.zeros(())
+    slope = jnp.broadcast_to(lines.alpha, (rows,))[:, None] + lines.slope_evolution
+    intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] + lines.evolution + _sample_y_offset(bound)
+    shift, x_loc, pivot = _sample_x_offset(bound), population.mean, bound.pivot[0]
+    if shift is not None:
+        x_loc, pivot = x_loc + shift, pivot + shift
+    points = CurvedPoints(
+        x_loc, population.std, pivot, intercept, slope, curvature, scatter.std, change, bound.errors,
+        sample_detections(model, bound),
+    )  # fmt: skip
+    with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
+        with handlers.mask(mask=bound.used):
+            drawn = numpyro.sample("observed", points, obs=values)
+        if recover:
+            _record(points.draw_true(numpyro.prng_key(), drawn), 1, shift=shift)
+
+
+def _sample_y_offset(bound: BoundPoints):
+    """Sample the error of y that the points of each group have in common, (J, 1); 0 without one."""
+    if bound.common_error is None:
+        return 0.0
+    with numpyro.plate("group", len(bound.used), dim=-1):
+        standard = numpyro.sample("_common_offset", dist.Normal(0.0, 1.0))
+        return numpyro.deterministic("common_offset", bound.common_error * standard)[:, None]
+
+
+def _sample_x_offset(bound: BoundPoints):
+    """Sample the errors of the predictors that the points of each group have in common, (J, P), or None."""
+    if bound.common_error_x is None:
+        return None
+    num = len(bound.used)
+    with numpyro.plate("group", num, dim=-2), numpyro.plate("predictor", len(bound.predictors), dim=-1):
+        standard = numpyro.sample("_common_offset_x", dist.Normal(0.0, 1.0))
+        return numpyro.deterministic("common_offset_x", bound.common_error_x * standard)
+
+
 def _found_injections(bound: BoundPoints, population: Population, intercept, slope, scatter: Scatter):
     """Return the found injections with their weights in the population of true points on one line."""
     values, log_density = bound.injections[:, :-1], bound.injections[:, -1]
@@ -325,8 +382,13 @@ def _sample_predictors(bound: BoundPoints, population: Population):
         return sample_whitened("x", population.mean, population.std, likelihood)[..., None]
 
 
-def _record(true, num: int, record_x: bool = True) -> None:
-    """Record true responses, and true predictors unless they were sampled (``record_x=False``), from (J, M, P + 1)."""
+def _record(true, num: int, record_x: bool = True, shift=None) -> None:
+    """Record true responses, and true predictors unless they were sampled (``record_x=False``), from (J, M, P + 1).
+
+    The predictors of ``true`` include their common errors ``shift``, (J, P) or None.
+    """
+    if shift is not None:
+        true = true.at[..., :-1].add(-shift[:, None])
     if record_x:
         numpyro.deterministic("x", true[..., 0] if num == 1 else true[..., :-1])
     numpyro.deterministic("y", true[..., -1])

@@ -26,15 +26,17 @@ from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error, padded_points
-from hbm_jax.models.linear.checks import check_broken, check_options, check_points
+from hbm_jax.models.linear.checks import check_broken, check_numerical, check_options, check_points
 from hbm_jax.models.linear.lines import (
     sample_broken,
+    sample_curved,
     sample_evolution,
     sample_grouped,
     sample_lines,
     sample_points,
     sample_population,
     sample_scatter,
+    sample_scatter_of_groups,
 )
 from hbm_jax.models.linear.selected_points import effective_injections, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
@@ -58,6 +60,9 @@ INJECTIONS = "injections"
 EVOLVING = ("evolution_alpha", "evolution_scatter")  # slope and scatter that change with redshift
 EVOLUTION: dict[str, Prior] = {"evolution_y": dist.Normal(0.0, 3.0), "evolution_x": 0.0} | dict.fromkeys(EVOLVING, 0.0)
 BREAK: dict[str, Prior] = {"alpha_above": dist.Normal(0.0, 5.0), "x_break": dist.Normal(0.0, 1.0)}
+CURVATURE: dict[str, Prior] = {"curvature": dist.Normal(0.0, 1.0)}
+SCATTER_CHANGE: dict[str, Prior] = {"scatter_change": dist.Normal(0.0, 0.5)}
+SCATTER_GROUP: dict[str, Prior] = {"scatter_group": dist.Normal(0.0, 0.5)}  # only if overridden
 EXPONENTIAL: dict[str, Prior] = {"x_min": dist.Normal(-1.0, 2.0), "x_scale": dist.HalfNormal(2.0)}
 # With a selection the mean of the population may be outside the range of the data, and its width much larger.
 SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
@@ -103,6 +108,13 @@ class Relation(PopulationModel):
         Whether the slope changes at ``x_break``, from ``alpha`` below it to ``alpha_above``; ``beta`` is then the
         response at the break. Expects one line, one predictor with a normal population and normal scatter, and at most
         one limit as a selection.
+    curved : bool
+        Whether the line is a parabola, alpha (x - pivot) + ``curvature`` (x - pivot)^2 + beta.
+    scatter_with_x : bool
+        Whether the scatter changes with x: it is intrinsic_scatter exp(``scatter_change`` (x - pivot)). With this
+        option or ``curved``, the true x is integrated out numerically, in groups of any pooling and with evolution.
+        Both expect one predictor with a normal population, normal scatter, no points that are upper or lower limits,
+        and limits as a selection, at most two.
     selection : str, Selection, Efficiency or DetectionFunction
         Points that are missing, because of measured coordinates: ``"x > 1"`` for data without points whose measured x
         is below 1, ``"y < Normal(2, 0.5) +- 0.1"`` for a smooth limit with a prior, ``"x > cut_x"`` for the limits of
@@ -127,7 +139,8 @@ class Relation(PopulationModel):
         Value of every predictor at which the response is beta [units of x]; by default the mean of the measured values,
         where slope and intercept are least correlated.
     priors : mapping of str to Distribution, float or str
-        Overrides by parameter name, in the units of the data; a number fixes the parameter. The defaults,
+        Overrides by parameter name, in the units of the data; a number fixes the parameter. With a prior of
+        ``scatter_group`` the logarithm of the scatter changes linearly with the predictors of groups. The defaults,
         `Relation.all_priors`, are for standardised variables and are transformed by the mean and standard deviation of
         the measured values (`PointsInGroups.center` and ``unit``).
 
@@ -160,6 +173,8 @@ class Relation(PopulationModel):
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
     broken: bool = field(default=False, metadata={"help": "whether the slope changes at x_break"})
+    curved: bool = field(default=False, metadata={"help": "whether the line is a parabola"})
+    scatter_with_x: bool = field(default=False, metadata={"help": "whether the scatter changes with x"})
     selection: str | Selection | Efficiency | DetectionFunction = field(
         default=NONE, metadata={"help": "points that are missing, such as 'x > 1 and y < 2'"}
     )
@@ -180,6 +195,13 @@ class Relation(PopulationModel):
         self._check_selection()
         if self.broken:
             check_broken(self)
+        if self.is_numerical:
+            check_numerical(self)
+
+    @property
+    def is_numerical(self) -> bool:
+        """True if the true x is integrated out numerically: with a parabola, or a scatter that changes with x."""
+        return self.curved or self.scatter_with_x
 
     @property
     def by_injections(self) -> bool:
@@ -228,7 +250,9 @@ class Relation(PopulationModel):
             defaults |= SELECTED if self._stated_selections or self.by_injections else POPULATION
         if self.num_components > 1:
             defaults |= {"x_weight": dist.Dirichlet(np.ones(self.num_components))}
-        defaults |= BREAK if self.broken else {}
+        defaults |= (BREAK if self.broken else {}) | (CURVATURE if self.curved else {})
+        defaults |= SCATTER_CHANGE if self.scatter_with_x else {}
+        defaults |= SCATTER_GROUP if self.scatter and SCATTER_GROUP.keys() & self.priors.keys() else {}
         if self.outliers:
             defaults |= {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
         if self.student_t:
@@ -276,10 +300,12 @@ class Relation(PopulationModel):
         common_error = bound.common_error is not None
         integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None, common_error)
         lines = sample_lines(self, bound, self.pooling_of(len(bound.used)), scatter, integrates)
-        lines, scatter = sample_evolution(self, bound, lines, scatter)
+        lines, scatter = sample_evolution(self, bound, lines, sample_scatter_of_groups(self, bound, scatter))
         values = jnp.asarray(bound.values) if observed else None
         if self.broken:
             sample_broken(self, bound, population, scatter, lines, values, recover)
+        elif self.is_numerical:
+            sample_curved(self, bound, population, scatter, lines, values, recover)
         elif integrates:
             sample_grouped(bound, population, scatter, lines, values, recover)
         else:
@@ -289,7 +315,7 @@ class Relation(PopulationModel):
         """Return whether the intercepts, or the common errors of groups, are integrated out."""
         normal = self.num_components == 1 and self.x_population == "normal"
         normal = normal and not (self.outliers or self.student_t or limited or self.selections or self.by_injections)
-        normal = normal and not self.evolving
+        normal = normal and not (self.evolving or self.is_numerical)
         of_groups = common_error or self.pooling_of(num_groups) == "partial"
         return of_groups and self.latents == "marginal" and normal and num_predictors == 1
 
@@ -367,7 +393,8 @@ class Relation(PopulationModel):
     def description(self) -> str:
         """One-line description for reports."""
         options = ", correlated lines" if self.correlated else ""
-        options += ", with a break" if self.broken else ""
+        options += ", with a break" if self.broken else ", a parabola" if self.curved else ""
+        options += ", scatter that changes with x" if self.scatter_with_x else ""
         options += ", exponential population of x" if self.x_population == "exponential" else ""
         options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""

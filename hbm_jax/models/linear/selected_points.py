@@ -121,7 +121,7 @@ def check_injections(data: PointsInGroups, pooling: str) -> None:
         raise DataError(f"{prefix} injections; found none. Read them with injections= of read_relation.")
     if pooling != "complete":
         raise DataError(f"{prefix} one line for all points, pooling='complete'; found pooling={pooling!r}.")
-    if data.limited != "no" or np.any(data.common_error_y):
+    if data.limited != "no" or np.any(data.common_error_y) or np.any(data.common_error_x):
         unsupported = "limits" if data.limited != "no" else "common errors"
         raise DataError(f"{prefix} points without limits and common errors; found {unsupported}.")
 

@@ -115,6 +115,8 @@ class AbsorbedCounts:
         Options of the absorbers.
     detection : CountLimit or None
         Detected fraction of the sources, with a selection by counts.
+    flux_limit : (N,) or None
+        log10 of the limit of the flux of each source, with a selection by these.
     """
 
     statistic: AnyStatistic
@@ -133,6 +135,7 @@ class AbsorbedCounts:
     source_information: SourceInformation
     medium: Medium = field(metadata={"static": True})
     detection: CountLimit | None = None
+    flux_limit: Any = None
 
     @classmethod
     def of(
@@ -209,7 +212,16 @@ class AbsorbedCounts:
                     return leaf.only(row)
                 return np.asarray(leaf)[row : row + 1] if np.ndim(leaf) else leaf  # a number holds for every source
 
-            names = ("statistic", "known", "depth", "source_information", "errors", "detection", *CATALOGUE)
+            names = (
+                "statistic",
+                "known",
+                "depth",
+                "source_information",
+                "errors",
+                "detection",
+                "flux_limit",
+                *CATALOGUE,
+            )
             is_table = {"is_leaf": lambda leaf: isinstance(leaf, tables)}
             fields = {name: jax.tree.map(select, getattr(self, name), **is_table) for name in names}
             return dataclasses.replace(self, known_rows=np.zeros(1, int), order=np.zeros(1, int), **fields)

@@ -95,10 +95,11 @@ class Afterglow(SelectiveModel):
         the backgrounds: ``marginal`` where background counts were measured.
     selection : str or Selection
         Sources that are missing because they are faint: ``"log10_flux > -12 +- 0.1"`` for a smooth limit of the
-        unabsorbed flux, whose position and width may have priors, see `hbm_jax.models.selection`; ``"counts > 99"`` for
-        sources with 100 counts or more in the groups of the fit, background included, which depends on exposure,
-        response, redshift and columns of each source. The latter expects absorbed power laws at known redshifts,
-        without a WHIM, and fixed Galactic columns.
+        unabsorbed flux, whose position and width may have priors, see `hbm_jax.models.selection`;
+        ``"log10_flux > log10_flux_limit +- 0.1"`` for limits of the sources in a column; ``"counts > 99"`` for sources
+        with 100 counts or more in the groups of the fit, background included, which depends on exposure, response,
+        redshift and columns of each source. The latter expects absorbed power laws at known redshifts, without a WHIM,
+        and fixed Galactic columns.
     abundances : str
         Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
@@ -265,7 +266,7 @@ class Afterglow(SelectiveModel):
         latents["z"] = self._redshifts(bound)
         expected = bound.expected(p | latents)
         counts = bound.statistic.counts if observed else None
-        detection = detection_of(self.selections, p, bound.detection)
+        detection = detection_of(self.selections, p, bound)
         distribution = Counts(expected, bound.statistic)
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             measured = distribution if detection is None else detection.observed_counts(distribution)
@@ -304,7 +305,7 @@ class Afterglow(SelectiveModel):
         population: Any = dist.Normal(means[-1], stds[-1])
         if self.host == "skew-normal":
             population = SkewNormal.standardised(means[-1], stds[-1], p["log10_nh_shape"])
-        detection = detection_of(self.selections, p, bound.detection)
+        detection = detection_of(self.selections, p, bound)
         if detection is not None:
             population = detection.column(population, len(bound.z))
         values = bound.source_information.sample(depth, p["nh_mw"], varying, means, stds, population, detection)

@@ -17,6 +17,7 @@ from jax import lax
 from jax.scipy.special import gammainc, log_ndtr, logsumexp
 from numpyro import distributions as dist
 
+from hbm_jax.data.xray.afterglows import LIMIT
 from hbm_jax.distributions.detected import Detected
 from hbm_jax.models.selection import Selection
 from hbm_jax.validation import DataError, OptionError, Remedy
@@ -298,19 +299,32 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
     return np.einsum("ki,jin,lj->nkl", from_index, values, coefficients)
 
 
-def detection_of(selections: Sequence[Selection], p: Any, counts: CountLimit | None) -> SourceDetection | None:
+def detection_of(selections: Sequence[Selection], p: Any, bound: Any) -> SourceDetection | None:
     """Return the selection of detected sources at parameters of the population; None without a selection."""
-    return SourceDetection(selections[0], p, counts) if selections else None
+    if not selections:
+        return None
+    limits = {} if bound.flux_limit is None else {selections[0].names[0]: bound.flux_limit}
+    return SourceDetection(selections[0], p | limits, bound.detection)
 
 
 def with_selection(model: Any, bound: Any, data: Any) -> Any:
     """Return bound sources with the detected fraction of each, for a selection by counts.
 
-    Raises DataError for a source with fewer counts than the selection requires, or a redshift with an error.
+    Raises DataError for a source with fewer counts than the selection requires, or a redshift with an error, and where
+    the limits of the fluxes are a column that the data do not have.
     """
-    if not model.selections or model.selections[0].quantity != COUNTS:
+    if not model.selections:
         return bound
     option = f"Afterglow: selection={model.selection!r}"
+    if model.selections[0].of_objects:
+        if (unknown := ~np.isfinite(data.log10_flux_limit)).any():
+            raise DataError(
+                f"{option} expects the column {LIMIT} with the limit of every source; found none for "
+                f"{int(unknown.sum())} of {len(unknown)} sources, the first {data.name[int(unknown.argmax())]}."
+            )
+        return dataclasses.replace(bound, flux_limit=np.asarray(data.log10_flux_limit))
+    if model.selections[0].quantity != COUNTS:
+        return bound
     if bound.uncertain is not None:
         raise DataError(f"{option} expects redshifts without errors; found {len(bound.uncertain_rows)} with one.")
     detection = CountLimit.of(bound, float(model.selections[0].limit), model.band)
@@ -331,11 +345,14 @@ def check_options(model: Any) -> None:
         return
     option = f"Afterglow: selection={model.selection!r}"
     part, sites = model.selections[0], [varying.site for varying in model.medium.sites]
-    is_supported = (
-        part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.of_objects and not part.by_group
-    )
+    is_supported = part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.by_group
+    if part.of_objects:
+        is_supported = is_supported and part.quantity == FLUX and part.limit == LIMIT
     if len(model.selections) > 1 or not is_supported:
-        raise OptionError(f"{option}: expected one limit such as '{FLUX} > -12 +- 0.1' or '{COUNTS} > 99'.")
+        raise OptionError(
+            f"{option}: expected one limit such as '{FLUX} > -12 +- 0.1', '{FLUX} > {LIMIT} +- 0.1' for a column of "
+            f"limits, or '{COUNTS} > 99'."
+        )
     if part.quantity == FLUX:
         if part.is_step:
             raise OptionError(

@@ -298,7 +298,7 @@ COUNTS_FIGURES = {
 
 def figures(fit: Fit):
     """Return the figures of a fit of bursts: spectra for counts, predicted redshifts where some are unknown."""
-    if isinstance(fit.data, BurstSpectra):
-        return FIGURES | COUNTS_FIGURES
     selected = SELECTION_FIGURES if drawable(cast(Any, model_of(fit)), fit.data) else {}
+    if isinstance(fit.data, BurstSpectra):
+        return FIGURES | COUNTS_FIGURES | selected
     return FIGURES | selected | (REDSHIFT_FIGURES if np.isnan(np.asarray(cast(Any, fit.data).z)).any() else {})

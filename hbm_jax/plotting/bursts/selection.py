@@ -1,7 +1,7 @@
 """Figure of the selection of bursts: measured fluxes and luminosities, and a simulated population."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,9 +9,10 @@ from matplotlib.ticker import NullFormatter
 from scipy.special import log_ndtr
 
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.data import Bursts
+from hbm_jax.data import Bursts, BurstSpectra
 from hbm_jax.inference import Fit
-from hbm_jax.models import Golenetskii
+from hbm_jax.inference.results import model_of
+from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.bursts.detection import WHOLE
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import (
@@ -26,6 +27,29 @@ from hbm_jax.plotting.style import (
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 SEED = 0
+
+
+class Shown(NamedTuple):
+    """Redshifts and fluxes in the figure.
+
+    Attributes
+    ----------
+    z, flux, probability : (n,)
+        Of simulated intervals or brightest intervals, with the probability that each is detected.
+    measured_z, measured : (m,)
+        Of the sample.
+    limit : float
+        Limit of the flux.
+    """
+
+    z: np.ndarray
+    flux: np.ndarray
+    probability: np.ndarray
+    measured_z: np.ndarray
+    measured: np.ndarray
+    limit: float
+
+
 SHOWN_Z = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 TEXT = {
     "flux": (r"flux $\log_{10}\,F$ [erg cm$^{-2}$ s$^{-1}$]", r"luminosity $\log_{10}\,L$ [erg s$^{-1}$]"),
@@ -39,15 +63,16 @@ def selected_bursts(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Golenetskii` with a selection, a fixed cosmology and known redshifts, with its program
-        and data.
+        Fit of `hbm_jax.models.Golenetskii` with a selection, a fixed cosmology and known redshifts, or of
+        `GolenetskiiCounts` with a selection, with its program and data.
 
     Returns
     -------
     matplotlib.figure.Figure
         Left: luminosities of all intervals, or of the brightest one of each burst where the selection is one of whole
-        bursts, at the redshifts of the sample: measured in black; simulated at the posterior means of the parameters,
-        detected ones in blue and missing ones in grey; dashed: the limit of a bolometric flux. Right: distribution of
+        bursts, at the redshifts of the sample: measured (from counts, posterior medians) in black; simulated at the
+        posterior means of the parameters, detected ones in blue and missing ones in grey; dashed: the limit of a
+        bolometric flux, or from counts of one in the band of the model. Right: distribution of
         the fluxes, measured, simulated detected ones, and all, scaled to the number of detected ones.
 
     Raises
@@ -59,13 +84,47 @@ def selected_bursts(fit: Fit) -> Figure:
     --------
     >>> selected_bursts(fit).savefig("selection.pdf")  # doctest: +SKIP
     """
-    model, data = model_and_data(fit, Golenetskii, Bursts, "selected_bursts")
+    counts = isinstance(model_of(fit), GolenetskiiCounts)
+    model: Any
+    data: Any
+    model, data = model_and_data(
+        fit, GolenetskiiCounts if counts else Golenetskii, BurstSpectra if counts else Bursts, "selected_bursts"
+    )
     if not drawable(model, data):
         raise ValueError(
             "selected_bursts: expected a fit with a selection, a fixed cosmology and known redshifts; found "
             f"{model.description}."
         )
-    model = model.pooled_for(data)
+    shown = _from_counts(fit, model, data) if counts else _from_catalogue(fit, model.pooled_for(data), data)
+    quantity = "flux" if counts else data.quantity
+    whole = model.selections[0].quantity == WHOLE
+    detected = np.random.default_rng(SEED).random(len(shown.z)) < shown.probability
+    flux_text, text = TEXT[quantity]
+    with house_style():
+        figure = Figure(figsize=(7.3, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
+        order = np.random.default_rng(SEED).permutation(len(shown.z))[:MAX_DOTS]
+        z = shown.z[order]
+        draw_simulated(left, z, shown.flux[order] + _log10_conversion(model, quantity, z), detected[order])
+        luminosity = shown.measured + _log10_conversion(model, quantity, shown.measured_z)
+        left.plot(shown.measured_z, luminosity, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
+        grid = np.geomspace(shown.z.min(), shown.z.max(), 200)
+        left.plot(grid, shown.limit + _log10_conversion(model, quantity, grid), color=BLACK, lw=0.8, ls="--")
+        left.set(xscale="log", xlabel="redshift", ylabel=text)
+        ticks = [value for value in SHOWN_Z if shown.z.min() <= value <= shown.z.max()]
+        left.set_xticks(ticks, [f"{value:g}" for value in ticks])
+        left.xaxis.set_minor_formatter(NullFormatter())
+        left.legend(loc="lower right", markerscale=2.0)
+        draw_distribution(right, shown.measured, shown.flux, detected, shown.limit)
+        single = whole or data.num_intervals == len(data)
+        right.set(xlabel=flux_text, ylabel="bursts" if single else "intervals")
+        right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
+        right.legend(loc="upper right")
+    return figure
+
+
+def _from_catalogue(fit: Fit, model: Golenetskii, data: Bursts) -> Shown:
+    """Return measured fluxes, and those simulated at the posterior means of the parameters."""
     (part,) = model.selections
     whole = part.quantity == WHOLE
     unselected = dataclasses.replace(
@@ -78,41 +137,47 @@ def selected_bursts(fit: Fit) -> Figure:
     parameters = {name: means[name] for name in unselected.all_priors if name != "z"}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
     z, flux, probability = _detected(drawn, part, means, whole)
-    detected = np.random.default_rng(SEED).random(len(z)) < probability
     measured_z, measured, _ = _detected(data, part, means, whole)
-    limit = float(np.median(_limits(part, data, means)))
-    flux_text, text = TEXT[data.quantity]
-    with house_style():
-        figure = Figure(figsize=(7.3, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
-        order = np.random.default_rng(SEED).permutation(len(z))[:MAX_DOTS]
-        draw_simulated(left, z[order], flux[order] + _log10_conversion(model, data, z[order]), detected[order])
-        luminosity = measured + _log10_conversion(model, data, measured_z)
-        left.plot(measured_z, luminosity, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
-        grid = np.geomspace(z.min(), z.max(), 200)
-        left.plot(grid, limit + _log10_conversion(model, data, grid), color=BLACK, lw=0.8, ls="--")
-        left.set(xscale="log", xlabel="redshift", ylabel=text)
-        shown = [value for value in SHOWN_Z if z.min() <= value <= z.max()]
-        left.set_xticks(shown, [f"{value:g}" for value in shown])
-        left.xaxis.set_minor_formatter(NullFormatter())
-        left.legend(loc="lower right", markerscale=2.0)
-        draw_distribution(right, measured, flux, detected, limit)
-        right.set(xlabel=flux_text, ylabel="intervals" if data.num_intervals > len(data) and not whole else "bursts")
-        right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
-        right.legend(loc="upper right")
-    return figure
+    return Shown(z, flux, probability, measured_z, measured, float(np.median(_limits(part, data, means))))
 
 
-def drawable(model: Golenetskii, data: Any) -> bool:
+def _from_counts(fit: Fit, model: GolenetskiiCounts, data: BurstSpectra) -> Shown:
+    """Return posterior medians of the flux of the brightest interval of each burst, and simulated ones."""
+    (part,) = model.selections
+    means = {
+        name: float(parameter(fit, name).mean()) for name in model.all_priors if name not in ("effective_area", "z")
+    }
+    burst, z = np.asarray(data.interval_burst), np.asarray(data.z)
+    rng, repeats = np.random.default_rng(SEED), -(-MIN_SIMULATED // len(burst))
+    names = ("gamma", "log10_N")
+    gamma, log10_N = (rng.normal(means[f"{n}_mean"], means[f"{n}_std"], (repeats, len(z)))[:, burst] for n in names)
+    peak = rng.normal(means["log10_E_peak_mean"], means["log10_E_peak_std"], gamma.shape)
+    flux = log10_N + gamma * (peak - 2.0) - _log10_conversion(model, "flux", z)[burst]
+    flux = flux + means["intrinsic_scatter"] * rng.normal(size=flux.shape)
+    limit, width = (means[name] for name in part.names)
+    missed = np.exp(log_ndtr((limit - flux) / width))
+
+    def by_burst(values, reduce):
+        """Return the values of each burst reduced over its intervals, (..., B)."""
+        return np.stack([reduce(values[..., burst == row], axis=-1) for row in range(len(z))], axis=-1)
+
+    measured = by_burst(np.median(parameter(fit, "log10_flux"), axis=0), np.max)
+    probability = 1.0 - by_burst(missed, np.prod)
+    return Shown(np.tile(z, repeats), by_burst(flux, np.max).ravel(), probability.ravel(), z, measured, limit)
+
+
+def drawable(model: Any, data: Any) -> bool:
     """Return True if `selected_bursts` can draw a fit of this model and these data."""
+    if isinstance(model, GolenetskiiCounts):
+        return bool(model.selections)
     return bool(model.selections) and model.cosmology is None and bool(np.all(data.knows_redshift))
 
 
-def _log10_conversion(model: Golenetskii, data: Bursts, z: np.ndarray) -> np.ndarray:
+def _log10_conversion(model: Any, quantity: str, z: np.ndarray) -> np.ndarray:
     """Return log10 of luminosity over bolometric flux, or of energy over fluence, at redshifts (n,)."""
     with jax.enable_x64(True):
         area = np.asarray(log10_sphere_area(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
-    return area - (np.log10(1.0 + z) if data.quantity == "fluence" else 0.0)
+    return area - (np.log10(1.0 + z) if quantity == "fluence" else 0.0)
 
 
 def _limits(part: Any, data: Bursts, means: dict[str, float]) -> np.ndarray:

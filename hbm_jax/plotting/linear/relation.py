@@ -51,8 +51,8 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     Returns
     -------
     matplotlib.figure.Figure
-        Points: measured values with one standard deviation; arrows are limits. Lines and bands: posterior median and 68
-        and 95 % intervals of the line (not of points about it).
+        Points: measured values with one standard deviation, which does not include errors in common; arrows are limits.
+        Lines and bands: posterior median and 68 and 95 % intervals of the line (not of points about it).
 
     Raises
     ------
@@ -72,7 +72,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     columns = min(COLUMNS, len(rows))
     num_rows = -(-len(rows) // columns)
     size = (5.0, 3.8) if len(rows) == 1 else (2.1 * columns + 0.6, 1.9 * num_rows + 0.6)
-    pivot = _pivot(model, data)[index]
+    pivot, curvature = _pivot(model, data)[index], _curvature(fit) if model.curved else 0.0
     used_values = values[np.asarray(data.used)]
     pad = 0.08 * np.ptp(used_values, axis=0)
     with house_style():
@@ -80,9 +80,8 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
         axes = np.atleast_1d(figure.subplots(num_rows, columns, sharex=True, sharey=True)).ravel()
         x = np.linspace(used_values[:, 0].min() - pad[0], used_values[:, 0].max() + pad[0], 60)
         for axis, row in zip(axes, rows, strict=False):
-            drawn = (
-                alpha[:, row, None] * (x - pivot) + beta[:, row, None] if not model.broken else _broken_lines(fit, x)
-            )
+            drawn = alpha[:, row, None] * (x - pivot) + beta[:, row, None] + curvature * (x - pivot) ** 2
+            drawn = _broken_lines(fit, x) if model.broken else drawn
             bands = np.quantile(drawn, QUANTILES, axis=0)
             fill_bands(axis, x, bands, alpha=0.6)
             axis.plot(x, bands[2], color=BLUE, lw=1.0)
@@ -212,6 +211,12 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     drawn = true_values(fit, num_draws=NUM_DRAWS)
     alpha, beta = drawn["alpha"].to_numpy(), drawn["beta"].to_numpy()
     return alpha.reshape(len(alpha), *shape), beta
+
+
+def _curvature(fit: Fit) -> np.ndarray:
+    """Return draws of the curvature of a parabola, (draw, 1)."""
+    drawn = parameter(fit, "curvature")
+    return drawn[evenly_spaced(len(drawn), NUM_DRAWS) if len(drawn) > 1 else [0]].reshape(-1, 1)
 
 
 def _broken_lines(fit: Fit, x: np.ndarray) -> np.ndarray:

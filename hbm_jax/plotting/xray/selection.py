@@ -60,7 +60,7 @@ def selected_afterglows(fit: Fit) -> Figure:
     detected = np.random.default_rng(SEED).random(NUM) < probability
     name = next(name for name in OTHER if name in drawn)
     medians = {site: np.median(parameter(fit, site), axis=0) for site in ("log10_flux", name)}
-    limit = float(parameter(fit, part.names[0]).mean()) if part.quantity == "log10_flux" else None
+    limit = float(np.median(_flux_limits(fit, part))) if part.quantity == "log10_flux" else None
     with house_style():
         figure = Figure(figsize=(7.3, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
@@ -97,12 +97,19 @@ def _population(fit: Fit, model: Afterglow) -> dict[str, np.ndarray]:
     return drawn
 
 
+def _flux_limits(fit: Fit, part: Any) -> np.ndarray:
+    """Return log10 of the limits of the flux: those of all sources, or the posterior mean of a common one."""
+    if part.of_objects:
+        return np.asarray(fit.data.log10_flux_limit)
+    return np.atleast_1d(parameter(fit, part.names[0]).mean())
+
+
 def _probability(fit: Fit, model: Afterglow, drawn: dict[str, np.ndarray]) -> np.ndarray:
     """Return the probability that each simulated source is detected, with the exposures of the sample in turn."""
     (part,) = model.selections
     if part.quantity == "log10_flux":
-        limit, width = (float(parameter(fit, name).mean()) for name in part.names)
-        return ndtr((drawn["log10_flux"] - limit) / width)
+        width = float(parameter(fit, part.names[1]).mean())
+        return ndtr((drawn["log10_flux"] - np.resize(_flux_limits(fit, part), NUM)) / width)
     detection: Any = model.bound(fit.data).detection
     num = len(detection.least)
     probability = np.empty(NUM)
