@@ -40,7 +40,7 @@ class EnsembleChains(Chains):
         self.buffer = int(np.clip(BUFFER_BYTES / (8.0 * self.num_chains * size), 1, 500))
         self.adaptation = Adaptation(0, 0.8)  # unused: the state has its own
         self.options = chees.Options(
-            self.num_warmup, self.sampler.target_accept_prob or 0.8, 2**self.sampler.max_tree_depth
+            self.num_warmup, self.sampler.target_accept_prob or 0.8, 2**self.sampler.max_tree_depth, harmonic=True
         )
         metric, inverse_mass = self.start.metric, np.asarray(self.start.metric.inverse_mass)
         factor = jnp.asarray(np.linalg.cholesky(inverse_mass) if inverse_mass.ndim == 2 else np.sqrt(inverse_mass))
