@@ -363,7 +363,9 @@ def _convergence_failures(posterior, table, num_superchains: int = 0) -> Iterato
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
         kind = "nested R-hat" if num_superchains else "R-hat"
-        reason = f"{kind} is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_number_failing(unmixed)})"
+        reason = (
+            f"{kind} is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_number_failing(unmixed)})"
+        )
         vectors = exchanged(posterior, dict.fromkeys(label.split("[")[0] for label in unmixed))
         modes = "" if vectors else groups_of_chains(posterior, table)
         chains = "superchains" if num_superchains else "chains"

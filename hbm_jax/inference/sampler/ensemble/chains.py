@@ -11,6 +11,7 @@ import numpy as np
 
 from hbm_jax.inference.batch import chees
 from hbm_jax.inference.sampler.chains import BUFFER_BYTES, Chains
+from hbm_jax.inference.sampler.kernels.chees import ChEES
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.warmup.adaptation import Adaptation
 from hbm_jax.xla_options import QUICK
@@ -31,12 +32,11 @@ class EnsembleChains(Chains):
     """
 
     restarts_lost: ClassVar[bool] = False
+    sampler: ChEES
     num_chains: int = 0
 
     def __post_init__(self):
         size, self.num_devices = self.target.size, 1
-        self.num_superchains = self.sampler.num_superchains
-        self.max_draws = max(FEWEST_DRAWS, int(MAX_BYTES / (8.0 * self.num_chains * size)))
         self.buffer = int(np.clip(BUFFER_BYTES / (8.0 * self.num_chains * size), 1, 500))
         self.adaptation = Adaptation(0, 0.8)  # unused: the state has its own
         self.options = chees.Options(
@@ -79,6 +79,16 @@ class EnsembleChains(Chains):
         shapes = jax.eval_shape(one, state)[1]
         rows = jax.tree.map(lambda x: jnp.zeros((self.buffer, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(0, num_draws, step, (state, rows))
+
+    @property
+    def num_superchains(self) -> int:  # type: ignore[override]
+        """Number of groups of chains with a common start."""
+        return self.sampler.num_superchains
+
+    @property
+    def max_draws(self) -> int:  # type: ignore[override]
+        """Largest number of draws per chain of an adaptive run, for which `MAX_BYTES` suffice."""
+        return max(FEWEST_DRAWS, int(MAX_BYTES / (8.0 * self.num_chains * self.target.size)))
 
     @property
     def num_warmup_draws(self) -> int:

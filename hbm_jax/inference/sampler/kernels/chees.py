@@ -64,9 +64,9 @@ class ChEES(Hamiltonian):
 
     def require_options(self, options: Mapping[str, Any]) -> None:
         """Raise ValueError for another number of chains, and for processes that share one density."""
-        num_chains = whole_number("num_chains", options.get("num_chains", 4))
-        is_number = num_chains is not None and FEWEST_CHAINS <= num_chains <= MOST_CHAINS
-        if not is_number or num_chains % self.num_superchains or num_chains < 2 * self.num_superchains:
+        num_chains = whole_number("num_chains", options.get("num_chains", 4)) or 0
+        in_range = max(FEWEST_CHAINS, 2 * self.num_superchains) <= num_chains <= MOST_CHAINS
+        if not in_range or num_chains % self.num_superchains:
             raise ValueError(
                 f"ChEES: expected num_chains from {FEWEST_CHAINS} to {MOST_CHAINS}, a multiple of the "
                 f"{self.num_superchains} superchains and at least twice as many; found {num_chains}."
