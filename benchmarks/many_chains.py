@@ -131,7 +131,7 @@ def known_row(name, seed, num_chains):
     make, options = KNOWN[name]
     program, exact = make()
     sampler = hbm.ChEES(target_accept_prob=0.8, **options)
-    fit = hbm.sample(program, sampler=sampler, num_chains=num_chains, seed=seed, progress=False, max_num_samples=500)
+    fit = hbm.sample(program, sampler=sampler, num_chains=num_chains, seed=seed, progress=False, max_num_samples=250)
     table, distance = fit.verdict.table, 0.0
     for site, mean in exact.items():
         rows = table[[label.split("[")[0] == site for label in table.index]]

@@ -223,7 +223,10 @@ class Run:
             if self.init is not None:
                 start = given_start(target, self.init, num_chains)
             else:
-                start = self.processes.choose_start(choose_start, target, num_chains, key)
+                choose = choose_start
+                if (num_searches := self.settings.sampler.num_searches) is not None:
+                    choose = partial(choose_start, num_searches=num_searches)
+                start = self.processes.choose_start(choose, target, num_chains, key)
         self._record_duration("start")
         return start
 

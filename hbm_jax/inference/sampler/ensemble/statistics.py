@@ -96,13 +96,16 @@ def _normal_scores(draws):
 
 
 def _limits(draws, num_superchains: int) -> list[np.ndarray]:
-    """Return upper limits of bulk and tail ESS, and lower limits of the errors, from means of superchains."""
+    """Return upper limits of bulk and tail ESS, and lower limits of the errors, from means of (super)chains."""
     with np.errstate(divide="ignore", invalid="ignore"):
         bulk = num_superchains / _variance_ratio(_normal_scores(draws), num_superchains)[0]
         below = [(draws <= np.quantile(draws, level, axis=(0, 1))).astype(float) for level in TAIL]
         tails = [num_superchains / _variance_ratio(values, num_superchains)[0] for values in below]
         squares = (draws - draws.mean(axis=(0, 1))) ** 2
-        errors = [np.sqrt(_variance_ratio(values, num_superchains)[1] / num_superchains) for values in (draws, squares)]
+        errors = [
+            np.sqrt(np.maximum(*(_variance_ratio(values, num)[1] / num for num in (num_superchains, len(draws)))))
+            for values in (draws, squares)
+        ]
         return [bulk, np.fmin(*tails), errors[0], errors[1] / (2.0 * draws.std(axis=(0, 1)))]
 
 

@@ -63,6 +63,8 @@ class Sampler(Protocol):
         Mean acceptance probability of the trajectories; None stands for that of the program, see `resolved`.
     warmups : (int, int)
         Default numbers of warm-up draws: if the start comes from an approximation of the posterior, and otherwise.
+    num_searches : int or None
+        Number of searches for modes before sampling; None for the usual one.
     first_check : int or None
         Draws per chain at the first check for convergence; None for that of the stopping rule.
     """
@@ -70,6 +72,7 @@ class Sampler(Protocol):
     name: ClassVar[str]
     rounds: ClassVar[tuple[int, ...]] = ()
     warmups: ClassVar[tuple[int, int]] = (400, 1000)
+    num_searches: ClassVar[int | None] = None
     first_check: ClassVar[int | None] = None
 
     @property
