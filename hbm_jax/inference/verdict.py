@@ -42,10 +42,10 @@ class Verdict:
     Attributes
     ----------
     usable : bool
-        True if there are two chains or more, every R-hat < 1.01, every bulk and tail ESS >= 400, there is no
-        divergence, every E-BFMI > 0.3, all draws are finite, every sampled parameter moves and is resolved in floating
-        point, and no known mode is missing. Sites that are not in the table (names that begin with ``_``) count as
-        well.
+        True if there are two chains or more, every R-hat (nested R-hat for superchains) < 1.01, every bulk and tail ESS
+        >= 400, there is no divergence, every E-BFMI > 0.3, all draws are finite, every sampled parameter moves and is
+        resolved in floating point, and no known mode is missing. Sites that are not in the table (names that begin with
+        ``_``) count as well.
     reasons : tuple of str
         The criteria that fail, one clause each; empty if usable.
     advice : tuple of str
