@@ -255,7 +255,9 @@ def main():
     parser.add_argument("--output", type=Path, help="JSON file of the results, or text of the comparison")
     parser.add_argument("--seconds", type=float, default=1200.0, help="time limit for starting a computation")
     parser.add_argument("--longest", type=float, default=200.0, help="largest predicted time of a call [s]")
-    parser.add_argument("--only", nargs="+", default=["gradient", "chains", "ensemble", "fits"], help="parts to measure")
+    parser.add_argument(
+        "--only", nargs="+", default=["gradient", "chains", "ensemble", "fits"], help="parts to measure"
+    )
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, help="systems of the suite for the chains")
     parser.add_argument("--fits", type=int, nargs="+", default=[10**k for k in range(6)], help="numbers of fits")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="FILE")

@@ -1,7 +1,10 @@
 """Many chains adapted together: nested R-hat against its definition, draws against exact moments, stop and resume."""
 
+import importlib
 import re
+from pathlib import Path
 
+import jax
 import numpy as np
 import numpyro
 import pytest
@@ -16,6 +19,7 @@ from hbm_jax.inference import Interrupted, judge, load, resume
 from hbm_jax.inference.sampler.ensemble import chains as ensemble
 from hbm_jax.inference.sampler.ensemble.statistics import nested_r_hat, statistics
 
+SUITE = Path(__file__).resolve().parents[2] / "benchmarks" / "suite"
 MANY = {"sampler": hbm.ChEES(), "num_chains": 64, "seed": seed(5), "progress": False}
 RNG = np.random.default_rng(31)
 
@@ -157,3 +161,20 @@ def test_unmixed_modes_are_not_usable():
     assert not fit.verdict.usable
     assert any("superchains are in different modes" in reason for reason in fit.verdict.reasons)
     assert fit.posterior.sizes["draw"] < 50  # not drawn on, since more draws do not help
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["supernovae", "relation", "golenetskii", "normal", "afterglows"])
+def test_posteriors_of_the_five_systems_are_those_of_nuts(name, monkeypatch, monte_carlo):
+    monkeypatch.syspath_prepend(str(SUITE))
+    system = importlib.import_module(f"systems.{name}")
+    with jax.enable_x64(True):
+        model, data = system.ours(system.problem(**system.QUICK_SIZES), next(iter(system.OURS.values())))
+    many = hbm.sample(model, data, **MANY)
+    few = hbm.sample(model, data, seed=seed(6), progress=False)
+    assert many.verdict.usable, many.verdict
+    assert few.verdict.usable, few.verdict
+    ours, others = many.summary()[["mean", "mcse_mean"]], few.summary()[["mean", "mcse_mean"]]
+    for parameter in others.index[others["mcse_mean"] > 0]:
+        error = np.hypot(ours.loc[parameter, "mcse_mean"], others.loc[parameter, "mcse_mean"])
+        monte_carlo.within(ours.loc[parameter, "mean"], others.loc[parameter, "mean"], error, name=parameter)
