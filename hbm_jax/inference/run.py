@@ -352,7 +352,7 @@ def _device_caution(chains: Chains) -> str:
     if platform == "cpu":
         return ""
     value_and_grad = jax.vmap(jax.value_and_grad(target.potential))
-    return advice(platform, operations(value_and_grad, target.size, len(chains.start.points)))
+    return advice(platform, operations(value_and_grad, target.size, len(chains.step_size)))
 
 
 def _stored_start(arrays: Mapping[str, np.ndarray]) -> Start:
