@@ -289,7 +289,9 @@ def judge(
     failures = [
         *_numerical_failures(posterior, sample_stats, positions, sampled, table),
         *_convergence_failures(superchains_of(posterior, num_superchains), table, num_superchains),
-        *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, smallest_bfmi, target_accept_prob),
+        *_sampler_failures(
+            posterior, sample_stats["diverging"], num_divergences, smallest_bfmi, target_accept_prob, num_superchains
+        ),
     ]
     notes = list(_all_edge_notes(posterior, bounds or {}))
     if max_tree_depth is not None and "tree_depth" in sample_stats:
@@ -407,14 +409,15 @@ def groups_of_chains(posterior: Mapping[Any, xr.DataArray], table: pd.DataFrame)
 
 
 def _sampler_failures(
-    posterior, diverging, num_divergences: int, min_bfmi: float, target_accept_prob: float
+    posterior, diverging, num_divergences: int, min_bfmi: float, target_accept_prob: float, num_superchains: int
 ) -> Iterator[tuple[str, str]]:
     """Yield reason and advice for divergences and a small E-BFMI."""
     if num_divergences:
         larger = next((prob for prob in ACCEPT_PROBS if prob > target_accept_prob), None)
         advice = "Use another parametrisation of the latents, such as that of hbm_jax.centre."
         if larger is not None:
-            steps = f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger}))"
+            sampler = "ChEES" if num_superchains else "NUTS"
+            steps = f"Take smaller steps (sampler=hbm_jax.{sampler}(target_accept_prob={larger}))"
             advice = advice.replace("Use", f"{steps}, or use", 1)
         region = _divergent_region(posterior, diverging)
         yield f"{num_divergences} divergent transitions{region}: some region was not explored", advice
