@@ -228,6 +228,8 @@ def rates_table(rows):
     usable = [row for row in rows if row["usable"]]
     false = [row for row in usable if row["distance"] > ERRORS]
     yield f"{'all':<42}{len(rows):>6}{len(usable):>8}{len(false):>7}"
+    yield ""
+    yield f"false: usable, and a mean is more than {ERRORS:g} of the stated Monte Carlo errors from the exact one (distance)"
 
 
 def difference(a, b):
@@ -253,7 +255,9 @@ def gradients_table(rows):
             f"{name:<50}{total(nuts):>9}{total(ours):>9}{ratio:>8.3f}{ours['searches']:>10}{ours['draws']:>7}"
             f"{difference(nuts, ours):>8.1f}   {verdicts}"
         )
+    yield ""
     yield f"median ratio {np.median(ratios):.3f} of {len(ratios)}; not usable where NUTS is counts as infinite"
+    yield "differ: largest difference of the means, in Monte Carlo errors of both"
 
 
 def main():
