@@ -229,7 +229,7 @@ def rates_table(rows):
     false = [row for row in usable if row["distance"] > ERRORS]
     yield f"{'all':<42}{len(rows):>6}{len(usable):>8}{len(false):>7}"
     yield ""
-    yield f"false: usable, and a mean is more than {ERRORS:g} of the stated Monte Carlo errors from the exact one (distance)"
+    yield f"false: usable, and a mean is more than {ERRORS:g} stated Monte Carlo errors from the exact one"
 
 
 def difference(a, b):
