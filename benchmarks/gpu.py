@@ -4,6 +4,8 @@
   and in single precision;
 - chains: `hbm_jax.sample` on the five systems of the suite with 4 to 1024 chains: effective draws per second of the
   slowest parameter of the population;
+- ensemble: `hbm_jax.ChEES` with 1024 chains, and NUTS with four, until their verdicts: the seconds of each without
+  compilation, and of the call;
 - fits: `hbm_jax.fit_each` over many supernova sets of 60 and over many single X-ray spectra: fits per second. 200 of
   them differ; larger numbers repeat these.
 
@@ -97,6 +99,21 @@ def chains(model, data, names, num, draws):
     }  # fmt: skip
 
 
+def until_verdict(model, data, num):
+    """Return the times of warm-up and draws and in total [s] of ChEES, or of NUTS if there are four chains."""
+    import hbm_jax as hbm
+
+    sampler = hbm.NUTS() if num == 4 else hbm.ChEES()
+    began = time.perf_counter()
+    fit = hbm.sample(model, data, seed=1, num_chains=num, sampler=sampler, progress=False)
+    everything = time.perf_counter() - began
+    return {
+        "drawing": fit.timing["warmup"] + fit.timing["sampling"], "start": fit.timing["start"],
+        "everything": everything, "usable": bool(fit.verdict.usable), "draws": fit.posterior.sizes["draw"],
+        "r_hat": fit.verdict.worst_r_hat[1], "ess": fit.verdict.smallest_ess[1], "reasons": list(fit.verdict.reasons),
+    }  # fmt: skip
+
+
 def supernova_sets():
     """Return the model, and simulated sets of 60 supernovae with one design."""
     import hbm_jax as hbm
@@ -153,7 +170,7 @@ def measure(options):
     found = {
         "device": f"{device.device_kind} ({len(jax.devices())} device(s), {os.cpu_count()} cores)",
         "versions": {p: version(p) for p in ("jax", "jaxlib", "numpyro")} | {"python": platform.python_version()},
-        "date": datetime.date.today().isoformat(), "gradient": {}, "chains": {}, "fits": {},
+        "date": datetime.date.today().isoformat(), "gradient": {}, "chains": {}, "ensemble": {}, "fits": {},
     }  # fmt: skip
 
     def keep(section, name, work):
@@ -176,6 +193,11 @@ def measure(options):
             system = system_of(name)
         for num in (4, 64, 1024):
             keep("chains", f"{name}, {num}", lambda s=system, n=num: chains(*s, n, max(20_000 // n, 100)))
+    for name in options.systems if "ensemble" in options.only else ():
+        with jax.enable_x64(True):
+            model, data, _ = system_of(name)
+        for num in (4, 1024):
+            keep("ensemble", f"{name}, {num}", lambda m=model, d=data, n=num: until_verdict(m, d, n))
     for title, kind in (("supernova sets", supernova_sets), ("spectra", spectra)):
         if "fits" not in options.only:
             continue
@@ -206,6 +228,14 @@ def compare(paths) -> str:
         rates = [x["ess"] / x["sampling"] if "ess" in x else np.nan for x in both]
         usable = "/".join({True: "usable", False: "not usable"}.get(x.get("usable"), "not run") for x in both)
         lines.append(f"{name + ' chains':30s}{rates[0]:12.0f}{rates[1]:12.0f}{rates[1] / rates[0]:16.2f}   {usable}")
+    lines += ["", "warm-up and draws until the verdict [s]: NUTS with 4 chains, ChEES with 1024", head]
+    for name in dict.fromkeys([*a.get("ensemble", {}), *b.get("ensemble", {})]):
+        both = [found.get("ensemble", {}).get(name, {}) for found in (a, b)]
+        seconds = [x.get("drawing", np.nan) for x in both]
+        usable = "/".join({True: "usable", False: "not usable"}.get(x.get("usable"), "not run") for x in both)
+        lines.append(
+            f"{name + ' chains':30s}{seconds[0]:12.2f}{seconds[1]:12.2f}{seconds[0] / seconds[1]:16.2f}   {usable}"
+        )
     lines += ["", "fit_each: fits a second, compiling not counted (usable fits beside)", head]
     for name in dict.fromkeys([*a["fits"], *b["fits"]]):
         num = int(name.split()[0])
@@ -225,7 +255,9 @@ def main():
     parser.add_argument("--output", type=Path, help="JSON file of the results, or text of the comparison")
     parser.add_argument("--seconds", type=float, default=1200.0, help="time limit for starting a computation")
     parser.add_argument("--longest", type=float, default=200.0, help="largest predicted time of a call [s]")
-    parser.add_argument("--only", nargs="+", default=["gradient", "chains", "fits"], help="parts to measure")
+    parser.add_argument(
+        "--only", nargs="+", default=["gradient", "chains", "ensemble", "fits"], help="parts to measure"
+    )
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, help="systems of the suite for the chains")
     parser.add_argument("--fits", type=int, nargs="+", default=[10**k for k in range(6)], help="numbers of fits")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="FILE")

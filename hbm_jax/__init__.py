@@ -25,6 +25,7 @@ _MODULES = (
     "spectra",
 )
 _NAMES = {
+    "ChEES": "hbm_jax.inference",
     "Fit": "hbm_jax.inference",
     "HMC": "hbm_jax.inference",
     "IndependentProposals": "hbm_jax.inference",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hbm_jax.inference.modes.look import Modes, look_for_modes
     from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
     from hbm_jax.inference.sampler.checkpoint import CheckpointError
+    from hbm_jax.inference.sampler.kernels.chees import ChEES
     from hbm_jax.inference.sampler.kernels.hmc import HMC
     from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
     from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
@@ -47,6 +48,7 @@ _MODULES = {
     "NUTS": "sampler.kernels.nuts",
     "Calibration": "criticism.calibration",
     "Centering": "centering.pilot",
+    "ChEES": "sampler.kernels.chees",
     "CheckpointError": "sampler.checkpoint",
     "Comparison": "criticism.comparison",
     "DamageWarning": "checksum",

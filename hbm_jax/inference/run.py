@@ -25,7 +25,6 @@ from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, Chec
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
-from hbm_jax.inference.sampler.kernels.nutpie import Nutpie, NutpieChains
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sampler_of
 from hbm_jax.inference.sampler.loop import Interrupted, Loop
@@ -38,7 +37,6 @@ from hbm_jax.xla_options import QUICK
 
 SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
 PADDING = "padding"  # in a checkpoint: whether the data are padded to sizes in steps
-WARMUP, INFORMED_WARMUP = 1000, 400  # default draws; fewer if the start comes from an approximation of the posterior
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ class Run:
                 chains,
                 draws,
                 self.progress_line,
-                self.settings.rule,
+                self.settings.rule.at_most(chains.max_draws),
                 chains.num_warmup_draws,
                 self.store,
                 self.start_time,
@@ -221,11 +219,14 @@ class Run:
             start = _stored_start(stored)
         else:
             self.progress_line.show(f"searching for starting points ({len(target.real_labels)} parameters)")
-            num_chains = self.settings.run.num_chains
+            num_chains = self.settings.sampler.num_starts(self.settings.run.num_chains)
             if self.init is not None:
                 start = given_start(target, self.init, num_chains)
             else:
-                start = self.processes.choose_start(choose_start, target, num_chains, key)
+                choose = choose_start
+                if (num_searches := self.settings.sampler.num_searches) is not None:
+                    choose = partial(choose_start, num_searches=num_searches)
+                start = self.processes.choose_start(choose, target, num_chains, key)
         self._record_duration("start")
         return start
 
@@ -233,16 +234,15 @@ class Run:
         """Return compiled chains and draws, and the arrays of the start for the checkpoint."""
         num_warmup = self.settings.run.num_warmup
         if num_warmup is None:
-            num_warmup = INFORMED_WARMUP if start.informed else WARMUP
+            informed, uninformed = self.settings.sampler.warmups
+            num_warmup = informed if start.informed else uninformed
         self.progress_line.show("compiling the sampler")
         sampler, draws = self.settings.sampler, Draws(target)
-        if isinstance(sampler, Nutpie):
-            chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.largest_num_samples)
-        else:
-            chains = Chains(target, start, num_warmup, sampler, key)
+        numbers = self.settings.run.num_chains, self.settings.rule.largest_num_samples
+        chains = sampler.chains(target, start, num_warmup, key, *numbers)
         draws.compile()
         self._record_duration("compile")
-        arrays = {"potential": np.asarray(chains.state.potential_energy), PADDING: np.asarray(len(target.sizes) > 0)}
+        arrays = {"potential": chains.start_potential, PADDING: np.asarray(len(target.sizes) > 0)}
         return chains, draws, start.to_arrays() | arrays | arrays_of_reparametrisations(program)
 
     def _warm_up(self, loop: Loop, start_arrays: Mapping[str, np.ndarray]) -> None:
@@ -352,7 +352,7 @@ def _device_caution(chains: Chains) -> str:
     if platform == "cpu":
         return ""
     value_and_grad = jax.vmap(jax.value_and_grad(target.potential))
-    return advice(platform, operations(value_and_grad, target.size, len(chains.start.points)))
+    return advice(platform, operations(value_and_grad, target.size, len(chains.step_size)))
 
 
 def _stored_start(arrays: Mapping[str, np.ndarray]) -> Start:

@@ -45,7 +45,8 @@ def sample(
         Arguments of the program; the first is its data. They may be given by name if no option has that name.
     sampler : Sampler, optional
         ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)``,
-        ``hbm_jax.IndependentProposals(...)`` or ``hbm_jax.Nutpie(...)``, with the options of each.
+        ``hbm_jax.IndependentProposals(...)``, ``hbm_jax.ChEES(...)`` for 64 to 4096 chains, or
+        ``hbm_jax.Nutpie(...)``, with the options of each.
     init : Fit, mapping of str to array, or sequence of such mappings, optional
         Start of the chains, instead of a search. Values by name of latent sites: of the shape of the site, for all
         chains; with a leading axis, one value per chain; or one mapping per chain. Sites without a value start at the
@@ -56,7 +57,8 @@ def sample(
     num_chains : int
         Number of chains. They are distributed over the largest number of local devices that divides it.
     num_warmup : int, optional
-        Warm-up draws per chain. Default: 400 if the start comes from an approximation of the posterior, 1000 otherwise.
+        Warm-up draws per chain. Default: 400 if the start comes from an approximation of the posterior, 1000 otherwise;
+        100 or 300 for `hbm_jax.ChEES`.
     num_samples : int, optional
         Exact number of draws per chain. If omitted, sampling continues until R-hat and the effective sample sizes meet
         the criteria of the verdict.

@@ -1,5 +1,6 @@
 """Draws and data as an ArviZ DataTree that can be stored, and a check of this before sampling."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,13 +101,14 @@ def tree_of(
             f"a site and a plate or dimension are both called {name!r}: expected two names, because the coordinate of "
             "the dimension would replace the site. Rename one of them."
         )
-    tree = from_dict({"posterior": dict(sites)}, dims=used_dims, coords=labels)
-    # Build each group separately: a site or plate may have the name of a sampler statistic.
-    tree.update(from_dict({"sample_stats": dict(sample_stats)}))
     unconstrained = {"unconstrained_posterior": {"position": positions}}
-    tree.update(
-        from_dict(unconstrained, dims={"position": ["parameter"]}, coords={"parameter": list(target.real_labels)})
-    )
+    parameters = {"parameter": list(target.real_labels)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found chain dimension to be longer")  # many short chains
+        tree = from_dict({"posterior": dict(sites)}, dims=used_dims, coords=labels)
+        # Build each group separately: a site or plate may have the name of a sampler statistic.
+        tree.update(from_dict({"sample_stats": dict(sample_stats)}))
+        tree.update(from_dict(unconstrained, dims={"position": ["parameter"]}, coords=parameters))
     for attribute, texts in {"units": units_of(program), "symbol": symbols_of(program)}.items():
         for name in texts:
             if name in tree["posterior"]:

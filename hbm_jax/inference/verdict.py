@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_stats.base import array_stats
 
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
+from hbm_jax.inference.sampler.ensemble.statistics import (
+    COLUMNS,
+    WORST,
+    min_bfmi,
+    statistics,
+    superchains_of,
+)
 from hbm_jax.inference.sampler.stopping import MAX_R_HAT, MIN_BFMI, MIN_ESS
 
-TAIL = (0.05, 0.95)
 # Width of the bins in which densities are measured, in units of that of the posterior. It is small because there are a
 # few draws near the bound even if the density vanishes there.
 BIN_WIDTH = 0.04
@@ -28,8 +33,6 @@ LOOK = "hbm_jax.look_for_modes(fit)"
 # Acceptance probabilities to try against divergences; the advice is the smallest above that of the run.
 ACCEPT_PROBS = (0.95, 0.99, 0.999)
 UNWRAPPED = "_unwrapped"  # ending of the site from which CircularReparam of NumPyro computes an angle
-COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
-WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where a statistic cannot be computed
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,10 @@ class Verdict:
     Attributes
     ----------
     usable : bool
-        True if there are two chains or more, every R-hat < 1.01, every bulk and tail ESS >= 400, there is no
-        divergence, every E-BFMI > 0.3, all draws are finite, every sampled parameter moves and is resolved in floating
-        point, and no known mode is missing. Sites that are not in the table (names that begin with ``_``) count as
-        well.
+        True if there are two chains or more, every R-hat (nested R-hat for superchains) < 1.01, every bulk and tail ESS
+        >= 400, there is no divergence, every E-BFMI > 0.3, all draws are finite, every sampled parameter moves and is
+        resolved in floating point, and no known mode is missing. Sites that are not in the table (names that begin with
+        ``_``) count as well.
     reasons : tuple of str
         The criteria that fail, one clause each; empty if usable.
     advice : tuple of str
@@ -60,6 +63,8 @@ class Verdict:
     model : ModelCheck or None
         Whether the data look like draws from the fitted model; None until `Fit.model_check` has been computed. It does
         not affect ``usable``.
+    num_superchains : int
+        Number of superchains; R-hat is then nested R-hat. 0 for independent chains.
     """
 
     usable: bool
@@ -72,6 +77,7 @@ class Verdict:
     min_bfmi: float
     modes: str = ""
     model: ModelCheck | None = None
+    num_superchains: int = 0
 
     @property
     def worst_r_hat(self) -> tuple[str, float]:
@@ -86,8 +92,9 @@ class Verdict:
     def __str__(self):
         if self.usable:
             (r_name, r_hat), (e_name, ess) = self.worst_r_hat, self.smallest_ess
+            kind = f"nested R-hat of {self.num_superchains} superchains" if self.num_superchains else "R-hat"
             text = (
-                f"usable: {self.num_draws} draws without divergence, largest R-hat {r_hat:.3f} ({r_name}), smallest "
+                f"usable: {self.num_draws} draws without divergence, largest {kind} {r_hat:.3f} ({r_name}), smallest "
                 f"effective sample size {ess:.0f} ({e_name}), smallest E-BFMI {self.min_bfmi:.2f}."
             )
         else:
@@ -106,13 +113,15 @@ def _extreme(column: pd.Series, kind: str) -> tuple[str, float]:
     return str(name), float(column[name])
 
 
-def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
+def diagnose(posterior: Mapping[Any, xr.DataArray], num_superchains: int = 0) -> pd.DataFrame:
     """Compute R-hat, effective sample sizes and Monte Carlo errors of every element of every variable.
 
     Parameters
     ----------
     posterior : xarray.Dataset or mapping of str to DataArray
         Variables with dimensions ``chain, draw`` and any others.
+    num_superchains : int
+        Number of superchains, for nested R-hat; 0 if every chain has its own start.
 
     Returns
     -------
@@ -126,30 +135,14 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
     for name, variable in posterior.items():
         values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
         elements = values.reshape(*values.shape[:2], -1)
-        statistics = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
+        values = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
         varies = elements.max(axis=(0, 1)) != elements.min(axis=(0, 1))
         if varies.any():
             # Chains stuck at different values have zero variance within chains, so their R-hat is infinite.
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                statistics[varies] = _statistics(elements[..., varies])
-        tables.append(pd.DataFrame(statistics, index=_element_labels(str(name), variable), columns=COLUMNS))
+                values[varies] = statistics(elements[..., varies], num_superchains)
+        tables.append(pd.DataFrame(values, index=_element_labels(str(name), variable), columns=COLUMNS))
     return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
-
-
-def _statistics(elements) -> np.ndarray:
-    """Return the columns of the table for draws of shape (chain, draw, n), as an array (n, column)."""
-    axes = {"chain_axis": 0, "draw_axis": 1}
-    columns = [
-        array_stats.rhat(elements, **axes),
-        array_stats.ess(elements, **axes),
-        array_stats.ess(elements, method="tail", prob=TAIL, **axes),
-        array_stats.mcse(elements, method="mean", **axes),
-        array_stats.mcse(elements, method="sd", **axes),
-    ]
-    filled = [np.where(np.isnan(column), worst, column) for column, worst in zip(columns, WORST, strict=True)]
-    if len(elements) == 1:
-        filled[0] = np.full(elements.shape[-1], np.nan)
-    return np.stack(filled, axis=-1)
 
 
 class Sampled(NamedTuple):
@@ -174,7 +167,10 @@ class Sampled(NamedTuple):
 
 
 def diagnose_sampled(
-    posterior: Mapping[Any, xr.DataArray], positions: xr.DataArray | None, recentred: Collection[str] = ()
+    posterior: Mapping[Any, xr.DataArray],
+    positions: xr.DataArray | None,
+    recentred: Collection[str] = (),
+    num_superchains: int = 0,
 ) -> Sampled:
     """Compute diagnostics of a posterior and of the unconstrained draws.
 
@@ -186,8 +182,10 @@ def diagnose_sampled(
         Dimensions ``chain, draw, parameter``: the unconstrained draws, labelled ``site`` or ``site[index]``.
     recentred : collection of str
         Variables of the posterior that are sampled through an auxiliary site, element by element.
+    num_superchains : int
+        As in `diagnose`.
     """
-    table = diagnose(posterior)
+    table = diagnose(posterior, num_superchains)
     if positions is None:
         return Sampled(table, 0, [], [])
     labels = positions["parameter"].to_numpy().astype(str)
@@ -217,7 +215,8 @@ def diagnose_sampled(
         coarse += [name for name, flag in zip(names, is_coarse, strict=True) if flag]
     hidden = ~np.isin(sites, [str(name) for name in posterior])
     if hidden.any():
-        table = pd.concat([table, diagnose({"": positions.isel(parameter=hidden)}).set_axis(labels[hidden])])
+        hidden_table = diagnose({"": positions.isel(parameter=hidden)}, num_superchains)
+        table = pd.concat([table, hidden_table.set_axis(labels[hidden])])
     table.loc[table.index.isin(stuck), :] = WORST
     return Sampled(table, int(hidden.sum()), stuck, coarse)
 
@@ -261,6 +260,7 @@ def judge(
     positions: xr.DataArray | None = None,
     recentred: Collection[str] = (),
     target_accept_prob: float = 0.8,
+    num_superchains: int = 0,
 ) -> Verdict:
     """Judge whether a posterior is usable.
 
@@ -279,15 +279,19 @@ def judge(
         moved and to judge sites that are not in the posterior.
     target_accept_prob : float
         Acceptance probability of the run; the advice against divergences names a larger one.
+    num_superchains : int
+        Number of superchains, whose chains share a start: nested R-hat replaces R-hat. 0 for independent chains.
     """
-    sampled = diagnose_sampled(posterior, positions, recentred)
+    sampled = diagnose_sampled(posterior, positions, recentred, num_superchains)
     table = sampled.table[~sampled.table.index.isin(sampled.stuck)]
-    min_bfmi = _min_bfmi(sample_stats)
+    smallest_bfmi = min_bfmi(sample_stats, num_superchains)
     num_divergences = int(sample_stats["diverging"].sum())
     failures = [
         *_numerical_failures(posterior, sample_stats, positions, sampled, table),
-        *_convergence_failures(posterior, table),
-        *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, min_bfmi, target_accept_prob),
+        *_convergence_failures(superchains_of(posterior, num_superchains), table, num_superchains),
+        *_sampler_failures(
+            posterior, sample_stats["diverging"], num_divergences, smallest_bfmi, target_accept_prob, num_superchains
+        ),
     ]
     notes = list(_all_edge_notes(posterior, bounds or {}))
     if max_tree_depth is not None and "tree_depth" in sample_stats:
@@ -306,7 +310,8 @@ def judge(
         table=sampled.table[: len(sampled.table) - sampled.num_hidden],
         num_draws=posterior.sizes["chain"] * posterior.sizes["draw"],
         num_divergences=num_divergences,
-        min_bfmi=min_bfmi,
+        min_bfmi=smallest_bfmi,
+        num_superchains=num_superchains,
     )
 
 
@@ -320,14 +325,6 @@ def with_modes(verdict: Verdict, modes: str, missing: str) -> Verdict:
             advice=(*verdict.advice, "Use the draws of the tempered run, or constrain the priors to one mode."),
         )
     return replace(verdict, modes=modes)
-
-
-def _min_bfmi(sample_stats: xr.Dataset) -> float:
-    """Return the smallest E-BFMI over chains."""
-    energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
-    if "n_steps" in sample_stats:  # only trajectories have an energy, not independent proposals
-        energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
-    return float(np.min(array_stats.bfmi(energy)))
 
 
 def _numerical_failures(posterior, sample_stats, positions, sampled: Sampled, table) -> Iterator[tuple[str, str]]:
@@ -361,15 +358,19 @@ def _numerical_failures(posterior, sample_stats, positions, sampled: Sampled, ta
         )
 
 
-def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
+def _convergence_failures(posterior, table, num_superchains: int = 0) -> Iterator[tuple[str, str]]:
     """Yield reason and advice for R-hat and effective sample sizes that fail; the advice may be empty."""
     unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
     advice = "Draw more; if it grows slowly, reparametrise the slow parameters."
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
-        reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_number_failing(unmixed)})"
+        kind = "nested R-hat" if num_superchains else "R-hat"
+        reason = (
+            f"{kind} is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_number_failing(unmixed)})"
+        )
         vectors = exchanged(posterior, dict.fromkeys(label.split("[")[0] for label in unmixed))
         modes = "" if vectors else groups_of_chains(posterior, table)
+        chains = "superchains" if num_superchains else "chains"
         if vectors or modes:
             yield reason, ""
             advice = ""
@@ -382,13 +383,13 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
             )
         elif modes:
             yield (
-                f"chains are in different modes: {modes}",
+                f"{chains} are in different modes: {modes.replace('chain', chains[:-1])}",
                 f"More draws will not help: check whether the modes are real ({LOOK} gives their masses), and "
                 "constrain the priors if not.",
             )
         else:
             yield reason, "Draw more, or look at the rank plot for chains that differ from the others."
-    elif posterior.sizes["chain"] < 2:
+    elif not num_superchains and posterior.sizes["chain"] < 2:
         yield "a single chain cannot show that it has converged", "Use at least two chains, preferably four."
     for column, kind in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
         too_small = table.index[table[column] < MIN_ESS]
@@ -408,14 +409,15 @@ def groups_of_chains(posterior: Mapping[Any, xr.DataArray], table: pd.DataFrame)
 
 
 def _sampler_failures(
-    posterior, diverging, num_divergences: int, min_bfmi: float, target_accept_prob: float
+    posterior, diverging, num_divergences: int, min_bfmi: float, target_accept_prob: float, num_superchains: int
 ) -> Iterator[tuple[str, str]]:
     """Yield reason and advice for divergences and a small E-BFMI."""
     if num_divergences:
         larger = next((prob for prob in ACCEPT_PROBS if prob > target_accept_prob), None)
         advice = "Use another parametrisation of the latents, such as that of hbm_jax.centre."
         if larger is not None:
-            steps = f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger}))"
+            sampler = "ChEES" if num_superchains else "NUTS"
+            steps = f"Take smaller steps (sampler=hbm_jax.{sampler}(target_accept_prob={larger}))"
             advice = advice.replace("Use", f"{steps}, or use", 1)
         region = _divergent_region(posterior, diverging)
         yield f"{num_divergences} divergent transitions{region}: some region was not explored", advice

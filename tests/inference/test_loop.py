@@ -17,6 +17,8 @@ from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_ESS, StopRule
 from hbm_jax.inference.sampler.target import OneProcess
 
+SEPARATE = {"sampler": hbm.NUTS(), "restarts_lost": False, "num_superchains": 0}  # of chains with a start each
+
 
 class Recorder:
     """Stands in for the live line and keeps what it was told."""
@@ -95,7 +97,11 @@ def test_ctrl_c_before_the_first_draws_is_passed_on():
         raise KeyboardInterrupt
 
     chains = SimpleNamespace(
-        target=SimpleNamespace(labels=("a",), processes=OneProcess()), buffer=50, advance=advance, num_warmup=0
+        target=SimpleNamespace(labels=("a",), processes=OneProcess()),
+        buffer=50,
+        advance=advance,
+        num_warmup=0,
+        **SEPARATE,
     )
     draws = SimpleNamespace(num_draws=0, blocks=[])
     loop = loop_module.Loop(chains, draws, Recorder(False), StopRule(num_samples=100), 100, None, 0.0, False)
@@ -114,7 +120,7 @@ def stand_in(seconds_per_draw, clock, buffer=1000):
         return chains_module.Block(np.zeros((1, num_draws, 1)), *[np.zeros((1, num_draws))] * 5)
 
     target = SimpleNamespace(labels=("a",), processes=OneProcess())
-    return SimpleNamespace(target=target, buffer=buffer, advance=advance, num_warmup=0), lengths
+    return SimpleNamespace(target=target, buffer=buffer, advance=advance, num_warmup=0, **SEPARATE), lengths
 
 
 def test_blocks_take_a_second_and_longer_as_a_run_grows_old(monkeypatch):
@@ -151,7 +157,7 @@ def test_live_line_of_stuck_chains_warns_of_nothing(monkeypatch):
     stuck = np.repeat(np.arange(4.0)[:, None], 30, axis=1)
     block = chains_module.Block(stuck[..., None], *[stuck] * 5)
     draws = SimpleNamespace(num_draws=30, raw=lambda name: getattr(block, name))
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), num_warmup=0)
+    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), num_warmup=0, **SEPARATE)
     loop = loop_module.Loop(chains, draws, Recorder(True), StopRule(), 0, None, 0.0, False)
     loop._report(block)
     assert float(re.search(r"worst R-hat (\S+) \(a\)", Recorder.lines[-1])[1]) > 1e6
@@ -225,7 +231,7 @@ def test_chains_in_different_modes_end_an_adaptive_run(rule, distance, stops):
     sites = {"a": a, "b": np.cumsum(b, axis=1)}
     loop = loop_module.Loop.__new__(loop_module.Loop)
     loop.rule, loop.next_check, loop.notes, loop.lead = rule, 1000, [], lambda work: work()
-    loop.chains = SimpleNamespace(target=SimpleNamespace(labels=("a", "b")))
+    loop.chains = SimpleNamespace(target=SimpleNamespace(labels=("a", "b")), **SEPARATE)
     raw = {"position": np.stack(list(sites.values()), axis=-1), "diverging": np.zeros((4, 1000), bool)}
     loop.draws = SimpleNamespace(num_draws=1000, sites=lambda: sites, raw=raw.get)
     reason = loop._reason_to_stop()
@@ -246,7 +252,7 @@ def test_sites_that_are_not_shown_decide_when_a_run_stops():
     def look(hidden):
         loop = loop_module.Loop.__new__(loop_module.Loop)
         loop.rule = StopRule()
-        loop.chains = SimpleNamespace(target=SimpleNamespace(labels=("_slow", "a")))
+        loop.chains = SimpleNamespace(target=SimpleNamespace(labels=("_slow", "a")), **SEPARATE)
         positions = np.stack([hidden, shown], axis=-1)
         loop.draws = SimpleNamespace(sites=lambda: {"a": shown}, raw=lambda name: positions)
         return loop._check_convergence()

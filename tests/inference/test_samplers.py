@@ -24,6 +24,7 @@ SOME = (
     hbm.HMC(trajectory_length=1.5),
     hbm.IndependentProposals(),
     hbm.IndependentProposals(trajectory_length=2.0, target_accept_prob=0.7),
+    hbm.ChEES(num_superchains=32),
 )
 
 
@@ -39,6 +40,8 @@ SOME = (
         (hbm.HMC, {"trajectory_length": 0.0}, "HMC: expected trajectory_length above 0; found 0.0"),
         (hbm.HMC, {"trajectory_length": None}, "trajectory_length to be a number; found None"),
         (hbm.IndependentProposals, {"trajectory_length": math.inf}, "trajectory_length above 0"),
+        (hbm.ChEES, {"num_superchains": 8}, "ChEES: expected num_superchains of at least 16; found 8"),
+        (hbm.ChEES, {"num_superchains": 20.5}, "ChEES: expected num_superchains to be a whole number; found 20.5"),
     ],
 )
 def test_options_out_of_range_are_refused(kind, options, found):
@@ -106,7 +109,9 @@ def test_a_configuration_gives_the_keywords_of_sample():
     assert set(keywords) <= set(inspect.signature(hbm.sample).parameters)
     set_key(config, "sample.sampler", "independent_proposals")
     assert isinstance(sample_keywords(config)["sampler"], hbm.IndependentProposals)
-    with pytest.raises(ConfigError, match="expected one of 'nuts', 'hmc', 'independent_proposals', found 'gibbs'"):
+    with pytest.raises(
+        ConfigError, match="expected one of 'nuts', 'hmc', 'independent_proposals', 'chees', found 'gibbs'"
+    ):
         set_key(config, "sample.sampler", "gibbs")
 
 

@@ -28,6 +28,7 @@ SEGMENT = 25  # draws after which a window may end
 EARLY_STEPS = 40  # limit on leapfrog steps in the first segment, while the chains approach the typical set
 CORRELATED = 0.2  # strength of the shrinkage of correlations towards zero, in pseudo-draws per parameter
 SHORTEST = 1.0  # smallest full trajectory length, in standard deviations: below it HMC is a random walk
+SMALLEST_PROB = 1e-4  # acceptance probability, in harmonic means
 DUAL_AVERAGING = (0.05, 10.0, 0.75)  # gamma, t0, kappa: Hoffman & Gelman 2014, JMLR 15, 1593
 # Bits after the point to which logarithms of step size and length, and elements of the metric, are rounded. Otherwise
 # the adaptation amplifies rounding errors of the density: by 10^8 in 50 draws, so that draws would depend on the units
@@ -41,6 +42,9 @@ class Options(NamedTuple):
     num_warmup: int
     target_accept_prob: float
     max_steps: int
+    # Whether the step size is adapted to the harmonic mean of the acceptance probabilities of the chains. Hundreds of
+    # chains always have some in the narrowest region, which the arithmetic mean does not show.
+    harmonic: bool = False
 
 
 class State(NamedTuple):
@@ -308,7 +312,11 @@ def _adapt_step_size(averaged, accept_prob, options: Options):
     gamma, t0, kappa = DUAL_AVERAGING
     log_step, mean_error, shrinkage_point, count = averaged
     count = count + 1.0
-    acceptance_error = options.target_accept_prob - jnp.mean(accept_prob)
+    if options.harmonic:
+        accepted = 1.0 / jnp.mean(1.0 / jnp.maximum(accept_prob, SMALLEST_PROB))
+    else:
+        accepted = jnp.mean(accept_prob)
+    acceptance_error = options.target_accept_prob - accepted
     mean_error = (1.0 - 1.0 / (count + t0)) * mean_error + acceptance_error / (count + t0)
     new_log_step = shrinkage_point - jnp.sqrt(count) / gamma * mean_error
     weight = count**-kappa

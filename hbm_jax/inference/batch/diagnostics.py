@@ -10,7 +10,8 @@ import numpy as np
 from scipy import fft
 from scipy.special import ndtri
 
-from hbm_jax.inference.verdict import TAIL, resolution
+from hbm_jax.inference.sampler.ensemble.statistics import TAIL
+from hbm_jax.inference.verdict import resolution
 
 
 class ManyDiagnostics(NamedTuple):

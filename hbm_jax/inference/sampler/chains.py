@@ -6,7 +6,7 @@ on the host; `Draws` collects blocks. The draws do not depend on their division 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,9 @@ class Chains:
     key: jax.Array
     buffer: int = field(init=False)  # largest number of draws per call
     count: int = field(default=0, init=False)  # draws per chain so far, warm-up included
+    restarts_lost: ClassVar[bool] = True  # whether chains are compared during the warm-up, and lost ones restarted
+    num_superchains: ClassVar[int] = 0  # groups of chains with a common start; 0 without any
+    max_draws: ClassVar[int | None] = None  # largest number of draws of an adaptive run
 
     def __post_init__(self):
         self.sampler.require_size(self.target.size)
@@ -192,6 +195,11 @@ class Chains:
             array = jnp.asarray(saved)
             leaves.append(jax.random.wrap_key_data(array) if is_key(leaf) else array)
         self.state = jax.tree_util.tree_unflatten(structure, leaves)
+
+    @property
+    def start_potential(self) -> np.ndarray:
+        """Minus the log density at the starting points, before the first draw, (num_starts,)."""
+        return np.asarray(self.state.potential_energy)
 
     @property
     def step_size(self) -> np.ndarray:

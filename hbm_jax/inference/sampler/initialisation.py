@@ -96,7 +96,13 @@ class Start:
         return cls(arrays["points"], metric, informed, *texts, *added)
 
 
-def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:
+def choose_start(
+    target: Target,
+    num_chains: int,
+    key: jax.Array,
+    value_and_grad: Callable | None = None,
+    num_searches: int = SEARCHES,
+) -> Start:
     """Choose starting points and metric: from searches, or from the prior if all searches fail.
 
     Parameters
@@ -109,6 +115,8 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
         Random key.
     value_and_grad : callable, optional
         Replaces ``target.value_and_grad``, for processes that must evaluate the density together.
+    num_searches : int
+        Number of searches for modes while they find a single one; 16 at most.
 
     Raises
     ------
@@ -120,7 +128,7 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     # The searches handle unbounded densities and edges of supports, of which NumPy would warn.
     with np.errstate(all="ignore"):
-        start = _Search(evaluate, target, num_chains, rng).run()
+        start = _Search(evaluate, target, num_chains, rng, num_searches).run()
     return replace(start, points=target.unit * start.points, metric=start.metric.in_units(target.unit))
 
 
@@ -137,8 +145,16 @@ def in_units(value_and_grad: Callable, unit: np.ndarray) -> Callable:
 class _Search:
     """Search for starting points, in units of the prior."""
 
-    def __init__(self, value_and_grad: Callable, target: Target, num_chains: int, rng: np.random.Generator):
+    def __init__(
+        self,
+        value_and_grad: Callable,
+        target: Target,
+        num_chains: int,
+        rng: np.random.Generator,
+        num_searches: int = SEARCHES,
+    ):
         self.value_and_grad, self.target, self.num_chains = value_and_grad, target, num_chains
+        self.num_searches = num_searches
         # Separate random numbers for each purpose, independent of the numbers of steps of the others.
         self.rng, self.along_rng, self.mean_field_rng, self.dispersed_rng = rng.spawn(4)
         self.size = target.size
@@ -207,7 +223,7 @@ class _Search:
         failed: list[list] = []
         searches = 0
         for candidate in self.candidates:
-            if searches >= SEARCHES and len(modes) < 2:
+            if searches >= self.num_searches and len(modes) < 2:
                 break
             searches += 1
             point, value, path = search_from(self.value_and_grad, candidate, modes[0][0] if modes else None)

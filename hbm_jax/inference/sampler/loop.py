@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
-from arviz_stats.base import array_stats
 
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
+from hbm_jax.inference.sampler.ensemble.statistics import statistics, superchains_of
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
@@ -54,7 +54,8 @@ class Loop:
         self.progress_line = progress_line
         self.num_warmup, self.warmed = num_warmup, 0
         self.lead = chains.target.processes.lead  # evaluates a decision in process 0, with one result for all
-        self.next_check = MIN_SAMPLES
+        self.first_check = chains.sampler.first_check or MIN_SAMPLES
+        self.next_check = self.first_check
         self.start_time = start_time
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
         self.seconds_before = 0.0  # duration of earlier sessions
@@ -66,7 +67,7 @@ class Loop:
         # Sites with the fewest elements first: population parameters are usually the slowest to converge.
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_WATCHED]
-        self.lost = LostChains(chains.num_warmup)
+        self.lost = LostChains(chains.num_warmup if chains.restarts_lost else 0)
         self.notes: list[str] = []  # for the verdict
         if store is not None:
             self._restore_blocks(store, check_now)
@@ -99,7 +100,7 @@ class Loop:
             ) from None
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
-        self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if check_now else int(last.progress["next_check"])
+        self.next_check = max(self.first_check, self.draws.num_draws) if check_now else int(last.progress["next_check"])
         self.progress_line.show(f"resumed after {self.warmed} warm-up draws and {self.draws.num_draws} draws")
 
     @property
@@ -269,12 +270,15 @@ class Loop:
         posterior = _posterior(self.draws)
         labels = list(self.chains.target.labels)
         position = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, ["chain", "draw", "parameter"])
-        sampled = diagnose_sampled(posterior, position)
+        num_superchains = self.chains.num_superchains
+        sampled = diagnose_sampled(posterior, position, num_superchains=num_superchains)
         immobile = ""
         for names, problem in ((sampled.stuck, "never moved"), (sampled.coarse, "moved in coarse steps")):
             if names and not immobile:
                 immobile = f"{', '.join(names[:5])} {problem}"
-        in_different_modes = not isinstance(self.rule.until, Mapping) and groups_of_chains(posterior, sampled.table)
+        in_different_modes = not isinstance(self.rule.until, Mapping) and groups_of_chains(
+            superchains_of(posterior, num_superchains), sampled.table
+        )
         return self.rule.shortfall(sampled.table), immobile, bool(in_different_modes)
 
     def _report(self, block: Block):
@@ -284,13 +288,11 @@ class Loop:
             return
         position = self.draws.raw("position")[..., self.watched]
         labels = np.asarray(self.chains.target.labels)[self.watched]
-        r_hat = np.ones(len(labels))
         with np.errstate(divide="ignore", invalid="ignore"):  # chains may be stuck
-            if len(position) > 1:
-                r_hat = np.atleast_1d(array_stats.rhat(position, chain_axis=0, draw_axis=1))
-            ess = np.atleast_1d(array_stats.ess(position, chain_axis=0, draw_axis=1))
+            r_hat, ess, *_ = statistics(position, self.chains.num_superchains).T
+        r_hat = np.nan_to_num(r_hat, nan=1.0)  # of a single chain
         num_draws = self.draws.num_draws
-        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
+        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), self.first_check)
         largest = self.rule.largest_num_samples
         remaining = max(min(required if self.rule.adaptive else largest, largest) - num_draws, 0)
         self.progress_line.show(

@@ -1,7 +1,7 @@
 """Stopping rule of a run: convergence targets and budgets of draws and time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +71,12 @@ class StopRule:
             raise ValueError(
                 f"sample: expected either num_samples or until; found both, {self.num_samples} and {self.until!r}."
             )
+
+    def at_most(self, max_draws: int | None) -> "StopRule":
+        """Return the rule whose adaptive runs have at most ``max_draws`` draws per chain, if that is not None."""
+        if max_draws is None or self.max_num_samples <= max_draws:
+            return self
+        return replace(self, max_num_samples=max_draws)
 
     @property
     def largest_num_samples(self) -> int:

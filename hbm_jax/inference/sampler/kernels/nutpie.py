@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -78,15 +78,15 @@ class Nutpie(Hamiltonian):
         if importlib.util.find_spec("nutpie") is None:
             raise ImportError("Nutpie: expected the package nutpie; found none. Install hbm_jax[nutpie].")
 
+    def chains(
+        self, target: "Target", start: "Start", num_warmup: int, key: Any, num_chains: int, num_samples: int
+    ) -> "NutpieChains":
+        """Return the chains of a run."""
+        return NutpieChains(target, start, num_warmup, self, key, num_samples)
+
     def outcome(self, fitted: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the number of warm-up draws."""
         return fitted
-
-
-class Potentials(NamedTuple):
-    """Minus the log density at the starting points, (num_chains,)."""
-
-    potential_energy: np.ndarray
 
 
 @dataclass
@@ -105,11 +105,14 @@ class NutpieChains:
     num_warmup: ClassVar[int] = 0  # the warm-up is not that of the loop
     num_warmup_draws: ClassVar[int] = 0
     num_devices: ClassVar[int] = 1
+    restarts_lost: ClassVar[bool] = False
+    num_superchains: ClassVar[int] = 0
+    max_draws: ClassVar[int | None] = None
 
     def __post_init__(self):
         self.buffer, self.count = self.num_samples, 0
         self.adaptation = Adaptation(0, 0.8)
-        self.state = Potentials(np.array([float(self.target.value_and_grad(p)[0]) for p in self.start.points]))
+        self.start_potential = np.array([float(self.target.value_and_grad(p)[0]) for p in self.start.points])
         self.fitted = {"num_warmup": self.num_adapted}
         self.step_size = np.full(len(self.start.points), np.nan)
         self._draws: Block | None = None

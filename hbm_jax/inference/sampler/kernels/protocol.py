@@ -61,10 +61,19 @@ class Sampler(Protocol):
         round. Empty if the sampler has no such rounds.
     target_accept_prob : float or None
         Mean acceptance probability of the trajectories; None stands for that of the program, see `resolved`.
+    warmups : (int, int)
+        Default numbers of warm-up draws: if the start comes from an approximation of the posterior, and otherwise.
+    num_searches : int or None
+        Number of searches for modes before sampling; None for the usual one.
+    first_check : int or None
+        Draws per chain at the first check for convergence; None for that of the stopping rule.
     """
 
     name: ClassVar[str]
     rounds: ClassVar[tuple[int, ...]] = ()
+    warmups: ClassVar[tuple[int, int]] = (400, 1000)
+    num_searches: ClassVar[int | None] = None
+    first_check: ClassVar[int | None] = None
 
     @property
     def target_accept_prob(self) -> float | None:
@@ -80,6 +89,20 @@ class Sampler(Protocol):
     def require_options(self, options: Mapping[str, Any]) -> None:
         """Raise ValueError for options of `hbm_jax.sample` that the sampler does not support, or needs and lacks."""
         return
+
+    def num_starts(self, num_chains: int) -> int:
+        """Return the number of starting points, fewer than chains if some share a start."""
+        return num_chains
+
+    def chains(self, target: Any, start: Any, num_warmup: int, key: Any, num_chains: int, num_samples: int) -> Any:
+        """Return the chains of a run: here `Chains`, which calls the methods below for each of them.
+
+        Samplers whose chains are adapted together return chains of their own, with the attributes and methods of
+        `hbm_jax.inference.sampler.chains.Chains` that a run uses, and have no use for the methods below.
+        """
+        from hbm_jax.inference.sampler.chains import Chains  # here, because Chains imports this module
+
+        return Chains(target, start, num_warmup, self, key)
 
     def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal, and a step size."""

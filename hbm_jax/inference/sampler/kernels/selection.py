@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from hbm_jax.inference.options import field_names
+from hbm_jax.inference.sampler.kernels.chees import ChEES
 from hbm_jax.inference.sampler.kernels.hmc import HMC
 from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
 from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
@@ -13,7 +14,7 @@ from hbm_jax.inference.sampler.kernels.nuts import NUTS
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.names import choose, did_you_mean
 
-SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals, Nutpie)}
+SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals, ChEES, Nutpie)}
 # Samplers of run folders, which need checkpoints.
 IN_RUNS: dict[str, type] = {name: kind for name, kind in SAMPLERS.items() if kind is not Nutpie}
 DEFAULTS = {item.name: item.default for kind in SAMPLERS.values() for item in fields(kind)}

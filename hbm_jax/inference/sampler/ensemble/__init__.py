@@ -1,0 +1,1 @@
+"""Many chains of one posterior, adapted together, and their diagnostics by superchains."""
