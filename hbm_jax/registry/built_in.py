@@ -98,8 +98,11 @@ BUILT_IN = {
         help={
             "also": "another spectrum to fit jointly with that of --data, or a table of the file and its own options, "
             "such as '{file = \"nustar.pha\", energies = [3, 79]}'; may be repeated",
-            "background_response": "rmf or source: make the background regions spectra of their own with this "
-            "response, for a model of the background",
+            "background_response": "make the background regions spectra of their own, for a model of the background, "
+            "with the response rmf (of the source, without its area), source, own (of the background), or sky (its "
+            "own, and in the source region that of the source)",
+            "background_rmf": "file of the own response of the backgrounds (default: that named in their headers)",
+            "background_arf": "file of their effective area",
         },
     ),
     "golenetskii": Entry(

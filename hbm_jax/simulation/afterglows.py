@@ -100,7 +100,8 @@ def population(config: Mapping[str, Any]):
 def response_of(rmf: str | None, arf: str | None):
     """Read the response of --rmf and --arf; without them return an idealised response similar to that of Swift-XRT."""
     from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
-    from hbm_jax.spectra.folding.response import Response
+    from hbm_jax.spectra.folding.response import Response, summed_response
+    from hbm_jax.spectra.ogip.response_files import PLUS
     from hbm_jax.spectra.ogip.responses import area_warnings, read_arf, read_rmf
     from hbm_jax.validation import warn_unusual
 
@@ -109,6 +110,12 @@ def response_of(rmf: str | None, arf: str | None):
             raise ConfigError(f"--arf: expected --rmf with it; found {arf!r} alone.")
         matrix = xrt_like_rmf()
         return Response.of(matrix, xrt_like_arf(matrix))
-    matrix, area = read_rmf(rmf), None if arf is None else read_arf(arf)
-    warn_unusual(area_warnings(matrix, area))
-    return Response.of(matrix, area)
+    rmfs, arfs = rmf.split(PLUS), [None] * len(rmf.split(PLUS)) if arf is None else arf.split(PLUS)
+    if len(rmfs) != len(arfs):
+        raise ConfigError(f"--arf: expected one for each of {len(rmfs)} response files; found {len(arfs)}.")
+    parts = []
+    for matrix_file, area_file in zip(rmfs, arfs, strict=True):
+        matrix, area = read_rmf(matrix_file.strip()), None if area_file is None else read_arf(area_file.strip())
+        warn_unusual(area_warnings(matrix, area))
+        parts.append(Response.of(matrix, area))
+    return summed_response(parts)

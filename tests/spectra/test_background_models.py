@@ -1,5 +1,7 @@
 """A model of the background fitted with the source: both regions against plain sums and a plain likelihood."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ from scipy.special import gammaln
 from small_ogip import small_arf, small_observation, small_rmf, small_spectrum
 
 from hbm_jax import best_fit
+from hbm_jax.data import read_grouped_spectra
 from hbm_jax.models import SpectralFit
 from hbm_jax.plotting.folded_draws import rows_of
 from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
-from hbm_jax.spectra import RegionStack, Response, SpectrumStack
+from hbm_jax.spectra import RegionStack, Response, SpectrumStack, write_arf, write_pha, write_rmf
 from hbm_jax.validation import DataError
 
 RESPONSE = Response.of(small_rmf(), small_arf())
@@ -141,7 +144,48 @@ def test_what_is_refused(observation, stack):
         SpectralFit("powerlaw").prepare(stack)
     with pytest.raises(DataError, match="expected a spectrum with a background"):
         RegionStack.separated([small_spectrum(response=RESPONSE)])
-    with pytest.raises(DataError, match="background_response: expected 'rmf' or 'source'; found 'arf'"):
+    with pytest.raises(DataError, match="background_response: expected 'rmf', 'source', 'own' or 'sky'; found"):
         RegionStack.separated([spectrum], response="arf")
     with pytest.raises(ValueError, match="found 'photon_index' in both"):
         SpectralFit("powerlaw", background_spectrum="powerlaw")
+
+
+OTHER = Response.of(small_rmf(seed=7), small_arf(seed=8))
+
+
+@pytest.mark.parametrize("kind", ["own", "sky"])
+def test_a_background_with_a_response_of_its_own(observation, kind):
+    spectrum, (ratio, exposure, background_exposure) = observation
+    background = dataclasses.replace(spectrum.background, response=OTHER)
+    stack = RegionStack.separated([dataclasses.replace(spectrum, background=background)], response=kind)
+    in_background = background_exposure * OTHER.fold(photons(0.5, -2.0))
+    scale = background.backscal[0] / spectrum.backscal[0]
+    in_source = in_background / ratio if kind == "own" else exposure * RESPONSE.fold(photons(0.5, -2.0)) / scale
+    values = TRUTH | {"bkg_log10_amplitude": -2.0}
+    expected = [exposure * RESPONSE.fold(photons(1.7, -2.5)) + in_source, in_background]
+    np.testing.assert_allclose(MODEL.expected(stack, values), expected, rtol=1e-5)
+    restored = SpectrumStack.from_dict(stack.to_dict())
+    np.testing.assert_array_equal(MODEL.expected(restored, values), MODEL.expected(stack, values))
+    np.testing.assert_array_equal(MODEL.expected(stack.subset([0]), values), MODEL.expected(stack, values))
+    with pytest.raises(DataError, match="expected a response of the background region; found none"):
+        RegionStack.separated([spectrum], response=kind)
+
+
+def test_own_responses_are_read_from_the_header_of_the_background_or_from_options(observation, tmp_path):
+    spectrum, _ = observation
+    write_rmf(tmp_path / "a.rmf", small_rmf())
+    write_rmf(tmp_path / "b.rmf", small_rmf(seed=7))
+    write_arf(tmp_path / "a.arf", small_arf())
+    write_arf(tmp_path / "b.arf", small_arf(seed=8))
+    write_pha(tmp_path / "b.pha", spectrum.background, rmf="b.rmf", arf="b.arf")
+    write_pha(tmp_path / "a.pha", spectrum, background="b.pha", rmf="a.rmf", arf="a.arf")
+    options = {"energies": None, "grouping": "none", "background_response": "own"}
+    stack = read_grouped_spectra(tmp_path / "a.pha", **options)
+    np.testing.assert_allclose(stack.responses[1].matrix.toarray(), OTHER.matrix.toarray(), rtol=1e-12)
+    np.testing.assert_allclose(stack.responses[0].matrix.toarray(), RESPONSE.matrix.toarray(), rtol=1e-12)
+    files = {"background_rmf": str(tmp_path / "a.rmf"), "background_arf": "none"}
+    with pytest.warns(UserWarning, match="there is no ARF for this redistribution matrix"):
+        stack = read_grouped_spectra(tmp_path / "a.pha", **options, **files)
+    np.testing.assert_allclose(stack.responses[1].matrix.toarray(), BARE.matrix.toarray(), rtol=1e-12)
+    with pytest.raises(DataError, match="expected background_response 'own' or 'sky', for which they are used"):
+        read_grouped_spectra(tmp_path / "a.pha", background_rmf="b.rmf")

@@ -5,7 +5,8 @@ import pytest
 from astropy.io import fits
 from small_ogip import small_spectrum
 
-from hbm_jax.spectra.ogip.pha import read_arf, read_pha, read_rmf, read_spectra, read_spectrum
+from hbm_jax.spectra.ogip.pha import read_pha, read_spectra, read_spectrum
+from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
 from hbm_jax.spectra.ogip.writing import write_pha
 from hbm_jax.validation import DataError
 

@@ -10,7 +10,8 @@ from astropy.table import Table
 from small_ogip import NUM_CHANNELS, NUM_ENERGIES, small_arf, small_rmf, small_spectrum, spoilt
 
 from hbm_jax.data import read_afterglows, read_table
-from hbm_jax.spectra.ogip.pha import read_arf, read_pha, read_rmf, read_spectrum
+from hbm_jax.spectra.ogip.pha import read_pha, read_spectrum
+from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
 from hbm_jax.spectra.ogip.writing import write_arf, write_pha, write_rmf
 from hbm_jax.validation import DataError
 

@@ -9,7 +9,8 @@ from scipy import sparse
 from small_ogip import NUM_CHANNELS, small_arf, small_observation, small_rmf, small_spectrum
 
 from hbm_jax.spectra.folding.response import Arf, Rmf
-from hbm_jax.spectra.ogip.pha import read_arf, read_pha, read_rmf, read_spectrum
+from hbm_jax.spectra.ogip.pha import read_pha, read_spectrum
+from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
 from hbm_jax.spectra.ogip.writing import write_arf, write_pha, write_rmf
 from hbm_jax.validation import DataError
 

@@ -14,7 +14,8 @@ from hbm_jax.data.columns import BURST_REDSHIFT, TEXT
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.spectra.ogip.pha import file_of, read_pha, read_rows
+from hbm_jax.spectra.ogip.pha import read_pha, read_rows
+from hbm_jax.spectra.ogip.response_files import file_of
 from hbm_jax.spectra.ogip.responses import num_matrices
 from hbm_jax.spectra.ogip.tables import numbered
 from hbm_jax.spectra.ogip.type2 import read_detector, read_intervals, read_matrix_times

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hbm_jax.names import choose, listed
-from hbm_jax.spectra.background_regions import RegionStack
+from hbm_jax.spectra.background_regions import OWN, RegionStack
 from hbm_jax.spectra.folding.grouping import group, noticed, num_flagged
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.instruments import default_energies
-from hbm_jax.spectra.ogip.pha import read_spectra
+from hbm_jax.spectra.ogip.pha import HEADER, read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, reject_unknown, warn_unusual
 
@@ -29,6 +29,8 @@ def read_grouped_spectra(
     group_by: float | None = None,
     bad_channels: bool = False,
     background_response: str | None = None,
+    background_rmf: str | None = None,
+    background_arf: str | None = None,
 ) -> SpectrumStack:
     """Read spectra with backgrounds and responses, select and group their channels, and stack them for a joint fit.
 
@@ -39,15 +41,17 @@ def read_grouped_spectra(
     Parameters
     ----------
     source
-        PHA file, or several. All rows of a type II file are read, or the row in braces, as in ``name.pha{3}``. Instead
-        of a name, a mapping with the name as ``file`` and options below for this file only.
+        PHA file, or several. All rows of a type II file are read, or those in braces, as in ``name.pha{3}`` or, for
+        orders of a grating, ``name.pha{MEG -1, MEG +1}``. Instead of a name, a mapping with the name as ``file`` and
+        options below for this file only.
     columns
         Must be None: spectra have no named columns.
     also
         More PHA files, or mappings, as for ``source``.
     background, rmf, arf
         Files that replace those named in the headers, for all spectra whose options do not name one; ``"none"`` for
-        no file.
+        no file. Responses of several files are added, and names may depend on the order of a grating, as in
+        ``"{arm}_{order}.rmf"``; see `hbm_jax.spectra.read_spectrum`.
     energies
         Energy range to use [keV]; only channels entirely within it are used. ``"instrument"``: the range in which
         spectra of the instrument are usually fitted (`hbm_jax.spectra.default_energies`, by TELESCOP and INSTRUME),
@@ -55,9 +59,12 @@ def read_grouped_spectra(
         number of channels in the range that are not used because of their QUALITY.
     grouping, group_by, bad_channels
         As in `hbm_jax.data.read_afterglows`.
-    background_response : {"rmf", "source"}, optional
-        Read the background regions as separate spectra, for ``SpectralFit(..., background_spectrum=)``: their response
-        is the redistribution matrix of the source without its effective area, or the response of the source.
+    background_response : {"rmf", "source", "own", "sky"}, optional
+        Read the background regions as separate spectra, for ``SpectralFit(..., background_spectrum=)``, with a response
+        as in `hbm_jax.spectra.RegionStack.separated`: the redistribution matrix of the source without its effective
+        area, the response of the source, or a response of their own.
+    background_rmf, background_arf : str, optional
+        Files of the own response of the background regions, by default those named in the headers of the backgrounds.
 
     Examples
     --------
@@ -69,12 +76,13 @@ def read_grouped_spectra(
         raise DataError(f"columns: expected none for spectra; found {', '.join(columns)}.")
     shared: dict[str, Any] = {"background": background, "rmf": rmf, "arf": arf, "energies": energies}
     shared |= {"grouping": grouping, "group_by": group_by, "bad_channels": bad_channels}
+    shared |= _background_files(background_response, background_rmf, background_arf)
     entries = [*_entries(source), *_entries(also)]
     options = [shared | _options(entry, shared) for entry in entries]
     files = [file_options.pop("file") for file_options in options]
     grouped, masks, notes = [], [], []
     for path, file_options in zip(files, options, strict=True):
-        names = {key: file_options[key] for key in ("background", "rmf", "arf")}
+        names = {key: file_options[key] for key in ("background", "rmf", "arf", "background_rmf", "background_arf")}
         for spectrum in read_spectra(path, **names):
             energies = file_options["energies"]
             if isinstance(energies, str):
@@ -96,6 +104,18 @@ def read_grouped_spectra(
         else []
     )
     return replace(stack, warnings=(*stack.warnings, *texts), notes=tuple(dict.fromkeys(notes)))
+
+
+def _background_files(response: str | None, rmf: str | None, arf: str | None) -> dict[str, str | None]:
+    """Return the files of the responses of background regions; those of the headers, if they have their own."""
+    if response not in OWN:
+        if rmf is not None or arf is not None:
+            raise DataError(
+                "background_rmf, background_arf: expected background_response 'own' or 'sky', for which they are used; "
+                f"found {response!r}."
+            )
+        return {"background_rmf": None, "background_arf": None}
+    return {"background_rmf": HEADER if rmf is None else rmf, "background_arf": arf}
 
 
 def _of_instrument(spectrum: Spectrum, name: str) -> tuple[tuple[float, float], str]:

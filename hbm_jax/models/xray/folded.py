@@ -1,6 +1,6 @@
 """Observed spectra with responses and tables precomputed for one model expression, and the measured error."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ class FoldedSpectra:
 
 
 def folded(
-    spectrum: Component, data: SpectrumStack, rows: range, trials: Mapping[str, np.ndarray], tolerance: float
+    spectrum: Component, data: SpectrumStack, rows: Sequence[int], trials: Mapping[str, np.ndarray], tolerance: float
 ) -> ExpectedCounts:
     """Fold a model expression through the responses of some of the spectra."""
     responses = [data.sparse_response(row) for row in rows]

@@ -30,11 +30,18 @@ class FoldedRegions(FoldedSpectra):
         Ratio of the background in the background region to that in the source region.
     source_row : tuple of int
         Index of the source region of each background region.
+    sky : ExpectedCounts or None
+        Expected counts of the background with the responses of the source regions; None if the background in a source
+        region has the spectrum of that in the background region.
+    scale : (M - N, G) or None
+        Ratio of the scales of background and source region, for ``sky``.
     """
 
     background: Any = None
     ratio: Any = None
     source_row: tuple[int, ...] = field(default=(), metadata={"static": True})
+    sky: Any = None
+    scale: Any = None
 
     @classmethod
     def of_regions(
@@ -50,9 +57,13 @@ class FoldedRegions(FoldedSpectra):
         """Precompute responses and tables for expressions of source and background; see `FoldedSpectra.of`."""
         in_source = folded(spectrum, data, range(data.num_sources), trials, tolerance)
         in_background = folded(background, data, range(data.num_sources, len(data)), trials, tolerance)
-        errors = np.concatenate([in_source.errors, in_background.errors])
-        ratio = np.asarray(data.region_ratio)
-        return cls(data.statistic(statistic), in_source, errors, in_background, ratio, data.source_row)
+        ratio, scale, sky = np.asarray(data.region_ratio), data.region_scale, None
+        background_errors = in_background.errors
+        if scale is not None:
+            sky = folded(background, data, data.source_row, trials, tolerance)
+            background_errors = np.maximum(background_errors, sky.errors)
+        errors = np.concatenate([in_source.errors, background_errors])
+        return cls(data.statistic(statistic), in_source, errors, in_background, ratio, data.source_row, sky, scale)
 
     @property
     def num_sources(self) -> int:
@@ -72,6 +83,7 @@ class FoldedRegions(FoldedSpectra):
         """Return the expected counts of the source and those of the background in every region, (M, G) each."""
         source = super().expected(values, factor)
         in_background = self.background(values)
-        in_source = jnp.zeros_like(source).at[jnp.array(self.source_row)].set(in_background / self.ratio)
+        scaled = in_background / self.ratio if self.sky is None else self.sky(values) / self.scale
+        in_source = jnp.zeros_like(source).at[jnp.array(self.source_row)].set(scaled)
         empty = jnp.zeros_like(in_background)
         return jnp.concatenate([source, empty]), jnp.concatenate([in_source, in_background])

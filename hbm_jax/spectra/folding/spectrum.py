@@ -1,12 +1,31 @@
 """Observed spectrum: counts in detector channels, with exposure, background and response."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.validation import DataError, Floats
+
+
+class GratingOrder(NamedTuple):
+    """Arm and diffraction order of a grating spectrum, such as MEG -1.
+
+    Attributes
+    ----------
+    arm : str
+        HEG, MEG, LEG or ZERO (the undispersed image).
+    order : int
+        Diffraction order.
+    """
+
+    arm: str
+    order: int
+
+    def __str__(self) -> str:
+        return f"{self.arm} {self.order:+d}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +63,8 @@ class Spectrum:
         Anomalies of the files, one sentence each.
     instrument : str
         Values of TELESCOP, INSTRUME and DETNAM, with a space between them.
+    order : GratingOrder, optional
+        Arm and order of a grating spectrum (TG_PART and TG_M).
     """
 
     name: str
@@ -61,6 +82,7 @@ class Spectrum:
     files: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     instrument: str = ""
+    order: GratingOrder | None = None
 
     def __len__(self) -> int:
         return len(self.counts)

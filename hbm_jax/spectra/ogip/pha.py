@@ -5,8 +5,7 @@ Tennant, OGIP/92-007. Response files are read in `responses`; files are written 
 """
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.names import listed
-from hbm_jax.spectra.folding.response import Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
-from hbm_jax.spectra.ogip.tables import as_floats, consecutive, keyword, numbered, opened, reject, spectrum_table, whole
+from hbm_jax.spectra.ogip.gratings import background_columns, orders_of, selected_rows
+from hbm_jax.spectra.ogip.response_files import NONE, OPTIONS, align, cached_in, file_of, number_in_file, response_of
+from hbm_jax.spectra.ogip.tables import as_floats, consecutive, keyword, opened, reject, spectrum_table, whole
 from hbm_jax.validation import DataError, Floats, Remedy, warn_unusual
 
 if TYPE_CHECKING:
     from astropy.io import fits
 
-NONE = ("", "none", "null")  # values of a header keyword that mean no file
-OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
+HEADER = "header"  # option for the files named in the header of the background
 # Largest deviation of counts from a whole number, absolute and relative: rates times exposure in single precision.
 ROUNDING = (1e-3, 3e-7)
 
@@ -39,8 +37,9 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     Parameters
     ----------
     path : path
-        PHA file of type I (one spectrum) or II (one spectrum per row). A number in braces after the name, as in
-        ``name.pha{3}``, selects one row, from 1.
+        PHA file of type I (one spectrum) or II (one spectrum per row). Numbers in braces after the name, as in
+        ``name.pha{3}``, select rows, from 1. The rows of a grating are also selected by arm and order, as in
+        ``name.pha{MEG -1, MEG +1}``.
 
     Notes
     -----
@@ -52,24 +51,30 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     errors. A warning is issued for SYS_ERR of Poisson counts, whose statistics cannot use it, and for CORRFILE, which
     is not used.
 
+    The columns BACKGROUND_UP and BACKGROUND_DOWN of grating spectra are read as their background, with the sum of
+    BACKSCUP and BACKSCDN as its BACKSCAL.
+
     Of several SPECTRUM extensions, the first that is not a background (HDUCLAS2 = BKG) is read. Counts that are
     negative or not finite in a channel of bad QUALITY become NaN; such a channel is never used. Spectra of type II
     without a positive exposure are left out with a warning, unless they are selected by number.
     """
-    path, number = numbered(path)
-    return [spectrum for spectrum in _rows(path, number, False) if spectrum is not None]
+    path, numbers = selected_rows(path)
+    return [spectrum for spectrum in _rows(path, numbers, False) if spectrum is not None]
 
 
-def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | None]:
-    """Read all spectra of a file, or the one with this number; None for a spectrum of type II without exposure."""
+def _rows(path: Path, numbers: list[int] | None, background: bool) -> list[Spectrum | None]:
+    """Read all spectra of a file, or those with these numbers; None for a spectrum of type II without exposure."""
     with opened(path) as hdus:
         table = _Table(spectrum_table(hdus, path, background), path)
         is_type2 = table.values(None).ndim == 2
         rows: list[int | None] = [*range(len(table.hdu.data))] if is_type2 else [None]
-        if number is not None and not 1 <= number <= len(rows):
-            raise DataError(f"{table.where}: expected a spectrum number from 1 to {len(rows)}; found number {number}.")
-        selected = rows if number is None else [rows[number - 1]]
-        unexposed = [row for row in selected if row is not None and number is None and not _has_exposure(table, row)]
+        for number in numbers or ():
+            if not 1 <= number <= len(rows):
+                raise DataError(
+                    f"{table.where}: expected a spectrum number from 1 to {len(rows)}; found number {number}."
+                )
+        selected = rows if numbers is None else [rows[number - 1] for number in numbers]
+        unexposed = [row for row in selected if row is not None and numbers is None and not _has_exposure(table, row)]
         if len(unexposed) == len(selected):
             unexposed = []  # reading the first then raises an error that names it
         spectra = {row: _spectrum(table, row) for row in selected if row not in unexposed}
@@ -81,8 +86,8 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
             others = f"; likewise {len(messages) - 1} other spectra of the file" if len(messages) > 1 else ""
             texts.append(f"{messages[0]}{others}")
     if unexposed:
-        numbers = listed([f"{row + 1}" for row in unexposed], 10)
-        texts.append(f"{table.where}, EXPOSURE: spectra without a positive exposure are left out: {numbers}")
+        left_out = listed([f"{row + 1}" for row in unexposed], 10)
+        texts.append(f"{table.where}, EXPOSURE: spectra without a positive exposure are left out: {left_out}")
     warnings = warn_unusual(texts, stacklevel=4)
     return [None if row in unexposed else replace(spectra[row], warnings=warnings) for row in selected]
 
@@ -101,6 +106,7 @@ class _Table:
         self.quantity = next((name for name in ("COUNTS", "RATE") if name in self.columns), "")
         if not self.quantity:
             raise DataError(f"{self.where}: expected a column COUNTS or RATE; found {listed(self.columns)}.")
+        self.orders = orders_of(hdu, self.where)
 
     def location(self, row: int | None) -> str:
         """Return the location of a spectrum for messages."""
@@ -161,8 +167,10 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
     systematic = table.per_channel("SYS_ERR", 0.0, row, num)
     reject(~(systematic >= 0) & (quality == 0), systematic, f"{where}, SYS_ERR", "a fraction of 0 or more")
     files = {key: table.name(key, row) for key in OPTIONS}
-    return Spectrum(
-        name=table.path.name if row is None else f"{table.path.name}{{{row + 1}}}",
+    order = table.orders[row or 0]
+    label = str(order) if order is not None and table.orders.count(order) == 1 else f"{(row or 0) + 1}"
+    spectrum = Spectrum(
+        name=table.path.name if row is None else f"{table.path.name}{{{label}}}",
         counts=counts,
         channels=consecutive(channels, f"{where}, CHANNEL"),
         exposure=exposure,
@@ -174,7 +182,13 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
         systematic=systematic if systematic.any() else None,
         files={key: name for key, name in files.items() if name.lower() not in NONE},
         instrument=" ".join(table.name(key, row) for key in ("TELESCOP", "INSTRUME", "DETNAM")),
+        order=order,
     )
+    columns = background_columns(table, row, num)
+    if columns is None:
+        return spectrum
+    background = replace(spectrum, counts=columns[0], backscal=columns[1], error=None, systematic=None, files={})
+    return replace(spectrum, background=background)
 
 
 def _unused_corrections(table: _Table, row: int | None, spectrum: Spectrum) -> dict[str, str]:
@@ -239,21 +253,24 @@ def read_spectrum(
         Files to use instead of those named in the header; ``"none"`` for no file. File names in the header are relative
         to the folder of the spectrum; files are also looked for directly in that folder, and with the suffix ``.gz``. A
         number in braces selects one of several spectra or matrices in a file; the default is the row of the spectrum.
+        Responses of several files are added, as in ``rmf="leg_1.rmf + leg_2.rmf"`` for overlapping orders of a grating.
+        In names of responses ``{arm}`` (meg), ``{ARM}`` (MEG) and ``{order}`` (-1) are those of a grating spectrum.
     name : str, optional
         Name of the source; default: the name of the file.
     cache : dict, optional
         Cache of files already read. With the same dictionary in all calls, a redistribution matrix shared by several
         spectra is read and stored once.
     """
-    base, number = numbered(path)
-    spectra = _rows(base, number, False)
+    base, numbers = selected_rows(path)
+    spectra = _rows(base, numbers, False)
     if len(spectra) != 1 or spectra[0] is None:
         raise DataError(
             f"{path}: expected one spectrum; found {len(spectra)} (type II). Select one, as in '{base.name}{{1}}', or "
             "read all with read_spectra."
         )
     files = {"background": background, "rmf": rmf, "arf": arf}
-    spectrum = _with_files(spectra[0], base, number, files, name, {} if cache is None else cache)
+    row = numbers[0] if numbers else None
+    spectrum = _with_files(spectra[0], base, row, files, name, {} if cache is None else cache)
     if spectrum is None:
         raise DataError(f"{path}: expected a background with a positive exposure [s]; found none.")
     return spectrum
@@ -265,6 +282,8 @@ def read_spectra(
     background: str | Path | None = None,
     rmf: str | Path | None = None,
     arf: str | Path | None = None,
+    background_rmf: str | Path | None = None,
+    background_arf: str | Path | None = None,
 ) -> list[Spectrum]:
     """Read all spectra of a PHA file of type II with their backgrounds and responses.
 
@@ -274,10 +293,15 @@ def read_spectra(
     Parameters
     ----------
     path, background, rmf, arf
-        As for `read_spectrum`. Of several spectra or matrices in a background or response file, each row uses the one
-        with its own number.
+        As for `read_spectrum`. Several rows may be selected, as in ``name.pha{3, 4}`` or ``name.pha{MEG -1, MEG +1}``.
+        Of several spectra, matrices or areas in a background or response file, each row uses the one with its own
+        number.
+    background_rmf, background_arf : path, optional
+        Files of a response of the background region, ``background.response``; ``"header"`` for those named in the
+        header of the background. By default no such response is read.
     """
-    rows = read_rows(path, {"background": background, "rmf": rmf, "arf": arf})
+    files = {"background": background, "rmf": rmf, "arf": arf}
+    rows = read_rows(path, files | {"background_rmf": background_rmf, "background_arf": background_arf})
     spectra = [spectrum for spectrum in rows if spectrum is not None]
     if not spectra:
         raise DataError(f"{path}: expected spectra and backgrounds with positive exposures [s]; found none.")
@@ -289,10 +313,10 @@ def read_rows(path: str | Path, files: Mapping[str, Any]) -> list[Spectrum | Non
 
     ``files["rmf"]`` may be a list, with a file for each row.
     """
-    base, number = numbered(path)
-    spectra = _rows(base, number, False)
+    base, selected = selected_rows(path)
+    spectra = _rows(base, selected, False)
     cache: dict = {}
-    numbers = range(1, len(spectra) + 1) if number is None and len(spectra) > 1 else [number]
+    numbers: Sequence[int | None] = selected or (range(1, len(spectra) + 1) if len(spectra) > 1 else [None])
     rmf = files.get("rmf")
     files_of_rows = [{**files, "rmf": name} for name in (rmf if isinstance(rmf, list) else [rmf] * len(spectra))]
     return [
@@ -305,62 +329,30 @@ def _with_files(
     spectrum: Spectrum, base: Path, row: int | None, files: Mapping[str, Any], name: str | None, cache: dict
 ) -> Spectrum | None:
     """Return the spectrum in `row` with its background and response; None if the background has no exposure."""
-
-    def cached(read: Callable, *key):
-        """Return the result of a reader, from the cache if the file has been read before."""
-        if (read, *key) not in cache:
-            cache[read, *key] = read(*key)
-        return cache[read, *key]
-
-    background_file, rmf_file, arf_file = (
-        file_of(spectrum, base, key, files.get(option)) for key, option in OPTIONS.items()
-    )
+    cached = cached_in(cache)
+    background_file = file_of(spectrum, base, "BACKFILE", files.get("background"))
+    if files.get("background") is not None:
+        spectrum = replace(spectrum, background=None)  # also that of columns of the spectrum
+    background_base = base
     if background_file is not None:
         backgrounds = cached(_rows, background_file[0], None, True)
-        background_row = _number_in_file(background_file, len(backgrounds), row, "spectra", "background")
-        _reject_own_file(background_file[0], background_row, base, row or 1)
+        background_row = number_in_file(background_file, len(backgrounds), row, "spectra", "background")
+        background_base = background_file[0]
+        _reject_own_file(background_base, background_row, base, row or 1)
         background = backgrounds[background_row - 1]
         if background is None:
             return None
-        _align(background_file[0], background.channels, base, spectrum)
+        align(background_base, background.channels, base, spectrum)
         spectrum = replace(spectrum, background=background, warnings=(*spectrum.warnings, *background.warnings))
-    if rmf_file is not None:
-        number = _number_in_file(rmf_file, cached(num_matrices, rmf_file[0]), row, "matrices", "rmf")
-        redistribution = cached(read_rmf, rmf_file[0], number)
-        _align(rmf_file[0], redistribution.channels, base, spectrum)
-        arf = None if arf_file is None else cached(read_arf, arf_file[0])
-        area_messages = cached(_warn_of_areas, redistribution, arf)
-        response = Response.of(redistribution, arf)
-        spectrum = replace(
-            spectrum, response=response, warnings=(*spectrum.warnings, *redistribution.warnings, *area_messages)
-        )
+    if files.get("background_rmf") is not None and spectrum.background is not None:
+        names = (files["background_rmf"], files.get("background_arf"))
+        rmf, arf = (None if name == HEADER else name for name in names)
+        response, texts = response_of(spectrum.background, background_base, row, rmf, arf, cached)
+        background = replace(spectrum.background, response=response)
+        spectrum = replace(spectrum, background=background, warnings=(*spectrum.warnings, *texts))
+    response, texts = response_of(spectrum, base, row, files.get("rmf"), files.get("arf"), cached)
+    spectrum = replace(spectrum, response=response, warnings=(*spectrum.warnings, *texts))
     return spectrum if name is None else replace(spectrum, name=name)
-
-
-def _warn_of_areas(rmf: Rmf, arf: Arf | None) -> tuple[str, ...]:
-    """Warn of a missing or doubled effective area; return the messages."""
-    return warn_unusual(area_warnings(rmf, arf), stacklevel=5)
-
-
-def file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | None) -> tuple[Path, int | None] | None:
-    """Return path and number of a background or response file of a spectrum, or None if it has none."""
-    if file_name is not None:
-        return None if str(file_name).strip().lower() in NONE else numbered(file_name)
-    header_name = spectrum.files.get(key)
-    if header_name is None:
-        return None
-    # Without the name of an extension, as in PN.rmf[MATRIX].
-    path, number = numbered(re.sub(r"\[[^\]]*\]$", "", header_name))
-    for candidate in (base.parent / path, base.parent / path.name):
-        for name in (str(candidate), f"{candidate}.gz"):
-            if os.path.isfile(name):  # unlike Path.is_file, False for invalid file names
-                return Path(name), number
-    no_file = Remedy(OPTIONS[key], "none")
-    raise DataError(
-        f"{base}, {key}: expected the file {header_name!r} in the folder of the spectrum; found no such file. Name "
-        f"another ({OPTIONS[key]}=PATH), or none ({no_file}).",
-        [no_file],
-    )
 
 
 def _reject_own_file(path: Path, number: int, base: Path, row: int) -> None:
@@ -375,24 +367,4 @@ def _reject_own_file(path: Path, number: int, base: Path, row: int) -> None:
             f"{base}, BACKFILE: expected another file, or an extension SPECTRUM with HDUCLAS2 = BKG in this one; found "
             f"the file itself without such an extension. Name the background (background=PATH), or none ({no_file}).",
             [no_file],
-        )
-
-
-def _number_in_file(file: tuple[Path, int | None], num: int, row: int | None, kind: str, option: str) -> int:
-    """Return the number, from 1, of the spectrum or matrix to use from a background or response file."""
-    path, number = file
-    number = number or (1 if num <= 1 else row)
-    if number is None:
-        raise DataError(f"{path}: expected one; found {num} {kind}. Select one ({option}='{path.name}{{1}}').")
-    if number > max(num, 1):
-        raise DataError(f"{path}: expected at least {number} {kind}, for the spectrum of that row; found {num}.")
-    return number
-
-
-def _align(path: Path, channels, base: Path, spectrum: Spectrum) -> None:
-    """Raise DataError unless a file has the channels of the spectrum."""
-    if not np.array_equal(channels, spectrum.channels):
-        raise DataError(
-            f"{path}: expected the channels {spectrum.channels[0]} to {spectrum.channels[-1]} of {base}; found "
-            f"{channels[0]} to {channels[-1]}."
         )

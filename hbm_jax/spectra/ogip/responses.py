@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from hbm_jax.spectra.folding.response import AREA_INCLUDED, Arf, Rmf
+from hbm_jax.spectra.folding.response import AREA_INCLUDED, Arf, Rmf, summed_matrices
 from hbm_jax.spectra.ogip.tables import (
     as_floats,
     column,
@@ -26,16 +26,15 @@ from hbm_jax.validation import DataError, Floats, warn_unusual
 if TYPE_CHECKING:
     from astropy.io import fits
 
-MATRICES = ("MATRIX", "SPECRESP MATRIX")
+MATRICES, AREAS = ("MATRIX", "SPECRESP MATRIX"), ("SPECRESP",)
 LARGEST_GAP = 1e-4  # relative, between the end of an energy bin and the start of the next, stored in single precision
-SAME_EDGE = 1e-6  # relative difference of bin edges that are equal in the parts of a split response
 # Largest overlap of channels: relative to the width of the narrower one, and (single precision) to the energy.
 LARGEST_OVERLAP = 0.01, 1e-6
 NEGLIGIBLE = 1e-4  # fraction of a response in negative elements below which there is no warning
 FIRST_EDGE = 1e-3  # lower edge that replaces 0 keV in the first bin, relative to the upper edge
 
 
-def read_arf(path: str | Path) -> Arf:
+def read_arf(path: str | Path, number: int = 1) -> Arf:
     """Read an effective area.
 
     If the first energy bin starts at 0 keV, its lower edge is set to a thousandth of its upper edge. Raises DataError
@@ -46,13 +45,19 @@ def read_arf(path: str | Path) -> Arf:
     ----------
     path : path
         FITS file with an extension SPECRESP.
+    number : int
+        Number of the extension, from 1, in a file with several.
     """
     path = Path(path)
     with opened(path) as hdus:
-        hdu = extension(hdus, path, ("SPECRESP",), "SPECRESP")
-        where = f"{path}[{hdu.name}]"
-        edges = _edges(hdu, where)
-        area = numbers(hdu, "SPECRESP", where)
+        hdu_list = tables(hdus, AREAS, "SPECRESP") or [extension(hdus, path, AREAS, "SPECRESP")]
+        if not 1 <= number <= len(hdu_list):
+            raise DataError(f"{path}: expected an area number from 1 to {len(hdu_list)}; found number {number}.")
+        hdu = hdu_list[number - 1]
+        where = f"{path}[{hdu.name}{f', {number}' if len(hdu_list) > 1 else ''}]"
+        order = _increasing(hdu, where)
+        edges = _edges(hdu, where, order)
+        area = numbers(hdu, "SPECRESP", where)[order]
         reject(~np.isfinite(area) | (area < 0), area, f"{where}, SPECRESP", "an effective area of 0 or more [cm^2]")
         return Arf(edges, area, where)
 
@@ -102,20 +107,27 @@ def read_rmf(path: str | Path, number: int = 1) -> Rmf:
         for hdu in matrix_parts[number - 1]:
             suffix = f", {hdu_list.index(hdu) + 1}" if len(hdu_list) > 1 else ""
             where = f"{path}[{hdu.name}{suffix}]"
-            edges = _edges(hdu, where)
-            parts.append((edges, _matrix(hdu, channels, edges, where)))
-        edges, matrix = _summed(parts)
+            order = _increasing(hdu, where)
+            edges = _edges(hdu, where, order)
+            parts.append((edges, _matrix(hdu, channels, np.diff(edges)[order] == 0, where)[order]))
+        edges, matrix = summed_matrices(parts)
         hdu = matrix_parts[number - 1][-1]
         where = where if len(parts) == 1 else f"{path}[{hdu.name}, 1 to {len(parts)}]"
         full = str(hdu.header.get("HDUCLAS3", "")).strip().upper() == "FULL"
     matrix, texts = _without_negatives(matrix, where)
-    return Rmf(edges, matrix, channels, e_min, e_max, where, full, warn_unusual(texts))
+    return Rmf(edges, matrix, channels, e_min, e_max, where, full, len(parts) > 1, warn_unusual(texts))
 
 
 def num_matrices(path: Path) -> int:
     """Return the number of matrices in a response file; the parts of a split response count as one."""
     with opened(path) as hdus:
         return len(_responses(tables(hdus, MATRICES, "RSP_MATRIX")))
+
+
+def num_areas(path: Path) -> int:
+    """Return the number of effective areas in a file."""
+    with opened(path) as hdus:
+        return len(tables(hdus, AREAS, "SPECRESP"))
 
 
 def _responses(hdus: "list[fits.BinTableHDU]") -> "list[list[fits.BinTableHDU]]":
@@ -156,27 +168,6 @@ def _reject_overlaps(e_min: Floats, e_max: Floats, where: str) -> None:
         )
 
 
-def _summed(parts: list[tuple[Floats, sparse.csr_matrix]]) -> tuple[Floats, sparse.csr_matrix]:
-    """Sum matrices of the same channels; return the union of their energy bin edges, and the sum in these bins."""
-    if len(parts) == 1:
-        return parts[0]
-    edges = max((e for e, _ in parts), key=len)
-    for other_edges, _ in parts:  # add the edges that are not equal, to rounding, to one in the union
-        nearest = np.clip(np.searchsorted(edges, other_edges), 1, len(edges) - 1)
-        distance = np.minimum(np.abs(other_edges - edges[nearest]), np.abs(other_edges - edges[nearest - 1]))
-        edges = np.union1d(edges, other_edges[distance > SAME_EDGE * other_edges])
-    total = sparse.csr_matrix((len(edges) - 1, parts[0][1].shape[1]))
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    for part_edges, matrix in parts:
-        row = np.searchsorted(part_edges, middle) - 1
-        inside = np.flatnonzero((row >= 0) & (row < matrix.shape[0]))
-        # A row is the distribution of one photon, so all bins into which an energy bin is divided have the same row.
-        shape = len(middle), matrix.shape[0]
-        row_map = sparse.csr_matrix((np.ones(len(inside)), (inside, row[inside])), shape)
-        total = total + row_map @ matrix
-    return edges, sparse.csr_matrix(total)
-
-
 def _without_negatives(matrix: sparse.csr_matrix, where: str) -> tuple[sparse.csr_matrix, list[str]]:
     """Set negative elements to 0 and keep all row sums; also return a message if they are not negligible."""
     negative = matrix.data < 0
@@ -197,9 +188,16 @@ def _without_negatives(matrix: sparse.csr_matrix, where: str) -> tuple[sparse.cs
     return positive, [message] if fraction > NEGLIGIBLE else []
 
 
-def _edges(hdu: "fits.BinTableHDU", where: str) -> Floats:
+def _increasing(hdu: "fits.BinTableHDU", where: str) -> slice:
+    """Return the order of the rows in which energies increase; files of gratings may have decreasing ones."""
+    bounds = [energies(hdu, name, where) for name in ("ENERG_LO", "ENERG_HI")]
+    decreasing = len(bounds[0]) > 1 and all(bool((np.diff(values) < 0).all()) for values in bounds)
+    return slice(None, None, -1 if decreasing else 1)
+
+
+def _edges(hdu: "fits.BinTableHDU", where: str, order: slice) -> Floats:
     """Return the edges of contiguous energy bins."""
-    low, high = energies(hdu, "ENERG_LO", where), energies(hdu, "ENERG_HI", where)
+    low, high = energies(hdu, "ENERG_LO", where)[order], energies(hdu, "ENERG_HI", where)[order]
     if not len(low):
         raise DataError(f"{where}: expected at least one energy bin; found no rows.")
     for name, values in (("ENERG_LO", low), ("ENERG_HI", high)):
@@ -217,13 +215,14 @@ def _edges(hdu: "fits.BinTableHDU", where: str) -> Floats:
     return np.maximum.accumulate(edges)
 
 
-def _matrix(hdu: "fits.BinTableHDU", channels: NDArray[np.int64], edges: Floats, where: str) -> sparse.csr_matrix:
-    """Return the matrix, expanded from the groups of channels of every row."""
+def _matrix(
+    hdu: "fits.BinTableHDU", channels: NDArray[np.int64], empty: NDArray[np.bool_], where: str
+) -> sparse.csr_matrix:
+    """Return the matrix, expanded from the groups of channels of every row; rows of zero width are ``empty``."""
     num_groups = whole(numbers(hdu, "N_GRP", where), f"{where}, N_GRP", "a number of groups")
     firsts, lengths, elements = (column(hdu, name, where) for name in ("F_CHAN", "N_CHAN", "MATRIX"))
     column_number = 1 + [c.name.upper() for c in hdu.columns].index("F_CHAN")
     first, num = first_channel(hdu.header, column_number, int(channels[0]), where), len(channels)
-    empty = np.diff(edges) == 0
     indptr, indices, values = [0], [np.zeros(0, int)], [np.zeros(0)]
     for row, groups in enumerate(num_groups):
         location = f"{where}, row {row}"
