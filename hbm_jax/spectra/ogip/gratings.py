@@ -32,7 +32,7 @@ def orders_of(hdu: Any, where: str) -> list[GratingOrder | None]:
             return np.atleast_1d(as_floats(hdu.data[columns[name]], f"{where}, {name}")).tolist()
         return [hdu.header.get(name)] * max(len(hdu.data), 1)
 
-    arms = [ARMS.get(part) if isinstance(part, int | float) else None for part in read("TG_PART")]
+    arms = [ARMS.get(int(p)) if isinstance(p, int | float) and p % 1 == 0 else None for p in read("TG_PART")]
     numbers = [int(m) if isinstance(m, int | float) and m % 1 == 0 else None for m in read("TG_M")]
     return [
         None if arm is None or number is None else GratingOrder(arm, number)
@@ -97,7 +97,7 @@ def background_columns(table: Any, row: int | None, num: int) -> tuple[Floats, F
         return None
     counts = sum(table.column(name, row) for name in present)
     scale = sum(table.per_channel(name, np.nan, row, num) for name in present.values())
-    if np.shape(counts) != (num,) or not (np.isfinite(scale) & (scale > 0)).all():  # type: ignore[arg-type, operator]
+    if np.shape(counts) != (num,) or not (np.isfinite(scale) & (scale > 0)).all():
         raise DataError(
             f"{table.location(row)}: expected {num} counts in {listed(present)} and positive numbers in "
             f"{listed(present.values())}; found an array of shape {np.shape(counts)} and {np.ravel(scale)[:1]}."

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,8 @@ def response_of(
             f"{len(arf_files)}."
         )
     parts, texts = [], []
-    for rmf_file, arf_file in zip(rmf_files, arf_files or [None] * len(rmf_files), strict=True):
+    areas: Sequence[File | None] = arf_files or [None] * len(rmf_files)
+    for rmf_file, arf_file in zip(rmf_files, areas, strict=True):
         number = number_in_file(rmf_file, cached(num_matrices, rmf_file[0]), row, "matrices", "rmf")
         redistribution = cached(read_rmf, rmf_file[0], number)
         align(rmf_file[0], redistribution.channels, base, spectrum)
@@ -76,8 +77,10 @@ def _summed(*parts: tuple[Rmf, Arf | None]) -> Response:
 
 def _files_of(spectrum: Spectrum, base: Path, key: str, name: str | Path | None) -> list[File]:
     """Return the response files of a spectrum of one kind (RESPFILE or ANCRFILE); of several, those that are added."""
-    names = [None] if name is None else str(name).split(PLUS)
-    names = [None if part is None else file_name(part.strip(), spectrum.order, str(base)) for part in names]
+    if name is None:
+        names: list[str | None] = [None]
+    else:
+        names = [file_name(part.strip(), spectrum.order, str(base)) for part in str(name).split(PLUS)]
     return [file for file in (file_of(spectrum, base, key, part) for part in names) if file is not None]
 
 
