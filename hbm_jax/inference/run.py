@@ -240,6 +240,8 @@ class Run:
         sampler, draws = self.settings.sampler, Draws(target)
         numbers = self.settings.run.num_chains, self.settings.rule.largest_num_samples
         chains = sampler.chains(target, start, num_warmup, key, *numbers)
+        if chains is None:
+            chains = Chains(target, start, num_warmup, sampler, key)
         draws.compile()
         self._record_duration("compile")
         arrays = {"potential": chains.start_potential, PADDING: np.asarray(len(target.sizes) > 0)}

@@ -11,7 +11,6 @@ import numpy as np
 
 from hbm_jax.inference.batch import chees
 from hbm_jax.inference.sampler.chains import BUFFER_BYTES, Chains
-from hbm_jax.inference.sampler.kernels.chees import ChEES
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.warmup.adaptation import Adaptation
 from hbm_jax.xla_options import QUICK
@@ -32,7 +31,7 @@ class EnsembleChains(Chains):
     """
 
     restarts_lost: ClassVar[bool] = False
-    sampler: ChEES
+    sampler: Any  # the ChEES that returns these chains
     num_chains: int = 0
 
     def __post_init__(self):

@@ -95,14 +95,12 @@ class Sampler(Protocol):
         return num_chains
 
     def chains(self, target: Any, start: Any, num_warmup: int, key: Any, num_chains: int, num_samples: int) -> Any:
-        """Return the chains of a run: here `Chains`, which calls the methods below for each of them.
+        """Return the chains of a run, or None for `hbm_jax.inference.sampler.chains.Chains`.
 
-        Samplers whose chains are adapted together return chains of their own, with the attributes and methods of
-        `hbm_jax.inference.sampler.chains.Chains` that a run uses, and have no use for the methods below.
+        Those call the methods below for each chain. A sampler whose chains are adapted together returns chains of its
+        own, with the attributes and methods of `Chains` that a run uses, and has no use for the methods below.
         """
-        from hbm_jax.inference.sampler.chains import Chains  # here, because Chains imports this module
-
-        return Chains(target, start, num_warmup, self, key)
+        return None
 
     def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal, and a step size."""
