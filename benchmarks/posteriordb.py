@@ -236,7 +236,7 @@ def draw_figure(rows, kinds, path):
     ax.axvline(1.0, color="black", lw=0.8)
     ax.set(xscale="log", xlabel="smallest ESS per gradient, warm-up counted: ours / other")
     ax.grid(axis="y", lw=0.3)
-    ax.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.93))
+    fig.legend(fontsize=8, loc="outside upper center", ncols=len(others))
     ax.set_yticks(np.arange(len(NAMES)), [NAMES[i] for i in order], fontsize=6)
     fig.savefig(path, dpi=80)
 
