@@ -163,15 +163,21 @@ def test_unmixed_modes_are_not_usable():
     assert fit.posterior.sizes["draw"] < 50  # not drawn on, since more draws do not help
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["supernovae", "relation", "golenetskii", "normal", "afterglows"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("supernovae", "relation", "golenetskii", "normal")),
+        pytest.param("afterglows", marks=pytest.mark.slow),
+    ],
+)
 def test_posteriors_of_the_five_systems_are_those_of_nuts(name, monkeypatch, monte_carlo):
     monkeypatch.syspath_prepend(str(SUITE))
     system = importlib.import_module(f"systems.{name}")
     with jax.enable_x64(True):
         model, data = system.ours(system.problem(**system.QUICK_SIZES), next(iter(system.OURS.values())))
     many = hbm.sample(model, data, **MANY)
-    few = hbm.sample(model, data, seed=seed(6), progress=False)
+    # Smaller steps than by default, with which afterglows had 3 divergent transitions in 4000.
+    few = hbm.sample(model, data, sampler=hbm.NUTS(target_accept_prob=0.95), seed=seed(6), progress=False)
     assert many.verdict.usable, many.verdict
     assert few.verdict.usable, few.verdict
     ours, others = many.summary()[["mean", "mcse_mean"]], few.summary()[["mean", "mcse_mean"]]

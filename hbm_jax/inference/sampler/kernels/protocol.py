@@ -98,7 +98,7 @@ class Sampler(Protocol):
         """Return the chains of a run, or None for `hbm_jax.inference.sampler.chains.Chains`.
 
         Those call the methods below for each chain. A sampler whose chains are adapted together returns chains of its
-        own, with the attributes and methods of `Chains` that a run uses, and has no use for the methods below.
+        own, with the attributes and methods of those chains that a run uses, and has no use for the methods below.
         """
         return None
 
