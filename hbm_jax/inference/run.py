@@ -25,6 +25,7 @@ from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, Chec
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
+from hbm_jax.inference.sampler.kernels.automatic import Automatic
 from hbm_jax.inference.sampler.kernels.nutpie import Nutpie, NutpieChains
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sampler_of
@@ -236,6 +237,8 @@ class Run:
             num_warmup = INFORMED_WARMUP if start.informed else WARMUP
         self.progress_line.show("compiling the sampler")
         sampler, draws = self.settings.sampler, Draws(target)
+        if isinstance(sampler, Automatic):
+            sampler = sampler.chosen(start.departure)
         if isinstance(sampler, Nutpie):
             chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.largest_num_samples)
         else:
@@ -297,6 +300,7 @@ class Run:
             **({} if self.split is None else {"split": self.split}),
             "start": start.note,
             **({"modes": f"{start.modes} ({LOOK} looks for more)"} if start.modes else {}),
+            **({"trajectories": chains.sampler.name} if isinstance(self.settings.sampler, Automatic) else {}),
             **chains.sampler.outcome(chains.fitted),
             **({"centering_note": self.centering_note} if self.centering_note else {}),
             "stopped": stopped,

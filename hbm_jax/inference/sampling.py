@@ -14,7 +14,7 @@ from hbm_jax.inference.results import Fit
 from hbm_jax.inference.run import Run, Settings
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError
 from hbm_jax.inference.sampler.fingerprint import differences, identify
-from hbm_jax.inference.sampler.kernels.nuts import NUTS
+from hbm_jax.inference.sampler.kernels.automatic import Automatic
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, without_replaced
 from hbm_jax.inference.sampler.stopping import StopRule
@@ -44,8 +44,9 @@ def sample(
     *args
         Arguments of the program; the first is its data. They may be given by name if no option has that name.
     sampler : Sampler, optional
-        ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)``,
-        ``hbm_jax.IndependentProposals(...)`` or ``hbm_jax.Nutpie(...)``, with the options of each.
+        ``hbm_jax.NUTS(...)``, ``hbm_jax.HMC(trajectory_length=...)``, ``hbm_jax.IndependentProposals(...)`` or
+        ``hbm_jax.Nutpie(...)``, with the options of each. Default: HMC with a length of 1.5 where the searches find
+        that the posterior is close to normal, else NUTS; ``fit.run["trajectories"]`` is the one used.
     init : Fit, mapping of str to array, or sequence of such mappings, optional
         Start of the chains, instead of a search. Values by name of latent sites: of the shape of the site, for all
         chains; with a leading axis, one value per chain; or one mapping per chain. Sites without a value start at the
@@ -131,7 +132,7 @@ def sample(
     require_known(sample, options)
     if sampler is not None and (isinstance(sampler, type) or not isinstance(sampler, Sampler)):
         raise TypeError(f"sample: expected a sampler such as hbm_jax.NUTS(); found {sampler!r}.")
-    resolved = (sampler or deprecated or NUTS()).resolved(target_accept_prob_of(program))
+    resolved = (sampler or deprecated or Automatic()).resolved(target_accept_prob_of(program))
     resolved.require_options(options | {"checkpoint": checkpoint, "split": split})
     settings = Settings(
         RunOptions(**selected(options, RunOptions)),

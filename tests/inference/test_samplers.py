@@ -65,7 +65,7 @@ def test_every_sampler_is_keyword_only_and_has_a_help_text_for_each_option():
 @pytest.mark.parametrize(
     ("flat", "sampler"),
     [
-        ({"trajectory_length": None, "independent_proposals": False, "max_tree_depth": 8}, hbm.NUTS(max_tree_depth=8)),
+        ({"trajectory_length": None, "independent_proposals": False, "max_tree_depth": 8}, Automatic(max_tree_depth=8)),
         ({"trajectory_length": 1.5, "independent_proposals": False}, hbm.HMC(trajectory_length=1.5)),
         ({"trajectory_length": None, "independent_proposals": True}, hbm.IndependentProposals()),
         ({"trajectory_length": 2, "independent_proposals": True}, hbm.IndependentProposals(trajectory_length=2.0)),

@@ -69,6 +69,9 @@ class Start:
         Step size in the variables of the sampler at which its adaptation begins.
     modes : str
         Outcome of the searches for modes, for the verdict.
+    departure : float
+        Departure of the posterior from the normal distribution at which the chains start, see
+        `ImportanceSample.departure`; infinite if they start elsewhere, or at several modes.
     """
 
     points: np.ndarray
@@ -78,12 +81,14 @@ class Start:
     caution: str = ""
     step_size: float = 1.0
     modes: str = ""
+    departure: float = np.inf
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all fields, with those of the metric, as arrays."""
         arrays = {"points": self.points, "informed": np.asarray(self.informed)}
         arrays |= {"note": np.asarray(self.note), "caution": np.asarray(self.caution)}
         arrays |= {"step_size": np.asarray(self.step_size), "modes": np.asarray(self.modes)}
+        arrays["departure"] = np.asarray(self.departure)
         return arrays | self.metric.to_arrays()
 
     @classmethod
@@ -92,7 +97,7 @@ class Start:
         metric, informed = Metric.from_arrays(arrays), bool(arrays["informed"])
         texts = str(arrays["note"]), str(arrays["caution"])
         # Older versions did not store these.
-        added = float(arrays.get("step_size", 1.0)), str(arrays.get("modes", ""))
+        added = float(arrays.get("step_size", 1.0)), str(arrays.get("modes", "")), float(arrays.get("departure", np.inf))
         return cls(arrays["points"], metric, informed, *texts, *added)
 
 
@@ -245,7 +250,8 @@ class _Search:
         ends = "one mode" if num_modes == 1 else f"{num_modes} modes"
         modes = f"{searches - failed} of {searches} searches ended in {ends}"
         points = self.typical_points(significant)
-        return None if points is None else Start(points, metric, True, note, caution, modes=modes)
+        departure = samples[0].departure if len(significant) == 1 else np.inf
+        return None if points is None else Start(points, metric, True, note, caution, modes=modes, departure=departure)
 
     def along_paths(self, samples: Sequence[ImportanceSample]) -> Start | None:
         """Draw starting points from the best approximations that were not accepted, at modes or along paths."""

@@ -11,7 +11,7 @@ from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
+from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule, first_check
 from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, with_restarted
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled, groups_of_chains
 
@@ -55,6 +55,7 @@ class Loop:
         self.num_warmup, self.warmed = num_warmup, 0
         self.lead = chains.target.processes.lead  # evaluates a decision in process 0, with one result for all
         self.next_check = MIN_SAMPLES
+        self.check_now = False  # as early as a run is checked first
         self.start_time = start_time
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
         self.seconds_before = 0.0  # duration of earlier sessions
@@ -99,7 +100,8 @@ class Loop:
             ) from None
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
-        self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if check_now else int(last.progress["next_check"])
+        self.next_check = self.draws.num_draws if check_now else int(last.progress["next_check"])
+        self.check_now = check_now
         self.progress_line.show(f"resumed after {self.warmed} warm-up draws and {self.draws.num_draws} draws")
 
     @property
@@ -195,6 +197,8 @@ class Loop:
 
     def draw(self) -> str:
         """Draw until the stopping rule is met, and return the reason for stopping."""
+        if self.rule.adaptive and (self.check_now or not self.draws.num_draws):
+            self.next_check = max(first_check(self.chains.cost_of_draw()), self.draws.num_draws)
         try:
             while True:
                 reason = self._reason_to_stop()
@@ -290,7 +294,7 @@ class Loop:
                 r_hat = np.atleast_1d(array_stats.rhat(position, chain_axis=0, draw_axis=1))
             ess = np.atleast_1d(array_stats.ess(position, chain_axis=0, draw_axis=1))
         num_draws = self.draws.num_draws
-        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
+        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), self.next_check)
         largest = self.rule.largest_num_samples
         remaining = max(min(required if self.rule.adaptive else largest, largest) - num_draws, 0)
         self.progress_line.show(

@@ -17,6 +17,10 @@ MIN_ESS = 400.0  # bulk and tail, the same paper
 MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
 
 MIN_SAMPLES = 1000  # fewest draws per chain of an adaptive run; fewer make noisy figures
+FEWEST_SAMPLES = 250  # the same where a draw is expensive
+# Elements (`hbm_jax.inference.compilation.cost`) of the draws of all chains before the first check, where these are
+# fewer than `MIN_SAMPLES` draws: some ten seconds of a core.
+FIRST_COST = 1e10
 # Effective sample sizes at which a run stops, relative to those of the verdict; see `StopRule`.
 MARGIN = 1.1
 GROWTH = (1.1, 2.0)  # smallest and largest ratio of the numbers of draws at successive checks
@@ -136,6 +140,11 @@ class StopRule:
     def to_dict(self) -> dict[str, Any]:
         """Return the rule as plain values."""
         return asdict(self) | {"until": dict(self.until) if isinstance(self.until, Mapping) else self.until}
+
+
+def first_check(cost: float) -> int:
+    """Return the number of draws per chain at the first check, if a draw of all chains costs so many elements."""
+    return int(np.clip(FIRST_COST / max(cost, 1.0), FEWEST_SAMPLES, MIN_SAMPLES))
 
 
 def _is_positive(value) -> bool:

@@ -118,6 +118,10 @@ class NutpieChains:
         """Add the draws of a block to `count`."""
         self.count += block.energy.shape[1]
 
+    def cost_of_draw(self) -> float:
+        """Return 0: all draws are made at once."""
+        return 0.0
+
     def advance(self, num_draws: int) -> Block:
         """Return the next draws of every chain."""
         if self._draws is None:

@@ -1,0 +1,32 @@
+"""Choice between trajectories of a given length and NUTS, by how close to normal the posterior is."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from hbm_jax.inference.sampler.kernels.hamiltonian import Hamiltonian
+from hbm_jax.inference.sampler.kernels.hmc import HMC
+from hbm_jax.inference.sampler.kernels.nuts import NUTS
+
+TRAJECTORY_LENGTH = 1.5  # in posterior standard deviations; a quarter of a period, pi / 2, of a normal posterior
+# Largest departure of the posterior from normal, see `Start.departure`, for which `HMC` is used.
+MAX_DEPARTURE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Automatic(Hamiltonian):
+    """`HMC` where the posterior is close to the normal distribution found by the searches, `NUTS` elsewhere.
+
+    It is the default of `hbm_jax.sample`. Its options are those of `NUTS`.
+    """
+
+    name: ClassVar[str] = "automatic"
+
+    def chosen(self, departure: float) -> Hamiltonian:
+        """Return the sampler for a posterior with this departure from normal, as in `Start.departure`."""
+        options: dict[str, Any] = {
+            "target_accept_prob": self.target_accept_prob,
+            "max_tree_depth": self.max_tree_depth,
+        }
+        if departure <= MAX_DEPARTURE:
+            return HMC(trajectory_length=TRAJECTORY_LENGTH, **options)
+        return NUTS(**options)
