@@ -25,7 +25,7 @@ from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, Chec
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
-from hbm_jax.inference.sampler.kernels.automatic import Automatic
+from hbm_jax.inference.sampler.kernels.automatic import MAX_DEPARTURE, Automatic
 from hbm_jax.inference.sampler.kernels.nutpie import Nutpie, NutpieChains
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sampler_of
@@ -39,7 +39,8 @@ from hbm_jax.xla_options import QUICK
 
 SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
 PADDING = "padding"  # in a checkpoint: whether the data are padded to sizes in steps
-WARMUP, INFORMED_WARMUP = 1000, 400  # default draws; fewer if the start comes from an approximation of the posterior
+# Default draws; fewer if the start comes from an approximation of the posterior, and fewest if that is a good one.
+WARMUP, INFORMED_WARMUP, NORMAL_WARMUP = 1000, 400, 200
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ class Run:
         """Return compiled chains and draws, and the arrays of the start for the checkpoint."""
         num_warmup = self.settings.run.num_warmup
         if num_warmup is None:
-            num_warmup = INFORMED_WARMUP if start.informed else WARMUP
+            informed = NORMAL_WARMUP if start.departure <= MAX_DEPARTURE else INFORMED_WARMUP
+            num_warmup = informed if start.informed else WARMUP
         self.progress_line.show("compiling the sampler")
         sampler, draws = self.settings.sampler, Draws(target)
         if isinstance(sampler, Automatic):

@@ -57,7 +57,8 @@ def sample(
     num_chains : int
         Number of chains. They are distributed over the largest number of local devices that divides it.
     num_warmup : int, optional
-        Warm-up draws per chain. Default: 400 if the start comes from an approximation of the posterior, 1000 otherwise.
+        Warm-up draws per chain. Default: 200 if the searches find that the posterior is close to normal, 400 if the
+        start comes from another approximation of it, 1000 otherwise.
     num_samples : int, optional
         Exact number of draws per chain. If omitted, sampling continues until R-hat and the effective sample sizes meet
         the criteria of the verdict.

@@ -97,8 +97,9 @@ class Start:
         metric, informed = Metric.from_arrays(arrays), bool(arrays["informed"])
         texts = str(arrays["note"]), str(arrays["caution"])
         # Older versions did not store these.
-        added = float(arrays.get("step_size", 1.0)), str(arrays.get("modes", "")), float(arrays.get("departure", np.inf))
-        return cls(arrays["points"], metric, informed, *texts, *added)
+        added = float(arrays.get("step_size", 1.0)), str(arrays.get("modes", ""))
+        departure = float(arrays.get("departure", np.inf))
+        return cls(arrays["points"], metric, informed, *texts, *added, departure)
 
 
 def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:

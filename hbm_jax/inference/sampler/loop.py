@@ -9,9 +9,10 @@ from arviz_stats.base import array_stats
 
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
+from hbm_jax.inference.sampler.kernels.automatic import MAX_DEPARTURE
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule, first_check
+from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
 from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, with_restarted
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled, groups_of_chains
 
@@ -198,7 +199,8 @@ class Loop:
     def draw(self) -> str:
         """Draw until the stopping rule is met, and return the reason for stopping."""
         if self.rule.adaptive and (self.check_now or not self.draws.num_draws):
-            self.next_check = max(first_check(self.chains.cost_of_draw()), self.draws.num_draws)
+            first = self.rule.first_check(self.chains.cost_of_draw(), self.chains.start.departure <= MAX_DEPARTURE)
+            self.next_check = max(first, self.draws.num_draws)
         try:
             while True:
                 reason = self._reason_to_stop()
@@ -279,7 +281,7 @@ class Loop:
             if names and not immobile:
                 immobile = f"{', '.join(names[:5])} {problem}"
         in_different_modes = not isinstance(self.rule.until, Mapping) and groups_of_chains(posterior, sampled.table)
-        return self.rule.shortfall(sampled.table), immobile, bool(in_different_modes)
+        return self.rule.shortfall(sampled.table, self.draws.num_draws), immobile, bool(in_different_modes)
 
     def _report(self, block: Block):
         """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""

@@ -24,8 +24,8 @@ class HMC(Hamiltonian):
     Parameters
     ----------
     trajectory_length : float
-        Mean length of the trajectories, above 0, in posterior standard deviations. Lengths are spread evenly between half
-        and one and a half times the mean.
+        Mean length of the trajectories, above 0, in posterior standard deviations. Lengths are spread evenly between
+        half and one and a half times the mean.
     target_accept_prob : float, optional
         As in `NUTS`.
     max_tree_depth : int

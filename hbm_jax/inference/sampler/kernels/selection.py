@@ -77,7 +77,7 @@ def without_replaced(caller: str, options: dict[str, Any], stacklevel: int = 3) 
             f"{caller}: expected options of the sampler within sampler={type(options['sampler']).__name__}(...); found "
             f"also {', '.join(deprecated)}."
         )
-    sampler = sampler_of(deprecated)
+    sampler = sampler_of({"sampler": NUTS.name if set(deprecated) <= set(field_names(NUTS)) else None} | deprecated)
     warnings.warn(
         f"{caller}: {', '.join(deprecated)} are options of samplers now, and will be refused in the next release. Use "
         f"sampler=hbm_jax.{_call(sampler)}.",
