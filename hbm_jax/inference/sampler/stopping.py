@@ -39,8 +39,8 @@ class StopRule:
 
     Where a draw is expensive and the posterior close to normal, a run is checked from 400 draws on. Before 1000 draws
     the target is then 50 % above the size that the verdict requires. In the same simulations the true size of runs that
-    are just too short at the first check is never below 80 % of the required one; in unequal modes or slowly varying
-    tails, which posteriors close to normal do not have, it is in up to 1.8 % of the runs.
+    are just too short at the first check is never below 80 % of the required one, and of others in at most 0.5 % of the
+    runs; with tails of slowly varying width, which posteriors close to normal do not have, in 1.8 %.
 
     Attributes
     ----------
