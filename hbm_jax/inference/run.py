@@ -234,10 +234,10 @@ class Run:
         """Return compiled chains and draws, and the arrays of the start for the checkpoint."""
         num_warmup = self.settings.run.num_warmup
         if num_warmup is None:
-            informed, uninformed = self.settings.sampler.warmups
-            num_warmup = informed if start.informed else uninformed
+            close, informed, uninformed = self.settings.sampler.warmups
+            num_warmup = (close if start.nearly_normal else informed) if start.informed else uninformed
         self.progress_line.show("compiling the sampler")
-        sampler, draws = self.settings.sampler, Draws(target)
+        sampler, draws = self.settings.sampler.chosen(start.nearly_normal), Draws(target)
         numbers = self.settings.run.num_chains, self.settings.rule.largest_num_samples
         chains = sampler.chains(target, start, num_warmup, key, *numbers)
         if chains is None:
@@ -299,6 +299,7 @@ class Run:
             **({} if self.split is None else {"split": self.split}),
             "start": start.note,
             **({"modes": f"{start.modes} ({LOOK} looks for more)"} if start.modes else {}),
+            **({"trajectories": chains.sampler.name} if chains.sampler.name != self.settings.sampler.name else {}),
             **chains.sampler.outcome(chains.fitted),
             **({"centering_note": self.centering_note} if self.centering_note else {}),
             "stopped": stopped,

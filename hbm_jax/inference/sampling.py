@@ -14,7 +14,7 @@ from hbm_jax.inference.results import Fit
 from hbm_jax.inference.run import Run, Settings
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError
 from hbm_jax.inference.sampler.fingerprint import differences, identify
-from hbm_jax.inference.sampler.kernels.nuts import NUTS
+from hbm_jax.inference.sampler.kernels.automatic import Automatic
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, without_replaced
 from hbm_jax.inference.sampler.stopping import StopRule
@@ -44,9 +44,10 @@ def sample(
     *args
         Arguments of the program; the first is its data. They may be given by name if no option has that name.
     sampler : Sampler, optional
-        ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)``,
-        ``hbm_jax.IndependentProposals(...)``, ``hbm_jax.ChEES(...)`` for 64 to 4096 chains, or
-        ``hbm_jax.Nutpie(...)``, with the options of each.
+        ``hbm_jax.NUTS(...)``, ``hbm_jax.HMC(trajectory_length=...)``, ``hbm_jax.IndependentProposals(...)``,
+        ``hbm_jax.ChEES(...)`` for 64 to 4096 chains, or ``hbm_jax.Nutpie(...)``, with the options of each. Default: HMC
+        with a length of 1.5 where the searches find that the posterior is close to normal, else NUTS;
+        ``fit.run["trajectories"]`` is the one used.
     init : Fit, mapping of str to array, or sequence of such mappings, optional
         Start of the chains, instead of a search. Values by name of latent sites: of the shape of the site, for all
         chains; with a leading axis, one value per chain; or one mapping per chain. Sites without a value start at the
@@ -57,8 +58,8 @@ def sample(
     num_chains : int
         Number of chains. They are distributed over the largest number of local devices that divides it.
     num_warmup : int, optional
-        Warm-up draws per chain. Default: 400 if the start comes from an approximation of the posterior, 1000 otherwise;
-        100 or 300 for `hbm_jax.ChEES`.
+        Warm-up draws per chain. Default: 200 if the searches find that the posterior is close to normal, 400 if the
+        start comes from another approximation of it, 1000 otherwise; 100 or 300 for `hbm_jax.ChEES`.
     num_samples : int, optional
         Exact number of draws per chain. If omitted, sampling continues until R-hat and the effective sample sizes meet
         the criteria of the verdict.
@@ -133,7 +134,7 @@ def sample(
     require_known(sample, options)
     if sampler is not None and (isinstance(sampler, type) or not isinstance(sampler, Sampler)):
         raise TypeError(f"sample: expected a sampler such as hbm_jax.NUTS(); found {sampler!r}.")
-    resolved = (sampler or deprecated or NUTS()).resolved(target_accept_prob_of(program))
+    resolved = (sampler or deprecated or Automatic()).resolved(target_accept_prob_of(program))
     resolved.require_options(options | {"checkpoint": checkpoint, "split": split})
     settings = Settings(
         RunOptions(**selected(options, RunOptions)),

@@ -26,7 +26,7 @@ import hbm_jax as hbm
 from hbm_jax.inference import CheckpointError, Interrupted, resume
 from hbm_jax.inference import run as run_module
 from hbm_jax.inference.checksum import DamageWarning, append_checksum
-from hbm_jax.inference.sampler import chains, checkpoint, loop
+from hbm_jax.inference.sampler import chains, checkpoint, loop, stopping
 
 HERE = Path(__file__).parent
 GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
@@ -177,7 +177,7 @@ def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(whole, s
 
 @pytest.mark.long
 def test_drawing_until_good_ends_at_the_same_draw(stop_after, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "MIN_SAMPLES", 100)
+    monkeypatch.setattr(stopping, "MIN_SAMPLES", 100)
     until = {"num_samples": None, "until": {"mu": 1500.0}}  # more than any 400 draws are worth
     until |= {"sampler": hbm.NUTS(target_accept_prob=0.99)}  # no divergence ends the run
     uninterrupted = run(**until)

@@ -254,7 +254,7 @@ def test_sites_that_are_not_shown_decide_when_a_run_stops():
         loop.rule = StopRule()
         loop.chains = SimpleNamespace(target=SimpleNamespace(labels=("_slow", "a")), **SEPARATE)
         positions = np.stack([hidden, shown], axis=-1)
-        loop.draws = SimpleNamespace(sites=lambda: {"a": shown}, raw=lambda name: positions)
+        loop.draws = SimpleNamespace(num_draws=1000, sites=lambda: {"a": shown}, raw=lambda name: positions)
         return loop._check_convergence()
 
     assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "", False)

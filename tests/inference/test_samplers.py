@@ -6,19 +6,29 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import numpyro
+import pandas as pd
 import pytest
+from monte_carlo import seed
 from numpyro import distributions as dist
 from programs import tiny
 
 import hbm_jax as hbm
 from hbm_jax.configuration import ConfigError, defaults, sample_keywords, set_key
 from hbm_jax.inference.centering.location_scale import find_sites
+from hbm_jax.inference.compilation.cost import num_elements
 from hbm_jax.inference.run import Run
+from hbm_jax.inference.sampler.approximations import Approximation, importance_sample
+from hbm_jax.inference.sampler.initialisation import Start
+from hbm_jax.inference.sampler.kernels.automatic import Automatic
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import SAMPLERS, options_of, sampler_of
+from hbm_jax.inference.sampler.stopping import FEWEST_SAMPLES, MIN_SAMPLES, StopRule
 
 SOME = (
+    Automatic(),
     hbm.NUTS(),
     hbm.NUTS(target_accept_prob=0.9, max_tree_depth=7),
     hbm.HMC(trajectory_length=1.5),
@@ -68,7 +78,7 @@ def test_every_sampler_is_keyword_only_and_has_a_help_text_for_each_option():
 @pytest.mark.parametrize(
     ("flat", "sampler"),
     [
-        ({"trajectory_length": None, "independent_proposals": False, "max_tree_depth": 8}, hbm.NUTS(max_tree_depth=8)),
+        ({"trajectory_length": None, "independent_proposals": False, "max_tree_depth": 8}, Automatic(max_tree_depth=8)),
         ({"trajectory_length": 1.5, "independent_proposals": False}, hbm.HMC(trajectory_length=1.5)),
         ({"trajectory_length": None, "independent_proposals": True}, hbm.IndependentProposals()),
         ({"trajectory_length": 2, "independent_proposals": True}, hbm.IndependentProposals(trajectory_length=2.0)),
@@ -100,7 +110,7 @@ def test_options_that_do_not_fit_together_are_refused(flat, message):
 
 def test_a_configuration_gives_the_keywords_of_sample():
     config = defaults()
-    assert sample_keywords(config)["sampler"] == hbm.NUTS()
+    assert sample_keywords(config)["sampler"] == Automatic()
     for key, value in (("trajectory_length", "1.5"), ("num_samples", "50"), ("target_accept_prob", "0.9")):
         set_key(config, f"sample.{key}", value)
     keywords = sample_keywords(config)
@@ -110,7 +120,8 @@ def test_a_configuration_gives_the_keywords_of_sample():
     set_key(config, "sample.sampler", "independent_proposals")
     assert isinstance(sample_keywords(config)["sampler"], hbm.IndependentProposals)
     with pytest.raises(
-        ConfigError, match="expected one of 'nuts', 'hmc', 'independent_proposals', 'chees', found 'gibbs'"
+        ConfigError,
+        match="expected one of 'automatic', 'nuts', 'hmc', 'independent_proposals', 'chees', found 'gibbs'",
     ):
         set_key(config, "sample.sampler", "gibbs")
 
@@ -181,3 +192,47 @@ def test_integer_parameters_of_priors_have_no_derivative():
         numpyro.sample("_whitened", dist.Normal(mean, 1))  # reparametrised by the program
 
     assert find_sites(program, (), jax.random.key(0)) == {"x": ()}
+
+
+# Choice by the posterior
+
+
+@pytest.mark.parametrize(("departure", "kind"), [(0.0, hbm.HMC), (0.5, hbm.HMC), (0.6, hbm.NUTS), (math.inf, hbm.NUTS)])
+def test_the_default_sampler_depends_on_how_close_to_normal_the_posterior_is(departure, kind):
+    start = Start(np.zeros((4, 1)), None, True, "", departure=departure)
+    chosen = Automatic(target_accept_prob=0.9, max_tree_depth=7).chosen(start.nearly_normal)
+    assert isinstance(chosen, kind)
+    assert (chosen.target_accept_prob, chosen.max_tree_depth) == (0.9, 7)
+
+
+def test_departure_from_normal_is_the_relative_error_of_the_variances():
+    """The density has half the variance of the approximation in all ten directions."""
+    size, num = 10, 4000
+    unit = Approximation.from_covariance(np.zeros(size), np.eye(size))
+    sample = importance_sample(lambda x: (np.sum(x**2), 2.0 * x), unit, np.random.default_rng(seed(5)), num)
+    # log weights are minus half of a chi-squared variable of ten degrees of freedom, of variance 20 / 4
+    assert sample.departure == pytest.approx(1.0, rel=0.1)
+    never = dataclasses.replace(sample, log_weights=np.append(sample.log_weights, -np.inf))
+    assert never.departure == math.inf
+
+
+def test_expensive_draws_are_checked_early_where_the_posterior_is_close_to_normal():
+    rule = StopRule()
+    assert rule.first_check(cost=1e3, nearly_normal=True) == MIN_SAMPLES
+    assert rule.first_check(cost=2e7, nearly_normal=True) == 500
+    assert rule.first_check(cost=1e12, nearly_normal=True) == FEWEST_SAMPLES
+    assert rule.first_check(cost=1e12, nearly_normal=False) == MIN_SAMPLES
+    assert StopRule(until=300.0).first_check(cost=1e12, nearly_normal=True) == MIN_SAMPLES
+    table = pd.DataFrame({"r_hat": [1.001], "ess_bulk": [500.0], "ess_tail": [500.0]})
+    assert rule.shortfall(table, 500) == pytest.approx(1.2)  # 600 are needed
+    assert rule.shortfall(table, 1000) < 1.0
+    assert rule.next_check(500, 3.0) == 1000
+
+
+def test_elements_of_products_and_loops_are_counted():
+    def function(x):
+        return jax.lax.scan(lambda total, row: (total + row, None), x, jnp.ones((7, 3)))[0] @ jnp.ones((3, 2))
+
+    # The loop adds three numbers seven times; the product has two elements of three terms.
+    ones = 7 * 3 + 3 * 2
+    assert num_elements(function, jnp.zeros(3)) == 7 * 3 + 2 * 3 + ones

@@ -269,6 +269,17 @@ class ImportanceSample:
         """Evidence lower bound without the lowest tenth of the draws, up to the constant of `log_evidence`."""
         return float(np.mean(np.sort(self.log_weights)[len(self.log_weights) // 10 :]))
 
+    @property
+    def departure(self) -> float:
+        """Departure of the density from normal: the standard deviation of the log weights for each degree of freedom.
+
+        It is 0 for the approximation itself. A relative error s^2 of all its variances gives ``|1 - s^2|``. Infinite
+        where a weight is not finite.
+        """
+        if not np.isfinite(self.log_weights).all():
+            return np.inf
+        return float(np.std(self.log_weights) / np.sqrt(0.5 * len(self.approximation.point)))
+
     def typical(self, margin: float) -> np.ndarray:
         """Return the draws whose log weight is less than ``margin`` below the median, (num, size)."""
         return self.points[self.log_weights > np.median(self.log_weights) - margin]

@@ -16,6 +16,7 @@ from numpyro.infer.util import ParamInfo
 
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
+from hbm_jax.inference.compilation.cost import num_elements
 from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.kernels.protocol import Block, Chain, Sampler
 from hbm_jax.inference.sampler.target import Target
@@ -160,6 +161,17 @@ class Chains:
         self._round = []
         variables = self.start.metric.from_position(round_draws.position.astype(float))
         self.fitted = self.sampler.fit(variables, round_draws, self._round_ends.index(self.count))
+
+    def cost_of_draw(self) -> float:
+        """Return the number of elements that a draw of all chains computes, by the last warm-up draws; 0 without any.
+
+        It does not depend on the division of the warm-up into blocks.
+        """
+        if not self.adaptation.blocks:
+            return 0.0
+        steps = np.concatenate([block.num_steps for block in self.adaptation.blocks], axis=1)
+        last = steps[:, steps.shape[1] - steps.shape[1] // 4 :]
+        return float(last.mean()) * len(steps) * num_elements(self.target.potential, self.target.start)
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Return the complete state of every chain, adaptation included, as arrays by name.

@@ -54,8 +54,8 @@ class Loop:
         self.progress_line = progress_line
         self.num_warmup, self.warmed = num_warmup, 0
         self.lead = chains.target.processes.lead  # evaluates a decision in process 0, with one result for all
-        self.first_check = chains.sampler.first_check or MIN_SAMPLES
-        self.next_check = self.first_check
+        self.next_check = chains.sampler.first_check or MIN_SAMPLES
+        self.check_now = False  # as early as a run is checked first
         self.start_time = start_time
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
         self.seconds_before = 0.0  # duration of earlier sessions
@@ -100,7 +100,8 @@ class Loop:
             ) from None
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
-        self.next_check = max(self.first_check, self.draws.num_draws) if check_now else int(last.progress["next_check"])
+        self.next_check = self.draws.num_draws if check_now else int(last.progress["next_check"])
+        self.check_now = check_now
         self.progress_line.show(f"resumed after {self.warmed} warm-up draws and {self.draws.num_draws} draws")
 
     @property
@@ -196,6 +197,11 @@ class Loop:
 
     def draw(self) -> str:
         """Draw until the stopping rule is met, and return the reason for stopping."""
+        if self.rule.adaptive and (self.check_now or not self.draws.num_draws):
+            first = self.chains.sampler.first_check or self.rule.first_check(
+                self.chains.cost_of_draw(), self.chains.start.nearly_normal
+            )
+            self.next_check = max(first, self.draws.num_draws)
         try:
             while True:
                 reason = self._reason_to_stop()
@@ -279,7 +285,8 @@ class Loop:
         in_different_modes = not isinstance(self.rule.until, Mapping) and groups_of_chains(
             superchains_of(posterior, num_superchains), sampled.table
         )
-        return self.rule.shortfall(sampled.table), immobile, bool(in_different_modes)
+        num_draws = MIN_SAMPLES if num_superchains else self.draws.num_draws  # no larger margin for superchains
+        return self.rule.shortfall(sampled.table, num_draws), immobile, bool(in_different_modes)
 
     def _report(self, block: Block):
         """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""
@@ -292,7 +299,7 @@ class Loop:
             r_hat, ess, *_ = statistics(position, self.chains.num_superchains).T
         r_hat = np.nan_to_num(r_hat, nan=1.0)  # of a single chain
         num_draws = self.draws.num_draws
-        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), self.first_check)
+        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), self.next_check)
         largest = self.rule.largest_num_samples
         remaining = max(min(required if self.rule.adaptive else largest, largest) - num_draws, 0)
         self.progress_line.show(

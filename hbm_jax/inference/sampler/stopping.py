@@ -17,8 +17,12 @@ MIN_ESS = 400.0  # bulk and tail, the same paper
 MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
 
 MIN_SAMPLES = 1000  # fewest draws per chain of an adaptive run; fewer make noisy figures
+# The same where a draw is expensive and the posterior close to normal. The first check is then after so many elements
+# (`hbm_jax.inference.compilation.cost`) of the draws of all chains: some ten seconds of a core.
+FEWEST_SAMPLES, FIRST_COST = 400, 1e10
 # Effective sample sizes at which a run stops, relative to those of the verdict; see `StopRule`.
 MARGIN = 1.1
+EARLY_MARGIN = 1.5  # the same before `MIN_SAMPLES` draws, where the estimates are noisier and the checks more
 GROWTH = (1.1, 2.0)  # smallest and largest ratio of the numbers of draws at successive checks
 
 
@@ -32,6 +36,11 @@ class StopRule:
     the true size is below 80 % of the required one in 0.5 % of the runs, and never below 75 %; without the margin it is
     below 80 % in 2 to 5 %. The margin makes such runs 6 % longer. Means are as close to the truth as those of 400
     independent draws.
+
+    Where a draw is expensive and the posterior close to normal, a run is checked from 400 draws on. Before 1000 draws
+    the target is then 50 % above the size that the verdict requires. In the same simulations the true size of runs that
+    are just too short at the first check is never below 80 % of the required one, and of others in at most 0.5 % of the
+    runs; with tails of slowly varying width, which posteriors close to normal do not have, in 1.8 %.
 
     Attributes
     ----------
@@ -96,13 +105,25 @@ class StopRule:
             if name.split("[")[0] not in names:
                 raise ValueError(f"sample: until names {name!r}; expected one of {', '.join(names)}.")
 
-    def shortfall(self, table: "pd.DataFrame") -> float:
+    def first_check(self, cost: float, nearly_normal: bool) -> int:
+        """Return the number of draws per chain at the first check.
+
+        ``cost`` is the number of elements that a draw of all chains computes, see `hbm_jax.inference.compilation.cost`.
+        It is a count, so that the draws of a seed do not depend on the speed of the machine.
+        """
+        if self.until is not None or not nearly_normal:
+            return MIN_SAMPLES
+        return int(np.clip(FIRST_COST / max(cost, 1.0), FEWEST_SAMPLES, MIN_SAMPLES))
+
+    def shortfall(self, table: "pd.DataFrame", num_draws: int = MIN_SAMPLES) -> float:
         """Return the required number of draws relative to the current one; at most 1 if all targets are reached.
 
         Parameters
         ----------
         table : pandas.DataFrame
             Diagnostics from `hbm_jax.inference.verdict.diagnose`.
+        num_draws : int
+            Number of draws per chain.
         """
         import pandas as pd  # here, because the help of the command line reads the fields of this class
 
@@ -110,7 +131,8 @@ class StopRule:
             targets = {label: self.until.get(label, self.until.get(label.split("[")[0])) for label in table.index}
             required = pd.Series({label: value for label, value in targets.items() if value is not None}, dtype=float)
         else:
-            required = pd.Series(MARGIN * MIN_ESS if self.until is None else self.until, index=table.index)
+            margin = EARLY_MARGIN if num_draws < min(MIN_SAMPLES, self.largest_num_samples) else MARGIN
+            required = pd.Series(margin * MIN_ESS if self.until is None else self.until, index=table.index)
         rows = table.loc[required.index]
         ess = rows[["ess_bulk", "ess_tail"]].min(axis=1)
         factor = float((required / ess.clip(lower=1.0)).max(skipna=True)) if len(rows) else 1.0
@@ -120,7 +142,8 @@ class StopRule:
 
     def next_check(self, num_draws: int, shortfall: float) -> int:
         """Return the number of draws per chain at the next check."""
-        return int(np.ceil(num_draws * np.clip(1.1 * shortfall, *GROWTH)))
+        following = int(np.ceil(num_draws * np.clip(1.1 * shortfall, *GROWTH)))
+        return min(following, MIN_SAMPLES) if num_draws < MIN_SAMPLES else following
 
     @property
     def reason_converged(self) -> str:

@@ -47,7 +47,7 @@ class ChEES(Hamiltonian):
     name: ClassVar[str] = "chees"
     first_check: ClassVar[int | None] = 12
     num_searches: ClassVar[int | None] = 16
-    warmups: ClassVar[tuple[int, int]] = (100, 300)
+    warmups: ClassVar[tuple[int, int, int]] = (100, 100, 300)
 
     num_superchains: int = field(
         default=FEWEST_SUPERCHAINS, metadata={"help": "number of groups of chains with a common start, at least 16"}

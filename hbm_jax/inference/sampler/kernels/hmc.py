@@ -9,6 +9,7 @@ from numpyro import infer
 
 from hbm_jax.inference.sampler.kernels.hamiltonian import Hamiltonian
 
+SPREAD = 0.5  # of the lengths about their mean, relative to it
 GOLDEN = 0.6180339887498949  # golden ratio minus 1; its multiples modulo 1 are spread more evenly than random numbers
 
 
@@ -23,8 +24,8 @@ class HMC(Hamiltonian):
     Parameters
     ----------
     trajectory_length : float
-        Mean length of the trajectories, above 0, in posterior standard deviations. Lengths are spread evenly between 0
-        and twice the mean.
+        Mean length of the trajectories, above 0, in posterior standard deviations. Lengths are spread evenly between
+        half and one and a half times the mean.
     target_accept_prob : float, optional
         As in `NUTS`.
     max_tree_depth : int
@@ -55,11 +56,15 @@ class HMC(Hamiltonian):
         )
 
     def prepared(self, state: Any) -> Any:
-        """Set the length of the next trajectory; lengths vary because a constant one may be a period of the motion."""
-        fraction = jnp.mod(GOLDEN * (state.i + 1.0), 1.0)
+        """Set the length of the next trajectory; lengths vary because a constant one may be a period of the motion.
+
+        Of a normal posterior, a trajectory of a quarter of a period, pi / 2, gives an independent draw; with short ones
+        among them, squares of parameters, on which R-hat and the effective sample sizes of tails depend, mix slowly.
+        """
+        relative = 1.0 + SPREAD * (2.0 * jnp.mod(GOLDEN * (state.i + 1.0), 1.0) - 1.0)
         # If floating-point numbers are too coarse for the posterior, the energy error does not depend on the step size,
         # whose adaptation then diverges: a trajectory has at most as many steps as the deepest tree, and at least one
         # (NumPyro takes none if the step size is infinite).
         step_size = jnp.minimum(state.adapt_state.step_size, 2.0 * self.trajectory_length)
-        length = jnp.minimum(2.0 * fraction * self.trajectory_length, step_size * 2**self.max_tree_depth)
+        length = jnp.minimum(relative * self.trajectory_length, step_size * 2**self.max_tree_depth)
         return state._replace(trajectory_length=length, adapt_state=state.adapt_state._replace(step_size=step_size))

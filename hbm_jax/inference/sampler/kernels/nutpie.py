@@ -56,6 +56,7 @@ class Nutpie(Hamiltonian):
     """
 
     name: ClassVar[str] = "nutpie"
+    warmups: ClassVar[tuple[int, int, int]] = (400, 400, 1000)  # it learns its metric from draws alone
 
     low_rank: bool = field(default=True, metadata={"help": "whether nutpie's metric has correlations"})
 
@@ -120,6 +121,10 @@ class NutpieChains:
     def count_draws(self, block: Block) -> None:
         """Add the draws of a block to `count`."""
         self.count += block.energy.shape[1]
+
+    def cost_of_draw(self) -> float:
+        """Return 0: all draws are made at once."""
+        return 0.0
 
     def advance(self, num_draws: int) -> Block:
         """Return the next draws of every chain."""

@@ -61,8 +61,10 @@ class Sampler(Protocol):
         round. Empty if the sampler has no such rounds.
     target_accept_prob : float or None
         Mean acceptance probability of the trajectories; None stands for that of the program, see `resolved`.
-    warmups : (int, int)
-        Default numbers of warm-up draws: if the start comes from an approximation of the posterior, and otherwise.
+    warmups : (int, int, int)
+        Default numbers of warm-up draws: if the posterior is nearly normal, see
+        `hbm_jax.inference.sampler.initialisation.Start`, if the start comes from another approximation of it, and
+        otherwise.
     num_searches : int or None
         Number of searches for modes before sampling; None for the usual one.
     first_check : int or None
@@ -71,7 +73,7 @@ class Sampler(Protocol):
 
     name: ClassVar[str]
     rounds: ClassVar[tuple[int, ...]] = ()
-    warmups: ClassVar[tuple[int, int]] = (400, 1000)
+    warmups: ClassVar[tuple[int, int, int]] = (200, 400, 1000)
     num_searches: ClassVar[int | None] = None
     first_check: ClassVar[int | None] = None
 
@@ -89,6 +91,10 @@ class Sampler(Protocol):
     def require_options(self, options: Mapping[str, Any]) -> None:
         """Raise ValueError for options of `hbm_jax.sample` that the sampler does not support, or needs and lacks."""
         return
+
+    def chosen(self, nearly_normal: bool) -> "Sampler":
+        """Return the sampler for a posterior that is nearly normal, or not: itself, unless it makes a choice."""
+        return self
 
     def num_starts(self, num_chains: int) -> int:
         """Return the number of starting points, fewer than chains if some share a start."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from hbm_jax.inference.options import field_names
+from hbm_jax.inference.sampler.kernels.automatic import Automatic
 from hbm_jax.inference.sampler.kernels.chees import ChEES
 from hbm_jax.inference.sampler.kernels.hmc import HMC
 from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
@@ -14,7 +15,7 @@ from hbm_jax.inference.sampler.kernels.nuts import NUTS
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.names import choose, did_you_mean
 
-SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals, ChEES, Nutpie)}
+SAMPLERS: dict[str, type] = {kind.name: kind for kind in (Automatic, NUTS, HMC, IndependentProposals, ChEES, Nutpie)}
 # Samplers of run folders, which need checkpoints.
 IN_RUNS: dict[str, type] = {name: kind for name, kind in SAMPLERS.items() if kind is not Nutpie}
 DEFAULTS = {item.name: item.default for kind in SAMPLERS.values() for item in fields(kind)}
@@ -31,7 +32,7 @@ def sampler_of(options: Mapping[str, Any]) -> Sampler:
     options : mapping
         ``sampler``, the name, and the options of the sampler; None means the default. Without a name, the sampler is
         `IndependentProposals` if ``independent_proposals`` is true, `HMC` if ``trajectory_length`` is given, and
-        `NUTS` otherwise.
+        `Automatic` otherwise.
 
     Raises
     ------
@@ -40,7 +41,7 @@ def sampler_of(options: Mapping[str, Any]) -> Sampler:
     """
     values = {name: options[name] for name in OPTIONS if options.get(name) is not None}
     requested = options.get("sampler")
-    default = FLAG if options.get(FLAG) else "hmc" if "trajectory_length" in values else "nuts"
+    default = FLAG if options.get(FLAG) else "hmc" if "trajectory_length" in values else Automatic.name
     name = default if requested is None else choose("sampler", requested, SAMPLERS)
     if options.get(FLAG) and name != FLAG:
         raise ValueError(f"sampler {name!r}: expected no {FLAG}; found {options[FLAG]!r}.")
@@ -77,7 +78,7 @@ def without_replaced(caller: str, options: dict[str, Any], stacklevel: int = 3) 
             f"{caller}: expected options of the sampler within sampler={type(options['sampler']).__name__}(...); found "
             f"also {', '.join(deprecated)}."
         )
-    sampler = sampler_of(deprecated)
+    sampler = sampler_of({"sampler": NUTS.name if set(deprecated) <= set(field_names(NUTS)) else None} | deprecated)
     warnings.warn(
         f"{caller}: {', '.join(deprecated)} are options of samplers now, and will be refused in the next release. Use "
         f"sampler=hbm_jax.{_call(sampler)}.",
