@@ -46,8 +46,8 @@ MAX_DISTANCE = 1e3  # spreads of the prior from its median beyond which a search
 PRIOR_SPREADS = (1.0, 2.0, 0.5, 4.0, 0.1, 8.0)  # factors of prior draws about their median, in search of finite points
 PRIOR_TRIES = 300  # prior draws of each spread
 MAX_MEASURED = 1000  # parameters up to which widths are measured near the prior, by two gradients each
-# Largest departure from normal of a posterior that is nearly normal: in eleven systems below it, HMC has 1.6 to 4.3 times
-# the effective draws per gradient of NUTS (benchmarks/results/default_sampler.txt).
+# Largest departure of a posterior that is nearly normal. In eleven systems below it, HMC has 1.6 to 4.3 times the
+# effective draws per gradient of NUTS (benchmarks/results/default_sampler.txt).
 MAX_DEPARTURE = 0.5
 SHRINKAGE = 40  # halvings of a step from a finite point
 
