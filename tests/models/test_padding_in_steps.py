@@ -161,10 +161,12 @@ def test_a_sample_of_another_size_compiles_nothing(tmp_path):
             jax.config.update(name, value)
         jax.experimental.compilation_cache.compilation_cache.reset_cache()
         jax.monitoring.register_event_listener(count)
+        sampler = hbm.HMC(trajectory_length=1.5)  # by default sampler and warm-up depend on the sample
         for num in (9, 10):
             jax.clear_caches()
             counts.append(0)
-            fit = hbm.sample(Relation(), points(3 * num, num), seed=num, progress=False, num_samples=50)
+            settings = {"sampler": sampler, "num_warmup": 100, "num_samples": 50, "progress": False}
+            fit = hbm.sample(Relation(), points(3 * num, num), seed=num, **settings)
             assert fit.posterior.sizes["group"] == num
     finally:
         jax.monitoring.unregister_event_listener(count)
