@@ -6,6 +6,8 @@ from numpyro.distributions import constraints
 
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
+NEGLIGIBLE_SHARE = 0.01  # of background errors in the variance of the counts of a spectrum
+
 
 class Counts(dist.Distribution):
     """Counts in groups of channels of N spectra, given the expected counts of the sources.
@@ -22,7 +24,7 @@ class Counts(dist.Distribution):
     -----
     Terms that depend only on the counts held by the statistic are precomputed; for other counts, such as those of a
     simulated sample, they are computed at every evaluation. Draws are counts in the source region, background
-    included; see `Statistic.draw`.
+    included, given the data of the background region; see `Statistic.draw_counts`.
     """
 
     arg_constraints = {"expected": constraints.real}  # noqa: RUF012 - NumPyro's own convention
@@ -47,7 +49,25 @@ class Counts(dist.Distribution):
         """Draw counts, (N, G)."""
         if sample_shape:
             raise NotImplementedError("Counts draws one sample at a time; use jax.vmap for more.")
-        return self.statistic.draw(key, self.expected).counts
+        return self.statistic.draw_counts(key, self.expected)
+
+    @property
+    def calibration_caution(self) -> str:
+        """Sentence about draws that do not follow the likelihood; empty if they do, see `hbm_jax.calibrate`.
+
+        The likelihood of W and PG-statistic has the most likely background, whereas draws have backgrounds with the
+        errors of the background region. Their posteriors differ where these errors matter.
+        """
+        shares = self.statistic.background_share()
+        if shares is not None and np.max(shares, initial=0.0) <= NEGLIGIBLE_SHARE:
+            return ""
+        size = "an unknown share" if shares is None else f"up to {100 * np.max(shares):.2g} %"
+        return (
+            f"{self.statistic.name} is a likelihood with the most likely background, but simulated counts have "
+            f"backgrounds with the errors of the background region, which are {size} of the variance of the net counts "
+            "of a spectrum; ranks that are not uniform may be due to this statistic (statistic='marginal' integrates "
+            "the background out)"
+        )
 
     @property
     def mean(self):

@@ -16,6 +16,7 @@ from hbm_jax.spectra.folding.group_sums import NO_BACKGROUND, grouped_row
 from hbm_jax.spectra.folding.grouping import groups
 from hbm_jax.spectra.folding.response import Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.statistics.gaussian_marginal import truncated_mean
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
 from hbm_jax.spectra.statistics.statistic import STATISTICS, Statistic, prepare
 from hbm_jax.validation import DataError, Floats, Remedy, frozen_array, warn_unusual
@@ -193,7 +194,7 @@ class SpectrumStack:
         ------
         ValueError
             If the name is unknown, or the statistic does not suit the data: cstat if any spectrum has a background;
-            wstat and marginal if all backgrounds have Gaussian errors, or if the ratio of a Poisson background varies
+            wstat if all backgrounds have Gaussian errors; wstat and marginal if the ratio of a Poisson background varies
             by more than 1 % within a group; pgstat if no background has Gaussian errors; chi2 if no counts have them;
             the other chi-square statistics if any background has them.
 
@@ -201,7 +202,7 @@ class SpectrumStack:
         -----
         Spectra whose counts have Gaussian errors always use chi2. If some backgrounds have Gaussian errors and others
         are Poisson, the spectra with Gaussian backgrounds use pgstat and the others the named statistic, by default
-        marginal.
+        marginal; but ``marginal``, if named, is for all.
         """
         if name is None or isinstance(name, str):
             parts = self._parts(name, np.ones(len(self), bool))
@@ -239,31 +240,34 @@ class SpectrumStack:
         used = rows[:, None] & self.used
         gaussian_background = self.has_gaussian_background & rows
         poisson_background = self.has_background & rows & ~gaussian_background
+        for_gaussian = "marginal" if name == "marginal" else "pgstat"
         if name is None:
             name = "marginal" if poisson_background.any() else "pgstat" if gaussian_background.any() else "cstat"
         if name == "cstat":
             has_background = self.has_background & rows
             self._reject(name, has_background, "spectra without a background; found one", "wstat or marginal")
             return (prepare(name, self.counts, used=used),)
-        if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson_background.any()):
-            self._reject(name, gaussian_background, "Poisson backgrounds; found Gaussian errors", "pgstat")
+        if name.startswith("chi2") or (name == "wstat" and not poisson_background.any()):
+            self._reject(name, gaussian_background, "Poisson backgrounds; found Gaussian errors", "pgstat or marginal")
         if name == "pgstat" and not gaussian_background.any():
             expected = "backgrounds with Gaussian errors; found a Poisson background"
             self._reject(name, poisson_background, expected, "wstat or marginal")
         if not gaussian_background.any():
             return (self._prepare(name, used),)
         if not poisson_background.any():
-            return (self._prepare("pgstat", used),)
-        # Both kinds of background: pgstat for the Gaussian ones, the named statistic for the others.
+            return (self._prepare(for_gaussian, used, gaussian=True),)
+        # Both kinds of background: the named statistic for the Poisson ones.
         name = "marginal" if name == "pgstat" else name
-        with_pgstat = gaussian_background[:, None] & used
-        return self._prepare("pgstat", with_pgstat), self._prepare(name, used & ~with_pgstat)
+        with_errors = gaussian_background[:, None] & used
+        gaussian = self._prepare(for_gaussian, with_errors, gaussian=True)
+        return gaussian, self._prepare(name, used & ~with_errors)
 
-    def _prepare(self, name: str, used: Any) -> Statistic:
-        """Prepare a statistic of the groups in the mask `used`."""
+    def _prepare(self, name: str, used: Any, *, gaussian: bool = False) -> Statistic:
+        """Prepare a statistic of the groups in the mask `used`; ``gaussian`` if their backgrounds have errors."""
         arguments = {"background": self.background, "ratio": self.ratio, "used": used}
-        if name == "pgstat":
+        if gaussian or name == "pgstat":
             arguments["background_error"] = np.where(np.isfinite(self.background_error), self.background_error, 0.0)
+            return prepare(name, self.counts, **arguments)
         if name == "marginal":
             arguments["prior_mean"] = self.background_mean
         if name.startswith("chi2"):
@@ -299,6 +303,9 @@ class SpectrumStack:
         if statistic.name in ("wstat", "pgstat"):
             with jax.enable_x64(True):
                 return np.asarray(statistic.most_likely_background(source))
+        if statistic.name == "marginal" and statistic.shape is None:
+            mean = truncated_mean(statistic.background, statistic.background_error)
+            return np.broadcast_to(mean, source.shape)
         if statistic.name == "marginal":
             return np.broadcast_to(statistic.shape / statistic.rate, source.shape)
         if statistic.name.startswith("chi2"):

@@ -12,6 +12,7 @@ test whether the program describes measured data; predictive checks do.
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -52,12 +53,15 @@ class Calibration:
         Number of replicates without a usable posterior. Their ranks are included where there are draws.
     run : dict
         Program, data, seeds and versions.
+    cautions : tuple of str
+        Reasons why ranks need not be uniform although program and sampler are correct; also given as warnings.
     """
 
     ranks: pd.DataFrame
     table: pd.DataFrame
     num_failed: int
     run: dict[str, Any] = field(repr=False)
+    cautions: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> bool:
@@ -79,7 +83,8 @@ class Calibration:
             text = f"not calibrated, according to {num_replicates} replicates: {clauses}"
         if self.num_failed:
             text += f" ({self.num_failed} replicates gave no usable posterior)"
-        return f"{text}. Found with 90 % probability, in any one quantity: {self.detectable}."
+        text += f". Found with 90 % probability, in any one quantity: {self.detectable}."
+        return "\n".join([text, *(f"Caution: {caution}." for caution in self.cautions)])
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write a certificate as JSON: program, versions, seeds, verdict and all ranks."""
@@ -94,6 +99,7 @@ class Calibration:
             "possible_ranks": RANKS,
             "table": self.table.reset_index(names="parameter").to_dict("records"),
             "num_failed": self.num_failed,
+            "cautions": list(self.cautions),
             "run": self.run,
             "ranks": {name: column.tolist() for name, column in self.ranks.items()},
         }
@@ -113,7 +119,8 @@ class Calibration:
         try:
             certificate = json.loads(Path(path).read_text())
             table = pd.DataFrame(certificate["table"]).set_index("parameter")
-            return cls(pd.DataFrame(certificate["ranks"]), table, certificate["num_failed"], certificate["run"])
+            ranks, cautions = pd.DataFrame(certificate["ranks"]), tuple(certificate.get("cautions", ()))
+            return cls(ranks, table, certificate["num_failed"], certificate["run"], cautions)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: expected a calibration certificate; found something else ({error}).") from None
 
@@ -179,10 +186,16 @@ def calibrate(
     A program whose parametrisation depends on the data (``program.observing(values, *args)``) is reparametrised for
     every replicate. The density of the parameters then differs between replicates, so that the log likelihood is ranked
     in place of the log density.
+
+    A distribution whose draws do not follow its density can say so with an attribute ``calibration_caution``, a
+    sentence that is empty otherwise. It is a warning, and stays with the result. Counts with the statistics ``wstat``
+    and ``pgstat``, which have the most likely background, do so where errors of backgrounds matter.
     """
     _require_options(num_replicates, options)
     fitted = fitted or program
     design = Replicates.of(program, args, fitted)
+    for caution in design.cautions:
+        warnings.warn(f"calibrate: {caution}", stacklevel=3)
     truths, data, log_density = design.simulate(num_replicates, seed)
     if parameters is None:
         parameters = [name for name, values in truths.items() if values[0].size <= LARGEST_SITE]
@@ -213,7 +226,7 @@ def calibrate(
     run = identity | {"about": describe(program, args[0] if args else None)} | provenance() | {"cost": fits.cost}
     if fitted is not program:
         run["fitted"] = identify(fitted, args, {})["program"]
-    return Calibration(ranks, judge_ranks(ranks, seed), int((~fits.usable).sum()), run)
+    return Calibration(ranks, judge_ranks(ranks, seed), int((~fits.usable).sum()), run, design.cautions)
 
 
 def _require_options(num_replicates: int, options: Mapping[str, Any]) -> None:

@@ -80,6 +80,8 @@ class Replicates:
         Whether both programs have the same latent sites, so that the log density can be ranked.
     observing : callable or None
         `Program.observing` of the fitted program; the log likelihood is then ranked in place of the log density.
+    cautions : tuple of str
+        Sentences of observed distributions of the fitted program whose draws do not follow their density.
     """
 
     program: Callable
@@ -89,6 +91,7 @@ class Replicates:
     data_names: tuple[str, ...]
     same_latents: bool
     observing: Callable | None
+    cautions: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, program: Callable, args: tuple, fitted: Callable) -> "Replicates":
@@ -103,6 +106,8 @@ class Replicates:
             simulated = handlers.trace(handlers.seed(unobserved(program), key)).get_trace(*bound)
             structure["factors"] = [n for n, site in simulated.items() if _is_factor(site) and not n.startswith("_")]
             structure["data"] = tuple(name for name, site in trace.items() if _is_data(site))
+            cautions = (_caution(site["fn"]) for site in fitted_trace.values() if _is_data(site))
+            structure["cautions"] = tuple(dict.fromkeys(text for text in cautions if text))
             structure["same_latents"] = latents_of(trace).keys() == latents_of(fitted_trace).keys()
             return 0
 
@@ -116,9 +121,9 @@ class Replicates:
             )
         if not structure["data"]:
             raise ValueError("calibrate: expected a program with observed sites; found none.")
-        return cls(
-            program, bound, fitted, fitted_bound, structure["data"], structure["same_latents"], observing_of(fitted)
-        )
+        same_latents, cautions = structure["same_latents"], structure["cautions"]
+        observing = observing_of(fitted)
+        return cls(program, bound, fitted, fitted_bound, structure["data"], same_latents, observing, cautions)
 
     @property
     def density_label(self) -> str | None:
@@ -184,6 +189,16 @@ class Replicates:
 def _log_likelihood(sites, names) -> jax.Array:
     """Return the log likelihood of the observed sites of a trace."""
     return sum((jnp.sum(sites[name]["fn"].log_prob(sites[name]["value"])) for name in names), jnp.zeros(()))
+
+
+def _caution(fn: Any) -> str:
+    """Return the attribute ``calibration_caution`` of a distribution or of the one that it wraps; empty without it."""
+    while fn is not None:
+        caution = getattr(fn, "calibration_caution", "")
+        if caution:
+            return caution
+        fn = getattr(fn, "base_dist", getattr(fn, "base", None))
+    return ""
 
 
 def _is_factor(site) -> bool:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from hbm_jax.spectra.statistics.gaussian_marginal import drawn_truncated
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
 from hbm_jax.spectra.statistics.statistic import Statistic
 from hbm_jax.validation import Floats
@@ -170,6 +171,8 @@ def drawn_data(statistic: Statistic, expected: Floats, rng: np.random.Generator)
         background = rng.poisson(np.asarray(statistic.ratio) * in_source).astype(float)
     elif statistic.name == "pgstat":
         background = in_source + np.asarray(statistic.background_error) * rng.standard_normal(expected.shape)
+    elif statistic.name == "marginal" and statistic.shape is None:
+        in_source = drawn_truncated(rng, statistic.background, statistic.background_error, expected.shape)
     elif statistic.name == "marginal":
         in_source = rng.standard_gamma(np.broadcast_to(statistic.shape, expected.shape)) / np.asarray(statistic.rate)
     return rng.poisson(np.where(used, expected + in_source, 0.0)).astype(float), background

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 from hbm_jax.spectra.statistics.statistic import Statistic
@@ -43,7 +44,7 @@ class JointStatistic:
     @property
     def name(self) -> str:
         """Names of the parts, joined by "and"."""
-        return " and ".join(part.name for part in self.parts)
+        return " and ".join(dict.fromkeys(part.name for part in self.parts))
 
     def log_likelihood(self, expected: ArrayLike) -> jax.Array:
         """Return the log likelihood, as `Statistic.log_likelihood`."""
@@ -63,6 +64,17 @@ class JointStatistic:
         keys = jax.random.split(key, len(self.parts))
         drawn = tuple(part.draw(part_key, expected) for part, part_key in zip(self.parts, keys, strict=True))
         return replace(self, counts=self._total(part.counts for part in drawn), parts=drawn)
+
+    def draw_counts(self, key: jax.Array, expected: ArrayLike) -> jax.Array:
+        """Draw counts of the source region, as `Statistic.draw_counts`."""
+        keys = jax.random.split(key, len(self.parts))
+        drawn = (part.draw_counts(part_key, expected) for part, part_key in zip(self.parts, keys, strict=True))
+        return self._total(drawn)
+
+    def background_share(self) -> np.ndarray | None:
+        """Return the largest share of a part, as `Statistic.background_share`."""
+        shares = [part.background_share() for part in self.parts]
+        return None if any(share is None for share in shares) else np.max(np.array(shares), axis=0)
 
     def with_counts(self, counts: ArrayLike) -> "JointStatistic":
         """Return the statistic of other counts, as `Statistic.with_counts`."""

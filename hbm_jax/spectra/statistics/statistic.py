@@ -18,7 +18,8 @@ from jax.scipy.special import gammaln
 from jax.typing import ArrayLike
 
 from hbm_jax.names import did_you_mean, listed
-from hbm_jax.precomputation import elementwise
+from hbm_jax.precomputation import TRACED, elementwise
+from hbm_jax.spectra.statistics.gaussian_marginal import draw_truncated, gaussian_background_integral
 from hbm_jax.spectra.statistics.kernels import cash, floating, gaussian_background, profiled_background
 from hbm_jax.spectra.statistics.marginal import (
     BackgroundSeries,
@@ -30,6 +31,7 @@ from hbm_jax.spectra.statistics.marginal import (
 )
 
 STATISTICS = ("cstat", "wstat", "pgstat", "marginal", "chi2", "chi2_gehrels", "chi2_data", "chi2_model")
+PROFILED = ("wstat", "pgstat")  # likelihoods with the most likely background
 
 
 @jax.tree_util.register_dataclass
@@ -49,11 +51,11 @@ class Statistic:
         Log likelihood of the saturated model, whose expected counts are the data.
     background, ratio, background_error : (..., G)
         Background data, ratio of the regions and error of the background; for pgstat, background and error are scaled
-        to the source region.
+        to the source region, as for marginal with Gaussian errors.
     variance : (..., G)
         Variance of the counts for chi-square; for ``chi2_model`` that of the background only.
     shape, rate : (..., G)
-        Gamma posterior of a marginal background.
+        Gamma posterior of a marginal background with Poisson counts; None if its errors are Gaussian.
     integral : BackgroundSeries or BackgroundQuadrature
         Precomputed integral over a marginal background.
     """
@@ -128,9 +130,55 @@ class Statistic:
             normal = jax.random.normal(background_key, expected.shape, expected.dtype)
             background = in_source + self.background_error * normal
         elif self.name == "marginal":
-            in_source = jax.random.gamma(background_key, self.shape) / self.rate
+            in_source = self._draw_background(background_key, expected)
         counts = jax.random.poisson(source_key, jnp.where(self.used, expected + in_source, 0.0)).astype(expected.dtype)
         return dataclasses.replace(self, counts=counts, background=background)._recomputed()
+
+    def draw_counts(self, key: jax.Array, expected: ArrayLike) -> jax.Array:
+        """Simulate counts of the source region, given the data of the background region, (..., G).
+
+        The counts of the data have no influence, unlike in `draw`. The background is drawn given the background region:
+        for marginal from its posterior; for wstat from a Gamma distribution with the mean B / ratio and the variance
+        B / ratio^2, which is 0 where B = 0; for pgstat from the normal distribution of its errors, where the sum of
+        source and background is at least 0. The parameters are those of `draw`.
+        """
+        if self.name not in PROFILED:
+            return self.draw(key, expected).counts
+        expected = self._without_padding(expected)
+        source_key, background_key = jax.random.split(key)
+        mean = jnp.maximum(expected + self._draw_background(background_key, expected), 0.0)
+        return jax.random.poisson(source_key, jnp.where(self.used, mean, 0.0)).astype(expected.dtype)
+
+    def _draw_background(self, key, expected) -> jax.Array:
+        """Draw the background in the source region given the background region, of the shape of ``expected``."""
+        if self.name == "wstat":
+            shape = jnp.broadcast_to(jnp.asarray(self.background, expected.dtype), expected.shape)
+            positive = shape > 0
+            return jnp.where(positive, jax.random.gamma(key, jnp.where(positive, shape, 1.0)), 0.0) / self.ratio
+        if self.name == "pgstat":
+            return self.background + self.background_error * jax.random.normal(key, expected.shape, expected.dtype)
+        if self.shape is None:
+            background, error = (
+                jnp.broadcast_to(jnp.asarray(x, expected.dtype), expected.shape)
+                for x in (self.background, self.background_error)
+            )
+            return draw_truncated(key, background, error)
+        return jax.random.gamma(key, self.shape) / self.rate
+
+    def background_share(self) -> np.ndarray | None:
+        """Return the share of a profiled background in the variance of the counts of each spectrum, (...).
+
+        It is the sum of the variances of the background over that of the variances of the net counts, 0 for statistics
+        without a profiled background, and None for traced data.
+        """
+        if self.name not in PROFILED:
+            return np.zeros(np.shape(self.used)[:-1])
+        try:
+            variance, counts, used = (np.asarray(x) for x in (self.background_moments()[1], self.counts, self.used))
+        except TRACED:
+            return None
+        behind, total = (np.where(used, x, 0.0).sum(axis=-1) for x in (variance, variance + counts))
+        return behind / np.where(total > 0, total, 1.0)
 
     def with_counts(self, counts: ArrayLike) -> "Statistic":
         """Return the statistic of other counts in the source region, (..., G), which may be traced.
@@ -210,9 +258,10 @@ def prepare(
     ----------
     name : str
         ``cstat``: Poisson counts without background. ``wstat``: Poisson background counts, with the most likely
-        background. ``marginal``: Poisson background counts, with the background integrated out. For 0.8 counts per
-        channel its best-fit normalisation is 2 % low, whereas that of ``wstat`` is 6 % high
-        (``tests/spectra/test_marginal.py``). ``pgstat``: background with Gaussian errors. ``chi2``: Gaussian counts
+        background. ``marginal``: the background integrated out. For 0.8 Poisson counts per channel its best-fit
+        normalisation is 2 % low, whereas that of ``wstat`` is 6 % high (``tests/spectra/test_marginal.py``); with
+        ``background_error`` the errors are Gaussian, and the background is 0 or more with a flat prior. ``pgstat``:
+        background with Gaussian errors, and the most likely background. ``chi2``: Gaussian counts
         with given errors, such as background-subtracted rates. ``chi2_gehrels``, ``chi2_data``, ``chi2_model``:
         Gaussian, background subtracted, with variance (1 + sqrt(S + 0.75))^2, max(S, 1), or that of the model, which
         needs several expected counts in every channel.
@@ -223,11 +272,11 @@ def prepare(
     ratio : (..., G), optional
         As in `profiled_background`; 1 by default.
     background_error : (..., G), optional
-        Standard deviation of ``background``, for pgstat only.
+        Standard deviation of ``background``, for pgstat, and for marginal if the errors are Gaussian.
     used : (..., G), optional
         False for padding, whose values are ignored.
     prior_mean : (..., G), optional
-        As in `background_posterior`, for marginal only; needed for groups of different widths.
+        As in `background_posterior`, for marginal with Poisson counts only; needed for groups of different widths.
     error : (..., G), optional
         Standard deviation of the counts for chi2; for the other chi-square statistics a systematic error, whose square
         is added to their variance.
@@ -262,10 +311,13 @@ def prepare(
     if name == "cstat":
         return _with_saturated(statistic)
     r = _checked(name, "ratio", 1.0 if ratio is None else ratio, used, padding=1.0, positive=True)
-    if name == "pgstat":
+    if background_error is not None:
         b = _checked(name, "background", background, used, padding=0.0, low=-np.inf) / r
         error = _checked(name, "background_error", background_error, used, padding=0.0) / r
         statistic = dataclasses.replace(statistic, background=b, background_error=error)
+        if name == "marginal":
+            _checked(name, "background", np.where(error > 0, 0.0, b), used, padding=0.0)  # known ones are 0 or more
+            statistic = dataclasses.replace(statistic, integral=gaussian_background_integral(S, b, error))
         return _with_saturated(statistic)
     B = _checked(name, "background", 0.0 if background is None else background, used, padding=0.0)
     if name.startswith("chi2"):
@@ -307,10 +359,12 @@ def _check_options(name, background, ratio, background_error, prior_mean, error)
             "cstat: background: expected none; found one. Use wstat or marginal, or add a known background to the "
             "expected counts."
         )
-    if name != "pgstat" and background_error is not None:
-        raise ValueError(f"{name}: background_error: expected none; found one. Use pgstat.")
-    if name != "marginal" and prior_mean is not None:
+    if name not in ("pgstat", "marginal") and background_error is not None:
+        raise ValueError(f"{name}: background_error: expected none; found one. Use pgstat or marginal.")
+    if prior_mean is not None and name != "marginal":
         raise ValueError(f"{name}: prior_mean: expected none; found one. Use marginal.")
+    if prior_mean is not None and background_error is not None:
+        raise ValueError(f"{name}: prior_mean: expected none for a background with Gaussian errors; found one.")
 
 
 def _checked(name, quantity, values, used, *, padding, low=0.0, positive=False, whole=False) -> np.ndarray:
