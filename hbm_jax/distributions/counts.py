@@ -6,7 +6,7 @@ from numpyro.distributions import constraints
 
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
-NEGLIGIBLE_SHARE = 0.01  # of background errors in the variance of the counts of a spectrum
+NEGLIGIBLE = 0.1  # displacement of posteriors by a profiled background, in their standard deviations
 
 
 class Counts(dist.Distribution):
@@ -58,15 +58,14 @@ class Counts(dist.Distribution):
         The likelihood of W and PG-statistic has the most likely background, whereas draws have backgrounds with the
         errors of the background region. Their posteriors differ where these errors matter.
         """
-        shares = self.statistic.background_share()
-        if shares is not None and np.max(shares, initial=0.0) <= NEGLIGIBLE_SHARE:
+        displacement = self.statistic.displacement_by_profile()
+        if displacement <= NEGLIGIBLE:
             return ""
-        size = "an unknown share" if shares is None else f"up to {100 * np.max(shares):.2g} %"
+        size = f"by up to about {displacement:.2g} of their standard deviations" if np.isfinite(displacement) else ""
         return (
-            f"{self.statistic.name} is a likelihood with the most likely background, but simulated counts have "
-            f"backgrounds with the errors of the background region, which are {size} of the variance of the net counts "
-            "of a spectrum; ranks that are not uniform may be due to this statistic (statistic='marginal' integrates "
-            "the background out)"
+            f"the statistic {self.statistic.name} has the most likely background, but simulated counts have backgrounds "
+            f"with the errors of the background region; this alone can displace posteriors {size}".rstrip()
+            + ", so that ranks need not be uniform. statistic='marginal' integrates the background out"
         )
 
     @property

@@ -86,6 +86,33 @@ def test_ranks_that_are_even_and_ranks_that_are_not_have_their_verdicts():
     np.testing.assert_allclose(result.table["bias"], [0.0, np.sqrt(2 / np.pi)], atol=0.01)
 
 
+def test_a_distribution_whose_draws_do_not_follow_its_density_says_so(tmp_path):
+    class Approximate(dist.Normal):
+        calibration_caution = "the density is approximate"
+
+    def program(y=None):
+        loc = numpyro.sample("loc", dist.Normal())
+        with numpyro.plate("point", 3), numpyro.handlers.mask(mask=np.array([True, True, False])):
+            numpyro.sample("y", Approximate(loc, 1.0), obs=y)
+
+    with pytest.warns(UserWarning, match="calibrate: the density is approximate"), pytest.raises(RuntimeError):
+        calibrate(program, np.zeros(3), num_replicates=20, executor=_NoExecutor(), progress=False)
+    cautions = Replicates.of(program, (np.zeros(3),), program).cautions
+    assert cautions == ("the density is approximate",)
+    assert not Replicates.of(line, (DESIGN, np.zeros(4)), line).cautions
+    even = np.tile(np.arange(RANKS), 2)
+    result = Calibration(pd.DataFrame({"a": even}), *_judged(a=even), {}, cautions)
+    assert str(result).endswith("\nCaution: the density is approximate.")
+    assert Calibration.load(result.save(tmp_path / "one.json")).cautions == cautions
+
+
+class _NoExecutor:
+    """Executor that does not run anything."""
+
+    def submit(self, *args, **options):
+        raise RuntimeError
+
+
 def _judged(**ranks):
     return judge_ranks(pd.DataFrame(ranks)), 0
 

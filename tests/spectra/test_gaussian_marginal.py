@@ -92,3 +92,24 @@ def test_draws_follow_the_likelihood(monte_carlo):
             probability = np.exp(log_integral(number, mu, b0, s))
             monte_carlo.share(counts == number, probability, independent=True, name=f"{number} counts, {name}")
     assert 0.0 < goodness_of_fit(statistic, expected, seed=1, num_simulations=20).p_value <= 1.0
+
+
+@pytest.mark.parametrize(("background", "error", "source"), [(10.0, 3.0, 10.0), (30.0, 5.0, 3.0), (300.0, 8.0, 10.0)])
+def test_a_profiled_background_displaces_an_amplitude_as_estimated(background, error, source):
+    # Counts at their expectation, so that only the two likelihoods differ.
+    num = 30
+    counts, data = np.full(num, source + background), np.full(num, background)
+    errors = np.full(num, error)
+    statistics = [prepare(name, counts, data, background_error=errors) for name in ("pgstat", "marginal")]
+    amplitude = np.linspace(0.0, 8.0, 2001)
+    moments = []
+    for statistic in statistics:
+        likelihood = jax.jit(jax.vmap(lambda a, one=statistic: one.log_likelihood(a * np.full(num, source)).sum()))
+        log_density = np.asarray(likelihood(amplitude))
+        weights = np.exp(log_density - log_density.max())
+        mean = np.average(amplitude, weights=weights)
+        moments.append((mean, np.sqrt(np.average((amplitude - mean) ** 2, weights=weights))))
+    (profiled, _), (integrated, std) = moments
+    estimate = statistics[0].displacement_by_profile()
+    assert 0.4 < (integrated - profiled) / std / estimate < 1.3
+    assert statistics[1].displacement_by_profile() == 0.0

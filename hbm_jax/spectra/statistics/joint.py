@@ -1,12 +1,12 @@
 """Joint statistic of spectra that need different statistics because their backgrounds differ."""
 
 import functools
+import math
 import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 from jax.typing import ArrayLike
 
 from hbm_jax.spectra.statistics.statistic import Statistic
@@ -71,10 +71,9 @@ class JointStatistic:
         drawn = (part.draw_counts(part_key, expected) for part, part_key in zip(self.parts, keys, strict=True))
         return self._total(drawn)
 
-    def background_share(self) -> np.ndarray | None:
-        """Return the largest share of a part, as `Statistic.background_share`."""
-        shares = [part.background_share() for part in self.parts]
-        return None if any(share is None for share in shares) else np.max(np.array(shares), axis=0)
+    def displacement_by_profile(self) -> float:
+        """Return the displacement by all parts, as `Statistic.displacement_by_profile`."""
+        return math.hypot(*(part.displacement_by_profile() for part in self.parts))
 
     def with_counts(self, counts: ArrayLike) -> "JointStatistic":
         """Return the statistic of other counts, as `Statistic.with_counts`."""
