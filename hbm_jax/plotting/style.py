@@ -354,23 +354,27 @@ def _png(values: np.ndarray, level: int, palette: np.ndarray | None = None) -> b
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def draw_simulated(axis, x, y, detected) -> None:
-    """Draw simulated objects, detected and missing ones."""
-    for mask, colour, alpha, status in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
+def draw_simulated(axis, x, y, detected, others: str = "missing") -> None:
+    """Draw simulated objects, detected and other ones, which are labelled."""
+    for mask, colour, alpha, status in ((~detected, GREY, 0.35, others), (detected, SKY, 0.9, "detected")):
         axis.plot(x[mask], y[mask], ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {status}")
 
 
-def draw_distribution(axis, measured, simulated, detected, limit: float | None) -> None:
-    """Draw the distributions of measured values, of simulated detected ones, and of all, and a limit."""
+def draw_distribution(axis, measured, simulated, detected, limit: float | None, others: str = "missing") -> None:
+    """Draw the distributions of measured values, of simulated detected ones, and of all, and a limit.
+
+    Values that are not ``detected`` are missing, or all objects if ``others`` is "all".
+    """
+    everything = simulated[~detected] if others == "all" else simulated
     low, high = np.quantile(simulated, [0.001, 0.999])
     low, high = min(low, measured.min()), max(high, measured.max())
     width = (high - low) / BINS
     edge = low if limit is None else limit
     edges = edge + width * np.arange(np.floor((low - edge) / width), np.ceil((high - edge) / width) + 1)
-    weights = np.full(len(simulated), len(measured) / max(detected.sum(), 1))
+    weight = len(measured) / max(detected.sum(), 1)
     style: Any = {"bins": edges, "histtype": "stepfilled"}
-    axis.hist(simulated, weights=weights, color=GREY, alpha=0.35, label="all", **style)
-    axis.hist(simulated[detected], weights=weights[detected], color=SKY, alpha=0.8, label="detected", **style)
+    for values, name, colour, alpha in ((everything, "all", GREY, 0.35), (simulated[detected], "detected", SKY, 0.8)):
+        axis.hist(values, weights=np.full(len(values), weight), color=colour, alpha=alpha, label=name, **style)
     axis.hist(measured, bins=edges, histtype="step", color=BLACK, lw=1.0, label="measured")
     if limit is not None:
         axis.axvline(limit, color=BLACK, lw=0.8, ls="--")

@@ -4,10 +4,13 @@ import types
 
 import numpy as np
 import pytest
+from jax.scipy.special import ndtr
+from scipy import stats
 from stored_fits import load
 
 from hbm_jax.data import PointsInGroups
 from hbm_jax.models import Relation
+from hbm_jax.models.efficiency import DetectionFunction
 from hbm_jax.plotting import lines, selected_points, shrinkage_of_lines
 from hbm_jax.plotting.linear.relation import _least_squares_line
 from hbm_jax.registry import entry_of_fit
@@ -119,5 +122,66 @@ def test_a_selection_shows_what_it_leaves_out():
     share = len(detected.get_xdata()) / (len(detected.get_xdata()) + len(missing.get_xdata()))
     assert 0.3 < share < 0.5
     assert {in_x.get_xlabel(), in_y.get_xlabel()} == {"x", "y"}
+    # Independent of the figure: the share of a normal population, of 3.2 in y smoothed by the width of the limit.
+    rng = np.random.default_rng(1)
+    true = rng.normal(0.5, 1.0, 10**6)
+    shown_x, shown_y = true + rng.normal(0.0, 0.3, 10**6), true + rng.normal(0.0, np.hypot(0.5, 0.2), 10**6)
+    expected = np.mean((shown_x > 0.5) * stats.norm.cdf((3.2 - shown_y) / 0.5))
+    assert abs(int(left.get_title().split()[0]) - 100 * expected) < 3
     with pytest.raises(ValueError, match="selected_points: expected a fit with a selection"):
         selected_points(load("relation"))
+
+
+POPULATION = {"alpha": 1.0, "beta": 0.0, "intrinsic_scatter": 0.5, "x_mean": 0.5, "x_std": 1.0}
+
+
+def _selected(selection, injections=None):
+    x, y = np.meshgrid(np.linspace(0.5, 3.0, 10), np.linspace(0.0, 3.0, 10))
+    errors = {"sigma_x": np.full(100, 0.3), "sigma_y": np.full(100, 0.2)}
+    data = PointsInGroups.from_columns({"x": x.ravel(), "y": y.ravel(), **errors})
+    data = data if injections is None else data.with_injections(injections)
+    model = Relation(pooling="complete", selection=selection, pivot=0.0, priors=POPULATION)
+    return selected_points(types.SimpleNamespace(program=model, args=(data,), data=data, posterior={}))
+
+
+def _detected_percentage(figure):
+    return float(figure.axes[0].get_title().split()[0])
+
+
+def test_an_efficiency_is_drawn_with_its_distribution():
+    figure = _selected("x efficiency -1:0.1 2:0.9")
+    left, in_x, right = figure.axes
+    np.testing.assert_allclose(np.interp(2.0, *right.lines[0].get_data()), 0.9)
+    assert in_x.get_xlabel() == "x"
+    assert left.get_ylabel() == "y"
+    x = np.random.default_rng(1).normal(0.5, np.hypot(1.0, 0.3), 10**6)
+    assert abs(_detected_percentage(figure) - 100 * np.interp(x, [-1, 2], [0.1, 0.9]).mean()) < 3
+
+
+def test_a_function_is_drawn_as_contours():
+    def probability(x, y):
+        return ndtr((x + y - 1.0) / 0.8)
+
+    figure = _selected(DetectionFunction(probability))
+    assert [axis.get_xlabel() for axis in figure.axes] == ["x", "x", "y"]
+    levels = next(part.levels for part in figure.axes[0].collections if hasattr(part, "levels"))
+    np.testing.assert_allclose(levels, [0.1, 0.5, 0.9])
+    # The sum of measured x and y is normal, with the mean 1 and the variance 4 + 0.5^2 + 0.3^2 + 0.2^2.
+    assert abs(_detected_percentage(figure) - 50) < 3
+
+
+def test_injections_are_drawn_in_proportion_to_their_weights():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(0.5, 1.5, 20_000), rng.normal(0.5, 2.5, 20_000)
+    density = stats.norm.pdf(x, 0.5, 1.5) * stats.norm.pdf(y, 0.5, 2.5)
+    figure = _selected("injections", {"x": x, "y": y, "density": density, "found": (x > 1.0).astype(int)})
+    everything, detected, measured = figure.axes[0].lines
+    assert detected.get_xdata().min() > 1.0
+    assert len(measured.get_xdata()) == 100
+    # Found are those of the population beyond 1, half a standard deviation above its mean, and on its line.
+    assert abs(_detected_percentage(figure) - 100 * stats.norm.sf(0.5)) < 3
+    residual = detected.get_ydata() - detected.get_xdata()
+    assert abs(residual.std() - 0.5) < 0.06
+    assert abs(detected.get_xdata().mean() - (0.5 + stats.norm.pdf(0.5) / stats.norm.sf(0.5))) < 0.08
+    assert abs(everything.get_xdata().mean() - 0.5) < 0.1
+    assert figure.axes[1].get_xlabel() == "true x"

@@ -66,7 +66,7 @@ def test_a_background_with_errors_has_its_statistic(shared_data):
         for key, name in (("source", "TOTAL"), ("background", "BKG"), ("rmf", "RSP"))
     }
     stack = read_grouped_spectra(**files, arf="none", energies=(30.0, 200.0))
-    for name in ("wstat", "marginal", "chi2_data", "chi2_gehrels", "chi2_model", "cstat"):
+    for name in ("wstat", "chi2_data", "chi2_gehrels", "chi2_model", "cstat"):
         with pytest.raises(ValueError, match=rf"{name}: expected .*TOTAL\.fits\. Use "):
             stack.statistic(name)
     model = SpectralFit("powerlaw")
@@ -75,6 +75,13 @@ def test_a_background_with_errors_has_its_statistic(shared_data):
     assert found.parameters["photon_index"] == pytest.approx(2.099, abs=1e-3)
     assert deviance.total == pytest.approx(30.3, abs=0.1)
     assert model.num_data(stack) == 25
+    # With the background integrated out, 10^5 counts or so give the same photon index.
+    integrated = maximum_likelihood(SpectralFit("powerlaw", statistic="marginal"), stack, errors=None, num_starts=2)
+    assert integrated.parameters["photon_index"] == pytest.approx(found.parameters["photon_index"], abs=5e-3)
+    statistic = stack.statistic("marginal")
+    assert statistic.shape is None
+    expected = stack.expected_background(np.ones(stack.counts.shape), statistic)
+    np.testing.assert_allclose(expected, stack.background / stack.ratio, rtol=1e-6)  # far above 0
 
 
 @pytest.fixture(scope="module")
