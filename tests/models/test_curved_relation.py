@@ -26,10 +26,14 @@ TRUTH = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("selection", ["none", "x > -0.6 and y < 3.5 +- 0.4"])
-def test_every_option_at_once_is_a_plain_integral(selection):
+@pytest.mark.parametrize(
+    ("selection", "limits"), [("none", False), ("x > -0.6 and y < 3.5 +- 0.4", False), ("x > -0.6", True)]
+)
+def test_every_option_at_once_is_a_plain_integral(selection, limits):
     """Two groups, a power of redshift, an error of x in common, and scatter that changes with x and with the group."""
-    data = PointsInGroups.from_columns(COLUMNS, group_predictors=["mass"])
+    limit_y = {"limit_y": ["", "<", "", ">", ""]} if limits else {}
+    sides = [0.0, 1.0, 0.0, -1.0, 0.0] if limits else np.zeros(5)
+    data = PointsInGroups.from_columns(COLUMNS | limit_y, group_predictors=["mass"])
     model = Relation(
         pooling="none", curved=True, scatter_with_x=True, selection=selection, evolution="ln 1+z", pivot=PIVOT,
         priors={"scatter_group": "Normal(0, 1)"},
@@ -45,10 +49,14 @@ def test_every_option_at_once_is_a_plain_integral(selection):
         scatter = 0.3 * np.exp(0.6 * t + 0.7 * (-0.5, 0.5)[row])
         std_x, std_y = COLUMNS["sigma_x"][i], np.hypot(scatter, COLUMNS["sigma_y"][i])
         of_x = stats.norm.pdf(COLUMNS["x"][i], x + shift, std_x)
-        total += np.log(weights @ (of_x * stats.norm.pdf(COLUMNS["y"][i], y, std_y)))
+        z = (COLUMNS["y"][i] - y) / std_y
+        total += np.log(weights @ (of_x * (stats.norm.cdf(sides[i] * z) if sides[i] else stats.norm.pdf(z) / std_y)))
         if selection != "none":
-            passing = stats.norm.cdf((x + shift + 0.6) / std_x) * stats.norm.cdf((3.5 - y) / np.hypot(std_y, 0.4))
-            total += stats.norm.logcdf((3.5 - COLUMNS["y"][i]) / 0.4) - np.log(weights @ passing)
+            passing = stats.norm.cdf((x + shift + 0.6) / std_x)
+            if "y" in selection:
+                passing = passing * stats.norm.cdf((3.5 - y) / np.hypot(std_y, 0.4))
+                total += stats.norm.logcdf((3.5 - COLUMNS["y"][i]) / 0.4)
+            total -= np.log(weights @ passing)
     assert found.log_probs["observed"][data.used].sum() == pytest.approx(total, rel=0, abs=1e-7)
 
 
@@ -88,8 +96,8 @@ def test_options_that_do_not_fit_are_refused(options, words):
 
 
 def test_points_that_do_not_fit_are_refused():
-    limited = PointsInGroups.from_columns(COLUMNS | {"limit_y": ["<", "", "", "", ""]})
-    with pytest.raises(DataError, match="curved=True expects one predictor and no upper or lower limits; found limits"):
+    limited = PointsInGroups.from_columns(COLUMNS | {"limit_x": ["<", "", "", "", ""]})
+    with pytest.raises(DataError, match="one predictor and limits of the response alone; found limits of a predictor"):
         Relation(curved=True).bind(limited)
     with pytest.raises(DataError, match="scatter_group expects scatter and predictors of groups; found no predictors"):
         Relation(priors={"scatter_group": 0.3}).bind(PointsInGroups.from_columns(COLUMNS))

@@ -8,11 +8,13 @@ The intervals are constants in derivatives: the integral does not depend on them
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 from jax.nn import logsumexp
+from jax.scipy.special import log_ndtr, ndtr, ndtri
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
@@ -50,12 +52,15 @@ class CurvedPoints(dist.Distribution):
     selections : sequence of ProbitSelection
         At most two; the density is then that of the detected points. Points that are not detected in ``MAX_TRIES``
         tries are drawn as NaN.
+    limits : Limits, optional
+        Upper and lower limits of y (`hbm_jax.distributions.linear.measured_points.Limits`, without ``order``). The
+        density of a point at its limit or beyond it is that of x, times the probability of a y beyond the limit.
 
     Notes
     -----
     The log density differs from a direct integral by less than 1e-8, and its gradient by less than 1e-6, for curves of
     either sign, with the vertex within the errors of x too, scatters that change by up to a factor of 2 within a
-    standard deviation of x, and without and with a selection (``tests/distributions/test_curved_points.py``).
+    standard deviation of x, without and with a selection or limits (``tests/distributions/test_curved_points.py``).
 
     Examples
     --------
@@ -68,17 +73,17 @@ class CurvedPoints(dist.Distribution):
     support = constraints.real_vector
     pytree_data_fields = (
         "x_loc", "x_std", "pivot", "intercept", "slope", "curvature", "scatter", "scatter_change", "errors",
-        "selections",
+        "selections", "limits",
     )  # fmt: skip
 
     def __init__(
         self, x_loc, x_std, pivot, intercept, slope, curvature, scatter, scatter_change, errors,
-        selections: Sequence[ProbitSelection] = (), *, validate_args=None,
+        selections: Sequence[ProbitSelection] = (), limits: Any = None, *, validate_args=None,
     ):  # fmt: skip
         self.x_loc, self.x_std, self.pivot = x_loc, x_std, pivot
         self.intercept, self.slope, self.curvature = intercept, slope, curvature
         self.scatter, self.scatter_change = scatter, scatter_change
-        self.errors, self.selections = errors, tuple(selections)
+        self.errors, self.selections, self.limits = errors, tuple(selections), limits
         shapes = map(np.shape, (x_loc, pivot, intercept, slope, scatter))
         super().__init__(
             lax.broadcast_shapes(*shapes, np.shape(errors)[:-2]), np.shape(errors)[-1:], validate_args=validate_args
@@ -147,12 +152,31 @@ class CurvedPoints(dist.Distribution):
         square = jnp.sqrt(variance) / jnp.maximum(jnp.abs(lax.stop_gradient(self.curvature)) * std**2, tiny)
         width = jnp.minimum(width, jnp.sqrt(square))
         edges = [maxima - REACH, *(maxima + edge * width for edge in EDGES), maxima + REACH]
-        increasing = jnp.sort(jnp.concatenate(edges, axis=-1), axis=-1)
-        return _gauss_legendre(lax.stop_gradient(increasing))
+        edges = jnp.concatenate(edges, axis=-1)
+        if self.limits is not None:
+            beyond = lax.stop_gradient(self._beyond(value))[..., None]
+            edges = jnp.where(beyond, self._edges_of_limits(value, mean, std, start), edges)
+        return _gauss_legendre(lax.stop_gradient(jnp.sort(edges, axis=-1)))
+
+    def _edges_of_limits(self, value, mean, std, roots):
+        """Return edges of intervals, (..., 14), for points beyond limits, where the curve crosses them at ``roots``."""
+        frozen, tiny = self._frozen(), jnp.finfo(std.dtype).tiny
+        _, derivative, variance = frozen._residual(value, mean + std * roots)
+        step = jnp.sqrt(variance) / jnp.maximum(jnp.abs(derivative * std), tiny)
+        square = jnp.sqrt(variance) / jnp.maximum(jnp.abs(frozen.curvature) * std**2, tiny)
+        step = jnp.minimum(step, jnp.sqrt(square))
+        normal = jnp.broadcast_to(np.array([-REACH, -3.0, 3.0, REACH]), (*roots.shape[:-1], 4))
+        crossings = [jnp.clip(roots + edge * step, -2.0 * REACH, 2.0 * REACH) for edge in EDGES]
+        return jnp.concatenate([normal, *crossings], axis=-1)
+
+    def _beyond(self, value):
+        """Return a mask (...) of the points whose measured y is at its limit or beyond it."""
+        limit, side, _ = self.limits
+        return side * value[..., 1] <= side * limit  # False where the limit is NaN
 
     def _frozen(self):
         """Return the distribution with parameters that are constants in derivatives."""
-        fields = [lax.stop_gradient(getattr(self, name)) for name in self.pytree_data_fields[:-1]]
+        fields = [lax.stop_gradient(getattr(self, name)) for name in self.pytree_data_fields[:9]]
         return CurvedPoints(*fields)
 
     def _log_integrand(self, value):
@@ -162,6 +186,10 @@ class CurvedPoints(dist.Distribution):
         x = mean[..., None] + std[..., None] * u
         residual, _, variance = self._residual(value, x)
         log_conditional = -0.5 * (residual**2 / variance + jnp.log(variance) + u**2) - LOG_2PI
+        if self.limits is not None:
+            log_beyond = log_ndtr(self.limits.side[..., None] * residual / jnp.sqrt(variance))
+            beyond = self._beyond(value)[..., None]
+            log_conditional = jnp.where(beyond, log_beyond - 0.5 * (u**2 + LOG_2PI), log_conditional)
         return x, log_density[..., None] + log_conditional + log_weights
 
     @property
@@ -214,7 +242,7 @@ class CurvedPoints(dist.Distribution):
         return log_density + sum(part.log_probability(value) for part in self.selections) - self.log_detected
 
     def sample(self, key, sample_shape=()):
-        """Draw measured values, ``(*sample_shape, ..., 2)``."""
+        """Draw measured values, ``(*sample_shape, ..., 2)``; those beyond a limit are set to it."""
         shape = (*sample_shape, *self.batch_shape)
 
         def draw(key):
@@ -224,6 +252,8 @@ class CurvedPoints(dist.Distribution):
             variance, slope, remaining = self._error()
             error = jnp.sqrt(variance) * noise[2]
             y = y + jnp.sqrt(scatter) * noise[1] + slope * error + jnp.sqrt(remaining) * noise[3]
+            if self.limits is not None:
+                y = jnp.where(self._beyond(y[..., None] * np.ones(2)), self.limits.at, y)
             return jnp.stack([x + error, y], axis=-1)
 
         if not self.selections:
@@ -239,7 +269,7 @@ class CurvedPoints(dist.Distribution):
 
         The distribution function of x is interpolated between the nodes of the integral; given x, y is exact.
         """
-        key_x, key_y = random.split(key)
+        key_x, key_y, key_limit = random.split(key, 3)
         x, log_density = self._log_integrand(value)
         weights = jnp.exp(log_density - logsumexp(log_density, axis=-1, keepdims=True))
         cumulative = jnp.cumsum(weights, axis=-1) - 0.5 * weights
@@ -251,6 +281,11 @@ class CurvedPoints(dist.Distribution):
         x = x0 + jnp.clip((uniform - c0) / jnp.maximum(c1 - c0, 1e-300), 0.0, 1.0) * (x1 - x0)
         curve, _, scatter = self._curve(x)
         residual, _, total = self._residual(value, x)
+        if self.limits is not None:  # a measured y beyond the limit, from its normal distribution truncated there
+            side, total_std = self.limits.side[..., None], jnp.sqrt(total)
+            uniform = random.uniform(key_limit, x.shape, minval=jnp.finfo(x.dtype).tiny)
+            drawn = side * total_std * ndtri(uniform * ndtr(side * residual / total_std))
+            residual = jnp.where(self._beyond(value)[..., None], drawn, residual)
         weight = scatter / total  # of the residual, in the scatter
         std = jnp.sqrt(weight * jnp.maximum(total - scatter, 0.0))
         y = curve + weight * residual + std * random.normal(key_y, x.shape)

@@ -94,10 +94,10 @@ def check_numerical(model: Any) -> None:
 def check_numerical_points(model: Any, data: PointsInGroups) -> None:
     """Raise DataError for points that a parabola, or a scatter that changes with x, does not have."""
     option, num = "curved" if model.curved else "scatter_with_x", len(data.predictors)
-    if num > 1 or data.limited != "no":
-        found = f"{num} predictors" if num > 1 else "limits"
+    if num > 1 or data.limited == "both":
+        found = f"{num} predictors" if num > 1 else "limits of a predictor"
         raise DataError(
-            f"Relation: {option}=True expects one predictor and no upper or lower limits; found {found}.",
+            f"Relation: {option}=True expects one predictor and limits of the response alone; found {found}.",
             [Remedy(option, False)],
         )
 

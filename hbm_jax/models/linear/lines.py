@@ -332,7 +332,7 @@ def sample_curved(
         x_loc, pivot = x_loc + shift, pivot + shift
     points = CurvedPoints(
         x_loc, population.std, pivot, intercept, slope, curvature, scatter.std, change, bound.errors,
-        sample_detections(model, bound),
+        sample_detections(model, bound), bound.limits,
     )  # fmt: skip
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):
