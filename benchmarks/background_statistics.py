@@ -9,7 +9,7 @@ only the counts of the source region are drawn (`hbm_jax.distributions.Counts`).
 to the right one. Their Monte Carlo errors are given above the table. The last column is the estimate by which `hbm_jax.calibrate` decides whether to warn
 (`hbm_jax.spectra.statistics.statistic.Statistic.displacement_by_profile`).
 
-    python benchmarks/background_statistics.py [--replicates 1000] [--output benchmarks/results/background_statistics.txt]
+    python benchmarks/background_statistics.py [--replicates 1000] [--only marginal] [--output benchmarks/results/background_statistics.txt]
 """
 
 import argparse
@@ -104,6 +104,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--only", choices=STATISTICS, help="one statistic")
     arguments = parser.parse_args()
     import jax
     import pandas as pd
@@ -122,7 +123,7 @@ def main():
     print("\n".join(lines), flush=True)
     start = time.process_time()
     with jax.enable_x64(True):
-        for name in STATISTICS:
+        for name in [arguments.only] if arguments.only else STATISTICS:
             for source, background, ratio in CASES:
                 *both, estimate = experiment(name, source, background, ratio, num)
                 table = judge_ranks(pd.DataFrame(dict(enumerate(both))))

@@ -31,6 +31,7 @@ MAX_DEGREE = 400  # coefficients of higher powers overflow
 # exceeds its minimum by less than NEAR.
 NEGLIGIBLE = 1e-9
 NEAR = 100.0
+MARGIN = 7.0  # standard deviations by which simulated counts may exceed the mean background
 BLOCK = 8  # powers evaluated together by Horner's rule; the blocks are independent of each other
 
 
@@ -163,7 +164,9 @@ def background_integral(
     -------
     BackgroundSeries
         If up to 400 powers suffice: as many powers as counts, or as many as are needed for all but 1e-9 of P(S | mu) at
-        every mu whose deviance is within 100 of its minimum. At lower mu, the truncated P is too small.
+        every mu whose deviance is within 100 of its minimum. At lower mu, the truncated P is too small. There are at
+        least as many as counts of the background alone, up to 7 standard deviations above their mean, so that the
+        integral is accurate for simulated counts too.
     BackgroundQuadrature
         Otherwise: Gauss-Legendre quadrature in sqrt(b), with about 3.5 sqrt(S) + 25 nodes, accurate at every mu.
     """
@@ -173,7 +176,8 @@ def background_integral(
         return precomputed(lambda: jax.tree.map(np.asarray, _compiled_series(counts, shape, rate, degree)))
     # There are far fewer distinct shapes than channels.
     shapes, index = np.unique(shape, return_inverse=True)
-    max_power = 2.0 * np.ceil(counts + 3.0 * np.sqrt(counts)).max(initial=0.0) // 2.0
+    largest = np.maximum(counts, _largest_background(shape, rate))
+    max_power = 2.0 * np.ceil(largest + 3.0 * np.sqrt(largest)).max(initial=0.0) // 2.0
     x, log_weights = _gamma_quadrature(max_power, shapes)
     index = index.reshape(shape.shape)
     log_factor = shape * (np.log(rate) - np.log1p(rate))
@@ -219,7 +223,9 @@ def _degree(counts, shape, rate) -> int | None:
     The arguments are (num_channels,).
     """
     trial = np.concatenate([np.linspace(0.0, 1.0, 9) ** 2, np.linspace(1.2, 4.0, 8)])[:, None]  # of mu / S
-    degree = float(min(counts.max(initial=1.0), MIN_DEGREE))
+    degree = max(float(min(counts.max(initial=1.0), MIN_DEGREE)), _largest_background(shape, rate).max(initial=1.0))
+    if degree > MAX_DEGREE:
+        return None
     candidates = np.flatnonzero(counts > degree)
     for i in candidates[np.argsort(-counts[candidates])]:
         S, a, r = counts[i], shape[i], rate[i]
@@ -238,6 +244,12 @@ def _degree(counts, shape, rate) -> int | None:
         if degree > MAX_DEGREE:
             return None
     return int(degree)
+
+
+def _largest_background(shape, rate) -> np.ndarray:
+    """Return the largest number of counts of the background alone that need be expected in each channel."""
+    mean = shape / rate
+    return np.ceil(mean + MARGIN * np.sqrt(mean + shape / rate**2))
 
 
 def neighbouring_mean(background: ArrayLike, min_counts: float = 25.0) -> np.ndarray:

@@ -186,8 +186,8 @@ class Statistic:
     def with_counts(self, counts: ArrayLike) -> "Statistic":
         """Return the statistic of other counts in the source region, (..., G), which may be traced.
 
-        The integral over a marginal background keeps its number of powers or nodes. It is accurate near the best fit
-        unless the counts contain many times the background of the original data.
+        The integral over a marginal background keeps its number of powers or nodes, which are sufficient for counts
+        simulated from the background and any source (``tests/spectra/test_marginal.py``).
         """
         statistic = dataclasses.replace(self, counts=jnp.where(self.used, floating(counts), 0.0))
         return statistic if self.name.startswith("chi2") else statistic._recomputed()
