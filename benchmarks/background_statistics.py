@@ -1,15 +1,15 @@
-"""Claim: posteriors of faint sources with the most likely background (W, PG-statistic) are biased; with it integrated out less.
+"""Claim: the most likely background (W, PG-statistic) displaces posteriors of faint sources, by measured amounts.
 
-The amplitude of a source of known shape, equal in all channels, has a log-normal prior of 0.3 and is inferred on a grid, so
-that no sampler takes part. Each row has two experiments of many replicates. In the first, true backgrounds are known, and
-the data of the source and of the background region are both drawn: this is what happens to measured data, with no prior
-of the background. The second is `hbm_jax.calibrate`: the data of the background region are those of one design, and
-only the counts of the source region are drawn (`hbm_jax.distributions.Counts`). Bias and width are those of
-`hbm_jax.inference.Calibration`: the displacement of the posterior in its standard deviations, and the ratio of its width
-to the right one. Their Monte Carlo errors are given above the table. The last column is the estimate by which `hbm_jax.calibrate` decides whether to warn
-(`hbm_jax.spectra.statistics.statistic.Statistic.displacement_by_profile`).
+The amplitude of a source of known shape, equal in all channels, has a log-normal prior of 0.3 and is inferred on a grid,
+so that no sampler takes part. Each row has two experiments of many replicates. In the first, true backgrounds are known
+and the same in all channels, and the data of the source and of the background region are both drawn: this happens to
+measured data, with no prior of the background. The second is `hbm_jax.calibrate`: the data of the background region are
+those of one design, and only the counts of the source region are drawn (`hbm_jax.distributions.Counts`). Bias and width
+are those of `hbm_jax.inference.Calibration`: the displacement of the posterior in its standard deviations, and the ratio
+of its width to the right one. Their Monte Carlo errors are given above the table. The last column is the estimate by
+which `hbm_jax.calibrate` decides whether to warn (`Statistic.displacement_by_profile`).
 
-    python benchmarks/background_statistics.py [--replicates 1000] [--only marginal] [--output benchmarks/results/background_statistics.txt]
+    python benchmarks/background_statistics.py [--replicates 1000] [--only marginal] [--output FILE]
 """
 
 import argparse
@@ -95,7 +95,9 @@ def experiment(name, source, background, ratio, num):
         return design.with_counts(design.draw_counts(key, truth[:, None] * np.full(size, source)))
 
     replicates = simulated(design, jax.random.key(2))
-    one = prepared(name, *(x[:1] for x in map(np.asarray, (design.counts, np.broadcast_to(once[1], size)))), ratio, error)
+    one = prepared(
+        name, *(x[:1] for x in map(np.asarray, (design.counts, np.broadcast_to(once[1], size)))), ratio, error
+    )
     return fixed, ranks(np.asarray(log_likelihoods(replicates)), truth, rng), one.displacement_by_profile()
 
 
@@ -115,7 +117,8 @@ def main():
     lines = [
         f"float64; {datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}, "
         f"hbm_jax {version('hbm_jax')}, jax {version('jax')}",
-        f"{num} replicates of {CHANNELS} channels; Monte Carlo errors: bias {num**-0.5:.3f}, width {(2 * num) ** -0.5:.3f}",
+        f"{num} replicates of {CHANNELS} channels; Monte Carlo errors: bias {num**-0.5:.3f}, "
+        f"width {(2 * num) ** -0.5:.3f}",
         "",
         f"{'':27s}  counts per channel           |  both regions drawn  |      calibrate",
         f"{'statistic':27s}  source  background  its sd |   bias  width      p |   bias  width      p | estimate",

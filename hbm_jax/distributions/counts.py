@@ -63,8 +63,8 @@ class Counts(dist.Distribution):
             return ""
         size = f"by up to about {displacement:.2g} of their standard deviations" if np.isfinite(displacement) else ""
         return (
-            f"the statistic {self.statistic.name} has the most likely background, but simulated counts have backgrounds "
-            f"with the errors of the background region; this alone can displace posteriors {size}".rstrip()
+            f"the statistic {self.statistic.name} has the most likely background, but simulated counts have "
+            f"backgrounds with the errors of the background region; this alone can displace posteriors {size}".rstrip()
             + ", so that ranks need not be uniform. statistic='marginal' integrates the background out"
         )
 

@@ -1,5 +1,7 @@
 """A background with Gaussian errors integrated out: against adaptive integrals by SciPy."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ def log_integral(S, mu, b0, s):
     cuts = np.linspace(*ends, 41)
     parts = [
         integrate.quad(lambda x: np.exp(log_integrand(x) - largest), *cut, epsabs=0, epsrel=1e-11)[0]
-        for cut in zip(cuts[:-1], cuts[1:], strict=True)
+        for cut in itertools.pairwise(cuts)
     ]
     return largest + np.log(sum(parts))
 

@@ -164,7 +164,9 @@ def _draw_functions(axis, model: Relation) -> None:
             probability = np.broadcast_to(np.asarray(selection.function(x, y)), x.shape)
             levels = [level for level in (0.1, 0.5, 0.9) if probability.min() < level < probability.max()]
             if levels:
-                contours = axis.contour(x, y, probability, levels, colors=[BLACK], linewidths=0.7, linestyles="--", zorder=5)
+                contours = axis.contour(
+                    x, y, probability, levels, colors=[BLACK], linewidths=0.7, linestyles="--", zorder=5
+                )
                 axis.clabel(contours, fontsize=7.0)
 
 

@@ -55,7 +55,9 @@ def gaussian_background_integral(counts: ArrayLike, background: ArrayLike, error
     half = 0.5 * (high - low)[..., None]
     v = low[..., None] + half * (1.0 + t)
     b, wide = v * v, np.where(known, 1.0, half[..., 0])[..., None]
-    log_normal = -0.5 * ((b - b0[..., None]) / scale[..., None]) ** 2 - np.log(math.sqrt(2.0 * math.pi) * scale)[..., None]
+    log_normal = (
+        -0.5 * ((b - b0[..., None]) / scale[..., None]) ** 2 - np.log(math.sqrt(2.0 * math.pi) * scale)[..., None]
+    )
     log_density = log_normal - log_ndtr(b0 / scale)[..., None]
     log_weights = np.log(2.0 * wide * w) + np.log(np.where(known[..., None], 1.0, v)) + log_density
     nodes = np.where(known[..., None], np.maximum(b0, 0.0)[..., None], b)
@@ -72,7 +74,9 @@ def truncated_mean(background: ArrayLike, error: ArrayLike) -> np.ndarray:
 def draw_truncated(key: jax.Array, background: ArrayLike, error: ArrayLike) -> jax.Array:
     """Draw from normal distributions truncated at 0, one value for each background."""
     b0, s = jnp.asarray(background), jnp.asarray(error)
-    uniform = jax.random.uniform(key, jnp.broadcast_shapes(b0.shape, s.shape), b0.dtype, minval=jnp.finfo(b0.dtype).tiny)
+    uniform = jax.random.uniform(
+        key, jnp.broadcast_shapes(b0.shape, s.shape), b0.dtype, minval=jnp.finfo(b0.dtype).tiny
+    )
     return jnp.maximum(b0 - s * ndtri(uniform * ndtr(b0 / jnp.where(s > 0, s, 1.0))), 0.0)
 
 
