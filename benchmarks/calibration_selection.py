@@ -59,8 +59,8 @@ def afterglows(num: int = 5):
 def burst_counts():
     """Return a design of three bursts of two intervals in one detector, with backgrounds that are almost known.
 
-    Simulated counts with Gaussian errors of the background have the background that is most likely given the counts of
-    the design, not one drawn from its prior. With errors that matter, ranks could therefore not be uniform.
+    The likelihood has the most likely background, whereas those of simulated counts are drawn with the errors of the
+    design, so that ranks would not be uniform with errors that matter (`background_statistics.py`).
     """
     from hbm_jax.data import BurstSpectra, BurstSpectraPopulation
 

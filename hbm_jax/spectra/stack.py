@@ -195,8 +195,8 @@ class SpectrumStack:
         ValueError
             If the name is unknown, or the statistic does not suit the data: cstat if any spectrum has a background;
             wstat if all backgrounds have Gaussian errors; wstat and marginal if the ratio of a Poisson background
-            varies by more than 1 % within a group; pgstat if no background has Gaussian errors; chi2 if no counts have them;
-            the other chi-square statistics if any background has them.
+            varies by more than 1 % within a group; pgstat if no background has Gaussian errors; chi2 if no counts have
+            them; the other chi-square statistics if any background has them.
 
         Notes
         -----
