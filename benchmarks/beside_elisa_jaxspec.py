@@ -1,19 +1,24 @@
 """Best fits of hbm_jax, elisa and jaxspec to the same files: an absorbed power law in one CCD spectrum.
 
-The files are made here: a spectrum of some 5000 counts with an idealised CCD response, with and without a background.
-Each package runs in its own Python, so that their versions of JAX do not have to agree:
+Two spectra: one that is made here, of some 5000 counts with an idealised CCD response, and that of 3C 273 by Chandra in
+the shared data (HBM_JAX_TEST_DATA), grouped as in its file; each with and without a background. Each package runs in
+its own Python, so that their versions of JAX do not have to agree:
 
     python benchmarks/beside_elisa_jaxspec.py --elisa ELISA_ENV/bin/python --jaxspec JAXSPEC_ENV/bin/python
 
 elisa 0.1.11 needs an older JAX, such as 0.4.30. Differences are in units of the standard deviation of hbm_jax. "tbabs"
-are the cross sections of each package; "table" is one table of cross sections, that of elisa (tbabs, wilm), in all
-packages.
+are the cross sections of each package; "table" is one table of cross sections in all of them, that of elisa (tbabs,
+wilm), interpolated linearly in the logarithms. "exact" and "edges" are maxima of the same Poisson likelihood in plain
+NumPy: with photons that are integrated in each energy bin; and with the photons of the power law in a bin times the mean
+of the transmissions at its edges, the rule of elisa.
 """
 
 import argparse
 import contextlib
 import importlib.metadata
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,13 +30,12 @@ import numpy as np
 BAND = (0.3, 10.0)
 TRUTH = {"photon_index": 1.8, "log10_amplitude": -2.9, "nh": 0.2}
 EXPOSURE, BACKGROUND = 20_000.0, (0.02, 8.0)  # [s]; background rate in the source region [1/s], ratio of the regions
+BANDS = {"made": BAND, "3c273": (0.5, 7.0)}
 CASES = {
-    "po, C": ("none.pha", "po"),
-    "po, W": ("with.pha", "po"),
-    "tbabs * po, C": ("none.pha", "tbabs"),
-    "tbabs * po, W": ("with.pha", "tbabs"),
-    "table * po, C": ("none.pha", "table"),
-    "table * po, W": ("with.pha", "table"),
+    f"{name}: {expression}, {statistic}": (name, statistic == "W", model)
+    for name in BANDS
+    for expression, model in (("po", "po"), ("tbabs * po", "tbabs"), ("table * po", "table"))
+    for statistic in "CW"
 }
 NAMES = ("photon_index", "log10_amplitude", "nh")
 
@@ -55,9 +59,35 @@ def write_files(folder: Path) -> None:
     write_arf(folder / "a.arf", arf)
     files = {"rmf": "a.rmf", "arf": "a.arf", "telescope": "MADE", "instrument": "CCD"}
     write_pha(folder / "background.pha", background, telescope="MADE", instrument="CCD")
-    write_pha(folder / "none.pha", ungrouped("none", response.channels, EXPOSURE, counts), **files)
+    write_pha(folder / "made_C.pha", ungrouped("none", response.channels, EXPOSURE, counts), **files)
     with_background = ungrouped("with", response.channels, EXPOSURE, counts + in_source)
-    write_pha(folder / "with.pha", with_background, background="background.pha", **files)
+    write_pha(folder / "made_W.pha", with_background, background="background.pha", **files)
+    copy_chandra(folder)
+
+
+def copy_chandra(folder: Path) -> None:
+    """Copy the spectrum of 3C 273, once without the name of its background."""
+    from astropy.io import fits
+
+    shared = Path(os.environ["HBM_JAX_TEST_DATA"]) / "xray" / "chandra_3c273"
+    for file in shared.iterdir():
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(shared / "3c273.pi", folder / "3c273_W.pha")
+    with fits.open(shared / "3c273.pi") as hdus:
+        hdus["SPECTRUM"].header["BACKFILE"] = "NONE"
+        hdus.writeto(folder / "3c273_C.pha")
+
+
+def file_of(case: str) -> str:
+    """Return the PHA file of a case."""
+    name, has_background, _ = CASES[case]
+    return f"{name}_{'W' if has_background else 'C'}.pha"
+
+
+def responses_of(folder: Path, case: str) -> tuple[str, str]:
+    """Return the files of redistribution and effective area of a case."""
+    name = "a" if CASES[case][0] == "made" else "3c273"
+    return str(folder / f"{name}.rmf"), str(folder / f"{name}.arf")
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -76,13 +106,14 @@ def fit_with_hbm_jax(folder: Path) -> dict:
 
     @component({"nh": Parameter("1e22 cm^-2", "Uniform(0, 10)", "column")}, kind="multiplicative")
     def table_absorption(energy, nh):
-        return jnp.exp(-nh * jnp.interp(energy, table["energy"], table["sigma"]))
+        return jnp.exp(-nh * cross_section(jnp, energy, table))
 
     expressions = {"po": "powerlaw", "tbabs": "powerlaw * tbabs", "table": "powerlaw * table_absorption()"}
     results = {}
-    for case, (file, model) in CASES.items():
-        stack = hbm.data.read_grouped_spectra(folder / file, energies=BAND, grouping="none")
-        statistic = "wstat" if file == "with.pha" else "cstat"
+    for case, (name, has_background, model) in CASES.items():
+        grouping = "none" if name == "made" else "file"
+        stack = hbm.data.read_grouped_spectra(folder / file_of(case), energies=BANDS[name], grouping=grouping)
+        statistic = "wstat" if has_background else "cstat"
         fit = hbm.models.SpectralFit(expressions[model], statistic=statistic)
         start = time.perf_counter()
         best = hbm.best_fit(fit, stack, num_simulations=0)
@@ -93,7 +124,46 @@ def fit_with_hbm_jax(folder: Path) -> dict:
             "statistic": best.deviance.total, "num": best.deviance.degrees_of_freedom + len(table_of_best),
             "seconds": time.perf_counter() - start,
         }  # fmt: skip
+        if model == "table" and not has_background:
+            results[case] |= {rule: plain_maximum(stack, table, results[case], rule) for rule in ("exact", "edges")}
     return {"versions": versions("hbm_jax", "jax", "numpyro"), "results": results}
+
+
+def cross_section(numpy, energy, table):
+    """Return the cross section [1e-22 cm^2], interpolated linearly in the logarithms, by NumPy or jax.numpy."""
+    return numpy.exp(numpy.interp(numpy.log(energy), np.log(table["energy"]), np.log(table["sigma"])))
+
+
+def plain_maximum(stack, table, best: dict, rule: str) -> list[float]:
+    """Return the maximum of the Poisson likelihood in plain NumPy, of an absorbed power law."""
+    edges, matrix = stack.grouped_response(0)
+    counts = np.asarray(stack.counts)[0, : matrix.shape[1]]
+    inner = np.linspace(edges[:-1], edges[1:], 41) if rule == "exact" else np.array([edges[:-1], edges[1:]])
+    sigma = cross_section(np, 0.5 * (inner[1:] + inner[:-1]) if rule == "exact" else inner, table)
+    limits = inner if rule == "exact" else np.array([edges[:-1], edges[1:]])
+
+    def deviance(scaled):
+        index, log10_amplitude, nh = np.array(list(best["value"].values())) + scaled * np.array(
+            list(best["std"].values())
+        )
+        photons = 10.0**log10_amplitude * np.diff(limits ** (1.0 - index) / (1.0 - index), axis=0)
+        transmission = np.exp(-nh * sigma)
+        in_bins = np.sum(photons * (transmission if rule == "exact" else transmission.mean(axis=0)), axis=0)
+        expected = in_bins @ matrix
+        return 2.0 * np.sum(expected - counts * np.log(expected))
+
+    assert list(best["value"]) == ["photon_index", "log10_amplitude", "nh"]
+    # Newton's method with central differences, in units of the standard deviations.
+    x, step = np.zeros(3), 0.02
+    for _ in range(6):
+        unit = step * np.eye(3)
+        gradient = np.array([deviance(x + e) - deviance(x - e) for e in unit]) / (2.0 * step)
+        hessian = np.array([
+            [deviance(x + a + b) - deviance(x + a - b) - deviance(x - a + b) + deviance(x - a - b) for a in unit]
+            for b in unit
+        ]) / (4.0 * step**2)  # fmt: skip
+        x = x - np.linalg.solve(hessian, gradient)
+    return x.tolist()
 
 
 def fit_with_elisa(folder: Path) -> dict:
@@ -105,17 +175,19 @@ def fit_with_elisa(folder: Path) -> dict:
     with h5py.File(Path(mul.__file__).parent / "tables" / "xsect.hdf5") as tables:
         np.savez(folder / "table.npz", energy=tables["energy"][()], sigma=tables["tbabs/vern/wilm"][()])
     results = {}
-    for case, (file, model) in CASES.items():
-        files = {"respfile": str(folder / "a.rmf"), "ancrfile": str(folder / "a.arf")}
-        if file == "with.pha":
-            files["backfile"] = str(folder / "background.pha")
-        data = Data([BAND], str(folder / file), name="ccd", **files)
+    for case, (name, has_background, model) in CASES.items():
+        files = dict(zip(("respfile", "ancrfile"), responses_of(folder, case), strict=True))
+        if has_background:
+            files["backfile"] = str(folder / ("background.pha" if name == "made" else "3c273_bg.pi"))
+        data = Data([BANDS[name]], str(folder / file_of(case)), name="ccd", spec_poisson=True, **files)
         start = time.perf_counter()
         spectrum = PowerLaw() if model == "po" else TBAbs(abund="wilm") * PowerLaw()
-        start_values = {"PowerLaw.alpha": TRUTH["photon_index"], "PowerLaw.K": 10 ** TRUTH["log10_amplitude"]}
+        start_values = {"PowerLaw.alpha": TRUTH["photon_index"], "PowerLaw.K": 10 ** (-2.9 if name == "made" else -3.7)}
         if model != "po":  # from its default start, the likelihood became NaN
             start_values["TBAbs.nH"] = TRUTH["nh"]
-        best = MaxLikeFit(data, spectrum, "wstat" if "backfile" in files else "cstat").mle(init=start_values)
+        best = MaxLikeFit(data, spectrum, "wstat" if "backfile" in files else "cstat").mle(
+            init=start_values, method="lm"
+        )
         found = {key.rpartition(".")[2]: value for key, value in best.mle.items()}
         results[case] = {
             "value": {
@@ -150,16 +222,17 @@ def fit_with_jaxspec(folder: Path) -> dict:
             self.nh = nnx.Param(1.0)
 
         def factor(self, energy):
-            return jnp.exp(-self.nh * jnp.interp(energy, table["energy"], table["sigma"]))
+            return jnp.exp(-self.nh * cross_section(jnp, energy, table))
 
     # Components by model, the maximum found with SciPy, and values in the order of NAMES.
     results = {}
-    for case, (file, model) in CASES.items():
-        if file != "none.pha" or model == "tbabs":  # its table for tbabs is downloaded; W is not among its statistics
+    for case, (name, has_background, model) in CASES.items():
+        if has_background or model == "tbabs":  # its table for tbabs is downloaded; W is not among its statistics
             continue
+        rmf, arf = responses_of(folder, case)
         observation = ObsConfiguration.from_pha_file(
-            str(folder / file), rmf_path=str(folder / "a.rmf"), arf_path=str(folder / "a.arf"),
-            low_energy=BAND[0], high_energy=BAND[1] + 1e-6,
+            str(folder / file_of(case)), rmf_path=rmf, arf_path=arf, low_energy=BANDS[name][0],
+            high_energy=BANDS[name][1] + 1e-6,
         )  # fmt: skip
         start = time.perf_counter()
         spectrum = Powerlaw() if model == "po" else TableAbsorption() * Powerlaw()
@@ -177,7 +250,7 @@ def fit_with_jaxspec(folder: Path) -> dict:
         value_and_gradient = jax.jit(jax.value_and_grad(minus_log_likelihood))
         found = optimize.minimize(
             lambda x, function=value_and_gradient: [np.asarray(part) for part in function(x)],
-            [TRUTH[name] for name in NAMES[: len(prior)]], jac=True, method="BFGS", options={"gtol": 1e-5},
+            [1.8, -2.9 if name == "made" else -3.7, 0.1][: len(prior)], jac=True, method="BFGS", options={"gtol": 1e-5},
         )  # fmt: skip
         results[case] = {
             "value": dict(zip(NAMES, found.x.tolist(), strict=False)),
@@ -193,7 +266,7 @@ def report(found: dict[str, dict]) -> str:
     """Return the table of differences."""
     ours = found["hbm_jax"]["results"]
     lines = ["; ".join(" ".join(pair) for pair in each["versions"].items()) for each in found.values()]
-    lines.append(f"{'case':16} {'parameter':16} {'hbm_jax':>10} {'std':>9}   difference / std")
+    lines.append(f"{'case':22} {'parameter':16} {'hbm_jax':>10} {'std':>9}   difference / std")
     for case, best in ours.items():
         others = {name: each["results"][case] for name, each in found.items() if case in each["results"]}
         numbers = {name: other["num"] for name, other in others.items()}
@@ -204,9 +277,10 @@ def report(found: dict[str, dict]) -> str:
                 for key, other in others.items()
                 if key != "hbm_jax"
             )
-            lines.append(f"{case:16} {name:16} {value:10.6f} {std:9.6f}   {', '.join(differences)}")
+            rules = (f"{rule} {best[rule][NAMES.index(name)]:+.1e}" for rule in ("exact", "edges") if rule in best)
+            lines.append(f"{case:22} {name:16} {value:10.6f} {std:9.6f}   {', '.join([*differences, *rules])}")
         statistics = (f"{key} {other['statistic']:.4f}" for key, other in others.items() if "statistic" in other)
-        lines.append(f"{'':16} statistic: {', '.join(statistics)}; channels {numbers}")
+        lines.append(f"{'':22} statistic: {', '.join(statistics)}; channels {numbers}")
     seconds = []
     for key, each in found.items():
         times = [f"{result['seconds']:.2f}" for result in each["results"].values()]

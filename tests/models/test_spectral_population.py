@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from monte_carlo import seed
 from numpyro import handlers
 from numpyro.infer.util import compute_log_probs
 from scipy import stats
@@ -33,7 +34,8 @@ def design(num: int, *, source=None, exposure=20_000.0, factors=None, **columns)
         counts = np.zeros(len(response.channels))
         empty = ungrouped(f"s{row}", response.channels, exposure, counts, response=response)
         spectra.append(group(empty, "channels_per_group", 20, noticed=noticed(empty, BAND)))
-    return SourceSpectra.from_spectra(SpectrumStack.of(spectra), source=source, **columns)
+    masks = [noticed(spectrum, BAND) for spectrum in spectra]
+    return SourceSpectra.from_spectra(SpectrumStack.of(spectra, masks), source=source, **columns)
 
 
 def plasma(energy, kT, abundance):
@@ -56,7 +58,8 @@ def test_the_likelihood_is_a_plain_sum_over_spectra(table):
     """Known, common, per-source and per-spectrum parameters, redshifts and factors of instruments."""
     source, z = ["a", "a", "b", "c"], [0.1, 0.1, 0.6, 0.3]
     instrument = ["pn", "mos", "mos", "pn"]
-    empty = design(4, source=source, z=z, instrument=instrument, known={"mw_nh": [0.02, 0.02, 0.1, 0.05]})
+    epoch = [1, 1, 1, 1]
+    empty = design(4, source=source, z=z, epoch=epoch, instrument=instrument, known={"mw_nh": [0.02, 0.02, 0.1, 0.05]})
     text = f"tbabs(mw) * tbabs(host) * (atable({table!r}, gas) + powerlaw(agn))"
     model = SpectralPopulation(
         spectrum=text, own="agn_log10_flux", common="gas_abundance", known="mw_nh", calibration=True, band=(0.5, 2.0)
@@ -68,7 +71,7 @@ def test_the_likelihood_is_a_plain_sum_over_spectra(table):
     truth |= {"agn_log10_flux_std": 0.3, "agn_photon_index_mean": 1.8, "log10_gas_kT_mean": 0.5, "calibration": 1.2}
     truth |= {"log10_gas_kT_std": 0.1, "log10_host_nh_mean": -1.0, "log10_host_nh_std": 0.1, "gas_abundance": 0.4}
     data, drawn = model.simulate(jax.random.key(1), empty, truth | {"agn_photon_index_std": 0.1})
-    assert np.shape(drawn["agn_log10_flux"]) == (4,)
+    assert np.shape(drawn["agn_log10_flux"]) == (3,)
     assert np.shape(drawn["log10_gas_kT"]) == (3,)
     bound = model.prepare(data)
     assert model.cautions(data, bound) == ()
@@ -88,7 +91,7 @@ def test_the_likelihood_is_a_plain_sum_over_spectra(table):
         p = {"mw_nh": data.known["mw_nh"][row], "host_nh": 10 ** values["log10_host_nh"][index[row]]}
         p |= {"gas_kT": 10 ** values["log10_gas_kT"][index[row]], "gas_abundance": values["gas_abundance"]}
         p |= {name: values[name][index[row]] for name in ("gas_log10_amplitude", "agn_photon_index")}
-        p |= {"agn_log10_flux": values["agn_log10_flux"][row]}
+        p |= {"agn_log10_flux": values["agn_log10_flux"][index[row]]}
         factor = values["calibration"][0] if instrument[row] == "mos" else 1.0
         with jax.enable_x64(True):
             expected = factor * np.asarray(photons(spectrum_from_text(expression), edges)(p)) @ response
@@ -97,9 +100,154 @@ def test_the_likelihood_is_a_plain_sum_over_spectra(table):
     assert float(jnp.sum(log_probs["counts"])) == pytest.approx(total + constant, rel=1e-6)
 
 
-def recovered(fit, truth: dict, names: list[str], monte_carlo, tolerance: float = 4.0) -> None:
-    """Assert that the posterior means of parameters are within ``tolerance`` posterior standard deviations of truth."""
-    assert fit.verdict.sampler.passed if hasattr(fit.verdict, "sampler") else fit.verdict
-    for name in names:
+def check_recovery(model, empty, truth, monte_carlo, key=1):
+    """Simulate, fit, and compare the populations and the values of all sources with the truth."""
+    data, drawn = model.simulate(jax.random.key(seed(key)), empty, truth)
+    fit = hbm.sample(model, data, seed=seed(key))
+    assert fit.verdict.usable, fit.verdict
+    for name, value in truth.items():
         draws = np.asarray(fit.posterior[name])
-        assert abs(draws.mean() - truth[name]) < tolerance * draws.std(), name
+        monte_carlo.within(draws.mean(), value, draws.std(), name=name)
+    for varying in model.sites:
+        draws = np.asarray(fit.posterior[varying.site])
+        distance = (draws.mean((0, 1)) - drawn[varying.site]) / draws.std((0, 1))
+        # The mean square of standard normal numbers; the shrinkage to the population only makes it smaller.
+        num = distance.size
+        monte_carlo.p_value(stats.chi2.sf(np.sum(distance**2), num), name=f"sources, {varying.site}")
+    return data, fit
+
+
+@pytest.mark.long
+def test_cutoff_power_laws_with_two_phases_of_absorbers(tmp_path, monte_carlo):
+    """A cold and a warm absorber in the frame of each source; the warm one is a table of optical depths."""
+
+    def depth(energy, log10_column):
+        """Return an optical depth with edges of O VII and O VIII."""
+        middle = 0.5 * (energy[1:] + energy[:-1])
+        edges = sum(tau * np.where(middle > e, (middle / e) ** -3, 0.0) for e, tau in ((0.739, 1.0), (0.871, 0.7)))
+        return 10.0 ** (log10_column - 21.5) * edges
+
+    path = tmp_path / "warm.mod"
+    grid = {"log10_column": np.linspace(20.0, 23.0, 31)}
+    write_table_model(path, depth, np.geomspace(0.3, 30.0, 401), grid, additive=False)
+    z = np.tile([0.05, 0.2, 0.4, 0.1], 3)
+    empty = design(12, z=z, exposure=40_000.0, known={"mw_nh": 0.03})
+    model = SpectralPopulation(
+        spectrum=f"tbabs(mw) * tbabs(host) * etable({str(path)!r}, warm) * cutoffpl", known="mw_nh", common="e_cut",
+        priors={"e_cut": "LogNormal(2, 0.5)", "warm_log10_column_mean": "Normal(21.5, 0.5)"},
+    )  # fmt: skip
+    truth = {"photon_index_mean": 1.6, "photon_index_std": 0.15, "log10_flux_mean": -10.8, "log10_flux_std": 0.2}
+    truth |= {"log10_host_nh_mean": -0.9, "log10_host_nh_std": 0.2, "warm_log10_column_mean": 21.7}
+    check_recovery(model, empty, truth | {"warm_log10_column_std": 0.3, "e_cut": 5.0}, monte_carlo)
+
+
+@pytest.mark.long
+def test_thermal_sources(monte_carlo):
+    empty = design(10, z=np.linspace(0.05, 0.6, 10), known={"mw_nh": 0.03})
+    model = SpectralPopulation(spectrum="tbabs(mw) * clumin(bremss(gas), z=None, band=(0.5, 2))", known="mw_nh",
+                               common="gas_log10_amplitude", priors={"gas_log10_amplitude": 0.0})  # fmt: skip
+    truth = {"log10_gas_kT_mean": 0.5, "log10_gas_kT_std": 0.15}
+    check_recovery(model, empty, truth | {"log10_luminosity_mean": 44.5, "log10_luminosity_std": 0.3}, monte_carlo)
+
+
+@pytest.mark.long
+def test_epochs_seen_by_two_instruments(monte_carlo):
+    """Flux and index of each epoch, column of each source, and the factor between two instruments."""
+    num = 16
+    empty = design(
+        num, source=[f"x{row // 4}" for row in range(num)], epoch=[row // 2 for row in range(num)],
+        instrument=["pn", "mos"] * (num // 2), exposure=5000.0,
+    )  # fmt: skip
+    model = SpectralPopulation(
+        spectrum="tbabs * powerlaw", own=("photon_index", "log10_flux"), calibration=True,
+        priors={"log10_nh_mean": "Normal(-0.5, 0.5)"},
+    )  # fmt: skip
+    truth = {"photon_index_mean": 2.0, "photon_index_std": 0.2, "log10_flux_mean": -11.0, "log10_flux_std": 0.4}
+    truth |= {"log10_nh_mean": -0.3, "log10_nh_std": 0.3, "calibration": 1.1}
+    check_recovery(model, empty, truth, monte_carlo)
+
+
+@pytest.mark.long
+def test_time_resolved_afterglows(monte_carlo):
+    """Intervals of afterglows, whose host column is that of the burst."""
+    num = 18
+    empty = design(
+        num, source=[f"grb{row // 3}" for row in range(num)], z=np.repeat([0.5, 1.0, 1.5, 2.0, 0.8, 1.2], 3),
+        exposure=3000.0, known={"mw_nh": np.repeat([0.02, 0.05, 0.1, 0.03, 0.04, 0.02], 3)},
+    )  # fmt: skip
+    model = SpectralPopulation(
+        spectrum="tbabs(mw) * tbabs(host) * powerlaw", own=("photon_index", "log10_flux"), known="mw_nh"
+    )
+    truth = {"photon_index_mean": 2.0, "photon_index_std": 0.15, "log10_flux_mean": -10.8, "log10_flux_std": 0.4}
+    check_recovery(model, empty, truth | {"log10_host_nh_mean": 0.0, "log10_host_nh_std": 0.4}, monte_carlo)
+
+
+@pytest.mark.long
+def test_clusters_of_galaxies_by_a_table(table, monte_carlo):
+    empty = design(12, z=np.linspace(0.05, 0.7, 12), known={"mw_nh": 0.02})
+    model = SpectralPopulation(spectrum=f"tbabs(mw) * atable({table!r}, gas)", known="mw_nh", common="gas_abundance")
+    truth = {"log10_gas_kT_mean": 0.6, "log10_gas_kT_std": 0.1, "gas_log10_amplitude_mean": -2.0}
+    data, fit = check_recovery(
+        model, empty, truth | {"gas_log10_amplitude_std": 0.3, "gas_abundance": 0.3}, monte_carlo
+    )
+    restored = SourceSpectra.from_dict(data.to_dict())
+    assert restored.name == data.name
+    np.testing.assert_array_equal(restored.known["mw_nh"], data.known["mw_nh"])
+    assert fit.posterior["log10_gas_kT"].dims[-1] == "source"
+
+
+def test_tables_and_files_are_read(tmp_path):
+    rmf = xrt_like_rmf(200)
+    write_rmf(tmp_path / "a.rmf", rmf)
+    write_arf(tmp_path / "a.arf", xrt_like_arf(rmf))
+    for row in range(3):
+        spectrum = ungrouped(f"s{row}", rmf.channels, 1000.0, np.full(len(rmf.channels), row + 1))
+        write_pha(tmp_path / f"s{row}.pha", spectrum, rmf="a.rmf", arf="a.arf")
+    (tmp_path / "t.csv").write_text(
+        "source,pha,redshift,instrument,mw_nh\na,s0.pha,0.1,pn,0.02\na,s1.pha,0.1,mos,0.02\nb,s2.pha,0.3,pn,0.05\n"
+    )
+    data = read_source_spectra(tmp_path / "t.csv", energies=BAND, grouping="none")
+    assert data.name == ("a", "b")
+    assert list(data.source) == [0, 0, 1]
+    assert data.instrument == ("pn", "mos", "pn")
+    np.testing.assert_array_equal(data.z, [0.1, 0.3])
+    np.testing.assert_array_equal(data.known["mw_nh"], [0.02, 0.02, 0.05])
+    assert "2 sources at redshift 0.1 to 0.3 with 3 spectra, 1 to 2 each, from pn, mos" in data.describe()
+    other = data.subset([1])
+    assert other.spectra.name == ("s2.pha",)
+    assert list(other.source) == [0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"source": ["a", "a"], "z": [0.1, 0.2]}, "z: expected one redshift for all spectra of a; found 0.1 and 0.2"),
+        ({"source": ["a"]}, "source: expected an entry for each of 2 spectra; found 1"),
+        ({"z": [0.1, -0.2]}, "z, s1: expected a redshift of 0 or more; found -0.2"),
+        ({"known": {"mw_nh": [0.1, 0.2, 0.3]}}, "mw_nh: expected a value for each of 2 spectra; found 3"),
+    ],
+)
+def test_bad_columns(columns, words):
+    with pytest.raises(DataError, match=words):
+        SourceSpectra.from_spectra(design(2).spectra, **columns)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"spectrum": "tbabs(mw)"}, "expected a spectrum with an additive component"),
+        ({"spectrum": "powerlaw", "own": "index"}, "parameter of the spectrum 'index'"),
+        ({"spectrum": "powerlaw", "own": "log10_flux", "common": "log10_flux"}, "expected other parameters than in"),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        SpectralPopulation(**options)
+
+
+def test_missing_columns_of_the_data_are_named():
+    empty = design(2)
+    with pytest.raises(DataError, match="expected values of 'nh' in the data; found none"):
+        SpectralPopulation(spectrum="tbabs * powerlaw", known="nh").prepare(empty)
+    with pytest.raises(DataError, match="expected the instrument of each spectrum with calibration=True"):
+        SpectralPopulation(spectrum="powerlaw", calibration=True).prepare(empty)

@@ -43,6 +43,8 @@ class SourceSpectra(HasSpectra):
         The spectra with their responses.
     source : (S,) int
         Index of the source of each spectrum.
+    epoch : tuple of str
+        Epoch of each spectrum. Spectra of one source and epoch, such as those of several instruments, share it.
     instrument : tuple of str
         Name of the instrument of each spectrum; empty if it is unknown.
     known : dict of str to (S,) array
@@ -55,6 +57,7 @@ class SourceSpectra(HasSpectra):
     z: Any
     spectra: SpectrumStack
     source: Any
+    epoch: tuple[str, ...] = field(metadata={"static": True})
     instrument: tuple[str, ...] = field(metadata={"static": True})
     known: dict[str, Any] = field(default_factory=dict)
     left_out: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
@@ -67,6 +70,7 @@ class SourceSpectra(HasSpectra):
         *,
         source: Sequence[str] | None = None,
         z: ArrayLike = 0.0,
+        epoch: Sequence[Any] | None = None,
         instrument: Sequence[str] | None = None,
         known: Mapping[str, ArrayLike] | None = None,
     ) -> "SourceSpectra":
@@ -83,6 +87,8 @@ class SourceSpectra(HasSpectra):
             Name of the source of each spectrum, S; by default the names of the spectra, one source each.
         z : float or (S,)
             Redshift of the source of each spectrum.
+        epoch : sequence, optional
+            Epoch or interval of each spectrum, S; by default each spectrum has an epoch of its own.
         instrument : sequence of str, optional
             Name of the instrument of each spectrum, for factors between instruments.
         known : mapping of str to float or (S,) array, optional
@@ -91,7 +97,8 @@ class SourceSpectra(HasSpectra):
         num = len(spectra)
         sources = tuple(str(entry) for entry in (spectra.name if source is None else source))
         instruments = ("",) * num if instrument is None else tuple(str(entry) for entry in instrument)
-        for key, entries in (("source", sources), ("instrument", instruments)):
+        epochs = tuple(str(entry) for entry in (range(num) if epoch is None else epoch))
+        for key, entries in (("source", sources), ("epoch", epochs), ("instrument", instruments)):
             if len(entries) != num:
                 raise DataError(f"{key}: expected an entry for each of {num} spectra; found {len(entries)}.")
         names = tuple(dict.fromkeys(sources))
@@ -118,7 +125,9 @@ class SourceSpectra(HasSpectra):
                 f"{redshifts[first][index][row]:g} and {redshifts[row]:g}."
             )
         columns = {str(key): frozen_array(column(str(key), values)) for key, values in (known or {}).items()}
-        return cls(names, frozen_array(redshifts[first]), spectra, frozen_array(index, None), instruments, columns)
+        return cls(
+            names, frozen_array(redshifts[first]), spectra, frozen_array(index, None), epochs, instruments, columns
+        )
 
     def subset(self, rows: ArrayLike) -> "SourceSpectra":
         """Return sources with all their spectra, by a boolean mask (N,) or by integer indices, as `Sample.subset`."""
@@ -131,9 +140,23 @@ class SourceSpectra(HasSpectra):
             z=frozen_array(np.asarray(self.z)[index]),
             spectra=self.spectra.subset(spectra),
             source=frozen_array(np.repeat(np.arange(len(index)), [len(rows) for rows in chosen]), None),
+            epoch=tuple(self.epoch[row] for row in spectra),
             instrument=tuple(self.instrument[row] for row in spectra),
             known={key: frozen_array(np.asarray(values)[spectra]) for key, values in self.known.items()},
         )
+
+    @property
+    def epochs(self) -> tuple[tuple[str, str], ...]:
+        """Source and epoch of each of E epochs."""
+        sources = (self.name[row] for row in np.asarray(self.source))
+        return tuple(dict.fromkeys(zip(sources, self.epoch, strict=True)))
+
+    @property
+    def epoch_index(self) -> np.ndarray:
+        """Index of the epoch of each spectrum among `epochs`, (S,)."""
+        number = {pair: row for row, pair in enumerate(self.epochs)}
+        sources = (self.name[row] for row in np.asarray(self.source))
+        return np.array([number[pair] for pair in zip(sources, self.epoch, strict=True)])
 
     def describe(self) -> str:
         """Return a paragraph on the sample: number of sources and spectra, redshifts, counts and energies."""
@@ -143,8 +166,8 @@ class SourceSpectra(HasSpectra):
         return (
             f"{len(self)} source{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to "
             f"{np.max(self.z):.4g} with {len(s)} spectra, {per_source.min()} to {per_source.max()} each"
-            f"{', from ' + listed(instruments) if instruments else ''}; {counts.min():.0f} to {counts.max():.0f} counts "
-            f"in a spectrum (median {np.median(counts):.0f}) from {np.nanmin(s.e_min):.3g} to "
+            f"{', from ' + listed(instruments) if instruments else ''}; {counts.min():.0f} to {counts.max():.0f} "
+            f"counts in a spectrum (median {np.median(counts):.0f}) from {np.nanmin(s.e_min):.3g} to "
             f"{np.nanmax(s.e_max):.3g} keV. Backgrounds: {int(s.has_background.sum())} of {len(s)}."
         ) + self._notes()
 
@@ -154,6 +177,7 @@ class SourceSpectra(HasSpectra):
             "name": np.array(self.name),
             "z": np.array(self.z),
             "source": np.array(self.source),
+            "epoch": np.array(self.epoch, dtype=str),
             "instrument": np.array(self.instrument, dtype=str),
             "left_out": np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2),
         }
@@ -168,6 +192,7 @@ class SourceSpectra(HasSpectra):
             z=frozen_array(stored["z"]),
             spectra=SpectrumStack.from_dict(stored),
             source=frozen_array(stored["source"], None),
+            epoch=tuple(str(entry) for entry in stored["epoch"]),
             instrument=tuple(str(entry) for entry in stored["instrument"]),
             known={
                 key.removeprefix(_KNOWN): frozen_array(values)
@@ -183,7 +208,8 @@ class SourceSpectra(HasSpectra):
 
         source = np.asarray(self.source)
         columns = {"name": [self.name[row] for row in source], "z": np.asarray(self.z)[source]}
-        columns |= {"spectrum": list(self.spectra.name), "instrument": list(self.instrument)}
+        columns |= {"spectrum": list(self.spectra.name), "epoch": list(self.epoch)}
+        columns |= {"instrument": list(self.instrument)}
         columns |= {key: np.array(values) for key, values in self.known.items()}
         counts = np.asarray(self.spectra.counts).sum(axis=1).astype(int)
         return Table(columns | {"counts": counts, "exposure": np.array(self.spectra.exposure)})
@@ -196,7 +222,6 @@ def read_source_spectra(
     format: str | None = None,
     missing: float | list[float] = (),  # type: ignore[assignment]
     spectra: str | None = None,
-    known: str | list[str] = (),  # type: ignore[assignment]
     energies: tuple[float, float] | None = None,
     grouping: str = "optimal",
     group_by: float | None = None,
@@ -210,14 +235,13 @@ def read_source_spectra(
     ----------
     source
         Table: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns: ``name``
-        of the source, which may be repeated, and ``spectrum``, the PHA file; optional ``z``, ``instrument``, and file
-        names ``background``, ``rmf``, ``arf`` that replace those of the header, all relative to the folder of spectra.
+        of the source, which may be repeated, and ``spectrum``, the PHA file; optional ``z``, ``epoch``, ``instrument``,
+        and file names ``background``, ``rmf``, ``arf`` that replace those of the header, all relative to the folder of
+        spectra. All other columns of numbers without missing values, such as ``mw_nh``, become `SourceSpectra.known`.
     columns, format, missing
         As for all readers of tables, see the notes of `hbm_jax.data.read_table`.
     spectra
         Folder of the spectra; by default the folder of the table.
-    known
-        Further columns with values of parameters of the model expression, such as ``mw_nh``.
     energies
         Energy range to use [keV]; by default that of the instrument, as in `hbm_jax.data.read_grouped_spectra`.
     grouping, group_by, bad_channels
@@ -225,17 +249,15 @@ def read_source_spectra(
 
     Examples
     --------
-    >>> read_source_spectra("clusters.csv", known="mw_nh", energies=(0.5, 7.0))  # doctest: +SKIP
+    >>> read_source_spectra("clusters.csv", energies=(0.5, 7.0))  # doctest: +SKIP
     """
-    known = [known] if isinstance(known, str) else list(known)
-    declared = {"name": TEXT, "z": Column(""), "instrument": TEXT, **dict.fromkeys(FILES, TEXT)}
-    declared |= {name: Column(None) for name in known}
+    declared = dict.fromkeys(("name", "epoch", "instrument", *FILES), TEXT) | {"z": Column("")}
     table = read_table(source, format=format, missing=missing)
     folder = Path(source).parent if isinstance(source, str | Path) else Path()
     folder = folder if spectra is None else Path(spectra)
     names = table.resolve(list(declared), columns, ALIASES)
     with named_errors(table.origin):
-        table.require(names, "name", "spectrum", *known)
+        table.require(names, "name", "spectrum")
         values = table.values_of(names, declared)
         texts = {
             key: text_tuple(values[key], names[key], "row {row}" if key == "name" else "")
@@ -253,9 +275,17 @@ def read_source_spectra(
             stack,
             source=texts["name"],
             z=np.asarray(values["z"], float) if "z" in values else 0.0,
+            epoch=texts.get("epoch"),
             instrument=texts.get("instrument"),
-            known={name: np.asarray(values[name], float) for name in known},
+            known=_known({name: table.values(name) for name in table.columns if name not in names.values()}),
         )
+
+
+def _known(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the columns of numbers in which none is missing."""
+    numbers = {name: np.ma.getdata(values) for name, values in columns.items() if not np.ma.is_masked(values)}
+    numbers = {name: values for name, values in numbers.items() if values.dtype.kind in "iuf"}
+    return {name: values.astype(float) for name, values in numbers.items() if np.isfinite(values).all()}
 
 
 def _files(texts: Mapping[str, Sequence[str]], row: int, folder: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ logarithm,
 
     log10_p_i ~ N(log10_p_mean, log10_p_std^2),
 
-unless it is known, common to all sources, or has a value for each spectrum, which then has the population. The photon
+unless it is known, common to all sources, or has a value for each epoch, which then has the population. The photon
 spectrum is folded through the response of each spectrum and compared with the observed counts.
 """
 
@@ -45,7 +45,7 @@ COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
 MILKY_WAY = "mw"  # label of absorbers at redshift 0
 NUM_TRIALS = 32  # draws from the priors at which the error of the folds is measured
-RESERVED = ("calibration", "counts", "source", "spectrum", "group", "calibrated_instrument")
+RESERVED = ("calibration", "counts", "source", "epoch", "spectrum", "group", "calibrated_instrument")
 
 
 @jax.tree_util.register_dataclass
@@ -57,18 +57,19 @@ class FoldedSources:
     ----------
     spectra : FoldedSpectra
         The S spectra, with the data.
-    source, instrument : (S,) int
-        Index of the source and of the instrument of each spectrum.
+    source, epoch, instrument : (S,) int
+        Index of the source, of the epoch and of the instrument of each spectrum.
     known : dict of str to (S,) array
         Known parameters of the expression.
     information : SpectrumInformation
-        Gaussian approximation of each spectrum's likelihood, for the coordinates.
+        Gaussian approximation of each epoch's likelihood, for the coordinates.
     num_sources, num_instruments : int
         Number of sources, N, and of instruments.
     """
 
     spectra: FoldedSpectra
     source: Any
+    epoch: Any
     instrument: Any
     known: dict[str, Any]
     information: SpectrumInformation
@@ -104,10 +105,10 @@ class SpectralPopulation(PopulationModel):
     common : sequence of str, or str
         Parameters with one value for all sources, and the prior of their component.
     own : sequence of str, or str
-        Parameters with a value for each spectrum, such as the flux of each epoch or interval. These values have one
-        population, whatever their source.
+        Parameters with a value for each epoch of a source, such as the flux; the epochs are those of the data, by
+        default one for each spectrum. These values have one population, whatever their source.
     known : sequence of str, or str
-        Parameters with known values, in the data's ``known``.
+        Parameters with known values: columns of the data with their names, `SourceSpectra.known`.
     calibration : bool
         Whether each instrument after the first has a factor ``calibration``, the same for all sources.
     statistic : str, optional
@@ -138,7 +139,7 @@ class SpectralPopulation(PopulationModel):
 
     spectrum: Any = field(metadata={"help": "such as \"tbabs(mw) * atable('gas.mod', gas)\""})
     common: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with one value for all sources"})
-    own: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with a value for each spectrum"})
+    own: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with a value for each epoch"})
     known: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with known values in the table"})
     calibration: bool = field(default=False, metadata={"help": "whether instruments after the first have a factor"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
@@ -217,7 +218,7 @@ class SpectralPopulation(PopulationModel):
 
     @cached_property
     def sites(self) -> tuple[Varying, ...]:
-        """Parameters with a population: first those with a value for each source, then those for each spectrum."""
+        """Parameters with a population: first those with a value for each source, then those for each epoch."""
         names = [name for name in self._remaining if name not in self.fixed]
         names = [name for name in names if name not in self.own] + [name for name in names if name in self.own]
         return tuple(POPULATIONS.get(name) or varying_of(name, self.table[name]) for name in names)
@@ -245,7 +246,8 @@ class SpectralPopulation(PopulationModel):
         missing = [name for name in self.known if name not in data.known]
         if missing:
             raise DataError(
-                f"SpectralPopulation: expected values of {missing[0]!r} in the data; found {listed(data.known) or 'none'}."
+                f"SpectralPopulation: expected values of {missing[0]!r} in the data; found "
+                f"{listed(data.known) or 'none'}."
             )
         if self.calibration and not all(data.instrument):
             raise DataError("SpectralPopulation: expected the instrument of each spectrum with calibration=True.")
@@ -262,9 +264,10 @@ class SpectralPopulation(PopulationModel):
         return FoldedSources(
             spectra=spectra,
             source=source,
+            epoch=data.epoch_index,
             instrument=np.array([instruments.index(entry) for entry in data.instrument]),
             known=known,
-            information=SpectrumInformation.of(spectra, self.sites, means, middle | known),
+            information=SpectrumInformation.of(spectra, self.sites, means, middle | known, source, data.epoch_index),
             num_sources=len(data),
             num_instruments=len(instruments),
         )
@@ -304,25 +307,43 @@ class SpectralPopulation(PopulationModel):
         """Sample the parameters with a population; return a value for each spectrum, (S,)."""
         means, stds = ([p[f"{v.site}_{moment}"] for v in self.sites] for moment in ("mean", "std"))
         num = self.num_per_source
-        of_source, of_spectrum = bound.information.coordinates(means, stds, num, bound.source, bound.num_sources)
+        of_source, of_epoch = bound.information.coordinates(means, stds, num, bound.num_sources)
         values: dict[str, Any] = {}
         V = []
         with numpyro.plate("source", bound.num_sources, dim=-1):
             sampled = of_source.sample(self.sites[:num], means[:num], stds[:num])
         for varying, x, mean, std in zip(self.sites[:num], sampled, means[:num], stds[:num], strict=True):
-            V.append(((x - mean) / std)[bound.source])
+            V.append(((x - mean) / std)[bound.information.source])
             values[varying.parameter] = varying.value(x)[bound.source]
-        with numpyro.plate("spectrum", len(bound.source), dim=-1):
-            sampled = of_spectrum.given(V).sample(self.sites[num:], means[num:], stds[num:])
-        return values | {v.parameter: v.value(x) for v, x in zip(self.sites[num:], sampled, strict=True)}
+        with numpyro.plate("epoch", len(bound.information.source), dim=-1):
+            sampled = of_epoch.given(V).sample(self.sites[num:], means[num:], stds[num:])
+        return values | {v.parameter: v.value(x)[bound.epoch] for v, x in zip(self.sites[num:], sampled, strict=True)}
 
-    def _factors(self, bound: FoldedSources) -> Any:
-        """Return the factor of the instrument of each spectrum, 1 for the first; None without calibration."""
+    def _factors(self, bound: FoldedSources, factors: Any = None) -> Any:
+        """Return the factor of the instrument of each spectrum, 1 for the first; None without calibration.
+
+        The factors of the other instruments are sampled where they are not given.
+        """
         if not self.calibration or bound.num_instruments < 2:
             return None
-        with numpyro.plate("calibrated_instrument", bound.num_instruments - 1, dim=-1):
-            factors = sample_prior("calibration", self.all_priors["calibration"])
+        if factors is None:
+            with numpyro.plate("calibrated_instrument", bound.num_instruments - 1, dim=-1):
+                factors = sample_prior("calibration", self.all_priors["calibration"])
         return jnp.append(1.0, jnp.broadcast_to(factors, bound.num_instruments - 1))[bound.instrument]
+
+    def expected(self, bound: FoldedSources, parameters: Mapping[str, Any]) -> jax.Array:
+        """Return the expected counts of the sources without background, (S, G).
+
+        ``parameters`` are the values of one draw: of the sites of sources (N,) and of epochs (E,), of common parameters
+        and of ``calibration``. Fixed parameters may be omitted.
+        """
+        values = dict(bound.known)
+        values |= {name: parameters.get(name, self.all_priors[name]) for name in self.common_parameters}
+        for varying in self.sites:
+            index = bound.epoch if varying.parameter in self.own else bound.source
+            values[varying.parameter] = varying.value(jnp.asarray(parameters[varying.site]))[index]
+        factors = parameters.get("calibration", self.all_priors.get("calibration"))
+        return bound.spectra.expected(values, self._factors(bound, factors))
 
     # The remaining members of the protocol that inference, command line and reports use.
 
@@ -335,11 +356,9 @@ class SpectralPopulation(PopulationModel):
     def coords(self, data: SourceSpectra) -> dict[str, list]:
         """Return the labels of the dimensions."""
         instruments = list(dict.fromkeys(data.instrument))
-        return {
-            "source": list(data.name),
-            "spectrum": list(data.spectra.name),
-            "calibrated_instrument": instruments[1:],
-        }
+        coords = {"source": list(data.name), "spectrum": list(data.spectra.name)}
+        coords["epoch"] = [" ".join(pair) for pair in data.epochs]
+        return coords | {"calibrated_instrument": instruments[1:]}
 
     @property
     def units(self) -> dict[str, str]:
@@ -350,6 +369,6 @@ class SpectralPopulation(PopulationModel):
     @property
     def description(self) -> str:
         """One line for reports."""
-        untied = f", {', '.join(self.own)} of each spectrum" if self.own else ""
+        untied = f", {', '.join(self.own)} of each epoch" if self.own else ""
         factors = ", with factors of the instruments" if self.calibration else ""
         return f"Population of X-ray sources, {self.spectrum}{untied}{factors}"

@@ -64,38 +64,48 @@ class Whitening:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class SpectrumInformation:
-    """Gaussian approximations of the likelihoods of S spectra in K parameters theta.
+    """Gaussian approximations of the likelihoods of E epochs in K parameters theta, the sums of those of their spectra.
 
     ln L = information_vector . theta - theta . fisher_information . theta / 2 + constant.
 
     Attributes
     ----------
-    fisher_information : (S, K, K)
+    fisher_information : (E, K, K)
         Fisher information at the best fit.
-    information_vector : (S, K)
+    information_vector : (E, K)
         Score at theta = 0.
+    source : (E,) int
+        Index of the source of each epoch.
     """
 
     fisher_information: Any
     information_vector: Any
+    source: Any
 
     @classmethod
     def of(
-        cls, spectra: FoldedSpectra, sites: tuple[Varying, ...], means: np.ndarray, others: Mapping[str, Any]
+        cls,
+        spectra: FoldedSpectra,
+        sites: tuple[Varying, ...],
+        means: np.ndarray,
+        others: Mapping[str, Any],
+        source: np.ndarray,
+        epoch: np.ndarray,
     ) -> "SpectrumInformation":
         """Fit all spectra at once, as if each had a source of its own, and expand their likelihoods about the fits.
 
-        ``means`` (K,) are those of the first population, ``others`` the values of all other parameters, () or (S,).
+        ``means`` (K,) are those of the first population, ``others`` the values of all other parameters, () or (S,), and
+        ``source`` and ``epoch`` the indices of source and epoch of each spectrum, (S,).
         """
-        return cls(*precomputed(lambda: _fit(spectra, sites, means, dict(others))))
+        information, vector = precomputed(lambda: _fit(spectra, sites, means, dict(others)))
+        first = np.unique(epoch, return_index=True)[1]
+        membership = np.arange(len(first))[:, None] == epoch
+        return cls(np.einsum("es,skl->ekl", membership, information), membership @ vector, source[first])
 
     def coordinates(
-        self, means: Sequence[Any], stds: Sequence[Any], num: int, source: Any, num_sources: int
+        self, means: Sequence[Any], stds: Sequence[Any], num: int, num_sources: int
     ) -> tuple[Whitening, Whitening]:
-        """Return the coordinates of N sources in the first ``num`` sites, and of S spectra in all others.
-
-        ``source`` (S,) is the index of the source of each spectrum.
-        """
+        """Return the coordinates of N sources in the first ``num`` sites, and of E epochs in all others."""
         std, mean = jnp.stack([jnp.asarray(s) for s in stds]), jnp.stack([jnp.asarray(m) for m in means])
         information = jnp.asarray(self.fisher_information)
         slope = std * (self.information_vector - jnp.sum(information * mean, axis=-1))
@@ -103,12 +113,12 @@ class SpectrumInformation:
         own = precision[:, num:, num:] + np.eye(len(means) - num)
         cross, of_source, source_slope = precision[:, num:, :num], precision[:, :num, :num], slope[:, :num]
         if num < len(means):
-            # Marginalised over the values of each spectrum (Schur complement).
+            # Marginalised over the values of each epoch (Schur complement).
             columns = jnp.concatenate([cross, slope[:, num:, None]], axis=-1)
             solved = jnp.linalg.solve(own, columns)
             of_source = of_source - jnp.einsum("skl,skm->slm", cross, solved[..., :-1])
             source_slope = source_slope - jnp.einsum("skl,sk->sl", cross, solved[..., -1])
-        membership = jnp.arange(num_sources)[:, None] == jnp.asarray(source)
+        membership = jnp.arange(num_sources)[:, None] == jnp.asarray(self.source)
         total = jnp.einsum("ns,skl->nkl", membership * 1.0, of_source) + np.eye(num)
         return Whitening(total, (membership * 1.0) @ source_slope), Whitening(own, slope[:, num:], cross)
 
