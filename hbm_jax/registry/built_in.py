@@ -82,8 +82,12 @@ BUILT_IN = {
         "hbm_jax.data:SourceSpectra",
         "hbm_jax.data:read_source_spectra",
         figures="hbm_jax.plotting.xray.figures:figures",
-        summary="X-ray spectra of a population of sources of any model expression, with one spectrum each or several",
+        simulate="hbm_jax.simulation.source_spectra:simulate",
+        population_options=("spectrum", "common", "known", "band"),
+        takes_design=False,
+        summary="X-ray spectra of a population of sources, of any model expression, one or several each",
         examples=(
+            "hbm-jax simulate spectra --spectrum 'tbabs * powerlaw' --num 20 --truth photon_index_mean=2 --out drawn",
             "hbm-jax fit spectra --catalog clusters.csv --spectrum \"tbabs(mw) * atable('gas.mod', gas)\" "
             "--known mw_nh --out runs/clusters",
             "hbm-jax fit spectra --catalog epochs.csv --spectrum 'tbabs * powerlaw' --own log10_flux --out runs/epochs",
