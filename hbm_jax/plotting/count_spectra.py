@@ -54,7 +54,7 @@ def spectra(
         and data.
     names : iterable of str, optional
         Sources to show; by default those with the most counts. For bursts and populations, names of spectra
-        (``fit.data.spectra.name``); the default for bursts is the brightest interval of the brightest, in all detectors.
+        (``fit.data.spectra.name``); for bursts the default is the brightest interval of each, in all detectors.
     max_num : int
         Largest number of sources.
     expected : ExpectedCounts, optional
