@@ -66,16 +66,17 @@ def write_files(folder: Path) -> None:
 
 
 def copy_chandra(folder: Path) -> None:
-    """Copy the spectrum of 3C 273, once without the name of its background."""
+    """Copy the spectrum of 3C 273 with and without the name of its background; elisa needs POISSERR for counts."""
     from astropy.io import fits
 
     shared = Path(os.environ["HBM_JAX_TEST_DATA"]) / "xray" / "chandra_3c273"
-    for file in shared.iterdir():
-        shutil.copyfile(file, folder / file.name)
-    shutil.copyfile(shared / "3c273.pi", folder / "3c273_W.pha")
-    with fits.open(shared / "3c273.pi") as hdus:
-        hdus["SPECTRUM"].header["BACKFILE"] = "NONE"
-        hdus.writeto(folder / "3c273_C.pha")
+    for name in ("3c273.rmf", "3c273.arf"):
+        shutil.copyfile(shared / name, folder / name)
+    copies = {"3c273_bg.pha": ("3c273_bg.pi", "NONE"), "3c273_C.pha": ("3c273.pi", "NONE")}
+    for copy, (source, background) in (copies | {"3c273_W.pha": ("3c273.pi", "3c273_bg.pha")}).items():
+        with fits.open(shared / source) as hdus:
+            hdus["SPECTRUM"].header["BACKFILE"], hdus["SPECTRUM"].header["POISSERR"] = background, True
+            hdus.writeto(folder / copy)
 
 
 def file_of(case: str) -> str:
@@ -178,7 +179,7 @@ def fit_with_elisa(folder: Path) -> dict:
     for case, (name, has_background, model) in CASES.items():
         files = dict(zip(("respfile", "ancrfile"), responses_of(folder, case), strict=True))
         if has_background:
-            files["backfile"] = str(folder / ("background.pha" if name == "made" else "3c273_bg.pi"))
+            files["backfile"] = str(folder / ("background.pha" if name == "made" else "3c273_bg.pha"))
         data = Data([BANDS[name]], str(folder / file_of(case)), name="ccd", spec_poisson=True, **files)
         start = time.perf_counter()
         spectrum = PowerLaw() if model == "po" else TBAbs(abund="wilm") * PowerLaw()
@@ -202,10 +203,11 @@ def newton(fit, best):
     """Return the maximum of elisa's likelihood by three of Newton's steps, from its best fit."""
     import jax
 
-    deviance, x = fit._helper.deviance_total, best._mle_unconstr
-    gradient, hessian = jax.jit(jax.grad(deviance)), jax.jit(jax.hessian(deviance))
+    gradient, x = jax.jit(jax.grad(fit._helper.deviance_total)), np.array(best._mle_unconstr)
+    steps = 1e-4 * np.diag(np.abs(x))
     for _ in range(3):
-        x = x - np.linalg.solve(hessian(x), gradient(x))
+        hessian = np.array([(gradient(x + step) - gradient(x - step)) / (2.0 * step.sum()) for step in steps])
+        x = x - np.linalg.solve(hessian, gradient(x))
     return x
 
 

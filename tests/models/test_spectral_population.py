@@ -1,7 +1,5 @@
 """Populations of any model expression: likelihood against plain sums, redshifts of sources, and recovery of truth."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,16 +22,13 @@ from hbm_jax.validation import DataError
 BAND = (0.5, 7.0)
 
 
-def design(num: int, *, source=None, exposure=20_000.0, factors=None, **columns) -> SourceSpectra:
+def design(num: int, *, source=None, exposure=20_000.0, **columns) -> SourceSpectra:
     """Return empty spectra of sources, of a response with 200 energies, to be simulated."""
     rmf = xrt_like_rmf(200)
-    responses = [Response.of(rmf, dataclasses.replace(arf := xrt_like_arf(rmf), area=arf.area * (f or 1.0)))
-                 for f in (factors or (1.0,) * num)]  # fmt: skip
-    spectra = []
-    for row, response in enumerate(responses):
-        counts = np.zeros(len(response.channels))
-        empty = ungrouped(f"s{row}", response.channels, exposure, counts, response=response)
-        spectra.append(group(empty, "channels_per_group", 20, noticed=noticed(empty, BAND)))
+    response = Response.of(rmf, xrt_like_arf(rmf))
+    counts = np.zeros(len(response.channels))
+    empty = [ungrouped(f"s{row}", response.channels, exposure, counts, response=response) for row in range(num)]
+    spectra = [group(one, "channels_per_group", 20, noticed=noticed(one, BAND)) for one in empty]
     masks = [noticed(spectrum, BAND) for spectrum in spectra]
     return SourceSpectra.from_spectra(SpectrumStack.of(spectra, masks), source=source, **columns)
 
@@ -98,6 +93,28 @@ def test_the_likelihood_is_a_plain_sum_over_spectra(table):
         total += stats.poisson.logpmf(np.asarray(data.spectra.counts)[row, : len(expected)], expected).sum()
     constant = stats.poisson.logpmf(0, 0.0)
     assert float(jnp.sum(log_probs["counts"])) == pytest.approx(total + constant, rel=1e-6)
+
+
+def test_several_redshifts_are_those_of_each_source():
+    """Densities and integrals of components at one redshift per row, against those of each source alone."""
+    z = "z=(0.1, 0.6)"
+    energy = np.array([np.linspace(0.5, 7.0, 20), np.linspace(0.4, 5.0, 20)])
+    values = {"gas_kT": np.array([2.0, 5.0]), "gas_log10_amplitude": np.array([-3.0, -2.0]), "host_nh": np.full(2, 0.2)}
+    values |= {"fe_energy": np.full(2, 6.7), "fe_sigma": np.array([0.1, 0.2]), "fe_log10_amplitude": np.full(2, -4.0)}
+    values |= {"log10_luminosity": np.array([44.0, 45.0]), "e_cut": np.array([5.0, 9.0])}
+    values |= {"photon_index": np.array([1.5, 2.5]), "log10_flux": np.array([-11.0, -12.0])}
+    additive = f"CutoffPowerLaw({z}) + bremss(gas, {z}) + gauss(fe, {z})"
+    scaled = f"ztbabs(host, {z}) * clumin(bremss(gas, {z}) + gauss(fe, {z}), {z})"
+    with jax.enable_x64(True):
+        for text in (additive, scaled):
+            spectrum = spectrum_from_text(text)
+            together = spectrum.on(energy)(values)
+            for row in range(2):
+                alone, own = spectrum.of_source(row), {name: value[row] for name, value in values.items()}
+                np.testing.assert_allclose(together[row], alone.on(energy[row])(own), rtol=1e-12)
+                if text is additive:
+                    band = spectrum.integral(values, 0.5, 8.0, 1)
+                    np.testing.assert_allclose(band[row], alone.integral(own, 0.5, 8.0, 1), rtol=1e-12)
 
 
 def check_recovery(model, empty, truth, monte_carlo, key=1):
