@@ -95,6 +95,7 @@ def test_the_likelihood_is_a_plain_sum_over_spectra(table):
     assert float(jnp.sum(log_probs["counts"])) == pytest.approx(total + constant, rel=1e-6)
 
 
+@pytest.mark.long
 def test_several_redshifts_are_those_of_each_source():
     """Densities and integrals of components at one redshift per row, against those of each source alone."""
     z = "z=(0.1, 0.6)"

@@ -283,9 +283,15 @@ def read_source_spectra(
 
 def _known(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the columns of numbers in which none is missing."""
-    numbers = {name: np.ma.getdata(values) for name, values in columns.items() if not np.ma.is_masked(values)}
-    numbers = {name: values for name, values in numbers.items() if values.dtype.kind in "iuf"}
-    return {name: values.astype(float) for name, values in numbers.items() if np.isfinite(values).all()}
+    numbers = {}
+    for name, values in columns.items():
+        try:
+            column = np.ma.filled(np.ma.asarray(values).astype(float), np.nan)
+        except (TypeError, ValueError):  # text
+            continue
+        if np.isfinite(column).all():
+            numbers[name] = column
+    return numbers
 
 
 def _files(texts: Mapping[str, Sequence[str]], row: int, folder: Path) -> dict[str, str]:
