@@ -256,6 +256,7 @@ def test_tables_are_set_entry_by_entry():
 
 SIMULATED = {
     "afterglow": {"--num", "--rmf", "--arf"},
+    "spectra": {"--num", "--rmf", "--arf"},
     "spectrum": {"--rmf", "--arf"},
     "golenetskii": {"--num"},
     "golenetskii-counts": {"--num"},

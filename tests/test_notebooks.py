@@ -37,7 +37,7 @@ def test_every_notebook_has_a_test():
         "07_your_own_model", "08_batch_calibration_clusters",
     }  # fmt: skip
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == path
-    more = {"bursts_from_counts", "hubble_diagram", "selection", "spectrum", "trapezoid"}
+    more = {"bursts_from_counts", "clusters_by_a_table", "hubble_diagram", "selection", "spectrum", "trapezoid"}
     assert {path.stem for path in (NOTEBOOKS / "more").glob("*.ipynb")} == more
     gallery = {"counts", "lines", "pooling", "rates"}
     assert {path.stem for path in (NOTEBOOKS / "gallery").glob("*.ipynb")} == gallery
@@ -79,6 +79,18 @@ def test_selection():
     assert sum(counts["selection", name] for name in ("Om0", "alpha", "beta")) >= 17  # of 36, 25 expected
     assert counts["naive", "Om0"] <= 2
     assert figures == 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_clusters_by_a_table():
+    printed, figures = execute("more/clusters_by_a_table.ipynb")
+    assert "\nusable: " in printed or printed.startswith("usable: ")
+    pulls = [float(value) for value in re.findall(r"([-+][\d.]+) sigma", printed)]
+    assert len(pulls) == 5
+    assert max(map(abs, pulls)) < 3
+    assert float(re.search(r"temperatures: ([\d.]+)", printed).group(1)) < 2.0
+    assert figures == 2
 
 
 @pytest.mark.slow

@@ -181,8 +181,9 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
         point = _Point(y, rewritten.value_and_grad(y)[0], True)
         # Each is (end, is open, converged), or a point better than the best fit.
         searches = [_Profile(rewritten, point, index, -1.0, new_covariance, rise).end()]
-        if isinstance(searches[0], _Point) and center[index] <= likelihood.lower[index]:
-            # The likelihood rises below the bound: limits refer to that without a line.
+        at_bound = center[index] <= likelihood.lower[index]
+        if at_bound or (not isinstance(searches[0], _Point) and searches[0][1]):
+            # The likelihood may rise towards no line, by less than the search notices: limits refer to the larger one.
             without = np.where(np.arange(len(y)) == index, y - NO_LINE, y)
             point = _Point(y, min(point.value, _newton(rewritten, without, index).value), True)
         searches.append(_Profile(rewritten, point, index, 1.0, new_covariance, rise).end())

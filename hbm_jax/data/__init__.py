@@ -34,6 +34,7 @@ from hbm_jax.data.supernovae.tables import (
 from hbm_jax.data.tables import read_table
 from hbm_jax.data.xray.afterglows import Afterglows
 from hbm_jax.data.xray.simulation import AfterglowPopulation
+from hbm_jax.data.xray.sources import SourceSpectra, read_source_spectra
 from hbm_jax.data.xray.spectrum_files import read_grouped_spectra
 from hbm_jax.data.xray.tables import read_afterglows
 from hbm_jax.data.xray.writing import write_afterglows
@@ -60,6 +61,7 @@ __all__ = [
     "MagnitudeErrorParts",
     "PointsInGroups",
     "RegressionData",
+    "SourceSpectra",
     "Supernovae",
     "ValuesInGroups",
     "blocks_from_joint",
@@ -85,6 +87,7 @@ __all__ = [
     "read_grouped_spectra",
     "read_regression",
     "read_relation",
+    "read_source_spectra",
     "read_supernovae",
     "read_table",
     "read_values",

@@ -15,6 +15,7 @@ from hbm_jax.models.supernovae.hubble_diagram import HubbleDiagram
 from hbm_jax.models.supernovae.supernova import Supernova
 from hbm_jax.models.xray.afterglow import Afterglow
 from hbm_jax.models.xray.spectral_fit import SpectralFit
+from hbm_jax.models.xray.spectral_population import SpectralPopulation
 
 __all__ = [
     "Afterglow",
@@ -32,6 +33,7 @@ __all__ = [
     "Relation",
     "Selection",
     "SpectralFit",
+    "SpectralPopulation",
     "Supernova",
     "interval_fits",
 ]

@@ -75,26 +75,34 @@ def varying_of(name: str, parameter: Parameter) -> Varying:
     """Return the population of a parameter, from its default prior.
 
     The logarithm of a positive parameter is normal, and the logit of one between 0 and 1. The mean of the population
-    has the prior of the parameter, and its standard deviation a half-normal prior of half that width.
+    has the prior of the parameter, and its standard deviation a half-normal prior of half that width. A uniform prior
+    between other limits is that of a parameter of a table model: its logarithm is normal if the limits are positive and
+    their ratio is 10 or more, and the mean of the population has a normal prior with the limits at two standard
+    deviations.
 
     Raises
     ------
     ValueError
-        If the default prior is not normal, truncated normal, log-normal, or uniform from 0 to 1.
+        If the default prior is not normal, truncated normal, log-normal, or uniform.
     """
     prior: Any = distribution_from_text(parameter.prior, name)
     if isinstance(prior, dist.LogNormal):
         loc, width, scale = float(prior.loc) / _LN10, float(prior.scale) / _LN10, "log10"
     elif isinstance(prior, dist.Uniform) and (float(prior.low), float(prior.high)) == (0.0, 1.0):
         loc, width, scale = 0.0, 1.5, "logit"
+    elif isinstance(prior, dist.Uniform):  # of a table model, whose grid has these limits
+        low, high = float(prior.low), float(prior.high)
+        scale = "log10" if low > 0.0 and high >= 10.0 * low else "linear"
+        low, high = (math.log10(low), math.log10(high)) if scale == "log10" else (low, high)
+        loc, width = 0.5 * (low + high), 0.25 * (high - low)
     elif isinstance(prior, dist.Normal):
         loc, width, scale = float(prior.loc), float(prior.scale), "linear"
     elif isinstance(getattr(prior, "base_dist", None), dist.Normal):  # a truncated normal distribution
         loc, width, scale = float(prior.base_dist.loc), float(prior.base_dist.scale), "linear"
     else:
         raise ValueError(
-            f"{name}: expected a normal, log-normal or truncated normal default prior, or a uniform one from 0 to 1, "
-            f"for a parameter with a population; found {parameter.prior}."
+            f"{name}: expected a normal, log-normal, truncated normal or uniform default prior for a parameter with a "
+            f"population; found {parameter.prior}."
         )
     site = name if scale == "linear" else f"{scale}_{name}"
     return Varying(name, site, scale, parameter.unit, (loc, width), 0.5 * width, 2.0 * width, 0.1 * width)

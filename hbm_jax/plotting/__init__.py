@@ -32,7 +32,12 @@ from hbm_jax.plotting.supernovae.populations import populations
 from hbm_jax.plotting.supernovae.residuals import hubble_residuals, influence
 from hbm_jax.plotting.xray.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
 from hbm_jax.plotting.xray.any_fit import spectra, unfolded_spectrum
-from hbm_jax.plotting.xray.populations import afterglow_populations, host_columns, whim_contour
+from hbm_jax.plotting.xray.populations import (
+    afterglow_populations,
+    host_columns,
+    spectral_populations,
+    whim_contour,
+)
 from hbm_jax.plotting.xray.selection import selected_afterglows
 
 __all__ = [
@@ -72,6 +77,7 @@ __all__ = [
     "shrinkage",
     "shrinkage_of_lines",
     "spectra",
+    "spectral_populations",
     "trace",
     "transmissions",
     "unfolded_spectrum",

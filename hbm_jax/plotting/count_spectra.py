@@ -11,7 +11,7 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 from scipy.special import kl_div
 
 from hbm_jax import constants
-from hbm_jax.data import Afterglows, BurstSpectra
+from hbm_jax.data import Afterglows, BurstSpectra, SourceSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, SpectralFit
@@ -50,10 +50,11 @@ def spectra(
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, `SpectralPopulation`, `SpectralFit` or `GolenetskiiCounts`, with its program
+        and data.
     names : iterable of str, optional
-        Sources to show; by default those with the most counts. For bursts, names of spectra
-        (``fit.data.spectra.name``); by default the brightest interval of the brightest bursts, in all detectors.
+        Sources to show; by default those with the most counts. For bursts and populations, names of spectra
+        (``fit.data.spectra.name``); for bursts the default is the brightest interval of each, in all detectors.
     max_num : int
         Largest number of sources.
     expected : ExpectedCounts, optional
@@ -147,10 +148,16 @@ def _draw_counts(upper, lower, data: Any, row: int, model: ExpectedCounts) -> No
     upper.set_ylim(max(floor, LOWEST * top), 4.0 * top)
     upper.tick_params(labelbottom=False)
     total = int(np.asarray(stack.counts[row]).sum())
-    name = (stack.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
-    redshift = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
+    name = (stack.name if isinstance(data, BurstSpectra | SourceSpectra) else data.name)[row].replace("$", r"\$")
+    z = data.z[row] if isinstance(data, Afterglows) else data.z[data.source[row]] if _has_redshifts(data) else None
+    redshift = "" if z is None else f", $z$ = {float(z):.3g}"
     upper.set_title(f"{name}{redshift}, {total} counts", fontsize=8.0, pad=2.5, y=1.0)
     _few_ticks(lower, low.min(), high.max())
+
+
+def _has_redshifts(data: Any) -> bool:
+    """Return whether the data are spectra of sources with redshifts."""
+    return isinstance(data, SourceSpectra) and bool(np.any(data.z))
 
 
 def _draw_points(axis, data: Points, scale: Floats, label="data") -> None:

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.data import Afterglows, BurstSpectra
+from hbm_jax.data import Afterglows, BurstSpectra, SourceSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
-from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
+from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit, SpectralPopulation
 from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter
 from hbm_jax.spectra.background_regions import RegionStack
@@ -44,7 +44,8 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, `SpectralPopulation`, `SpectralFit` or `GolenetskiiCounts`, with its program
+        and data.
     caller : str
         Name of the calling function, for error messages.
     num_draws : int
@@ -75,6 +76,13 @@ def folded(fit: Fit, caller: str = "folded", num_draws: int = NUM_DRAWS) -> Expe
 
         def expected(draw):
             return prepared.expected(draw)
+
+    elif isinstance(program, SpectralPopulation) and isinstance(fit.data, SourceSpectra):
+        names = (*(v.site for v in program.sites), *program.common_parameters, "calibration")
+        draws, prepared = _draws(fit, names, chosen), fit.bound_args[0]
+
+        def expected(draw):
+            return program.expected(prepared, draw)
 
     else:
         model_and_data(fit, Afterglow, Afterglows, caller)
@@ -257,7 +265,7 @@ def rows_of(data: Any, names, max_num: int, caller: str) -> list[int]:
     ValueError
         For a name that is not among the sources.
     """
-    available = stack_of(data).name if isinstance(data, BurstSpectra) else data.name
+    available = stack_of(data).name if isinstance(data, BurstSpectra | SourceSpectra) else data.name
     if names is None and isinstance(data, BurstSpectra):
         return _brightest(data, max_num)
     if names is None:

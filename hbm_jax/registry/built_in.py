@@ -77,6 +77,22 @@ BUILT_IN = {
             "hbm-jax fit afterglow --catalog sample/catalog.ecsv --spectra sample/spectra --whim --out runs/afterglows",
         ),
     ),
+    "spectra": Entry(
+        "hbm_jax.models:SpectralPopulation",
+        "hbm_jax.data:SourceSpectra",
+        "hbm_jax.data:read_source_spectra",
+        figures="hbm_jax.plotting.xray.figures:figures",
+        simulate="hbm_jax.simulation.source_spectra:simulate",
+        population_options=("spectrum", "common", "known", "band"),
+        takes_design=False,
+        summary="X-ray spectra of a population of sources, of any model expression, one or several each",
+        examples=(
+            "hbm-jax simulate spectra --spectrum 'tbabs * powerlaw' --num 20 --truth photon_index_mean=2 --out drawn",
+            "hbm-jax fit spectra --catalog clusters.csv --spectrum \"tbabs(mw) * atable('gas.mod', gas)\" "
+            "--known mw_nh --out runs/clusters",
+            "hbm-jax fit spectra --catalog epochs.csv --spectrum 'tbabs * powerlaw' --own log10_flux --out runs/epochs",
+        ),
+    ),
     "spectrum": Entry(
         "hbm_jax.models:SpectralFit",
         "hbm_jax.spectra.stack:SpectrumStack",

@@ -4,10 +4,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from hbm_jax.data import SourceSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.folded_draws import folded
-from hbm_jax.plotting.xray.populations import afterglow_populations, host_columns, whim_contour, whim_parameters
+from hbm_jax.plotting.xray.populations import (
+    host_columns,
+    spectral_populations,
+    whim_contour,
+    whim_parameters,
+)
 from hbm_jax.plotting.xray.selection import drawable, selected_afterglows
 from hbm_jax.spectra.stack import SpectrumStack
 
@@ -50,10 +56,12 @@ def figures(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     selected: dict[str, tuple[str, Callable[[Fit], Any]]] = {
         "spectra": (SPECTRA, lambda fit: spectra(fit, expected=expected()))
     }
+    if isinstance(fit.data, SourceSpectra):
+        return selected | {"spectral_populations": (POPULATIONS, spectral_populations)}
     if is_sample and "log10_nh" in fit.posterior:
         selected["host_columns"] = (HOST_COLUMNS, host_columns)
     if is_sample:
-        selected["afterglow_populations"] = (POPULATIONS, afterglow_populations)
+        selected["afterglow_populations"] = (POPULATIONS, spectral_populations)
     if is_sample and drawable(fit.program):
         selected["selected_afterglows"] = (SELECTED, selected_afterglows)
     text = UNFOLDED_AFTERGLOW if is_sample else UNFOLDED

@@ -1,15 +1,18 @@
 """Figures of a population of afterglows: host columns against redshift, parameters of the WHIM, and distributions."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpyro import distributions as dist
 
-from hbm_jax.data import Afterglows
+from hbm_jax.data import Afterglows, SourceSpectra
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow
+from hbm_jax.inference.results import model_of
+from hbm_jax.models import Afterglow, SpectralPopulation
 from hbm_jax.plotting.contours import joint_posterior, shown_range
 from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter
 from hbm_jax.plotting.labels import label
@@ -183,13 +186,13 @@ def whim_parameters(model: Afterglow) -> tuple[str, ...]:
     return names if all(isinstance(priors.get(name), dist.Distribution) for name in names) else ()
 
 
-def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
+def spectral_populations(fit: Fit, num_draws: int = 300) -> Figure:
     """Plot the population of every spectral parameter that varies, with the posteriors of the sources.
 
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Afterglow`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow` or `SpectralPopulation`, with its program and data.
     num_draws : int
         Number of posterior draws from which the bands are computed.
 
@@ -202,11 +205,14 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     Raises
     ------
     ValueError
-        If the fit is not one of afterglows or was loaded without its program and data.
+        If the fit is not one of a population of X-ray sources or was loaded without its program and data.
     """
-    model, _ = model_and_data(fit, Afterglow, Afterglows, "afterglow_populations")
+    model: Any = model_of(fit)
+    if not (isinstance(model, SpectralPopulation) and isinstance(fit.data, SourceSpectra)):
+        model, _ = model_and_data(fit, Afterglow, Afterglows, "spectral_populations")
     with house_style():
-        names, units = [varying.site for varying in model.medium.sites], model.units
+        sites = model.sites if isinstance(model, SpectralPopulation) else model.medium.sites
+        names, units = [varying.site for varying in sites], model.units
         num_columns = len(names) if len(names) < 3 else 4  # of the legend, which has four entries
         top = 0.16 + 0.2 * -(-4 // num_columns)
         size = (2.46 * len(names) + 0.02, 2.54 + top)
@@ -234,9 +240,14 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     return figure
 
 
-def _population(fit: Fit, model: Afterglow, name: str, grid, num_draws: int) -> np.ndarray:
+def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
+    """Plot the populations of afterglows: `spectral_populations` under its former name."""
+    return spectral_populations(fit, num_draws)
+
+
+def _population(fit: Fit, model: Any, name: str, grid, num_draws: int) -> np.ndarray:
     """Return the density of a population on a grid at posterior draws, (draw, grid)."""
-    is_skewed = name == "log10_nh" and model.host == "skew-normal"
+    is_skewed = name == "log10_nh" and getattr(model, "host", "") == "skew-normal"
     names = [f"{name}_{part}" for part in ("mean", "std", *(["shape"] if is_skewed else []))]
     values = np.broadcast_arrays(*(parameter(fit, name) for name in names))
     chosen = evenly_spaced(len(values[0]), num_draws)

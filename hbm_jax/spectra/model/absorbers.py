@@ -80,7 +80,7 @@ def _redshift(z: Any) -> Any:
     """Return a redshift as a float, or several as a tuple, so that components are hashable."""
     numbers = np.asarray(z, dtype=float)
     if numbers.ndim > 1 or not (np.isfinite(numbers) & (numbers > -1)).all() or numbers.size == 0:
-        raise ValueError(f"z: expected one redshift above -1, or one for each source; found {z!r}.")
+        raise ValueError(f"z: expected a redshift above -1, or one for each source; found {z!r}.")
     return float(numbers) if not numbers.ndim else tuple(numbers.tolist())
 
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from hbm_jax import constants
 from hbm_jax.spectra.model import shapes
-from hbm_jax.spectra.model.absorbers import Absorption, Constant, Whim
+from hbm_jax.spectra.model.absorbers import Absorption, Constant, Whim, _redshift
 from hbm_jax.spectra.model.composition import Component, Parameter, Product, Sum, Values
 from hbm_jax.spectra.model.photons import photons
 from hbm_jax.spectra.model.quadrature import check_band, interpolation_weights
@@ -37,7 +37,7 @@ class _Additive(Component):
     _: KW_ONLY
     norm: Norm = (0.3, 10.0)
     pivot: float = 1.0
-    z: float = 0.0
+    z: Any = 0.0
     flux_prior: ClassVar[str] = "Normal(-11.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter(
         "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "photon flux density of the low-energy power law at the pivot energy"
@@ -51,8 +51,7 @@ class _Additive(Component):
     def __post_init__(self):
         if not (np.ndim(self.pivot) == 0 and 0 < self.pivot < math.inf):
             raise ValueError(f"pivot: expected a positive energy [keV]; found {self.pivot}.")
-        if not (np.ndim(self.z) == 0 and -1 < self.z < math.inf):
-            raise ValueError(f"z: expected a redshift above -1; found {self.z}.")
+        object.__setattr__(self, "z", _redshift(self.z))
         if isinstance(self.norm, str) and self.norm == "amplitude":
             return
         if isinstance(self.norm, str) or np.shape(self.norm) != (2,):
@@ -61,10 +60,18 @@ class _Additive(Component):
         check_band(low, high, "norm")
         object.__setattr__(self, "norm", (low, high))
 
+    def _of_source(self, index):
+        return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
+
     @property
-    def _pivot(self) -> float:
-        """Observed pivot energy [keV]."""
-        return self.pivot / (1.0 + self.z)
+    def _pivot(self) -> Any:
+        """Observed pivot energy [keV], (N,) for N redshifts."""
+        return self.pivot / (1.0 + np.asarray(self.z)) if isinstance(self.z, tuple) else self.pivot / (1.0 + self.z)
+
+    @property
+    def _pivot_column(self) -> Any:
+        """Observed pivot energy [keV] that broadcasts against energies, (N, 1) for N redshifts."""
+        return self._pivot[:, None] if isinstance(self.z, tuple) else self._pivot
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
@@ -94,11 +101,12 @@ class _Additive(Component):
         log10_flux = params["log10_flux"]
         band = _band(*self.norm, self._pivot, log10_flux.dtype)
         # The flux in keV/cm^2/s is the factor times pivot^2 times the integral of energy times shape over the band.
-        return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self._pivot)) - self._log_integral(*band, 1, params)
+        log_pivot = _log_pivot(self._pivot, log10_flux.dtype)
+        return _LN10 * log10_flux - (_LOG_KEV + 2.0 * log_pivot) - self._log_integral(*band, 1, params)
 
     def _tables(self, energy):
         """Return ln(E / pivot) and E / pivot."""
-        return _log_energy(energy, self._pivot), energy / self._pivot
+        return _log_energy(energy, self._pivot_column), energy / self._pivot_column
 
     def _log(self, tables, values):
         params = self._unprefixed(values)
@@ -112,30 +120,36 @@ class _Additive(Component):
         params = self._unprefixed(values)
         scale = self._log_scale(params)
         log = self._log_integral(*_band(low, high, self._pivot, scale.dtype), power, params)
-        return jnp.exp(scale + log + (power + 1.0) * math.log(self._pivot))
+        return jnp.exp(scale + log + (power + 1.0) * _log_pivot(self._pivot, scale.dtype))
 
     def _limits(self, edges):
         """Return middle and width of the bins in ln(E / pivot)."""
-        logs = np.log(edges / self._pivot)
+        logs = np.log(edges / self._pivot_column)
         return 0.5 * (logs[..., 1:] + logs[..., :-1]), np.diff(logs)
 
     def _integrals(self, limits, values):
         """Return the photons in the bins, (..., K)."""
         params = self._unprefixed(values)
         # dE is the pivot energy times d(E / pivot).
-        scale = self._log_scale(params)[..., None] + math.log(self._pivot)
+        scale = self._log_scale(params)[..., None]
+        scale = scale + _log_pivot(self._pivot_column, scale.dtype)
         middle, width = (jnp.asarray(column, scale.dtype) for column in limits)
         log = self._log_integral(middle, width, 0, {name: value[..., None] for name, value in params.items()})
         return jnp.exp(scale + log)
 
 
-def _log_energy(energy: Any, pivot: float) -> Any:
+def _log_pivot(pivot: Any, dtype: Any) -> Any:
+    """Return the logarithm of one pivot energy, or of those of several sources."""
+    return math.log(pivot) if np.ndim(pivot) == 0 else jnp.asarray(np.log(pivot), dtype)
+
+
+def _log_energy(energy: Any, pivot: Any) -> Any:
     """Return ln(energy / pivot), in double precision unless the energy is traced."""
     numbers = concrete(energy)
     return jnp.log(jnp.asarray(energy) / pivot) if numbers is None else np.log(numbers / pivot)
 
 
-def _band(low: Any, high: Any, pivot: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def _band(low: Any, high: Any, pivot: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Return the middle and width of a band in ln(E / pivot)."""
     low, high = _log_energy(low, pivot), _log_energy(high, pivot)
     return jnp.asarray(0.5 * (low + high), dtype), jnp.asarray(high - low, dtype)
@@ -161,9 +175,10 @@ class PowerLaw(_Additive):
         energy flux in that band [erg/cm^2/s].
     pivot : float
         Pivot energy [keV].
-    z : float
-        Redshift of the source. Energies of parameters and the pivot are those in the frame of the source; the observed
-        spectrum is N(E (1 + z)), as in XSPEC's zpowerlw. The band of ``norm`` is observed.
+    z : float or tuple
+        Redshift of the source. A tuple gives one for each source; energies then have one row per source. Energies of
+        parameters and the pivot are those in the frame of the source; the observed spectrum is N(E (1 + z)), as in
+        XSPEC's zpowerlw. The band of ``norm`` is observed.
 
     Examples
     --------
@@ -384,7 +399,7 @@ class GaussianLine(_Additive):
         XSPEC's gauss. A band, as in `PowerLaw`: ``log10_flux``, the energy flux of the line within that band.
     pivot : float
         Has no effect.
-    z : float
+    z : float or tuple
         Redshift of the source, as in `PowerLaw`. The observed photon flux is the amplitude divided by 1 + z, as in
         XSPEC's zgauss.
 
@@ -417,7 +432,7 @@ class GaussianLine(_Additive):
         return shapes.log_gaussian_line_integral(middle, width, power, *self._arguments(params))
 
     def _limits(self, edges):
-        return edges / self._pivot  # energies, not logarithms: adjacent bins share an edge and lose no photon
+        return edges / self._pivot_column  # energies, not logarithms: adjacent bins share an edge and lose no photon
 
     def _integrals(self, limits, values):
         def fractions(*line):
@@ -441,7 +456,8 @@ class GaussianLine(_Additive):
         """
         params = self._unprefixed(values)
         # dE is the pivot energy times d(E / pivot).
-        scale = self._log_scale(params)[..., None] + math.log(self._pivot)
+        scale = self._log_scale(params)[..., None]
+        scale = scale + _log_pivot(self._pivot_column, scale.dtype)
         line = self._arguments({name: value[..., None] for name, value in params.items()})
         fractions, moments = function(jnp.asarray(edges, scale.dtype), *line)
         return jnp.exp(scale) * fractions, moments

@@ -356,8 +356,9 @@ class LuminosityScale(FluxScale):
         As in `FluxScale`; in text ``clumin(a, z=0.5)``.
     band : (float, float)
         Band in the frame of the source [keV].
-    z : float
-        Redshift of the source, above 0.
+    z : float, tuple or None
+        Redshift of the source, above 0; a tuple gives one for each source. None if a population of sources provides
+        redshifts, as `hbm_jax.models.SpectralPopulation` does.
     cosmology : Cosmology
         Background cosmology, by default with H0 = 70 km/s/Mpc and Om0 = 0.27, as in XSPEC.
 
@@ -370,13 +371,19 @@ class LuminosityScale(FluxScale):
     """
 
     _: KW_ONLY
-    z: float = 0.0
+    z: Any = 0.0
     cosmology: Cosmology = dataclasses.field(default_factory=lambda: Cosmology.flat(H0=70.0, Om0=0.27))
 
     def __post_init__(self):
         super().__post_init__()
-        if not (np.ndim(self.z) == 0 and 0.0 < self.z < math.inf):
+        if self.z is None:
+            return
+        object.__setattr__(self, "z", _redshift(self.z))
+        if not np.min(self.z) > 0.0:
             raise ValueError(f"z: expected a redshift above 0, as in clumin(powerlaw, z=0.5); found {self.z}.")
+
+    def _of_source(self, index):
+        return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
@@ -385,11 +392,13 @@ class LuminosityScale(FluxScale):
         return {"log10_luminosity": Parameter("erg/s", "Normal(44.0, 3.0)", f"luminosity in the band {band}")}
 
     def _observed_band(self):
-        low, high = self.band
-        return low / (1.0 + self.z), high / (1.0 + self.z)
+        if self.z is None:
+            raise ValueError("clumin: expected a redshift, as in clumin(powerlaw, z=0.5); found None.")
+        stretch = 1.0 + np.asarray(self.z)
+        return self.band[0] / stretch, self.band[1] / stretch
 
     def _log10_area(self):
-        return precomputed(lambda: float(log10_sphere_area(self.z, self.cosmology)))
+        return precomputed(lambda: np.asarray(log10_sphere_area(np.asarray(self.z), self.cosmology)))
 
     def _without_tables(self):
         """Return the component with another band and redshift, the same for all sources."""

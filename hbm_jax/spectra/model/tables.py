@@ -1,5 +1,6 @@
 """Components from table models of XSPEC: spectra, factors and optical depths interpolated on a grid of parameters."""
 
+import dataclasses
 import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from hbm_jax.spectra.model.absorbers import _at_redshift, _redshift
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
 from hbm_jax.spectra.model.quadrature import check_band
 from hbm_jax.spectra.ogip.table_models import TableModel, TableParameter, read_table_model
@@ -25,7 +27,7 @@ class _Table(Component):
 
     _: KW_ONLY
     file: str = ""
-    z: float | None = 0.0
+    z: Any = 0.0
     additive: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -35,8 +37,11 @@ class _Table(Component):
             kinds = "an additive table (atable)", "factors or optical depths (mtable or etable)"
             expected, actual = kinds if self.additive else kinds[::-1]
             raise ValueError(f"{self.file}: expected {expected}; found {actual}.")
-        if self.z is not None and not (np.ndim(self.z) == 0 and -1 < self.z < math.inf):
-            raise ValueError(f"z: expected a redshift above -1, or None for a parameter; found {self.z!r}.")
+        if self.z is not None:
+            object.__setattr__(self, "z", _redshift(self.z))
+
+    def _of_source(self, index):
+        return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
 
     @property
     def table(self) -> TableModel:
@@ -58,8 +63,8 @@ class _Table(Component):
         return self.z is None or self.table.has_energy_scale
 
     def _one_plus_z(self, params: dict[str, jax.Array]) -> Any:
-        """Return 1 + z, with the fixed redshift or that among the parameters."""
-        return 1.0 + (params["z"] if self.z is None else self.z)
+        """Return 1 + z, with the fixed redshift, (N,) for N sources, or that among the parameters."""
+        return 1.0 + (params["z"] if self.z is None else np.asarray(self.z))
 
     def _stretch(self, params: dict[str, jax.Array]) -> Any:
         """Return the ratio of the energy in the table to the observed energy."""
@@ -141,9 +146,9 @@ class AdditiveTable(_Table):
         Prefix of the parameter names.
     file : str
         FITS file of OGIP/92-009. In text: ``atable("file.mod")``, or ``atable("file.mod", label)``.
-    z : float or None
-        Redshift of the source: energies and photon rates are divided by 1 + z. None makes it a parameter. The keyword
-        REDSHIFT of the file need not be set.
+    z : float, tuple or None
+        Redshift of the source: energies and photon rates are divided by 1 + z. A tuple gives one for each source, with
+        one row of energies per source. None makes it a parameter. The keyword REDSHIFT of the file need not be set.
 
     Notes
     -----
@@ -176,7 +181,7 @@ class AdditiveTable(_Table):
         edges, density = self.table.energy, self._rows() / np.diff(self.table.energy)
         if self._energy_is_free:
             return observed_energy, density
-        table_energy = observed_energy * self._one_plus_z({})
+        table_energy = _at_redshift(observed_energy, self.z)
         inside = (table_energy >= edges[0]) & (table_energy < edges[-1])
         cell = np.clip(np.searchsorted(edges, table_energy, side="right") - 1, 0, len(edges) - 2)
         return np.moveaxis(np.where(inside, density[..., cell], 0.0), 1, -2)
@@ -205,8 +210,8 @@ class AdditiveTable(_Table):
         cumulative = _cumulative(self._rows())
         if self._energy_is_free:
             return edges, cumulative
-        one_plus_z = self._one_plus_z({})
-        return np.diff(_interpolated_rows(self.table.energy, cumulative, np.asarray(edges) * one_plus_z)) / one_plus_z
+        photons = np.diff(_interpolated_rows(self.table.energy, cumulative, _at_redshift(np.asarray(edges), self.z)))
+        return photons / self._one_plus_z({})[..., None, None]
 
     def _integrals(self, limits, values):
         """Return the photons in the bins, (..., K)."""
@@ -259,7 +264,7 @@ class MultiplicativeTable(_Table):
         observed_energy = self._concrete(energy)
         if self._energy_is_free:
             return observed_energy, self._rows()
-        return _interpolated_rows(self._middles, self._rows(), observed_energy * self._one_plus_z({}))
+        return _interpolated_rows(self._middles, self._rows(), _at_redshift(observed_energy, self.z))
 
     @property
     def _middles(self) -> np.ndarray:
