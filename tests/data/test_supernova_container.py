@@ -223,7 +223,7 @@ def test_data_error_is_a_value_error_and_pickles():
 
 def test_pytree_round_trip_and_jit(three):
     leaves, structure = jax.tree.flatten(three)
-    assert len(leaves) == 15
+    assert len(leaves) == 19
     assert_same(three, jax.tree.unflatten(structure, leaves))
 
     traces = []

@@ -84,7 +84,7 @@ def test_a_name_is_a_law():
     assert StretchLaw.named("normal") == NormalStretch()
     assert list(ColourLaw.registry) == ["normal", "skewed", "tail", "dust", "broken"]
     assert list(StretchLaw.registry) == ["normal", "skewed", "tail", "two"]
-    assert list(SelectionLaw.registry) == ["none", "common", "survey"]
+    assert list(SelectionLaw.registry) == ["none", "common", "survey", "band"]
     for registry in (ColourLaw.registry, StretchLaw.registry, SelectionLaw.registry):
         for law in registry.values():
             assert {*law.symbols} >= {*law().priors}, "every parameter of a law has its symbol"

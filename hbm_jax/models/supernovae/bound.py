@@ -55,6 +55,8 @@ class BoundSupernovae:
         Change of the observed (x1, c, m_b) per unit of each calibration offset; None without offsets.
     design : Supernovae or None
         The container at the redshifts of ``distances``, for the ``distmod`` of a subclass.
+    columns : dict of str to (N,)
+        Further columns of the data that laws need, by name.
     num_surveys : int
         Number of surveys; 0 where no parameter differs between them.
     in_sample : (N,) or None
@@ -71,6 +73,7 @@ class BoundSupernovae:
     survey: Any
     offsets: CommonOffsets | None
     design: Supernovae | None
+    columns: dict[str, Any]
     num_surveys: int = field(metadata={"static": True})
     in_sample: Any = None
 
@@ -102,6 +105,7 @@ def padded(bound: BoundSupernovae, size: int) -> BoundSupernovae:
     nodes = {name: of_nodes(getattr(distances, name)) for name in ("z", "z_hel", "matrix", "u")}
     fields = ("observed", "noise", "z_cmb", "log_nodes", "massive", "prob_ia", "survey")
     arrays = {name: of_objects(getattr(bound, name)) for name in fields}
+    arrays["columns"] = {name: of_objects(array) for name, array in bound.columns.items()}
     return replace(bound, distances=replace(distances, **nodes), in_sample=np.arange(size) < num, **arrays)
 
 
@@ -155,6 +159,7 @@ def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
         offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if data.offset_name else None,
         design=design if model.overrides_distmod else None,
+        columns={name: array for law in model.laws.used for name, array in law.columns_of(data).items()},
         num_surveys=len(surveys) if model.by_survey else 0,
     )
 

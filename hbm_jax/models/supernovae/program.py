@@ -22,7 +22,7 @@ from hbm_jax.models.supernovae.population import OBSERVABLES, marginal, populati
 def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     """Run the program of `hbm_jax.models.Supernova`; see its ``program``."""
     cosmology = expansion.sample_cosmology(model.cosmology, model.all_priors, supernova_degeneracy)
-    parameters = _sample_parameters(model, bound)
+    parameters = _sample_parameters(model, bound) | bound.columns
     offset = None if observed and model.integrated else _sample_calibration(bound)
     modulus = bound.distances.distmod(cosmology) if bound.design is None else model.distmod(bound.design, cosmology)
     if observed:

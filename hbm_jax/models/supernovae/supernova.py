@@ -112,7 +112,9 @@ class Supernova(PopulationModel):
     selection : str or SelectionLaw
         ``"none"``: all supernovae are detected. ``"common"``: they are detected with probability
         Phi((m_lim + m_lim_colour c - m_b) / m_lim_width), for observed c and m_b. ``"survey"``: likewise, with m_lim
-        and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior.
+        and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
+        surveys in observed bands, from the data, with a shift and a factor of the width for each
+        (`hbm_jax.models.supernovae.laws.BandLimits`).
     offsets : str
         Treatment of the calibration offsets of the data (`Supernovae.sensitivity`), N(0, 1) each, and of other linear
         nuisances given in the same way, such as modes of bulk flows: ``"sampled"`` as parameters ``calibration``; or

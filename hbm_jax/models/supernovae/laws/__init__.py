@@ -5,10 +5,11 @@ from hbm_jax.models.supernovae.laws.colour import BrokenColour, ColourLaw, Colou
 from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.host import MassStep
 from hbm_jax.models.supernovae.laws.outliers import Outliers
-from hbm_jax.models.supernovae.laws.selection import CommonLimit, NoSelection, SelectionLaw, SurveyLimits
+from hbm_jax.models.supernovae.laws.selection import BandLimits, CommonLimit, NoSelection, SelectionLaw, SurveyLimits
 from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
 __all__ = [
+    "BandLimits",
     "BrokenColour",
     "ColourLaw",
     "ColourTail",
