@@ -123,7 +123,8 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
     the light-curve fits. The mean of the observed vectors, weighted by the inverse covariances, is then sufficient: the
     posterior of any model in which the covariances are known is that of all observations, apart from a constant of the
     likelihood. This holds for every population and for outliers, whose scatter belongs to the supernova; not where
-    detection, or a parameter, depends on the survey, which `hbm_jax.models.Supernova` rejects.
+    detection, or a parameter, depends on the survey, which `hbm_jax.models.Supernova` rejects: with
+    ``observations="joint"`` it describes the observations themselves.
 
     Parameters
     ----------
@@ -152,7 +153,8 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
     if supernovae.offset_name:
         raise DataError(
             "combining observations: expected a sample without calibration offsets, because the differences between "
-            f"the observations of a supernova constrain them; found {len(supernovae.offset_name)} offsets."
+            f"the observations of a supernova constrain them (use Supernova(observations='joint') with all rows); "
+            f"found {len(supernovae.offset_name)} offsets."
         )
     for key in ("z_cmb", "z_hel", "sigma_z"):
         _require_agreement(supernovae, key)

@@ -11,6 +11,8 @@ from numpyro import distributions as dist
 
 from hbm_jax.distributions import LinearGaussian
 from hbm_jax.distributions.normal.common_offsets import OffsetGaussian
+from hbm_jax.distributions.normal.repeated_observations import RepeatedObservations
+from hbm_jax.distributions.normal.repeated_offsets import RepeatedOffsetGaussian
 from hbm_jax.models import expansion
 from hbm_jax.models.base import without_padding
 from hbm_jax.models.priors import sample_prior
@@ -48,10 +50,7 @@ def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> Non
         return
     with numpyro.plate("supernova", len(bound)), without_padding(bound.in_sample):
         if model.latents == "marginal":
-            distribution = marginal(parameters, magnitude, bound.noise, offset)
-            values = numpyro.sample("observed", distribution, obs=values)
-            if recover:
-                _record(numpyro.sample("_latent", distribution.conditional(values)))
+            _sample_marginal(bound, parameters, magnitude, offset, values, recover)
             return
         truth = _latent_sites(model.latents == "noncentred", parameters, magnitude)
         shifted = truth if offset is None else truth + offset
@@ -60,9 +59,37 @@ def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> Non
         numpyro.sample("observed", noise, obs=values)
 
 
+def _sample_marginal(bound, parameters, magnitude, offset, values, recover) -> None:
+    """Sample the observed values of Gaussian populations with the latents integrated out."""
+    distribution = _with_offsets(bound, parameters, magnitude, offset)
+    values = numpyro.sample("observed", distribution, obs=values)
+    if recover:
+        _record_conditional(distribution, values)
+
+
+def _with_offsets(bound, parameters, magnitude, offset):
+    """Return the distribution of the observed values of Gaussian populations, for known calibration offsets."""
+    if bound.repeats is None:
+        return marginal(parameters, magnitude, bound.noise, offset)
+    return RepeatedObservations(marginal(parameters, magnitude, bound.noise), bound.repeats, shift=offset)
+
+
+def _record_conditional(distribution, values) -> None:
+    """Draw the true values given the observed ones, and record them for every observation."""
+    if isinstance(distribution, RepeatedObservations):
+        latent = distribution.objects.conditional(distribution.mean(values)).sample(numpyro.prng_key())
+        _record(latent[distribution.repeats.object_index])
+    else:
+        _record(numpyro.sample("_latent", distribution.conditional(values)))
+
+
 def _integrate_offsets(bound, parameters, magnitude, values, recover) -> None:
     """Sample the observed values of Gaussian populations with the calibration offsets integrated out."""
-    distribution = OffsetGaussian(marginal(parameters, magnitude, bound.noise), bound.offsets)
+    distribution: OffsetGaussian | RepeatedOffsetGaussian = OffsetGaussian(
+        marginal(parameters, magnitude, bound.noise), bound.offsets
+    )
+    if bound.repeats is not None:
+        distribution = RepeatedOffsetGaussian(distribution.objects, bound.repeats, bound.repeated_offsets)
     numpyro.sample("observed", distribution, obs=values)
     if not recover:
         return
@@ -70,23 +97,28 @@ def _integrate_offsets(bound, parameters, magnitude, values, recover) -> None:
     with numpyro.plate("offset", len(calibration)):
         numpyro.deterministic("calibration", calibration)
     with numpyro.plate("supernova", len(bound)):
-        shifted = marginal(parameters, magnitude, bound.noise, bound.offsets.shift(calibration, len(bound)))
-        _record(numpyro.sample("_latent", shifted.conditional(values)))
+        shift = bound.offsets.shift(calibration, len(bound))
+        _record_conditional(_with_offsets(bound, parameters, magnitude, shift), values)
 
 
 def _mixture(model, bound, parameters, modulus, log_nodes, offset, values, recover) -> None:
     """Sample the observed values from the mixture of `populations`."""
     laws = model.laws
-    magnitude = parameters["M0"] + modulus.reshape(len(bound), -1)
-    selection = laws.selection.detection(parameters)
+    magnitude = parameters["M0"] + modulus.reshape(bound.num_objects, -1)
+    selection, repeats = laws.selection.detection(parameters), bound.repeats
+    of_objects = {} if repeats is not None else {"offset": offset, "selection": selection}
     mixture = populations(
-        laws, parameters, magnitude, log_nodes, bound.massive, bound.noise, offset, selection, bound.prob_ia
+        laws, parameters, magnitude, log_nodes, bound.massive, bound.noise, prob_ia=bound.prob_ia, **of_objects
     )
+    distribution = mixture.observed
+    if repeats is not None:
+        distribution = RepeatedObservations(distribution, repeats, shift=offset, selection=selection)
     with numpyro.plate("supernova", len(bound)), without_padding(bound.in_sample):
-        values = numpyro.sample("observed", mixture.observed, obs=values)
+        values = numpyro.sample("observed", distribution, obs=values)
         if recover:
-            _record(mixture.observed.conditional_sample(numpyro.prng_key(), values)[1])
-            probabilities = mixture.observed.probabilities(values)
+            means = values if repeats is None else distribution.mean(values)
+            _record(bound.rows(mixture.observed.conditional_sample(numpyro.prng_key(), means)[1]))
+            probabilities = bound.rows(mixture.observed.probabilities(means))
             if laws.outliers is not None:
                 numpyro.deterministic("outlier_probability", probabilities @ mixture.outlier)
             if laws.host is not None and laws.host.error:

@@ -28,7 +28,14 @@ from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae import options, program
-from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covariance, padded, redshift_variance
+from hbm_jax.models.supernovae.bound import (
+    BoundSupernovae,
+    bind,
+    noise_covariance,
+    objects_of,
+    padded,
+    redshift_variance,
+)
 from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, SelectionLaw, StretchLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
@@ -115,6 +122,11 @@ class Supernova(PopulationModel):
         and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
         surveys in observed bands, from the data, with a shift and a factor of the width for each
         (`hbm_jax.models.supernovae.laws.BandLimits`).
+    observations : str
+        Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
+        observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,
+        calibration and detection of each survey, and the host mass with the smallest error. Expects
+        ``latents="marginal"`` and no intrinsic scatter by survey.
     offsets : str
         Treatment of the calibration offsets of the data (`Supernovae.sensitivity`), N(0, 1) each, and of other linear
         nuisances given in the same way, such as modes of bulk flows: ``"sampled"`` as parameters ``calibration``; or
@@ -167,6 +179,9 @@ class Supernova(PopulationModel):
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str | SelectionLaw = field(
         default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
+    )
+    observations: Literal["separate", "joint"] = field(
+        default="separate", metadata={"help": "rows of the same name: separate, joint (of one supernova)"}
     )
     offsets: Literal["sampled", "marginal"] = field(
         default="sampled", metadata={"help": "calibration offsets: sampled, marginal (integrated out)"}
@@ -259,7 +274,8 @@ class Supernova(PopulationModel):
         """Return bound data, with arrays of the shapes of those of ``like``."""
         advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
         self.check_container(data, Supernovae, advice)
-        return bind(self, data, self.noise(data), self._host_weights(data), like)
+        objects, repeats = objects_of(self, data)
+        return bind(self, data, objects, repeats, self.noise(objects), self._host_weights(objects), like)
 
     @property
     def overrides_distmod(self) -> bool:
@@ -269,9 +285,10 @@ class Supernova(PopulationModel):
     def padded(self, bound: BoundSupernovae) -> tuple[BoundSupernovae, dict[str, int]]:
         """Return the supernovae with some of no weight added, as `hbm_jax.models.base.PopulationModel.padded`.
 
-        Nothing is added with sampled latents, with calibration offsets, and for a subclass with its own moduli.
+        Nothing is added with sampled latents, calibration offsets or repeated observations, and for a subclass with its
+        own moduli.
         """
-        if self.latents != "marginal" or bound.offsets is not None or bound.design is not None:
+        if self.latents != "marginal" or any(part is not None for part in (bound.offsets, bound.design, bound.repeats)):
             return bound, {}
         return padded(bound, padded_size(len(bound))), {"supernova": len(bound)}
 
@@ -324,6 +341,7 @@ class Supernova(PopulationModel):
             If a supernova of the design is practically never detected.
         """
         needs_mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
+        needs_mixture |= self.observations == "joint"
         # Without the mixture, the true x1, c and m_b are sites only of the program with latents.
         model = self if needs_mixture else dataclasses.replace(self, latents="noncentred")
         observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)

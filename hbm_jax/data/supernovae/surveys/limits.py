@@ -123,7 +123,8 @@ def with_survey_limits(
                 )
             columns["band_offset"][members] = np.interp(z, band.z, band.c2)
             columns["band_colour"][members] = np.interp(z, band.z, band.c3)
-    changed = dataclasses.replace(sne, **{key: frozen_array(value) for key, value in columns.items()})
+    arrays: dict[str, Any] = {key: frozen_array(value) for key, value in columns.items()}
+    changed = dataclasses.replace(sne, **arrays)
     if not texts:
         return changed
     warned = warn_unusual(texts, origin=table.origin, stacklevel=stacklevel + 1)
