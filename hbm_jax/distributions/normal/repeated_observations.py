@@ -184,6 +184,7 @@ class RepeatedObservations(dist.Distribution):
         second component, by which bands differ (Gauss-Hermite); positive latents shift its mean.
         """
         repeats, objects, rows = self.repeats, self.objects, self._selection_of_rows
+        own_width: Any = rows.width
         index = jnp.asarray(repeats.several)
         slots, (num,) = jnp.asarray(repeats.slots)[index], self.batch_shape
         slots, present = jnp.minimum(slots, num - 1), slots < num  # (M, K)
@@ -191,7 +192,7 @@ class RepeatedObservations(dist.Distribution):
         average = jnp.sum(slope, axis=1) / jnp.sum(present, axis=1)[:, None]  # (M, n)
         difference = slope[..., 1] - average[:, None, 1]  # (M, K)
         errors = jnp.einsum("nij,nkj->nik", repeats.factor, repeats.factor)[slots]
-        width = jnp.sqrt(rows.width[slots] ** 2 + jnp.einsum("mki,mkij,mkj->mk", slope, errors, slope))
+        width = jnp.sqrt(own_width[slots] ** 2 + jnp.einsum("mki,mkij,mkj->mk", slope, errors, slope))
         margin = rows.limit[slots] - jnp.sum(slope * jnp.asarray(self.shift)[slots], axis=-1)
 
         def of_objects(array):  # of parameters (S or 1, C)
@@ -277,7 +278,8 @@ def _latent_nodes(half_line, of_objects):
     """Return shifts of the true vector (M or 1, C, T, 3) by positive latents, and log weights (M or 1, C, T)."""
     if half_line is None:
         return 0.0, jnp.zeros(1)
-    shifts, log_weights = 0.0, 0.0
+    shifts: Any = 0.0
+    log_weights: Any = 0.0
     for number, part in enumerate(half_line.parts):
         direction, rate = [of_objects(jnp.asarray(entry)) for entry in part.direction], of_objects(part.rate)
         if part.precision is None:

@@ -15,6 +15,7 @@ from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_varia
 from hbm_jax.data.columns import index_of_groups
 from hbm_jax.data.supernovae.tables import combine_observations
 from hbm_jax.distributions.normal.common_offsets import CommonOffsets, bind_offsets
+from hbm_jax.distributions.normal.offset_coordinates import OffsetCoordinates, bind_coordinates
 from hbm_jax.distributions.normal.repeated_observations import Repeats, bind_repeats
 from hbm_jax.distributions.normal.repeated_offsets import RepeatedOffsets, bind_repeated
 from hbm_jax.models import expansion
@@ -28,6 +29,8 @@ ORDER = np.array([1, 2, 0])  # of OBSERVABLES, from the container's (m_b, x1, c)
 # of s standard deviations: 1e-9 where the redshift error changes the magnitude by 3 times its scatter.
 _NODES = np.linspace(-5.0, 5.0, 33)
 _MAX_ERROR = 0.25  # largest error relative to the redshift that these steps resolve
+_TYPICAL = {"alpha": 0.14, "beta": 3.0, "sigma_int": 0.12}  # for the coordinates of calibration offsets
+_SMOOTH = 8  # degree of the polynomials in log(1 + z) there
 _MIN_NODE = 0.01  # times the observed redshift: nodes below have no weight
 
 
@@ -69,6 +72,8 @@ class BoundSupernovae:
         Structure of repeated observations; None where each row is another supernova.
     repeated_offsets : RepeatedOffsets or None
         Calibration offsets of repeated observations that are integrated out.
+    coordinates : OffsetCoordinates or None
+        Coordinates in which calibration offsets are sampled; None where they are not.
     """
 
     observed: Any
@@ -86,6 +91,7 @@ class BoundSupernovae:
     in_sample: Any = None
     repeats: Repeats | None = None
     repeated_offsets: RepeatedOffsets | None = None
+    coordinates: OffsetCoordinates | None = None
 
     def __len__(self) -> int:
         return len(self.observed)
@@ -143,7 +149,11 @@ def objects_of(model, data: Supernovae) -> tuple[Supernovae, Repeats | None]:
         )
     index_of = {name: index for index, name in enumerate(dict.fromkeys(data.name))}
     repeats = bind_repeats(np.array([index_of[name] for name in data.name]), data.covariance[:, ORDER[:, None], ORDER])
-    alone = {"sensitivity": np.zeros((len(data), 0, 3)), "offset_name": (), "band_limit": np.full(len(data), np.nan)}
+    alone: dict[str, Any] = {
+        "sensitivity": np.zeros((len(data), 0, 3)),
+        "offset_name": (),
+        "band_limit": np.full(len(data), np.nan),
+    }
     return combine_observations(replace(data, **alone)), repeats
 
 
@@ -208,7 +218,36 @@ def bind(
         num_surveys=len(surveys) if model.by_survey else 0,
         repeats=repeats,
         repeated_offsets=bind_repeated(sensitivity, repeats, not like) if repeats and marginal_offsets else None,
+        coordinates=None if marginal_offsets else _offset_coordinates(model, data),
     )
+
+
+def _offset_coordinates(model, data: Supernovae) -> OffsetCoordinates | None:
+    """Return the coordinates in which calibration offsets are sampled; None without offsets, or with latents.
+
+    Expected vectors are combinations of smooth functions of redshift and of the side of the mass step. The covariances
+    have typical slopes, the scatter of the data in x1 and c, and an intrinsic scatter: values far from the truth make
+    sampling less efficient, and leave the posterior unchanged.
+    """
+    if not data.offset_name or model.latents != "marginal":
+        return None
+    noise = noise_covariance(model, data)
+    x1_std, c_std = (np.std(getattr(data, name)) for name in ("x1", "c"))
+    slope = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-_TYPICAL["alpha"], _TYPICAL["beta"], 1.0]])
+    scale = slope * np.array([x1_std, c_std, _TYPICAL["sigma_int"]])
+    modulus_error = (5.0 / np.log(10.0) / data.z_cmb) ** 2 * redshift_variance(model, data)
+    covariance = noise + scale @ scale.T + modulus_error[:, None, None] * np.diag([0.0, 0.0, 1.0])
+    u = np.log1p(data.z_cmb)
+    smooth = np.polynomial.chebyshev.chebvander(2.0 * u / u.max() - 1.0, _SMOOTH)
+    host = np.zeros((len(data), 0)) if model.laws.host is None else model.massive(data)[:, None]
+    parts = [np.column_stack([smooth[:, :2], host])] * 2 + [np.column_stack([smooth, host])]
+    basis = np.zeros((len(data), 3, sum(part.shape[1] for part in parts)))
+    first = 0
+    for component, part in enumerate(parts):
+        basis[:, component, first : first + part.shape[1]] = part
+        first += part.shape[1]
+    observed = np.stack([getattr(data, name) for name in OBSERVABLES], axis=-1)
+    return bind_coordinates(data.sensitivity[..., ORDER], covariance, observed, basis)
 
 
 def _columns(model, data: Supernovae, objects: Supernovae) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, ProbitSelection, Quadrant
+from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, Quadrant
 from hbm_jax.models.supernovae.laws import ColourLaw, Latent, Law, MassStep, Outliers, Population, StretchLaw
 from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.selection import SelectionLaw
@@ -75,11 +75,8 @@ _NUM_AXES = 6
 _REDSHIFT, _HOST, _STRETCH, _COLOUR, _OUTLIER = range(1, _NUM_AXES)
 
 
-def populations(
-    laws: Laws, p: Mapping[str, Any], magnitude, log_nodes, massive, noise, offset=None,
-    selection: ProbitSelection | None = None, prob_ia=None,
-) -> Populations:  # fmt: skip
-    """Return the marginal distribution as a mixture.
+def populations(laws: Laws, p: Mapping[str, Any], magnitude, log_nodes, massive, noise, prob_ia=None) -> Populations:
+    """Return the marginal distribution, without calibration offsets and selection, as a mixture.
 
     Parameters
     ----------
@@ -95,10 +92,6 @@ def populations(
         Weight of the high-mass side of the step, from `MassStep.massive`; None without a step.
     noise : (N, 3, 3)
         Covariance of the errors.
-    offset : (N, 3), optional
-        Calibration offsets of the observed values.
-    selection : ProbitSelection, optional
-        Detection probability as a function of the observed values.
     prob_ia : (N,), optional
         Probability of type Ia of each object; None for 1.
     """
@@ -129,9 +122,7 @@ def populations(
         tuple(flat(part) for part in (x1.loc, c.loc, mean_m_b)),
         tuple(tuple(entry if k > i else flat(entry) for k, entry in enumerate(row)) for i, row in enumerate(scale)),
         noise,
-        offset=offset,
         half_line=_half_line(x1, c, flat),
-        selection=selection,
     )
     two_sides = laws.host is not None and laws.host.error
     is_massive = _second_half(shape[1:], _HOST, two_sides)
