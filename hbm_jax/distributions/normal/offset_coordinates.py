@@ -2,7 +2,8 @@
 
 Observed vectors y_i = m_i + J_i eta + e_i have offsets eta ~ N(0, 1) in common, and means m_i that depend on
 parameters. If e_i were normal with known covariances C_i, the offsets would be normal given the parameters, with the
-precision F = 1 + sum_i J_i^T C_i^-1 J_i and the mean c = F^-1 sum_i J_i^T C_i^-1 (y_i - m_i). The offsets are sampled as
+precision F = 1 + sum_i J_i^T C_i^-1 J_i and the mean c = F^-1 sum_i J_i^T C_i^-1 (y_i - m_i). The offsets are sampled
+as
 
     eta = c(parameters) + F^(-1/2) xi,
 

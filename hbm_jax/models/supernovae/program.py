@@ -45,14 +45,14 @@ def _gaussian(model, bound, parameters, modulus, values, recover) -> None:
     if model.laws.host is not None:
         parameters |= model.laws.host.relation(parameters, bound.massive, model.laws.colour.slopes)
         magnitude = magnitude + parameters["host_magnitude"]
+    without_offsets = marginal(model.laws.scatter.scatter(parameters), parameters, magnitude, bound.noise)
     if values is not None and model.integrated:
-        _integrate_offsets(bound, parameters, magnitude, values, recover)
+        _integrate_offsets(bound, without_offsets, values, recover)
         return
-    without_offsets = marginal(parameters, magnitude, bound.noise)
     offset = _sample_calibration(bound, values, lambda: without_offsets.mean)
     with numpyro.plate("supernova", len(bound)), without_padding(bound.in_sample):
         if model.latents == "marginal":
-            _sample_marginal(bound, parameters, magnitude, offset, values, recover)
+            _sample_marginal(_with_offsets(bound, without_offsets, offset), values, recover)
             return
         truth = _latent_sites(model.latents == "noncentred", parameters, magnitude)
         shifted = truth if offset is None else truth + offset
@@ -61,19 +61,18 @@ def _gaussian(model, bound, parameters, modulus, values, recover) -> None:
         numpyro.sample("observed", noise, obs=values)
 
 
-def _sample_marginal(bound, parameters, magnitude, offset, values, recover) -> None:
+def _sample_marginal(distribution, values, recover) -> None:
     """Sample the observed values of Gaussian populations with the latents integrated out."""
-    distribution = _with_offsets(bound, parameters, magnitude, offset)
     values = numpyro.sample("observed", distribution, obs=values)
     if recover:
         _record_conditional(distribution, values)
 
 
-def _with_offsets(bound, parameters, magnitude, offset):
-    """Return the distribution of the observed values of Gaussian populations, for known calibration offsets."""
+def _with_offsets(bound, objects: LinearGaussian, offset) -> LinearGaussian | RepeatedObservations:
+    """Return the distribution of the observed values for known calibration offsets, from that without offsets."""
     if bound.repeats is None:
-        return marginal(parameters, magnitude, bound.noise, offset)
-    return RepeatedObservations(marginal(parameters, magnitude, bound.noise), bound.repeats, shift=offset)
+        return objects.with_offset(offset)
+    return RepeatedObservations(objects, bound.repeats, shift=offset)
 
 
 def _record_conditional(distribution, values) -> None:
@@ -85,13 +84,11 @@ def _record_conditional(distribution, values) -> None:
         _record(numpyro.sample("_latent", distribution.conditional(values)))
 
 
-def _integrate_offsets(bound, parameters, magnitude, values, recover) -> None:
+def _integrate_offsets(bound, objects: LinearGaussian, values, recover) -> None:
     """Sample the observed values of Gaussian populations with the calibration offsets integrated out."""
-    distribution: OffsetGaussian | RepeatedOffsetGaussian = OffsetGaussian(
-        marginal(parameters, magnitude, bound.noise), bound.offsets
-    )
+    distribution: OffsetGaussian | RepeatedOffsetGaussian = OffsetGaussian(objects, bound.offsets)
     if bound.repeats is not None:
-        distribution = RepeatedOffsetGaussian(distribution.objects, bound.repeats, bound.repeated_offsets)
+        distribution = RepeatedOffsetGaussian(objects, bound.repeats, bound.repeated_offsets)
     numpyro.sample("observed", distribution, obs=values)
     if not recover:
         return
@@ -100,7 +97,7 @@ def _integrate_offsets(bound, parameters, magnitude, values, recover) -> None:
         numpyro.deterministic("calibration", calibration)
     with numpyro.plate("supernova", len(bound)):
         shift = bound.offsets.shift(calibration, len(bound))
-        _record_conditional(_with_offsets(bound, parameters, magnitude, shift), values)
+        _record_conditional(_with_offsets(bound, objects, shift), values)
 
 
 def _mixture(model, bound, parameters, modulus, log_nodes, values, recover) -> None:

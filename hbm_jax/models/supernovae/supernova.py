@@ -36,7 +36,7 @@ from hbm_jax.models.supernovae.bound import (
     padded,
     redshift_variance,
 )
-from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, SelectionLaw, StretchLaw
+from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, ScatterLaw, SelectionLaw, StretchLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
 from hbm_jax.precomputation import padded_size
@@ -89,6 +89,11 @@ class Supernova(PopulationModel):
         probability, follows a normal distribution function. A width of 0 is a sharp step.
     host_beta : bool
         Whether massive hosts have a different slope of colour (with ``colour="dust"``, of dust), by delta_beta.
+    host_populations : bool
+        Whether the means of x1 and c differ in massive hosts, by x1_host and c_host.
+    step_evolution : bool
+        Whether the mass step changes with redshift, from delta_M at z = 0 to delta_M_ratio times that at high redshift
+        (`hbm_jax.models.supernovae.laws.MassStep`).
     stretch : str or StretchLaw
         Population of x1: ``"normal"``; ``"skewed"``, skew normal; ``"tail"``, normal plus an exponential tail to low
         stretch; or ``"two"``, two normal populations. See
@@ -100,6 +105,10 @@ class Supernova(PopulationModel):
         latents of ``"skewed"`` and ``"broken"`` take a quadrature of 32 nodes each; tails are closed forms.
     drift : bool
         Whether the means of x1 and c change with redshift: x1_mean + x1_drift z, c_mean + c_drift z.
+    scatter : str or ScatterLaw
+        Intrinsic scatter: ``"magnitude"``, of m_b alone; ``"shared"``, of m_b, x1 and c with inferred fractions, as in
+        UNITY; or ``"correlated"``, with a full covariance (`hbm_jax.models.supernovae.laws.ScatterLaw`). It is part of
+        the true values, and enters the magnitude beside the relation.
     survey_scatter : bool
         Whether each survey has its own sigma_int.
     lensing : float, optional
@@ -160,6 +169,10 @@ class Supernova(PopulationModel):
     step_mass: float = field(default=10.0, metadata={"help": "log10 of the host mass at the step"})
     step_width: float = field(default=0.0, metadata={"help": "width of the mass step in dex"})
     host_beta: bool = field(default=False, metadata={"help": "whether massive hosts have a different beta"})
+    host_populations: bool = field(
+        default=False, metadata={"help": "whether massive hosts have other populations of x1 and c"}
+    )
+    step_evolution: bool = field(default=False, metadata={"help": "whether the mass step changes with redshift"})
     stretch: str | StretchLaw = field(
         default="normal", metadata={"help": f"population of x1: {', '.join(StretchLaw.registry)}"}
     )
@@ -167,6 +180,9 @@ class Supernova(PopulationModel):
         default="normal", metadata={"help": f"population of c: {', '.join(ColourLaw.registry)}"}
     )
     drift: bool = field(default=False, metadata={"help": "whether the populations change with redshift"})
+    scatter: str | ScatterLaw = field(
+        default="magnitude", metadata={"help": f"intrinsic scatter: {', '.join(ScatterLaw.registry)}"}
+    )
     survey_scatter: bool = field(default=False, metadata={"help": "whether each survey has its own sigma_int"})
     lensing: float | None = field(default=None, metadata={"help": "lensing scatter in mag per redshift"})
     sigma_v: float | None = field(default=None, metadata={"help": "peculiar velocities in km/s"})
@@ -196,7 +212,7 @@ class Supernova(PopulationModel):
     def check_options(self) -> None:
         """Raise an error for option values out of range and for incompatible options."""
         expansion.named(self.cosmology)  # raises for unknown names
-        for name in ("stretch", "colour", "selection"):
+        for name in ("stretch", "colour", "scatter", "selection"):
             law = getattr(self.laws, name)  # raises for unknown names
             object.__setattr__(self, name, law.name if law.is_registered else law)
         options.check(self)
@@ -210,13 +226,16 @@ class Supernova(PopulationModel):
             host=self._mass_step_law if self.mass_step else None,
             drift=Drift() if self.drift else None,
             outliers=Outliers() if self.outliers else None,
+            scatter=ScatterLaw.named(self.scatter),
             selection=SelectionLaw.named(self.selection),
         )
 
     @property
     def _mass_step_law(self) -> MassStep:
         """Mass step with the options of the model, also if ``mass_step`` is False."""
-        return MassStep(self.step_mass, self.step_width, self.mass_error, self.host_beta)
+        return MassStep(
+            self.step_mass, self.step_width, self.mass_error, self.host_beta, self.host_populations, self.step_evolution
+        )
 
     @property
     def label(self) -> str:
@@ -341,8 +360,8 @@ class Supernova(PopulationModel):
             If a supernova of the design is practically never detected.
         """
         needs_mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
-        needs_mixture |= self.observations == "joint"
-        # Without the mixture, the true x1, c and m_b are sites only of the program with latents.
+        needs_mixture |= self.observations == "joint" or self.scatter != "magnitude"
+        # Otherwise the true x1, c and m_b are sites only of the program with latents.
         model = self if needs_mixture else dataclasses.replace(self, latents="noncentred")
         observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
