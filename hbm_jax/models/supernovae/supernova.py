@@ -68,7 +68,9 @@ class Supernova(PopulationModel):
     ----------
     cosmology : str or Expansion
         ``"lcdm"`` (flat), ``"olcdm"`` (with curvature), ``"wcdm"`` (flat), ``"owcdm"``, ``"w0wacdm"`` (flat),
-        ``"binned(0.3, 0.7)"`` (flat, w constant in bins of redshift), or a user-defined `hbm_jax.models.Expansion`.
+        ``"binned(0.3, 0.7)"`` (flat, w constant in bins of redshift), ``"nodes"`` (free distances at the redshifts of
+        Union3, with M0 fixed; `hbm_jax.models.expansion.distance_nodes` returns the distance-level sample of a
+        posterior) or ``"nodes(0.1, 0.5, 1)"``, or a user-defined `hbm_jax.models.Expansion`.
     latents : str
         Treatment of the true x1, c and m_b of each supernova. ``"marginal"`` integrates them out exactly, so that only
         the population parameters are sampled. ``"sampled"`` samples all three per supernova with a partial
@@ -250,7 +252,9 @@ class Supernova(PopulationModel):
     @property
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
-        return expansion.default_priors(self.cosmology) | self._relation_priors
+        relation, fixed = self._relation_priors, expansion.named(self.cosmology).fixed
+        relation |= {name: value for name, value in fixed.items() if name in relation}
+        return expansion.default_priors(self.cosmology) | relation
 
     @property
     def _relation_priors(self) -> dict[str, Prior]:
@@ -379,6 +383,21 @@ class Supernova(PopulationModel):
         x1, c, m_b = np.moveaxis(drawn, -1, 0)
         return data.replace_observations(m_b=m_b, x1=x1, c=c)
 
+    def tables(self, posterior: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the distance-level sample ``nodes`` of free distances, which `HubbleDiagram` fits."""
+        if not expansion.has_nodes(self.cosmology):
+            return {}
+        try:
+            return {"nodes": expansion.distance_nodes(self.cosmology, posterior, H0=self._fixed_H0).to_table()}
+        except (KeyError, ValueError):  # a node that is fixed, or too few draws
+            return {}
+
+    @property
+    def _fixed_H0(self) -> float:
+        """H0 [km/s/Mpc] if it is fixed, else its default: the modulus has a free offset in any case."""
+        prior = self.all_priors["H0"]
+        return expansion.H0 if isinstance(prior, dist.Distribution) else float(prior)
+
     def coords(self, data: Supernovae) -> dict[str, list]:
         """Return the labels of the dimensions."""
         labels = {"supernova": list(data.name), "observable": list(OBSERVABLES)}
@@ -393,7 +412,8 @@ class Supernova(PopulationModel):
     @property
     def units(self) -> dict[str, str]:
         """Units of the parameters, without the dimensionless ones."""
-        return UNITS | {name: unit for law in self.laws.used for name, unit in law.units.items()}
+        units = UNITS | dict(expansion.named(self.cosmology).units)
+        return units | {name: unit for law in self.laws.used for name, unit in law.units.items()}
 
     @property
     def chooses_centering(self) -> bool:
