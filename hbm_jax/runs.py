@@ -318,6 +318,9 @@ def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
     if config is not None:
         write_config(folder, config)
     fit.summary().to_csv(folder / SUMMARY, index_label="parameter")
+    tables = getattr(fit.program, "tables", None)
+    for name, table in (tables(fit.posterior) if callable(tables) else {}).items():
+        table.write(folder / f"{name}.ecsv", overwrite=True)
 
 
 def unblind(folder: str | os.PathLike) -> Fit:

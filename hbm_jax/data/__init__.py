@@ -25,6 +25,8 @@ from hbm_jax.data.supernovae.distance_tables import DISTANCE_FORMATS, read_dista
 from hbm_jax.data.supernovae.downloads import DownloadError, fetch_distance_moduli, load_distance_moduli
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernovae.supernovae import Supernovae
+from hbm_jax.data.supernovae.surveys.limits import with_survey_limits
+from hbm_jax.data.supernovae.surveys.sensitivities import with_sensitivities
 from hbm_jax.data.supernovae.tables import (
     JLA_ERROR_PARTS,
     combine_observations,
@@ -92,6 +94,8 @@ __all__ = [
     "read_table",
     "read_values",
     "velocity_variance",
+    "with_sensitivities",
+    "with_survey_limits",
     "write_afterglows",
     "write_burst_spectra",
 ]

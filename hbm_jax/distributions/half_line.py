@@ -93,6 +93,14 @@ class HalfLine(NamedTuple):
         precision = 0.0 if self.precision is None else self.precision
         return self.log_norm + log_half_line(linear - self.rate, quadratic + precision)
 
+    @property
+    def mean(self):
+        """Mean of t."""
+        if self.precision is None:
+            return 1.0 / self.rate
+        # With the density normalised at t = 0, the mean of t is that of its derivative: rate + precision <t> = p(0).
+        return (jnp.exp(self.log_norm) - self.rate) / self.precision
+
     def sample(self, key, shape):
         """Draw t."""
         if self.precision is None:

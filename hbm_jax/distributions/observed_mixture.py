@@ -153,6 +153,22 @@ class ObservedMixture(dist.Distribution):
         log_fraction = log_detected_fraction(limit - mean, variance + width_variance, self.half_line, latent_slope)
         return logsumexp(self.log_weights + log_fraction, axis=-1)
 
+    @property
+    def undetected_mean(self):
+        """Mean of the observed vectors of all objects, detected or not, (..., n)."""
+        weight = jnp.exp(self.log_weights)
+        parts = () if self.half_line is None else self.half_line.parts
+        latents = [sum(part.direction[i] * part.mean for part in parts) for i in range(len(self.loc))]
+        mean = [jnp.sum(weight * (self._mean(i) + latent), axis=-1) for i, latent in enumerate(latents)]
+        return jnp.stack([jnp.broadcast_to(entry, self.batch_shape) for entry in mean], axis=-1)
+
+    def with_observation(self, *, offset=None, selection: ProbitSelection | None = None) -> "ObservedMixture":
+        """Return the mixture with another offset and selection."""
+        return ObservedMixture(
+            self.log_weights, self.loc, self.scale_tril, self.noise_covariance,
+            offset=offset, half_line=self.half_line, selection=selection,
+        )  # fmt: skip
+
     def probabilities(self, value):
         """Return the probability of each component given observed values (..., n), (..., K)."""
         joint = self.log_weights + self._component_log_density(jnp.asarray(value))[0]

@@ -244,6 +244,10 @@ class PopulationModel:
         """Return the container with other observed values, by the name of their site."""
         return data.replace_observations(*values.values())
 
+    def tables(self, posterior: Mapping[str, Any]) -> dict[str, Any]:
+        """Return astropy tables that follow from a posterior, by name; a run folder has them as ECSV files."""
+        return {}
+
     @property
     def dims(self) -> dict[str, list[str]]:
         """Dimensions of sites that plates do not name, including those of the observed sites."""

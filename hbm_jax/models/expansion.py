@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
@@ -21,10 +22,13 @@ from hbm_jax.cosmology import (
     breaks_of,
     distmod,
 )
+from hbm_jax.cosmology.distance_nodes import UNION3_NODES, DistanceNodes
+from hbm_jax.data import DistanceModuli
 from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.priors import Prior, in_stated_parameters
 from hbm_jax.models.registration import choose_registered
 from hbm_jax.models.symbols import SYMBOLS
+from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import concrete
 
 # Free parameters of each named expansion history. Each may be sampled along its degeneracy with those before it.
@@ -44,6 +48,9 @@ DEFAULT_PRIORS: dict[str, Prior] = {
 }
 BINNED_PRIOR: Prior = dist.Uniform(-3.0, 1.0)
 BINNED_EDGES = (0.3, 0.7)
+NODE_PRIOR: Prior = dist.Normal(0.0, 1.0)  # mag
+WITH_ARGUMENTS = ("binned", "nodes")
+FIXED_M0 = -19.3  # mag, with free distances: their common offset is degenerate with M0
 H0 = 70.0  # km/s/Mpc, fixed by default: without an anchor H0 is degenerate with M0
 
 DESCRIPTIONS = {
@@ -53,7 +60,10 @@ DESCRIPTIONS = {
     "owcdm": "wCDM with curvature",
     "w0wacdm": "flat w0waCDM",
 }
-HELP = f"{', '.join(FREE)}, binned or binned(z1, z2, ...): w constant in bins of redshift"
+HELP = (
+    f"{', '.join(FREE)}, binned or binned(z1, z2, ...): w constant in bins of redshift, nodes or nodes(z1, z2, ...): "
+    "free distances at redshifts"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +87,10 @@ class Expansion:
         Whether it is user-defined: it cannot be restored from its name, unless it is registered.
     symbols : dict of str to str
         Symbols of the parameters in figures, in matplotlib's mathematical notation.
+    units : dict of str to str
+        Units of parameters that are not dimensionless.
+    fixed : dict of str to float
+        Values at which other parameters of a model are fixed by default, because they are degenerate with these.
     """
 
     name: str
@@ -85,6 +99,8 @@ class Expansion:
     description: str
     own: bool = True
     symbols: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def from_w(
@@ -188,7 +204,9 @@ def named(choice: str | Expansion) -> Expansion:
     choice : str or Expansion
         ``lcdm, olcdm, wcdm, owcdm``, ``w0wacdm`` or a name of `register`; or ``binned``, a flat universe whose equation
         of state is constant in bins of redshift, with parameters ``w_1, w_2, ...`` and optional edges, as in
-        ``"binned(0.2, 0.5, 1)"``. An `Expansion` is returned unchanged.
+        ``"binned(0.2, 0.5, 1)"``; or ``nodes``, free distances at the redshifts of Union3's 22 nodes or at others, as
+        in ``"nodes(0.1, 0.5, 1)"`` (`hbm_jax.cosmology.distance_nodes.DistanceNodes`). An `Expansion` is returned
+        unchanged.
 
     Raises
     ------
@@ -199,11 +217,13 @@ def named(choice: str | Expansion) -> Expansion:
         return choice
     if str(choice).startswith("binned"):
         return _binned(str(choice))
-    return REGISTRY[choose_registered("cosmology", choice, (*REGISTRY, "binned"))]
+    if str(choice).startswith("nodes"):
+        return _nodes(str(choice))
+    return REGISTRY[choose_registered("cosmology", choice, (*REGISTRY, *WITH_ARGUMENTS))]
 
 
 REGISTRY: dict[str, Expansion] = {}
-"""Expansion histories by name, without ``binned(...)``, which has an argument."""
+"""Expansion histories by name, without ``binned(...)`` and ``nodes(...)``, which have arguments."""
 
 
 def register(name: str, expansion: Expansion) -> Expansion:
@@ -231,7 +251,7 @@ def register(name: str, expansion: Expansion) -> Expansion:
     'jbp'
     """
     known = REGISTRY.get(name)
-    if str(name).startswith("binned") or (known is not None and known.description != expansion.description):
+    if str(name).startswith(WITH_ARGUMENTS) or (known is not None and known.description != expansion.description):
         raise ValueError(f"cosmology: expected a new name; found {name!r}, which is that of another expansion history.")
     REGISTRY[name] = dataclasses.replace(expansion, name=name, own=False)
     SYMBOLS.update(expansion.symbols)
@@ -253,15 +273,93 @@ for _name in FREE:
     _register_named(_name)
 
 
+def _redshifts(text: str, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the redshifts in a text such as ``"binned(0.2, 0.5)"``; none if it cannot be read."""
+    if text == name:
+        return default
+    try:
+        literal = ast.literal_eval(text.removeprefix(name))
+        return tuple(float(z) for z in (literal if isinstance(literal, tuple) else (literal,)))
+    except (ValueError, SyntaxError, TypeError):
+        return ()
+
+
+def _nodes(text: str) -> Expansion:
+    """Return distances that are free at nodes in redshift."""
+    redshifts = _redshifts(text, "nodes", UNION3_NODES)
+    if len(redshifts) < 3 or min(redshifts) <= 0 or any(b <= a for a, b in itertools.pairwise(redshifts)):
+        raise ValueError(
+            f"cosmology: expected nodes, or nodes(z1, z2, ...) with three increasing redshifts or more above 0; found "
+            f"{text!r}."
+        )
+    function = DistanceNodes(redshifts)
+    listed = ", ".join(f"{z:g}" for z in redshifts)
+
+    def build(values):
+        return DistanceFunction(function, {name: values[name] for name in ("H0", *function.names)})
+
+    return Expansion(
+        "nodes" if redshifts == UNION3_NODES else f"nodes({listed})",
+        dict.fromkeys(function.names, NODE_PRIOR),
+        build,
+        f"free distances at {len(redshifts)} nodes, z = {listed}",
+        own=False,
+        symbols={name: rf"$\Delta\mu_{{{k + 1}}}$" for k, name in enumerate(function.names)},
+        units=dict.fromkeys(function.names, "mag"),
+        fixed={"M0": FIXED_M0},
+    )
+
+
+def _function_of_nodes(choice: str | Expansion) -> DistanceNodes | None:
+    """Return the distances at nodes of an expansion history, or None."""
+    chosen = named(choice)
+    function = getattr(chosen.build(dict.fromkeys(("H0", *chosen.parameters), 0.3)), "function", None)
+    return function if isinstance(function, DistanceNodes) else None
+
+
+def has_nodes(choice: str | Expansion) -> bool:
+    """Return whether an expansion history has free distances at nodes."""
+    return _function_of_nodes(choice) is not None
+
+
+def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0: float = H0) -> DistanceModuli:
+    """Return the distance-level sample of a posterior of free distances: moduli at the nodes with their covariance.
+
+    Parameters
+    ----------
+    choice : str or Expansion
+        ``"nodes"`` or ``"nodes(z1, z2, ...)"``.
+    posterior : mapping of str to array (chain, draw)
+        Draws of ``dmu_1`` and so on, such as ``fit.posterior``.
+    H0 : float
+        Value [km/s/Mpc] at which H0 was fixed. The moduli have a common offset, which `hbm_jax.models.HubbleDiagram`
+        integrates out.
+
+    Raises
+    ------
+    ValueError
+        For another expansion history, and for fewer than ten draws for each node.
+
+    Examples
+    --------
+    >>> sample = distance_nodes("nodes", fit.posterior)  # doctest: +SKIP
+    >>> sample.to_table().write("nodes.ecsv")  # doctest: +SKIP
+    """
+    function = _function_of_nodes(choice)
+    if function is None:
+        raise ValueError(f"distance_nodes: expected cosmology='nodes'; found {named(choice).name!r}.")
+    draws = np.stack([np.ravel(posterior[name]) for name in function.names])
+    if draws.shape[1] < 10 * len(draws):
+        raise ValueError(f"distance_nodes: expected {10 * len(draws)} draws or more; found {draws.shape[1]}.")
+    mu = precomputed(lambda: function.moduli(H0)) + draws.mean(axis=1)
+    names = [f"node {k + 1}" for k in range(len(draws))]
+    z = np.asarray(function.nodes)
+    return DistanceModuli.from_columns({"name": names, "z_cmb": z, "mu": mu, "covariance": np.cov(draws)})
+
+
 def _binned(text: str) -> Expansion:
     """Return a flat expansion history with w constant in bins of redshift."""
-    edges: tuple[float, ...] = BINNED_EDGES
-    if text != "binned":
-        try:
-            literal = ast.literal_eval(text.removeprefix("binned"))
-            edges = tuple(float(edge) for edge in (literal if isinstance(literal, tuple) else (literal,)))
-        except (ValueError, SyntaxError, TypeError):
-            edges = ()
+    edges = _redshifts(text, "binned", BINNED_EDGES)
     if not edges or min(edges) <= 0 or any(b <= a for a, b in itertools.pairwise(edges)):
         raise ValueError(
             f"cosmology: expected binned, or binned(z1, z2, ...) with increasing redshifts above 0; found {text!r}."

@@ -29,6 +29,8 @@ BUILT_IN = {
         help={
             "sigma_m_b_includes": "contributions in the errors of m_b, such as '{sigma_v_km_s = 150}'",
             "combine": "whether rows of the same name are observations of one supernova",
+            "limits": "table of the detection limits of surveys in observed bands, for --selection band",
+            "sensitivity": ".npz file of sensitivities to calibration offsets and other linear nuisances",
         },
     ),
     "supernova-correlated": Entry(

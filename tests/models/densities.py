@@ -8,6 +8,7 @@ from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 
 from hbm_jax.distributions import CoordinatePriors
+from hbm_jax.inference.likelihood.function import StatedParameters
 from hbm_jax.models.expansion import named
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
@@ -45,7 +46,9 @@ class LogDensity:
             sites["_cosmology"] = y
             slopes = jax.jacfwd(lambda y: jnp.stack(list(block.parameters(y).values())))(y)
             log_jacobian = jnp.linalg.slogdet(slopes)[1]
-        return log_density(model, (self.data if data is None else data,), {}, sites)[0] - log_jacobian
+        # Calibration offsets themselves, not their coordinates, for a fixed cosmology.
+        program = StatedParameters(model) if "calibration" in sites else model
+        return log_density(program, (self.data if data is None else data,), {}, sites)[0] - log_jacobian
 
     def __call__(self, parameters, data=None):
         return float(self._density(data, _as_arrays(parameters)))

@@ -22,6 +22,8 @@ EXTRA = {
     "delta_beta": -0.6, "x1_skew": -2.5, "x1_shift": 1.4, "x1_std_low": 0.6, "x1_fraction_low": 0.35, "c_skew": 3.0,
     "beta_dust": 4.4, "c_dust": 0.07, "beta_red": 3.9, "x1_drift": 0.4, "c_drift": -0.05, "outlier_fraction": 0.08,
     "outlier_scatter": 0.9, "m_lim": 23.5, "m_lim_width": 0.3, "m_lim_colour": 0.4, "x1_tail": 0.7, "c_tail": 0.09,
+    "x1_host": -0.5, "c_host": 0.03, "delta_M_ratio": 0.3, "scatter_m": 0.4, "scatter_x1": 0.35, "sigma_x1": 0.4,
+    "sigma_c": 0.04, "rho_m_x1": 0.5, "rho_m_c": -0.3, "rho_x1_c": 0.6,
 }  # fmt: skip
 T = {"Om0": 0.3} | TRUTH | EXTRA
 
@@ -35,6 +37,10 @@ MORE_PRIORS = PRIORS | {
     "outlier_scatter": stats.lognorm(0.5, 0, 1), "m_lim": stats.norm(24, 2),
     "m_lim_width": stats.lognorm(0.5, 0, np.exp(-1.2)), "m_lim_colour": stats.norm(0, 0.5),
     "x1_tail": stats.halfnorm(0, 1), "c_tail": stats.halfnorm(0, 0.2),
+    "x1_host": stats.norm(0, 1), "c_host": stats.norm(0, 0.1), "delta_M_ratio": stats.uniform(0, 1),
+    "scatter_m": stats.beta(1, 2), "scatter_x1": stats.uniform(0, 1), "sigma_x1": stats.halfnorm(0, 0.5),
+    "sigma_c": stats.halfnorm(0, 0.05), "rho_m_x1": stats.uniform(-1, 2), "rho_m_c": stats.uniform(-1, 2),
+    "rho_x1_c": stats.uniform(-1, 2),
 }  # fmt: skip
 
 
@@ -117,6 +123,7 @@ class Plain:
         z = data.z_cmb[n]
         x1_mean = p["x1_mean"] + (p["x1_drift"] * z if model.drift else 0)
         c_mean = p["c_mean"] + (p["c_drift"] * z if model.drift else 0)
+        c_of_all = c_mean
         stretches = [(1.0, x1_mean, p["x1_std"])]
         if model.stretch == "two":
             f = p["x1_fraction_low"]
@@ -132,6 +139,10 @@ class Plain:
             scatters = [(normal_share, p["sigma_int"]), (1 - normal_share, outlying)]
         for (host, w0), (w1, x_mean, x_std), (w2, sigma) in itertools.product(self.hosts(n), stretches, scatters):
             step, extra = p["delta_M"] * host if model.mass_step else 0.0, p["delta_beta"] * host * model.host_beta
+            if model.step_evolution:
+                step *= 1.9 * (1 - p["delta_M_ratio"]) / (1 + 0.9 * 10 ** (0.95 * z)) + p["delta_M_ratio"]
+            if model.host_populations:
+                x_mean, c_mean = x_mean + p["x1_host"] * host, c_of_all + p["c_host"] * host
             # What is smooth and falls off at both ends needs few points; dust begins, and a broken law bends, at 0.
             num = 12001 if model.colour in ("dust", "broken") else 2401
             num = 2401 if model.stretch == "tail" else num
@@ -169,7 +180,21 @@ class Plain:
                     [-a * x_variance, c_pull * c_variance, a**2 * x_variance + c_pull**2 * c_variance + sigma**2],
                 ]
             )
-            yield w0 * w1 * w2, base, covariance + self.noise[n], weight
+            yield w0 * w1 * w2, base, covariance + self.noise[n] + self.shared_scatter(), weight
+
+    def shared_scatter(self):
+        """Covariance of (x1, c, m_b) of the intrinsic scatter, less sigma_int^2 in m_b."""
+        p, scatter = self.p, self.model.scatter
+        if scatter == "shared":
+            variance, m, x1 = p["sigma_int"] ** 2, p["scatter_m"], p["scatter_x1"]
+            return variance * np.diag([(1 - m) * x1 / 0.14**2, (1 - m) * (1 - x1) / 3.0**2, m - 1])
+        if scatter == "magnitude":
+            return np.zeros((3, 3))
+        mx, mc = p["rho_m_x1"], p["rho_m_c"]
+        xc = mx * mc + p["rho_x1_c"] * np.sqrt((1 - mx**2) * (1 - mc**2))
+        correlation = np.array([[1, xc, mx], [xc, 1, mc], [mx, mc, 1]])
+        std = np.array([p["sigma_x1"], p["sigma_c"], p["sigma_int"]])
+        return correlation * np.outer(std, std) - np.diag([0, 0, p["sigma_int"] ** 2])
 
     def log_density(self, n, offset=0.0):
         y = np.array([self.data.x1[n], self.data.c[n], self.data.m_b[n]]) - offset
@@ -224,6 +249,14 @@ OPTIONS = {
     "selection with dust": {"selection": "common", "colour": "dust"},
     "selection with a broken law": {"selection": "common", "colour": "broken"},
     "selection with tails of colour": {"selection": "common", "colour": "tail", "host_beta": True},
+    "shared scatter": {"scatter": "shared"},
+    "correlated scatter": {"scatter": "correlated"},
+    "shared scatter with selection": {"scatter": "shared", "selection": "common", "outliers": True},
+    "correlated scatter with tails": {"scatter": "correlated", "colour": "dust", "outliers": True},
+    "populations of hosts": {"host_populations": True, "drift": True, "step_evolution": True},
+    "populations of hosts with errors": {
+        "host_populations": True, "mass_error": True, "host_beta": True, "colour": "broken", "step_evolution": True,
+    },
     "tails of both": {"stretch": "tail", "colour": "tail"},
     "selection with tails of both": {"selection": "common", "stretch": "tail", "colour": "dust", "outliers": True},
     "tails of two kinds": {"stretch": "tail", "colour": "skewed"},

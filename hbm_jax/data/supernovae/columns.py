@@ -24,6 +24,7 @@ from hbm_jax.validation import (
     Floats,
     float_vector,
     frozen_array,
+    reject_rows,
     reject_unknown,
     require_covariances,
     require_present,
@@ -36,6 +37,9 @@ COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
 VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
 UNMEASURED_MASS_ERROR = 2.0  # dex; errors of this size or more mark unmeasured masses (5 or more in JLA)
+# Detection limit of the survey in an observed band, m_obs = m_b + band_offset + band_colour c; a limit may be missing.
+LIMITS = ("band_limit", "band_limit_width")
+BANDS = ("band_offset", "band_colour")
 SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # column prefixes, before the offset name
 
 # All columns that `Supernovae.from_columns` accepts. Failed light-curve fits have parameters outside the usual range
@@ -65,6 +69,10 @@ COLUMNS: dict[str, Column] = {
     "sigma_z": ERROR,
     "prob_ia": Column("", "a probability", (0.0, np.nextafter(1.0, 2.0)), zero=True),
     "num_observations": Column("", "a number of observations", (0.5, np.inf)),
+    "band_limit": Column("mag", "a magnitude", (-10.0, 40.0), (5.0, 30.0)),
+    "band_limit_width": replace(POSITIVE_ERROR, unit="mag"),
+    "band_offset": Column("mag"),
+    "band_colour": Column(""),
     "sensitivity": Column(None),
     "offset_name": Column(None),
 }
@@ -129,7 +137,7 @@ def checked_fields(columns: Mapping[str, Any], column_names: Mapping[str, str]) 
     labels = {key: f"column {column_names.get(key, key)!r}" for key in columns}
     labels |= {key: f"{labels[key]} ({key})" for key, name in column_names.items() if key in columns and name != key}
     single = {key: value for key, value in columns.items() if key not in ("covariance", "sensitivity", "offset_name")}
-    names, survey, numbers, warnings = checked_columns(single, COLUMNS, labels, (*MASSES, "prob_ia"))
+    names, survey, numbers, warnings = checked_columns(single, COLUMNS, labels, (*MASSES, "prob_ia", *LIMITS))
     num = len(names)
     if "covariance" in columns:
         covariance = _full_covariance(columns, labels["covariance"], num, names)
@@ -139,7 +147,7 @@ def checked_fields(columns: Mapping[str, Any], column_names: Mapping[str, str]) 
     arrays |= {key: numbers.get(key, np.zeros(num)) for key in (*VARIANCES, "sigma_z")}
     arrays |= {key: numbers.get(key, np.ones(num)) for key in ("prob_ia", "num_observations")}
     arrays["prob_ia"] = np.where(np.isnan(arrays["prob_ia"]), 1.0, arrays["prob_ia"])
-    arrays |= _host_masses(numbers, num) | {"covariance": covariance}
+    arrays |= _limits(numbers, num, names) | _host_masses(numbers, num) | {"covariance": covariance}
     texts = {"name": names, "survey": survey, "warnings": (*warnings, *repeated_names(names, "supernovae"))}
     return {key: frozen_array(value) for key, value in arrays.items()} | texts | _sensitivities(columns, num)
 
@@ -194,6 +202,14 @@ def _assembled_covariance(numbers: Mapping[str, Floats], num: int, names: tuple[
         if key in numbers:
             covariance[:, i, j] = covariance[:, j, i] = numbers[key]
     return require_covariances(covariance, "covariance of (m_b, x1, c)", names)
+
+
+def _limits(numbers: Mapping[str, Floats], num: int, names: tuple[str, ...]) -> dict[str, Floats]:
+    """Return detection limits, NaN where there is none, and the coefficients of the observed band."""
+    arrays = {key: numbers.get(key, np.full(num, np.nan)) for key in LIMITS}
+    missing = np.isfinite(arrays["band_limit"]) & ~np.isfinite(arrays["band_limit_width"])
+    reject_rows(missing, arrays["band_limit"], "band_limit", "a band_limit_width beside it", names)
+    return arrays | {key: numbers.get(key, np.zeros(num)) for key in BANDS}
 
 
 def _host_masses(numbers: Mapping[str, Floats], num: int) -> dict[str, Floats]:

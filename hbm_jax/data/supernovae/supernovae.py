@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.containers import warnings_of
 from hbm_jax.data.supernovae.columns import (
+    BANDS,
     COVARIANCES,
+    LIMITS,
     QUANTITIES,
     SENSITIVITIES,
     VARIANCES,
@@ -64,6 +66,11 @@ class Supernovae(HasSurveys):
         Probability that the object is of type Ia, from a classification of its light curve; 1 where it is known to be.
     num_observations : (N,)
         Number of measured vectors that a row combines (`hbm_jax.data.combine_observations`), 1 by default.
+    band_limit, band_limit_width : (N,)
+        Detection limit of the survey in an observed band, at which half of the objects are detected, and its width
+        [mag]; NaN for a survey without one.
+    band_offset, band_colour : (N,)
+        Coefficients of the magnitude in that band, m_b + band_offset + band_colour c, at the redshift; 0 by default.
     offset_name : tuple of str
         Names of the J calibration offsets, which are in units of their prior errors; may be empty.
     sensitivity : (N, J, 3)
@@ -88,6 +95,10 @@ class Supernovae(HasSurveys):
     sigma_z: Floats
     prob_ia: Floats
     num_observations: Floats
+    band_limit: Floats
+    band_limit_width: Floats
+    band_offset: Floats
+    band_colour: Floats
     sensitivity: Floats
     offset_name: tuple[str, ...] = field(metadata={"static": True})
     whole = ("offset_name",)
@@ -105,7 +116,9 @@ class Supernovae(HasSurveys):
             Optional, default zero: `cov_m_x1`, `cov_m_c`, `cov_x1_c`, `variance_coherent`, `variance_lensing`,
             `variance_velocity`, `sigma_z`. Optional: `log10_mass` and `sigma_log10_mass` (default NaN; entries may be
             NaN or masked), `prob_ia` (default 1, for missing entries too), `num_observations` (default 1),
-            `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"`` and so on).
+            `band_limit` and `band_limit_width` (default and missing entries: no limit), `band_offset` and `band_colour`
+            (default 0), `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"`` and
+            so on).
         column_names
             Column names to use in messages, by standard name.
 
@@ -255,8 +268,14 @@ class Supernovae(HasSurveys):
         """Return plain arrays by field name for storage, text as arrays of strings; omit absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
         absent |= {name for name in ("prob_ia", "num_observations") if np.all(getattr(self, name) == 1.0)}
+        absent |= self._unused_bands
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
         return {key: value for key, value in super().to_dict().items() if key not in absent}
+
+    @property
+    def _unused_bands(self) -> set[str]:
+        """Names of the fields of detection limits if no object has one."""
+        return set() if np.isfinite(self.band_limit).any() else {*LIMITS, *BANDS}
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per supernova, which `hbm_jax.data.read_supernovae` reads.
@@ -278,6 +297,8 @@ class Supernovae(HasSurveys):
         for name in ("prob_ia", "num_observations"):
             if np.all(columns[name] == 1.0):
                 del columns[name]
+        for name in self._unused_bands:
+            del columns[name]
         if not self.has_host_mass.any():
             del columns["log10_mass"], columns["sigma_log10_mass"]
         return Table({key: list(value) if isinstance(value, tuple) else value for key, value in columns.items()})

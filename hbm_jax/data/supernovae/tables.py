@@ -13,6 +13,8 @@ from hbm_jax.data.supernovae.columns import COLUMNS, MASSES, QUANTITIES, SENSITI
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernovae.snana import read_snana
 from hbm_jax.data.supernovae.supernovae import Supernovae
+from hbm_jax.data.supernovae.surveys.limits import with_survey_limits
+from hbm_jax.data.supernovae.surveys.sensitivities import with_sensitivities
 from hbm_jax.data.tables import TableColumns, read_bundled, read_table
 from hbm_jax.validation import DataError, reject_rows
 
@@ -37,6 +39,8 @@ def read_supernovae(
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     sigma_m_b_includes: MagnitudeErrorParts | None = None,
     combine: bool = False,
+    limits: str | None = None,
+    sensitivity: str | None = None,
 ) -> Supernovae:
     """Read supernovae from a table of SALT parameters.
 
@@ -57,6 +61,11 @@ def read_supernovae(
     combine
         Whether rows of the same name are observations of one supernova, which `combine_observations` combines. By
         default each row is another supernova, with a warning where names are repeated.
+    limits
+        Table of the detection limits of surveys in observed bands, as for `hbm_jax.data.with_survey_limits`.
+    sensitivity
+        File with the sensitivities to calibration offsets and other linear nuisances, as for
+        `hbm_jax.data.with_sensitivities`.
 
     Raises
     ------
@@ -70,7 +79,13 @@ def read_supernovae(
     >>> read_supernovae(table, columns={"z_cmb": "zHD"}).num_objects
     1
     """
-    return supernovae_and_rows(source, columns, format, missing, leave_out, sigma_m_b_includes, combine=combine)[0]
+    supernovae, rows = supernovae_and_rows(
+        source, columns, format, missing, leave_out, sigma_m_b_includes, combine=combine and sensitivity is None
+    )
+    if sensitivity is not None:
+        supernovae = with_sensitivities(supernovae, sensitivity, rows)
+        supernovae = combine_observations(supernovae) if combine else supernovae
+    return supernovae if limits is None else with_survey_limits(supernovae, limits, stacklevel=3)
 
 
 def supernovae_and_rows(
@@ -108,7 +123,8 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
     the light-curve fits. The mean of the observed vectors, weighted by the inverse covariances, is then sufficient: the
     posterior of any model in which the covariances are known is that of all observations, apart from a constant of the
     likelihood. This holds for every population and for outliers, whose scatter belongs to the supernova; not where
-    detection, or a parameter, depends on the survey, which `hbm_jax.models.Supernova` rejects.
+    detection, or a parameter, depends on the survey, which `hbm_jax.models.Supernova` rejects: with
+    ``observations="joint"`` it describes the observations themselves.
 
     Parameters
     ----------
@@ -137,7 +153,8 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
     if supernovae.offset_name:
         raise DataError(
             "combining observations: expected a sample without calibration offsets, because the differences between "
-            f"the observations of a supernova constrain them; found {len(supernovae.offset_name)} offsets."
+            f"the observations of a supernova constrain them (use Supernova(observations='joint') with all rows); "
+            f"found {len(supernovae.offset_name)} offsets."
         )
     for key in ("z_cmb", "z_hel", "sigma_z"):
         _require_agreement(supernovae, key)

@@ -189,6 +189,11 @@ class LinearGaussian(dist.Distribution):
             scale = [[a if k <= i else 0.0 for k, a in enumerate(row)] for i, row in enumerate(scale)]
         return with_noise(elements(self.noise_covariance), scale)
 
+    def with_offset(self, offset) -> "LinearGaussian":
+        """Return the distribution with another offset of the data, (..., n) or None."""
+        scale, noise = self._scale, self.noise_covariance
+        return LinearGaussian(self._loc, scale, noise, loading=self.loading, offset=offset)
+
     def conditional(self, value):
         """Return the exact conditional distribution of the latents given data.
 

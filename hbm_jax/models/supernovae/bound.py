@@ -13,7 +13,11 @@ from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
 from hbm_jax.data.columns import index_of_groups
+from hbm_jax.data.supernovae.tables import combine_observations
 from hbm_jax.distributions.normal.common_offsets import CommonOffsets, bind_offsets
+from hbm_jax.distributions.normal.offset_coordinates import OffsetCoordinates, bind_coordinates
+from hbm_jax.distributions.normal.repeated_observations import Repeats, bind_repeats
+from hbm_jax.distributions.normal.repeated_offsets import RepeatedOffsets, bind_repeated
 from hbm_jax.models import expansion
 from hbm_jax.models.supernovae.population import OBSERVABLES
 from hbm_jax.precomputation import padded_axis
@@ -25,29 +29,32 @@ ORDER = np.array([1, 2, 0])  # of OBSERVABLES, from the container's (m_b, x1, c)
 # of s standard deviations: 1e-9 where the redshift error changes the magnitude by 3 times its scatter.
 _NODES = np.linspace(-5.0, 5.0, 33)
 _MAX_ERROR = 0.25  # largest error relative to the redshift that these steps resolve
+_TYPICAL = {"alpha": 0.14, "beta": 3.0, "sigma_int": 0.12}  # for the coordinates of calibration offsets
+_SMOOTH = 8  # degree of the polynomials in log(1 + z) there
 _MIN_NODE = 0.01  # times the observed redshift: nodes below have no weight
 
 
 @register_dataclass
 @dataclass(frozen=True, eq=False)
 class BoundSupernovae:
-    """N supernovae bound to a `hbm_jax.models.Supernova`.
+    """N observations of S supernovae bound to a `hbm_jax.models.Supernova`; N = S unless they are repeated.
 
     Attributes
     ----------
     observed : (N, 3)
         Observed (x1, c, m_b).
-    noise : (N, 3, 3)
-        Covariance of the errors of (x1, c, m_b): light-curve fit, lensing and velocity.
+    noise : (S, 3, 3)
+        Covariance of the errors of (x1, c, m_b): light-curve fit (of the weighted mean of repeated observations),
+        lensing and velocity.
     distances : RedshiftMatrix
-        Distances to the redshifts (N,), or to all quadrature nodes (N Z,).
-    z_cmb : (N,)
+        Distances to the redshifts (S,), or to all quadrature nodes (S Z,).
+    z_cmb : (S,)
         Redshifts at which drifting populations are evaluated.
-    log_nodes : (N, Z) or None
+    log_nodes : (S, Z) or None
         Log weights of the redshift nodes for a flat prior; None where redshifts have no errors.
-    massive : (N,) or None
+    massive : (S,) or None
         Weight of the high-mass side of the mass step; None without a step.
-    prob_ia : (N,) or None
+    prob_ia : (S,) or None
         Probability of type Ia of each object; None where it is 1, or does not enter.
     survey : (N,) or None
         Index of the survey of each supernova; None where no parameter differs between surveys.
@@ -55,10 +62,18 @@ class BoundSupernovae:
         Change of the observed (x1, c, m_b) per unit of each calibration offset; None without offsets.
     design : Supernovae or None
         The container at the redshifts of ``distances``, for the ``distmod`` of a subclass.
+    columns : dict of str to (N,)
+        Further columns of the data that laws need, by name.
     num_surveys : int
         Number of surveys; 0 where no parameter differs between them.
     in_sample : (N,) or None
         False for padding; None without any.
+    repeats : Repeats or None
+        Structure of repeated observations; None where each row is another supernova.
+    repeated_offsets : RepeatedOffsets or None
+        Calibration offsets of repeated observations that are integrated out.
+    coordinates : OffsetCoordinates or None
+        Coordinates in which calibration offsets are sampled; None where they are not.
     """
 
     observed: Any
@@ -71,16 +86,29 @@ class BoundSupernovae:
     survey: Any
     offsets: CommonOffsets | None
     design: Supernovae | None
+    columns: dict[str, Any]
     num_surveys: int = field(metadata={"static": True})
     in_sample: Any = None
+    repeats: Repeats | None = None
+    repeated_offsets: RepeatedOffsets | None = None
+    coordinates: OffsetCoordinates | None = None
 
     def __len__(self) -> int:
         return len(self.observed)
 
+    @property
+    def num_objects(self) -> int:
+        """Number of supernovae, S."""
+        return len(self.noise)
+
+    def rows(self, values):
+        """Return values (S, ...) of the supernovae for each observation, (N, ...)."""
+        return values if self.repeats is None else values[self.repeats.object_index]
+
     def log_node_weights(self, prior: str, cosmology: Cosmology) -> jax.Array:
         """Return log weights of the redshift nodes, (N, Z), for a ``redshift_prior`` of the model."""
         if self.log_nodes is None:
-            return jnp.zeros((len(self), 1))
+            return jnp.zeros((self.num_objects, 1))
         log_weights = self.log_nodes
         if prior == "volume":
             # A constant rate per volume is observed reduced by the time dilation 1 + z.
@@ -102,10 +130,37 @@ def padded(bound: BoundSupernovae, size: int) -> BoundSupernovae:
     nodes = {name: of_nodes(getattr(distances, name)) for name in ("z", "z_hel", "matrix", "u")}
     fields = ("observed", "noise", "z_cmb", "log_nodes", "massive", "prob_ia", "survey")
     arrays = {name: of_objects(getattr(bound, name)) for name in fields}
+    arrays["columns"] = {name: of_objects(array) for name, array in bound.columns.items()}
     return replace(bound, distances=replace(distances, **nodes), in_sample=np.arange(size) < num, **arrays)
 
 
-def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
+def objects_of(model, data: Supernovae) -> tuple[Supernovae, Repeats | None]:
+    """Return the supernovae of a sample of observations, and the structure of the observations.
+
+    With ``observations="joint"`` rows of the same name are one supernova, with the weighted mean of its observations.
+    The structure is None where no name is repeated, or each row counts as another supernova.
+    """
+    if model.observations != "joint" or len(set(data.name)) == len(data):
+        return data, None
+    if model.latents != "marginal":
+        raise DataError(
+            f"Supernova: observations='joint' expects latents='marginal'; found latents={model.latents!r}.",
+            [Remedy("latents", "marginal")],
+        )
+    index_of = {name: index for index, name in enumerate(dict.fromkeys(data.name))}
+    repeats = bind_repeats(np.array([index_of[name] for name in data.name]), data.covariance[:, ORDER[:, None], ORDER])
+    alone: dict[str, Any] = {
+        "sensitivity": np.zeros((len(data), 0, 3)),
+        "offset_name": (),
+        "band_limit": np.full(len(data), np.nan),
+    }
+    return combine_observations(replace(data, **alone)), repeats
+
+
+def bind(
+    model, data: Supernovae, objects: Supernovae, repeats: Repeats | None, noise, massive,
+    like: Sequence[BoundSupernovae] = (),
+) -> BoundSupernovae:  # fmt: skip
     """Return the bound data of `hbm_jax.models.Supernova`.
 
     Parameters
@@ -113,10 +168,12 @@ def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae
     model : Supernova
         The options of this model are used.
     data : Supernovae
-        N supernovae.
-    noise : (N, 3, 3)
+        N observations.
+    objects, repeats : Supernovae, Repeats or None
+        The S supernovae, and the structure of their observations; see `objects_of`.
+    noise : (S, 3, 3)
         Covariance of the errors of (x1, c, m_b).
-    massive : (N,) or None
+    massive : (S,) or None
         Weight of the high-mass side of the mass step; None without a step.
     like : sequence of BoundSupernovae
         Other bound data with which the result is to be stacked.
@@ -127,7 +184,7 @@ def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae
         For redshift errors with sampled latents, and redshift errors above a quarter of the redshift. With
         ``offsets="marginal"`` also for data without offsets, and for redshifts with errors.
     """
-    design, log_nodes = data, None
+    design, log_nodes = objects, None
     uncertain = bool(np.any(data.sigma_z)) or any(other.log_nodes is not None for other in like)
     if uncertain or model.velocity == "redshift":
         if model.latents != "marginal":
@@ -136,27 +193,68 @@ def bind(model, data: Supernovae, noise, massive, like: Sequence[BoundSupernovae
                 "latents='marginal'.",
                 [Remedy("latents", "marginal")],
             )
-        nodes = redshift_nodes(data, redshift_variance(model, data))
-        design = replace(data, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
+        nodes = redshift_nodes(objects, redshift_variance(model, objects))
+        design = replace(objects, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
         log_nodes = nodes.log_weights
     if model.offsets == "marginal":
         _check_offsets(data, uncertain)
-    _check_observations(model, data)
+    _check_observations(model, data, repeats)
+    sensitivity = data.sensitivity[..., ORDER]
+    marginal_offsets = model.offsets == "marginal"
     z_max = max((float(np.max(other.distances.z)) for other in like), default=None)
     surveys = list(data.survey_counts)
     return BoundSupernovae(
         observed=np.stack([getattr(data, name) for name in OBSERVABLES], axis=-1),
         noise=np.asarray(noise),
         distances=expansion.distance_matrix(model.cosmology, design, z_max),
-        z_cmb=data.z_cmb,
+        z_cmb=objects.z_cmb,
         log_nodes=log_nodes,
         massive=None if massive is None else np.asarray(massive),
-        prob_ia=_type_probabilities(model, data, like),
+        prob_ia=_type_probabilities(model, objects, like),
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
-        offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if data.offset_name else None,
+        offsets=bind_offsets(sensitivity, not like) if data.offset_name else None,
         design=design if model.overrides_distmod else None,
+        columns=_columns(model, data, objects),
         num_surveys=len(surveys) if model.by_survey else 0,
+        repeats=repeats,
+        repeated_offsets=bind_repeated(sensitivity, repeats, not like) if repeats and marginal_offsets else None,
+        coordinates=None if marginal_offsets else _offset_coordinates(model, data),
     )
+
+
+def _offset_coordinates(model, data: Supernovae) -> OffsetCoordinates | None:
+    """Return the coordinates in which calibration offsets are sampled; None without offsets, or with latents.
+
+    Expected vectors are combinations of smooth functions of redshift and of the side of the mass step. The covariances
+    have typical slopes, the scatter of the data in x1 and c, and an intrinsic scatter: values far from the truth make
+    sampling less efficient, and leave the posterior unchanged.
+    """
+    if not data.offset_name or model.latents != "marginal":
+        return None
+    noise = noise_covariance(model, data)
+    x1_std, c_std = (np.std(getattr(data, name)) for name in ("x1", "c"))
+    slope = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-_TYPICAL["alpha"], _TYPICAL["beta"], 1.0]])
+    scale = slope * np.array([x1_std, c_std, _TYPICAL["sigma_int"]])
+    modulus_error = (5.0 / np.log(10.0) / data.z_cmb) ** 2 * redshift_variance(model, data)
+    covariance = noise + scale @ scale.T + modulus_error[:, None, None] * np.diag([0.0, 0.0, 1.0])
+    u = np.log1p(data.z_cmb)
+    smooth = np.polynomial.chebyshev.chebvander(2.0 * u / u.max() - 1.0, _SMOOTH)
+    host = np.zeros((len(data), 0)) if model.laws.host is None else model.massive(data)[:, None]
+    parts = [np.column_stack([smooth[:, :2], host])] * 2 + [np.column_stack([smooth, host])]
+    basis = np.zeros((len(data), 3, sum(part.shape[1] for part in parts)))
+    first = 0
+    for component, part in enumerate(parts):
+        basis[:, component, first : first + part.shape[1]] = part
+        first += part.shape[1]
+    observed = np.stack([getattr(data, name) for name in OBSERVABLES], axis=-1)
+    return bind_coordinates(data.sensitivity[..., ORDER], covariance, observed, basis)
+
+
+def _columns(model, data: Supernovae, objects: Supernovae) -> dict[str, np.ndarray]:
+    """Return the columns that the laws need: of the observations for the selection, else of the supernovae."""
+    selection = model.laws.selection
+    laws = [(law, data if law is selection else objects) for law in model.laws.used]
+    return {name: array for law, sample in laws for name, array in law.columns_of(sample).items()}
 
 
 def _type_probabilities(model, data: Supernovae, like: Sequence[BoundSupernovae]) -> np.ndarray | None:
@@ -175,14 +273,21 @@ def _type_probabilities(model, data: Supernovae, like: Sequence[BoundSupernovae]
     return np.asarray(data.prob_ia) if uncertain or any(other.prob_ia is not None for other in like) else None
 
 
-def _check_observations(model, data: Supernovae) -> None:
+def _check_observations(model, data: Supernovae, repeats: Repeats | None) -> None:
     """Raise DataError for combined observations where detection or a parameter depends on the survey."""
+    others = [name for name in model.by_survey if name not in model.laws.selection.by_survey]
+    if repeats is not None and others:
+        raise DataError(
+            f"Supernova: observations='joint': expected no parameter of the supernovae that depends on the survey; "
+            f"found {', '.join(others)} and {len(repeats.several)} supernovae with several observations."
+        )
     repeated = int(np.sum(data.num_observations > 1))
     depends = {"selection": not model.laws.selection.gaussian, ", ".join(model.by_survey): bool(model.by_survey)}
     for option in (name for name, on in depends.items() if on and repeated):
         raise DataError(
             f"Supernova: {option}: expected one observation of each supernova, because it depends on the survey; found "
-            f"{repeated} with combined observations. Read the table without combine=True, or leave that option out."
+            f"{repeated} with combined observations. Read the table without combine=True and use "
+            "observations='joint', or leave that option out."
         )
 
 

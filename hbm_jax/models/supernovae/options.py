@@ -18,7 +18,8 @@ def check(model) -> None:
         value = getattr(model, name)
         if value is not None and not value >= 0.0:
             raise OptionError(f"Supernova: {name}: expected 0 or more; found {value!r}.")
-    host = {"mass_error": model.mass_error, "host_beta": model.host_beta, "step_width": model.step_width > 0.0}
+    host = {name: getattr(model, name) for name in ("mass_error", "host_beta", "host_populations", "step_evolution")}
+    host["step_width"] = model.step_width > 0.0
     if not model.mass_step and any(host.values()):
         option = next(name for name, on in host.items() if on)
         message = f"Supernova: {option} expects mass_step=True (a prior may fix delta_M at 0); found False."
@@ -33,6 +34,12 @@ def check(model) -> None:
             "Supernova: offsets='marginal' expects latents='marginal' and normal populations that are all observed; "
             f"found {used_options}, with which the offsets must be sampled.",
             [Remedy("offsets", "sampled")],
+        )
+    if model.latents != "marginal" and model.scatter != "magnitude":
+        raise OptionError(
+            f"Supernova: latents={model.latents!r} expects scatter='magnitude'; found {model.scatter!r}, which needs "
+            "latents='marginal'.",
+            [Remedy("latents", model.latents), Remedy("latents", "marginal")],
         )
     if model.latents != "marginal" and mixture:
         raise OptionError(

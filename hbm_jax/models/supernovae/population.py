@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, ProbitSelection, Quadrant
+from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, Quadrant
 from hbm_jax.models.supernovae.laws import ColourLaw, Latent, Law, MassStep, Outliers, Population, StretchLaw
 from hbm_jax.models.supernovae.laws.drift import Drift
+from hbm_jax.models.supernovae.laws.scatter import Scatter, ScatterLaw, scale_rows
 from hbm_jax.models.supernovae.laws.selection import SelectionLaw
 
 OBSERVABLES = ("x1", "c", "m_b")  # the order in which the loading matrix is triangular
@@ -20,17 +21,12 @@ def tripp(parameters: Mapping[str, Any], x1, c):
     return parameters["beta"] * c - parameters["alpha"] * x1
 
 
-def marginal(p: Mapping[str, Any], magnitude, noise, offset=None) -> LinearGaussian:
-    """Return the marginal distribution for one Gaussian population; parameters are numbers or (N,)."""
+def marginal(scatter: Scatter, p: Mapping[str, Any], magnitude, noise, offset=None) -> LinearGaussian:
+    """Return the marginal distribution for one Gaussian population; parameters and scatter are numbers or (N,)."""
     mean_m_b = magnitude + tripp(p, p["x1_mean"], p["c_mean"])
     loc = (p["x1_mean"], p["c_mean"], mean_m_b)
-    scale = _scale(p["x1_std"], p["c_std"], p["sigma_int"], -p["alpha"], p["beta"])
+    scale = scale_rows(scatter, p["x1_std"], p["c_std"], -p["alpha"], p["beta"])
     return LinearGaussian(loc, scale, noise, offset=offset)
-
-
-def _scale(x1_std, c_std, scatter, x1_slope, c_slope) -> tuple[tuple, ...]:
-    """Return the rows of the lower triangular factor of the covariance of the true (x1, c, m_b)."""
-    return ((x1_std, 0.0, 0.0), (0.0, c_std, 0.0), (x1_slope * x1_std, c_slope * c_std, scatter))
 
 
 class Laws(NamedTuple):
@@ -41,6 +37,7 @@ class Laws(NamedTuple):
     host: MassStep | None
     drift: Drift | None
     outliers: Outliers | None
+    scatter: ScatterLaw
     selection: SelectionLaw
 
     @property
@@ -75,11 +72,8 @@ _NUM_AXES = 6
 _REDSHIFT, _HOST, _STRETCH, _COLOUR, _OUTLIER = range(1, _NUM_AXES)
 
 
-def populations(
-    laws: Laws, p: Mapping[str, Any], magnitude, log_nodes, massive, noise, offset=None,
-    selection: ProbitSelection | None = None, prob_ia=None,
-) -> Populations:  # fmt: skip
-    """Return the marginal distribution as a mixture.
+def populations(laws: Laws, p: Mapping[str, Any], magnitude, log_nodes, massive, noise, prob_ia=None) -> Populations:
+    """Return the marginal distribution, without calibration offsets and selection, as a mixture.
 
     Parameters
     ----------
@@ -95,10 +89,6 @@ def populations(
         Weight of the high-mass side of the step, from `MassStep.massive`; None without a step.
     noise : (N, 3, 3)
         Covariance of the errors.
-    offset : (N, 3), optional
-        Calibration offsets of the observed values.
-    selection : ProbitSelection, optional
-        Detection probability as a function of the observed values.
     prob_ia : (N,), optional
         Probability of type Ia of each object; None for 1.
     """
@@ -114,24 +104,25 @@ def populations(
         log_weights.append(log_weight)
     c = laws.colour.population(p, partial(_axis, axis=_COLOUR))
     x1 = laws.stretch.population(p, partial(_axis, axis=_STRETCH))
-    scatter, outlier_log_weight = p["sigma_int"], 0.0
+    scatter, outlier_log_weight = laws.scatter.scatter(p), 0.0
     if laws.outliers is not None:
-        scatter, outlier_log_weight = laws.outliers.scatter(
-            p, partial(_axis, axis=_OUTLIER), None if prob_ia is None else _along(prob_ia[:, None], axis=_OUTLIER)
+        m_std, outlier_log_weight = laws.outliers.scatter(
+            p | {"sigma_int": scatter.m_std},
+            partial(_axis, axis=_OUTLIER),
+            None if prob_ia is None else _along(prob_ia[:, None], axis=_OUTLIER),
         )
+        scatter = scatter._replace(m_std=m_std)
+    scale = scale_rows(scatter, x1.scale, c.scale, x1.slope, c.slope)
     log_weights += [c.log_weight, x1.log_weight, outlier_log_weight]
     mean_m_b = _along(magnitude, axis=_REDSHIFT) + host_magnitude + (c.slope * c.loc + x1.slope * x1.loc)
-    shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, scatter, x1.scale, c.scale, *log_weights)))
+    shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, scale[2][2], x1.scale, c.scale, *log_weights)))
     flat = partial(_flat, shape=shape)
-    scale = _scale(x1.scale, c.scale, scatter, x1.slope, c.slope)
     observed = ObservedMixture(
         flat(sum(log_weights[1:], log_weights[0])),
         tuple(flat(part) for part in (x1.loc, c.loc, mean_m_b)),
         tuple(tuple(entry if k > i else flat(entry) for k, entry in enumerate(row)) for i, row in enumerate(scale)),
         noise,
-        offset=offset,
         half_line=_half_line(x1, c, flat),
-        selection=selection,
     )
     two_sides = laws.host is not None and laws.host.error
     is_massive = _second_half(shape[1:], _HOST, two_sides)

@@ -7,6 +7,7 @@ import numpy as np
 
 from hbm_jax.data import Supernovae
 from hbm_jax.data.columns import index_of_groups
+from hbm_jax.models.supernovae.laws.scatter import Scatter
 from hbm_jax.models.supernovae.population import Laws, tripp
 
 
@@ -52,11 +53,20 @@ def standardised(
         p["sigma_int"] = p["sigma_int"][index_of_groups(data.survey, list(data.survey_counts))]
     host_magnitude: Any = 0.0
     if laws.host is not None:
+        p |= laws.host.columns_of(data)
         relation = laws.host.relation(p, massive, laws.colour.slopes)
         host_magnitude = relation.pop("host_magnitude")
         p |= relation
     p["beta"], intercept = laws.colour.standardisation(p, data.c)
     m_b = data.m_b - tripp(p, data.x1, data.c) - host_magnitude - intercept
     direction = np.stack(np.broadcast_arrays(p["alpha"], -p["beta"], np.ones(len(data))), axis=-1)
-    variance = np.einsum("ni,nij,nj->n", direction, noise, direction) + p["sigma_int"] ** 2
+    variance = np.einsum("ni,nij,nj->n", direction, noise, direction) + _scatter_variance(laws.scatter.scatter(p), p)
     return Standardised(m_b, variance + (5.0 / np.log(10.0) / data.z_cmb) ** 2 * redshift_variance)
+
+
+def _scatter_variance(scatter: Scatter, p: Mapping[str, Any]) -> Any:
+    """Return the variance of the standardised magnitude due to the intrinsic scatter."""
+    alpha, beta = p["alpha"], p["beta"]
+    x1_x1, c_x1, c_c, m_x1, m_c = (0.0 if entry is None else entry for entry in scatter[1:])
+    variance = scatter.m_std**2 + alpha**2 * x1_x1 + beta**2 * c_c
+    return variance + 2.0 * (alpha * m_x1 - beta * m_c - alpha * beta * c_x1)

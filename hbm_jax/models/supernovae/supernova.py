@@ -28,8 +28,15 @@ from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae import options, program
-from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covariance, padded, redshift_variance
-from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, SelectionLaw, StretchLaw
+from hbm_jax.models.supernovae.bound import (
+    BoundSupernovae,
+    bind,
+    noise_covariance,
+    objects_of,
+    padded,
+    redshift_variance,
+)
+from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, ScatterLaw, SelectionLaw, StretchLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
 from hbm_jax.precomputation import padded_size
@@ -61,7 +68,9 @@ class Supernova(PopulationModel):
     ----------
     cosmology : str or Expansion
         ``"lcdm"`` (flat), ``"olcdm"`` (with curvature), ``"wcdm"`` (flat), ``"owcdm"``, ``"w0wacdm"`` (flat),
-        ``"binned(0.3, 0.7)"`` (flat, w constant in bins of redshift), or a user-defined `hbm_jax.models.Expansion`.
+        ``"binned(0.3, 0.7)"`` (flat, w constant in bins of redshift), ``"nodes"`` (free distances at the redshifts of
+        Union3, with M0 fixed; `hbm_jax.models.expansion.distance_nodes` returns the distance-level sample of a
+        posterior) or ``"nodes(0.1, 0.5, 1)"``, or a user-defined `hbm_jax.models.Expansion`.
     latents : str
         Treatment of the true x1, c and m_b of each supernova. ``"marginal"`` integrates them out exactly, so that only
         the population parameters are sampled. ``"sampled"`` samples all three per supernova with a partial
@@ -82,6 +91,11 @@ class Supernova(PopulationModel):
         probability, follows a normal distribution function. A width of 0 is a sharp step.
     host_beta : bool
         Whether massive hosts have a different slope of colour (with ``colour="dust"``, of dust), by delta_beta.
+    host_populations : bool
+        Whether the means of x1 and c differ in massive hosts, by x1_host and c_host.
+    step_evolution : bool
+        Whether the mass step changes with redshift, from delta_M at z = 0 to delta_M_ratio times that at high redshift
+        (`hbm_jax.models.supernovae.laws.MassStep`).
     stretch : str or StretchLaw
         Population of x1: ``"normal"``; ``"skewed"``, skew normal; ``"tail"``, normal plus an exponential tail to low
         stretch; or ``"two"``, two normal populations. See
@@ -93,6 +107,10 @@ class Supernova(PopulationModel):
         latents of ``"skewed"`` and ``"broken"`` take a quadrature of 32 nodes each; tails are closed forms.
     drift : bool
         Whether the means of x1 and c change with redshift: x1_mean + x1_drift z, c_mean + c_drift z.
+    scatter : str or ScatterLaw
+        Intrinsic scatter: ``"magnitude"``, of m_b alone; ``"shared"``, of m_b, x1 and c with inferred fractions, as in
+        UNITY; or ``"correlated"``, with a full covariance (`hbm_jax.models.supernovae.laws.ScatterLaw`). It is part of
+        the true values, and enters the magnitude beside the relation.
     survey_scatter : bool
         Whether each survey has its own sigma_int.
     lensing : float, optional
@@ -112,7 +130,14 @@ class Supernova(PopulationModel):
     selection : str or SelectionLaw
         ``"none"``: all supernovae are detected. ``"common"``: they are detected with probability
         Phi((m_lim + m_lim_colour c - m_b) / m_lim_width), for observed c and m_b. ``"survey"``: likewise, with m_lim
-        and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior.
+        and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
+        surveys in observed bands, from the data, with a shift and a factor of the width for each
+        (`hbm_jax.models.supernovae.laws.BandLimits`).
+    observations : str
+        Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
+        observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,
+        calibration and detection of each survey, and the host mass with the smallest error. Expects
+        ``latents="marginal"`` and no intrinsic scatter by survey.
     offsets : str
         Treatment of the calibration offsets of the data (`Supernovae.sensitivity`), N(0, 1) each, and of other linear
         nuisances given in the same way, such as modes of bulk flows: ``"sampled"`` as parameters ``calibration``; or
@@ -146,6 +171,10 @@ class Supernova(PopulationModel):
     step_mass: float = field(default=10.0, metadata={"help": "log10 of the host mass at the step"})
     step_width: float = field(default=0.0, metadata={"help": "width of the mass step in dex"})
     host_beta: bool = field(default=False, metadata={"help": "whether massive hosts have a different beta"})
+    host_populations: bool = field(
+        default=False, metadata={"help": "whether massive hosts have other populations of x1 and c"}
+    )
+    step_evolution: bool = field(default=False, metadata={"help": "whether the mass step changes with redshift"})
     stretch: str | StretchLaw = field(
         default="normal", metadata={"help": f"population of x1: {', '.join(StretchLaw.registry)}"}
     )
@@ -153,6 +182,9 @@ class Supernova(PopulationModel):
         default="normal", metadata={"help": f"population of c: {', '.join(ColourLaw.registry)}"}
     )
     drift: bool = field(default=False, metadata={"help": "whether the populations change with redshift"})
+    scatter: str | ScatterLaw = field(
+        default="magnitude", metadata={"help": f"intrinsic scatter: {', '.join(ScatterLaw.registry)}"}
+    )
     survey_scatter: bool = field(default=False, metadata={"help": "whether each survey has its own sigma_int"})
     lensing: float | None = field(default=None, metadata={"help": "lensing scatter in mag per redshift"})
     sigma_v: float | None = field(default=None, metadata={"help": "peculiar velocities in km/s"})
@@ -165,6 +197,9 @@ class Supernova(PopulationModel):
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str | SelectionLaw = field(
         default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
+    )
+    observations: Literal["separate", "joint"] = field(
+        default="separate", metadata={"help": "rows of the same name: separate, joint (of one supernova)"}
     )
     offsets: Literal["sampled", "marginal"] = field(
         default="sampled", metadata={"help": "calibration offsets: sampled, marginal (integrated out)"}
@@ -179,7 +214,7 @@ class Supernova(PopulationModel):
     def check_options(self) -> None:
         """Raise an error for option values out of range and for incompatible options."""
         expansion.named(self.cosmology)  # raises for unknown names
-        for name in ("stretch", "colour", "selection"):
+        for name in ("stretch", "colour", "scatter", "selection"):
             law = getattr(self.laws, name)  # raises for unknown names
             object.__setattr__(self, name, law.name if law.is_registered else law)
         options.check(self)
@@ -193,13 +228,16 @@ class Supernova(PopulationModel):
             host=self._mass_step_law if self.mass_step else None,
             drift=Drift() if self.drift else None,
             outliers=Outliers() if self.outliers else None,
+            scatter=ScatterLaw.named(self.scatter),
             selection=SelectionLaw.named(self.selection),
         )
 
     @property
     def _mass_step_law(self) -> MassStep:
         """Mass step with the options of the model, also if ``mass_step`` is False."""
-        return MassStep(self.step_mass, self.step_width, self.mass_error, self.host_beta)
+        return MassStep(
+            self.step_mass, self.step_width, self.mass_error, self.host_beta, self.host_populations, self.step_evolution
+        )
 
     @property
     def label(self) -> str:
@@ -214,7 +252,9 @@ class Supernova(PopulationModel):
     @property
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
-        return expansion.default_priors(self.cosmology) | self._relation_priors
+        relation, fixed = self._relation_priors, expansion.named(self.cosmology).fixed
+        relation |= {name: value for name, value in fixed.items() if name in relation}
+        return expansion.default_priors(self.cosmology) | relation
 
     @property
     def _relation_priors(self) -> dict[str, Prior]:
@@ -257,7 +297,8 @@ class Supernova(PopulationModel):
         """Return bound data, with arrays of the shapes of those of ``like``."""
         advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
         self.check_container(data, Supernovae, advice)
-        return bind(self, data, self.noise(data), self._host_weights(data), like)
+        objects, repeats = objects_of(self, data)
+        return bind(self, data, objects, repeats, self.noise(objects), self._host_weights(objects), like)
 
     @property
     def overrides_distmod(self) -> bool:
@@ -267,9 +308,10 @@ class Supernova(PopulationModel):
     def padded(self, bound: BoundSupernovae) -> tuple[BoundSupernovae, dict[str, int]]:
         """Return the supernovae with some of no weight added, as `hbm_jax.models.base.PopulationModel.padded`.
 
-        Nothing is added with sampled latents, with calibration offsets, and for a subclass with its own moduli.
+        Nothing is added with sampled latents, calibration offsets or repeated observations, and for a subclass with its
+        own moduli.
         """
-        if self.latents != "marginal" or bound.offsets is not None or bound.design is not None:
+        if self.latents != "marginal" or any(part is not None for part in (bound.offsets, bound.design, bound.repeats)):
             return bound, {}
         return padded(bound, padded_size(len(bound))), {"supernova": len(bound)}
 
@@ -322,7 +364,8 @@ class Supernova(PopulationModel):
             If a supernova of the design is practically never detected.
         """
         needs_mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
-        # Without the mixture, the true x1, c and m_b are sites only of the program with latents.
+        needs_mixture |= self.observations == "joint" or self.scatter != "magnitude"
+        # Otherwise the true x1, c and m_b are sites only of the program with latents.
         model = self if needs_mixture else dataclasses.replace(self, latents="noncentred")
         observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
@@ -340,6 +383,21 @@ class Supernova(PopulationModel):
         x1, c, m_b = np.moveaxis(drawn, -1, 0)
         return data.replace_observations(m_b=m_b, x1=x1, c=c)
 
+    def tables(self, posterior: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the distance-level sample ``nodes`` of free distances, which `HubbleDiagram` fits."""
+        if not expansion.has_nodes(self.cosmology):
+            return {}
+        try:
+            return {"nodes": expansion.distance_nodes(self.cosmology, posterior, H0=self._fixed_H0).to_table()}
+        except (KeyError, ValueError):  # a node that is fixed, or too few draws
+            return {}
+
+    @property
+    def _fixed_H0(self) -> float:
+        """H0 [km/s/Mpc] if it is fixed, else its default: the modulus has a free offset in any case."""
+        prior = self.all_priors["H0"]
+        return expansion.H0 if isinstance(prior, dist.Distribution) else float(prior)
+
     def coords(self, data: Supernovae) -> dict[str, list]:
         """Return the labels of the dimensions."""
         labels = {"supernova": list(data.name), "observable": list(OBSERVABLES)}
@@ -354,7 +412,8 @@ class Supernova(PopulationModel):
     @property
     def units(self) -> dict[str, str]:
         """Units of the parameters, without the dimensionless ones."""
-        return UNITS | {name: unit for law in self.laws.used for name, unit in law.units.items()}
+        units = UNITS | dict(expansion.named(self.cosmology).units)
+        return units | {name: unit for law in self.laws.used for name, unit in law.units.items()}
 
     @property
     def chooses_centering(self) -> bool:

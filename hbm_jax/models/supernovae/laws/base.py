@@ -36,6 +36,8 @@ class Law:
         Symbols of the parameters in figures.
     by_survey : tuple of str
         Parameters that have one value for each survey.
+    columns : tuple of str
+        Columns of the data that the law needs, passed as `columns_of` returns them beside the values of the parameters.
     gaussian : bool
         Whether the model with this law is a single Gaussian for each supernova, without the mixture.
     """
@@ -47,6 +49,7 @@ class Law:
     units: ClassVar[Mapping[str, str]] = {}
     symbols: ClassVar[Mapping[str, str]] = {}
     by_survey: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[tuple[str, ...]] = ()
     gaussian: ClassVar[bool] = False
 
     def __init_subclass__(cls):
@@ -70,6 +73,10 @@ class Law:
         if isinstance(choice, cls):
             return choice
         return cls.registry[choose_registered(cls.kind, choice, cls.registry)]()
+
+    def columns_of(self, data: Any) -> dict[str, Any]:
+        """Return the columns of the data that the law needs, (N,) each, by name."""
+        return {name: getattr(data, name) for name in self.columns}
 
     @property
     def is_registered(self) -> bool:

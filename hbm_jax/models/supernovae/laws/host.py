@@ -27,16 +27,30 @@ class MassStep(Law):
         marginalised over.
     slope : bool
         Whether the slope of colour differs by delta_beta.
+    populations : bool
+        Whether the means of stretch and colour differ by x1_host and c_host.
+    evolution : bool
+        Whether the step changes with redshift, delta_M (1.9 (1 - r) / (1 + 0.9 10^(0.95 z)) + r), where r =
+        delta_M_ratio is the step at high redshift in units of that at z = 0 (Rigault et al. 2013, A&A 560, A66; Rubin
+        et al. 2023, arXiv:2311.12098).
     """
 
     mass: float = 10.0
     width: float = 0.0
     error: bool = False
     slope: bool = False
+    populations: bool = False
+    evolution: bool = False
 
     kind = "mass step"
-    units: ClassVar[Mapping[str, str]] = {"delta_M": "mag"}
-    symbols: ClassVar[Mapping[str, str]] = {"delta_M": r"$\delta_M$", "delta_beta": r"$\delta_\beta$"}
+    units: ClassVar[Mapping[str, str]] = {"delta_M": "mag", "c_host": "mag"}
+    symbols: ClassVar[Mapping[str, str]] = {
+        "delta_M": r"$\delta_M$",
+        "delta_beta": r"$\delta_\beta$",
+        "x1_host": r"$\delta_{x_1}$",
+        "c_host": r"$\delta_c$",
+        "delta_M_ratio": r"$\delta_M(\infty) / \delta_M(0)$",
+    }
 
     @property
     def gaussian(self) -> bool:  # type: ignore[override]
@@ -46,7 +60,15 @@ class MassStep(Law):
     @property
     def priors(self) -> Mapping[str, Prior]:  # type: ignore[override]
         """Default priors of the parameters that the law adds."""
-        return {"delta_M": dist.Normal(0.0, 0.2)} | ({"delta_beta": dist.Normal(0.0, 1.0)} if self.slope else {})
+        priors: dict[str, Prior] = {"delta_M": dist.Normal(0.0, 0.2)}
+        priors |= {"delta_beta": dist.Normal(0.0, 1.0)} if self.slope else {}
+        priors |= {"x1_host": dist.Normal(0.0, 1.0), "c_host": dist.Normal(0.0, 0.1)} if self.populations else {}
+        return priors | ({"delta_M_ratio": dist.Uniform(0.0, 1.0)} if self.evolution else {})
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Columns of the data that the law needs."""
+        return ("z_cmb",) if self.evolution else ()
 
     def massive(self, data: Supernovae) -> np.ndarray:
         """Return the weight of the high-mass side of the step for each host, (N,)."""
@@ -58,7 +80,8 @@ class MassStep(Law):
         Parameters
         ----------
         p : mapping of str to scalar or array
-            Parameters by name: delta_M [mag] and, if the slope of colour differs, delta_beta and the slopes.
+            Parameters by name: delta_M [mag]; if the slope of colour differs, delta_beta and the slopes; if the
+            populations differ, their means and x1_host, c_host; if the step evolves, delta_M_ratio and z_cmb.
         massive : array
             Weight of the high-mass side of the step, of a shape that broadcasts with the parameters.
         slopes : tuple of str
@@ -67,9 +90,15 @@ class MassStep(Law):
         Returns
         -------
         dict of str to array
-            ``host_magnitude``, the offset of the magnitude [mag], and the slopes if they differ.
+            ``host_magnitude``, the offset of the magnitude [mag], and slopes and means if they differ.
         """
-        relation = {"host_magnitude": p["delta_M"] * massive}
+        step = p["delta_M"]
+        if self.evolution:
+            ratio = p["delta_M_ratio"]
+            step = step * (1.9 * (1.0 - ratio) / (1.0 + 0.9 * 10.0 ** (0.95 * p["z_cmb"])) + ratio)
+        relation = {"host_magnitude": step * massive}
+        if self.populations:
+            relation |= {f"{name}_mean": p[f"{name}_mean"] + p[f"{name}_host"] * massive for name in ("x1", "c")}
         return relation | ({name: p[name] + p["delta_beta"] * massive for name in slopes} if self.slope else {})
 
     def sides(self, massive: Any, axis: Axis, rows: Axis) -> tuple[Any, Any]:

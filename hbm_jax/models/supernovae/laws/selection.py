@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from numpyro import distributions as dist
 
+from hbm_jax.data import DataError, Supernovae
 from hbm_jax.distributions import ProbitSelection
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.selection import Selection
 from hbm_jax.models.supernovae.laws.base import Law
+from hbm_jax.validation import Remedy
 
 
 class SelectionLaw(Law):
@@ -20,7 +23,10 @@ class SelectionLaw(Law):
     registry: ClassVar[dict[str, type]] = {}
 
     def detection(self, p: Mapping[str, Any]) -> ProbitSelection | None:
-        """Return the detection probability for values of the parameters, numbers or (N,); None if all are detected."""
+        """Return the detection probability for values of the parameters, numbers or (N,); None if all are detected.
+
+        The `columns` of the law are in ``p`` too.
+        """
         raise NotImplementedError
 
 
@@ -58,3 +64,60 @@ class SurveyLimits(CommonLimit):
 
     name = "survey"
     by_survey = ("m_lim", "m_lim_width")
+
+
+_NO_LIMIT = 100.0  # limit, in widths, of surveys without one: their detection probability is 1
+
+
+@dataclass(frozen=True)
+class BandLimits(SelectionLaw):
+    """Detection limits of the surveys in observed bands, where m_obs = m_b + c2(z) + c3(z) c.
+
+    A supernova is detected with probability Phi((m_lim - m_obs) / width), for observed m_b and c. The limit is that of
+    the data (``band_limit``) plus m_lim_shift, and the width that of the data (``band_limit_width``) times
+    m_lim_width_ratio, with both parameters for each survey; c2 and c3 are ``band_offset`` and ``band_colour`` of the
+    data. The prior of the limit is that of UNITY (Rubin et al. 2023, arXiv:2311.12098), N(limit, 0.5 mag). Supernovae
+    of surveys without a limit are all detected; the parameters of these surveys keep their priors.
+    """
+
+    name = "band"
+    units: ClassVar[Mapping[str, str]] = {"m_lim_shift": "mag"}
+    symbols: ClassVar[Mapping[str, str]] = {
+        "m_lim_shift": r"$\Delta m_\mathrm{lim}$",
+        "m_lim_width_ratio": r"$\sigma_\mathrm{lim} / \sigma_\mathrm{lim,0}$",
+    }
+    priors: ClassVar[Mapping[str, Prior]] = {
+        "m_lim_shift": dist.Normal(0.0, 0.5),
+        "m_lim_width_ratio": dist.LogNormal(0.0, 0.5),
+    }
+    by_survey = ("m_lim_shift", "m_lim_width_ratio")
+    columns = ("band_limit", "band_limit_width", "band_offset", "band_colour")
+
+    def columns_of(self, data: Supernovae) -> dict[str, Any]:
+        """Return limits, widths and coefficients of the bands, and ``has_limit``, 1 where there is a limit.
+
+        Raises
+        ------
+        DataError
+            If no supernova has a limit.
+        """
+        has_limit = np.isfinite(data.band_limit)
+        if not has_limit.any():
+            raise DataError(
+                "Supernova: selection='band' expects detection limits of surveys (columns band_limit and "
+                "band_limit_width, or limits= of the reader); found none.",
+                [Remedy("selection", "common"), Remedy("selection", "none")],
+            )
+        filled = {name: np.where(has_limit, getattr(data, name), 1.0) for name in self.columns}
+        return filled | {"has_limit": has_limit * 1.0}
+
+    def detection(self, p: Mapping[str, Any]) -> ProbitSelection:
+        """Return the detection probability of every supernova, as a function of its observed (x1, c, m_b)."""
+        has_limit = jnp.asarray(p["has_limit"])
+        limit = p["band_limit"] + p["m_lim_shift"] - p["band_offset"]
+        width = p["band_limit_width"] * p["m_lim_width_ratio"]
+        slope = jnp.stack([jnp.zeros_like(has_limit), has_limit * p["band_colour"], has_limit], axis=-1)
+        # A slope of 0 without a limit: density and gradients do not depend on the parameters.
+        return ProbitSelection(
+            jnp.where(has_limit > 0.0, limit, _NO_LIMIT), jnp.where(has_limit > 0.0, width, 1.0), slope
+        )

@@ -1,0 +1,1 @@
+"""What surveys publish beside light-curve parameters: detection limits, and sensitivities to calibration."""

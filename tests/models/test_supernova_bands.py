@@ -1,0 +1,105 @@
+"""Detection limits of surveys in observed bands, and surveys without one: densities by plain integrals, simulation."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from models.densities import LogDensity
+from models.test_supernova import FEW
+from models.test_supernova_options import MORE_PRIORS, Plain, T
+from numpyro import distributions as dist
+from scipy import stats
+
+from hbm_jax.data import DataError
+from hbm_jax.models import Supernova
+from hbm_jax.models.supernovae.bound import padded
+
+SHIFT, RATIO = np.array([0.3, -0.2, 0.5]), np.array([1.3, 0.8, 2.0])
+BAND_PRIORS = {"m_lim_shift": stats.norm(0, 0.5), "m_lim_width_ratio": stats.lognorm(0.5, 0, 1)}
+
+
+@pytest.fixture(scope="module")
+def limited():
+    """Six supernovae of JLA in three surveys, the last of which has no limit."""
+    few = FEW.subset([0, 2, 4, 6, 9, 12])
+    observed_limit = few.m_b + np.array([0.2, -0.1, 0.5, 0.0, np.nan, np.nan])
+    return dataclasses.replace(
+        few,
+        survey=("a", "a", "a", "b", "c", "c"),  # in the order of `survey_counts`: a, c, b
+        log10_mass=np.array([9.9, 11.0, 10.1, 8.2, 10.4, 5.0]),
+        band_limit=observed_limit,
+        band_limit_width=np.where(np.isnan(observed_limit), np.nan, 0.4),
+        band_offset=np.array([0.2, -0.5, 0.1, 0.3, 0.0, 0.0]),
+        band_colour=np.array([-1.5, 0.4, -0.2, 1.1, 0.0, 0.0]),
+    )
+
+
+def plain(options, data):
+    """Log likelihood: each supernova with a limit in m_b and c of its own."""
+    index, total = {"a": 0, "c": 1, "b": 2}, 0.0
+    for n, survey in enumerate(data.survey):
+        one, s = data.subset([n]), index[survey]
+        if np.isnan(data.band_limit[n]):
+            total += Plain(Supernova(**options), one, T).total()
+            continue
+        limit = {
+            "m_lim": data.band_limit[n] + SHIFT[s] - data.band_offset[n],
+            "m_lim_colour": -data.band_colour[n],
+            "m_lim_width": data.band_limit_width[n] * RATIO[s],
+        }
+        total += Plain(Supernova(selection="common", **options), one, T | limit).total()
+    return total
+
+
+def sites_of(model):
+    free = [name for name, prior in model.all_priors.items() if isinstance(prior, dist.Distribution)]
+    return {name: T.get(name) for name in free} | {"m_lim_shift": SHIFT, "m_lim_width_ratio": RATIO}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"outliers": True, "mass_error": True}, {"stretch": "tail", "colour": "dust"}, {"colour": "broken"}],
+    ids=["normal", "mixture", "tails", "broken"],
+)
+def test_density_is_a_plain_integral(limited, options):
+    model = Supernova(selection="band", priors={"Om0": T["Om0"]}, **options)
+    sites = sites_of(model)
+    prior = sum(np.sum((MORE_PRIORS | BAND_PRIORS)[name].logpdf(value)) for name, value in sites.items())
+    density, gradient = LogDensity(model, limited).with_gradient(sites)
+    np.testing.assert_allclose(density - prior, plain(options, limited), rtol=2e-8)
+    assert all(np.isfinite(slope).all() for slope in gradient.values())
+    # Without a limit the likelihood does not depend on the shift of the survey.
+    assert gradient["m_lim_shift"][1] == pytest.approx(-SHIFT[1] / 0.5**2, rel=1e-12)
+
+
+def test_padding_and_stacking_keep_the_density(limited):
+    model = Supernova(selection="band", priors={"Om0": T["Om0"]})
+    sites, bound = sites_of(model), model.bound(limited)
+    density = LogDensity(model)
+    value = density(sites, bound)
+    assert density(sites, padded(bound, 9)) == pytest.approx(value, abs=1e-9)
+    everywhere = dataclasses.replace(limited, band_limit=limited.m_b + 0.3, band_limit_width=np.full(6, 0.2))
+    first = model.bind_each([limited, everywhere])[0]
+    assert density(sites, first) == pytest.approx(value, abs=1e-9)
+
+
+def test_simulated_supernovae_are_brighter_than_the_limit_in_the_band(limited):
+    """A width of 0.004 mag, so that limits are steps; without a limit half of the supernovae are beyond it."""
+    many = limited.subset(np.repeat(np.arange(6), 60))
+    many = dataclasses.replace(many, band_limit_width=0.01 * many.band_limit_width)
+    model = Supernova(selection="band")
+    held = {name: T[name] for name in model.all_priors if name in T} | {"H0": 70.0}
+    simulated, _ = model.simulate(jax.random.key(2), many, held | {"m_lim_shift": 0.2, "m_lim_width_ratio": 1.0})
+    m_obs = simulated.m_b + many.band_offset + many.band_colour * simulated.c
+    limit = many.band_limit + 0.2
+    assert np.all(m_obs[:240] < limit[:240] + 0.02)
+    assert np.max(m_obs[:60] - limit[:60]) > -0.2
+    beyond = simulated.m_b[240:] > np.repeat([np.median(simulated.m_b[240:300]), np.median(simulated.m_b[300:])], 60)
+    assert 0.4 < beyond.mean() < 0.6
+
+
+def test_data_without_limits_are_refused(limited):
+    lost = dataclasses.replace(limited, band_limit=np.full(6, np.nan))
+    with pytest.raises(DataError, match=r"selection='band' expects detection limits of surveys.*found none"):
+        Supernova(selection="band").bind(lost)
