@@ -14,6 +14,7 @@ width.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
@@ -140,32 +141,31 @@ class SoftClip:
 
     Parameters
     ----------
-    low, high : float
-        Bounds; infinite for no bound.
+    low, high : scalar
+        Bounds, which may be traced; infinite numbers for no bound.
     hinge : float
         Width over which the map turns from the identity to the bound.
     """
 
-    def __init__(self, low: float, high: float, hinge: float):
+    def __init__(self, low: Any, high: Any, hinge: Any):
         self.low, self.high, self.hinge = low, high, hinge
+        self.has_low, self.has_high = (isinstance(end, jax.Array) or not np.isinf(end) for end in (low, high))
 
     @classmethod
     def onto(cls, support) -> "SoftClip":
         """Return the map onto the support of a prior; the hinge is 0.05 times the finite interval, or 0.05."""
-        low, high = (
-            float(getattr(support, f"{end}_bound", sign * np.inf)) for end, sign in (("lower", -1), ("upper", 1))
-        )
-        width = high - low
-        return cls(low, high, HINGE * (width if np.isfinite(width) else 1.0))
+        low, high = (getattr(support, f"{end}_bound", sign * np.inf) for end, sign in (("lower", -1), ("upper", 1)))
+        clip = cls(low, high, HINGE)
+        return cls(low, high, HINGE * (high - low)) if clip.has_low and clip.has_high else clip
 
     def __call__(self, y):
         """Return the image of a real number between the bounds."""
-        if np.isinf(self.low) and np.isinf(self.high):
+        if not (self.has_low or self.has_high):
             return y
-        if np.isinf(self.low):
+        if not self.has_low:
             return self.high - self.hinge * softplus((y - self.high) / self.hinge)[1]
         above_low, below_low = softplus((y - self.low) / self.hinge)
-        if np.isinf(self.high):
+        if not self.has_high:
             return self.low + self.hinge * above_low
         above_high, below_high = softplus((y - self.high) / self.hinge)
         # From the nearer bound, so that rounding cannot carry x past it.
@@ -177,24 +177,23 @@ class SoftClip:
 
     def inv(self, x):
         """Return the real number that is mapped to x."""
-        rise = np.inf if np.isinf(self.low) else (x - self.low) / self.hinge
-        fall = np.inf if np.isinf(self.high) else (self.high - x) / self.hinge
-        if np.isinf(self.low) and np.isinf(self.high):
+        rise, fall = (x - self.low) / self.hinge, (self.high - x) / self.hinge
+        if not (self.has_low or self.has_high):
             return x
-        if np.isinf(self.low):
+        if not self.has_low:
             return self.high - self.hinge * _log_expm1(fall)
-        if np.isinf(self.high):
+        if not self.has_high:
             return self.low + self.hinge * _log_expm1(rise)
         # With two bounds, e^rise = (1 + e^a) / (1 + e^(a - width)) for a = (y - low) / hinge, solved for a.
         return self.low + self.hinge * (_log_expm1(rise) - jnp.log(-jnp.expm1(-fall)))
 
     def log_abs_det_jacobian(self, y, x):
         """Return the log of the derivative at y."""
-        log_rise = 0.0 if np.isinf(self.low) else -softplus((y - self.low) / self.hinge)[1]
-        log_fall = 0.0 if np.isinf(self.high) else -softplus((y - self.high) / self.hinge)[0]
+        log_rise = -softplus((y - self.low) / self.hinge)[1] if self.has_low else 0.0
+        log_fall = -softplus((y - self.high) / self.hinge)[0] if self.has_high else 0.0
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)); b - a does not depend on y.
-        width = (self.high - self.low) / self.hinge
-        return log_rise + log_fall + (np.log(-np.expm1(-width)) if np.isfinite(width) else 0.0)
+        both = jnp.log(-jnp.expm1((self.low - self.high) / self.hinge)) if self.has_low and self.has_high else 0.0
+        return log_rise + log_fall + both
 
 
 def _log_expm1(x):

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from numpyro import handlers
+from numpyro.distributions import Distribution
 
 TARGET_ACCEPT_PROB = 0.8  # mean acceptance probability of trajectories if neither sampler nor program gives one
 
@@ -77,6 +79,12 @@ class Program(Protocol):
     @property
     def all_priors(self) -> Mapping[str, Any]:
         """Priors by name; their supports also bound parameters that are not latent sites."""
+
+    def with_priors(self, priors: Mapping[str, Any]) -> Any:
+        """Return the program with priors of the same families, whose parameters may be traced.
+
+        Compiled programs then serve other numbers in the priors. Without this method these numbers are constants.
+        """
 
     @property
     def integrated(self) -> Sequence[str]:
@@ -199,6 +207,25 @@ def supports_of(program: Callable) -> dict[str, Any]:
     """Return the supports of `Program.all_priors`, without fixed parameters; empty by default."""
     priors = getattr(program, "all_priors", {})
     return {name: prior.support for name, prior in priors.items() if hasattr(prior, "support")}
+
+
+def traceable_priors(program: Any) -> dict[str, Any]:
+    """Return the priors whose parameters may be traced, with arrays as parameters: those of NumPyro's distributions.
+
+    Empty for programs without `Program.with_priors`.
+    """
+    priors = getattr(program, "all_priors", {}) if hasattr(program, "with_priors") else {}
+    return {
+        name: jax.tree.map(lambda number: np.asarray(number, float), prior)
+        for name, prior in priors.items()
+        if isinstance(prior, Distribution) and _is_of_numpyro(prior)
+    }
+
+
+def _is_of_numpyro(prior: Distribution) -> bool:
+    """Return whether a distribution and those that it is made of are NumPyro's, which JAX flattens completely."""
+    parts = [getattr(prior, name) for name in ("base_dist",) if hasattr(prior, name)]
+    return type(prior).__module__.startswith("numpyro.") and all(map(_is_of_numpyro, parts))
 
 
 def integrated_in(program: Callable) -> tuple[str, ...]:

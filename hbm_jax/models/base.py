@@ -6,6 +6,7 @@ can be traced, batched and differentiated.
 """
 
 import contextlib
+import copy
 import dataclasses
 import types
 import typing
@@ -13,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -117,6 +118,12 @@ class PopulationModel:
         """Every parameter with its prior, in the order of summary tables; a number fixes a parameter."""
         # In double precision and outside any trace, because the arrays of distributions are kept.
         return precomputed(lambda: complete_priors(self.default_priors, self.priors, self.label, self.read_prior))
+
+    def with_priors(self, priors: Mapping[str, Prior]) -> Self:
+        """Return the model with other priors of the same families, without checks; their parameters may be traced."""
+        model = copy.copy(self)
+        model.__dict__["all_priors"] = Priors(self.all_priors | priors)
+        return model
 
     def prior_in_data_units(self, name: str, unit: Any = 1.0, center: Any = 0.0) -> Prior:
         """Return the prior of a parameter; the default of a standardised quantity is transformed to data units."""

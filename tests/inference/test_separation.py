@@ -70,12 +70,22 @@ def test_results_of_the_data_are_known():
     assert (largest, number) == (3.0, 2.5)
 
 
-@pytest.mark.parametrize("traced", [True, False])
-def test_data_whose_values_decide_are_constants(traced):
+@pytest.mark.parametrize("choices", [[], [3.0], [3.0, np.array(3.0)]])
+def test_data_whose_values_decide_are_constants(choices):
     def chosen(x, num):
         return x * num if num > 2 else x
 
-    function = separated(chosen, np.zeros(()), 3.0, traced)
+    function = separated(chosen, np.zeros(()), choices, 3.0)
     assert not function.traced
     assert float(jax.jit(function)(2.0)) == 6.0
     assert function.arrays == []
+
+
+def test_the_first_form_of_the_data_that_can_be_traced():
+    def scaled(x, data):
+        factor, largest = data
+        return x * factor if largest is None or factor < largest else x
+
+    function = separated(scaled, np.zeros(()), [(3.0, 4.0), (3.0, None)], None)
+    assert function.traced
+    assert function.data == (3.0, None)

@@ -143,7 +143,7 @@ def test_an_interrupted_run_of_padded_data_is_continued(tmp_path):
 
 
 @pytest.mark.long
-def test_a_sample_of_another_size_compiles_nothing(tmp_path):
+def test_a_sample_of_another_size_with_another_prior_compiles_nothing(tmp_path):
     counts = []
 
     def count(name, **_):
@@ -162,11 +162,12 @@ def test_a_sample_of_another_size_compiles_nothing(tmp_path):
         jax.experimental.compilation_cache.compilation_cache.reset_cache()
         jax.monitoring.register_event_listener(count)
         sampler = hbm.HMC(trajectory_length=1.5)  # by default sampler and warm-up depend on the sample
-        for num in (9, 10):
+        for num, prior in ((9, "Normal(1, 0.5)"), (10, "Normal(1.5, 0.25)")):
             jax.clear_caches()
             counts.append(0)
             settings = {"sampler": sampler, "num_warmup": 100, "num_samples": 50, "progress": False}
-            fit = hbm.sample(Relation(), points(3 * num, num), seed=num, **settings)
+            model = Relation(priors={"alpha_mean": prior})
+            fit = hbm.sample(model, points(3 * num, num), seed=num, **settings)
             assert fit.posterior.sizes["group"] == num
     finally:
         jax.monitoring.unregister_event_listener(count)

@@ -96,14 +96,17 @@ class Separated:
         return self._parts.of_data()
 
 
-def separated(fn: Callable, example: Any, data: Any, traced: bool) -> Separated:
-    """Return a traced `Separated`; data whose values decide what the function does are constants of it."""
-    if traced:
+def separated(fn: Callable, example: Any, choices: Sequence[Any], otherwise: Any) -> Separated:
+    """Return a traced `Separated` of the first form of the data among ``choices`` that can be traced.
+
+    Data whose values decide what ``fn`` does cannot. If no form can, the data ``otherwise`` are constants.
+    """
+    for data in choices:
         function = Separated(fn, example, data)
         with contextlib.suppress(*OF_TRACED_DATA):
             function.shapes  # noqa: B018 - traces the function
             return function
-    return Separated(fn, example, data, traced=False)
+    return Separated(fn, example, otherwise, traced=False)
 
 
 def _is_numeric(leaf: Any) -> bool:

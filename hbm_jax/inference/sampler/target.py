@@ -24,7 +24,7 @@ from numpyro.primitives import Messenger
 from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.compilation.separation import Separated, separated
-from hbm_jax.inference.program import binds
+from hbm_jax.inference.program import binds, traceable_priors
 from hbm_jax.inference.sampler.diagnosis import diagnose
 from hbm_jax.xla_options import QUICK
 
@@ -268,8 +268,14 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
     original, program = program, ProperAuxiliaries(program)
     structure: dict[str, Any] = {}
 
-    def start(key, args):
+    def given(data):
+        # The program with the parameters of its priors, which may be traced, and its arguments.
+        priors, args = data
+        return ProperAuxiliaries(original.with_priors(priors)) if priors else program, args
+
+    def start(key, data):
         # Compiled as a whole, not operation by operation; static properties are recorded in `structure`.
+        program, args = given(data)
         trace = prior_trace(program, args, key)
         free = latents_of(trace)
         _require_continuous(free)
@@ -279,7 +285,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}, bounds
 
     with naming_arguments(original, args):
-        prior = separated(start, jax.random.key(0), data, traced=binds(original))
+        choices = [(traceable_priors(original), data), ({}, data)] if binds(original) else []
+        prior = separated(start, jax.random.key(0), choices, otherwise=({}, data))
         shapes = prior.shapes[0]
         draws = jax.tree.map(lambda leaf: np.zeros((PRIOR_DRAWS, *leaf.shape), leaf.dtype), shapes)
 
@@ -303,15 +310,15 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         columns = [np.asarray(draws[name]).reshape(len(draws[name]), -1) for name in template]
         return np.where(np.isnan(start_values), np.concatenate(columns, axis=1), start_values)
 
-    def potential(flat, args):
-        return potential_energy(program, args, {}, unravel(flat))
+    def potential(flat, data):
+        return potential_energy(*given(data), {}, unravel(flat))
 
-    def sites(flat, args):
-        return constrain_fn(program, args, {}, unravel(flat), return_deterministic=True)
+    def sites(flat, data):
+        return constrain_fn(*given(data), {}, unravel(flat), return_deterministic=True)
 
     flat = flat_draws(draws)
     median = np.median(flat, axis=0)
-    of_potential, of_sites = (Separated(fn, median, data, prior.traced) for fn in (potential, sites))
+    of_potential, of_sites = (Separated(fn, median, prior.data, prior.traced) for fn in (potential, sites))
     return Target(
         potential=of_potential,
         sites=of_sites,

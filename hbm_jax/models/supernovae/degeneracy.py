@@ -5,7 +5,6 @@ is narrow and curved, so the parameters are sampled in coordinates in which it i
 parameters themselves stay exactly as stated.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,20 +31,21 @@ def _w0_degeneracy(parameters):
 
 
 class _MatterBijection:
-    """Bijection from the real line to Om0 in [low, high], high <= 1: a power of 1 - 0.9 Om0 away from the bounds.
+    """Bijection from the real line to Om0 in [low, high]: a power of 1 - 0.9 Om0 away from the bounds.
 
-    The factor 0.9 keeps the power finite at Om0 = 1. Otherwise the chain of a weakly constraining sample drifts to 1.
+    The factor 0.9 keeps the power finite at Om0 = 1; for bounds above 1 it is 0.9 / high. Otherwise the chain of a
+    weakly constraining sample drifts to 1. The bounds may be traced.
     """
 
-    def __init__(self, low: float, high: float):
+    def __init__(self, low: Any, high: Any):
+        self._factor = 0.9 / jnp.maximum(1.0, high)
         self._clip = SoftClip(self._power(low), self._power(high), _HINGE)
 
-    @staticmethod
-    def _power(matter):
-        return (1.0 - 0.9 * matter) ** _MATTER_POWER
+    def _power(self, matter):
+        return (1.0 - self._factor * matter) ** _MATTER_POWER
 
     def __call__(self, y):
-        return (1.0 - self._clip(y) ** (1.0 / _MATTER_POWER)) / 0.9
+        return (1.0 - self._clip(y) ** (1.0 / _MATTER_POWER)) / self._factor
 
     def inv(self, x):
         return self._clip.inv(self._power(x))
@@ -53,7 +53,7 @@ class _MatterBijection:
     def log_abs_det_jacobian(self, y, x):
         """Return the log of dOm0 / dy."""
         power = self._clip(y)
-        log_slope = -math.log(-0.9 * _MATTER_POWER) + (1.0 / _MATTER_POWER - 1.0) * jnp.log(power)
+        log_slope = -jnp.log(-_MATTER_POWER * self._factor) + (1.0 / _MATTER_POWER - 1.0) * jnp.log(power)
         return self._clip.log_abs_det_jacobian(y, power) + log_slope
 
 
@@ -70,6 +70,7 @@ def supernova_degeneracy(free: Mapping[str, Any], fixed: Mapping[str, float]) ->
     if "w0" not in free or "Om0" not in free or "Ode0" in free:
         # With free curvature the JLA posterior reaches the bounds of the priors; these coordinates made sampling worse.
         return {}, {}
-    low, high = (float(getattr(free["Om0"].support, f"{end}_bound", math.nan)) for end in ("lower", "upper"))
-    bijections = {"Om0": _MatterBijection(low, high)} if low >= 0.0 and high <= 1.0 else {}
+    support = free["Om0"].support
+    is_bounded = hasattr(support, "lower_bound") and hasattr(support, "upper_bound")
+    bijections = {"Om0": _MatterBijection(support.lower_bound, support.upper_bound)} if is_bounded else {}
     return {"w0": lambda parameters: _w0_degeneracy(fixed | parameters)}, bijections

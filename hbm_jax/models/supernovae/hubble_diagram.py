@@ -224,7 +224,7 @@ class HubbleDiagram(PopulationModel):
             cosmology = cosmology_constraints.with_constraints(self.constraints, cosmology, nuisance, observed)
         prior: Any = priors["M0"] if observed else sample_prior("M0", priors["M0"])
         normal = isinstance(prior, dist.Normal)
-        offset = Offset(float(prior.loc), float(prior.scale)) if normal else Offset(prior, 0.0)
+        offset = Offset(prior.loc, prior.scale) if normal else Offset(prior, 0.0)
         values = bound.basis.values(cosmology)
         if observed:
             values = expansion.require_big_bang(values)
