@@ -22,10 +22,13 @@ import numpy as np
 import pandas as pd
 
 from hbm_jax.files import atomic_write
+from hbm_jax.inference.arguments import naming_arguments, plain_arguments
 from hbm_jax.inference.batch.fit_each import INTERRUPTED, fit_each
 from hbm_jax.inference.batch.results import element_labels
 from hbm_jax.inference.criticism.rank_tests import LEVEL, RANKS, Detectable, detectable_errors, judge_ranks
 from hbm_jax.inference.criticism.replicates import LOG_LIKELIHOOD, Replicates
+from hbm_jax.inference.options import arguments_named
+from hbm_jax.inference.program import binds
 from hbm_jax.inference.results import describe, provenance
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
@@ -142,7 +145,7 @@ def calibrate(
     *args
         Arguments of the program: the design. The values of observed sites are replaced by simulated ones. Other
         quantities that the program computes from the observations, such as a prior from their scatter, would still be
-        those of ``args`` and make the test invalid.
+        those of ``args`` and make the test invalid. They may be given by name if no option has that name.
     num_replicates : int
         Number of simulated data sets, 20 or more.
     seed : int
@@ -180,9 +183,13 @@ def calibrate(
     every replicate. The density of the parameters then differs between replicates, so that the log likelihood is ranked
     in place of the log density.
     """
+    if not binds(program):
+        keywords = {name: options.pop(name) for name in arguments_named(program, options, calibrate)}
+        args = plain_arguments(program, args, keywords)
     _require_options(num_replicates, options)
     fitted = fitted or program
-    design = Replicates.of(program, args, fitted)
+    with naming_arguments(program, args):
+        design = Replicates.of(program, args, fitted)
     truths, data, log_density = design.simulate(num_replicates, seed)
     if parameters is None:
         parameters = [name for name, values in truths.items() if values[0].size <= LARGEST_SITE]
