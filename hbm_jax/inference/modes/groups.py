@@ -41,7 +41,7 @@ class Groups:
     @property
     def in_mode(self) -> np.ndarray:
         """Membership of each point in each mode, (num, num_modes)."""
-        return self.labels[:, None] == np.arange(self.num)
+        return np.equal.outer(self.labels, np.arange(self.num))
 
     @property
     def is_found(self) -> np.ndarray:
@@ -88,7 +88,7 @@ def group(points: np.ndarray, log_density: Callable[[np.ndarray], np.ndarray]) -
     num, scaled = len(points), points / scale(points)
     ends = log_density(points)
 
-    def edges(first, second):
+    def edges(first, second) -> tuple[np.ndarray, ...]:
         """Return pairs of points, with the lowest density between the two."""
         step = points[second] - points[first]
         between = np.min([log_density(points[first] + f * step) for f in FRACTIONS], axis=0)
@@ -96,7 +96,7 @@ def group(points: np.ndarray, log_density: Callable[[np.ndarray], np.ndarray]) -
 
     neighbours = KDTree(scaled).query(scaled, k=min(NEIGHBOURS + 1, num))[1][:, 1:]
     all_edges = edges(np.repeat(np.arange(num), neighbours.shape[1]), neighbours.ravel())
-    groups = _joined(*all_edges, ends)
+    groups = _joined(all_edges, ends)
     while groups.max():
         # Also try the nearest pairs between each group and the others, because neighbours alone may not connect it.
         pairs = []
@@ -107,7 +107,7 @@ def group(points: np.ndarray, log_density: Callable[[np.ndarray], np.ndarray]) -
             pairs.append((inside[closest], outside[nearest[closest]]))
         new_edges = edges(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
         all_edges = tuple(np.concatenate(part) for part in zip(all_edges, new_edges, strict=True))
-        previous, groups = groups, _joined(*all_edges, ends)
+        previous, groups = groups, _joined(all_edges, ends)
         if groups.max() == previous.max():
             break
     is_large = (np.bincount(groups) >= SMALLEST * num)[groups]
@@ -117,8 +117,12 @@ def group(points: np.ndarray, log_density: Callable[[np.ndarray], np.ndarray]) -
     return np.unique(groups, return_inverse=True)[1]
 
 
-def _joined(first: np.ndarray, second: np.ndarray, lowest: np.ndarray, density: np.ndarray) -> np.ndarray:
-    """Return the group of each point, (num,), for edges with the lowest log density of each, and that at the points."""
+def _joined(edges: tuple[np.ndarray, ...], density: np.ndarray) -> np.ndarray:
+    """Return the group of each point, (num,), from the log density at the points.
+
+    ``edges`` are the first and second points of pairs, and the lowest log density between these.
+    """
+    first, second, lowest = edges
     parent, highest = list(range(len(density))), density.tolist()
 
     def root(i):
