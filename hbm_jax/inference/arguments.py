@@ -2,7 +2,8 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 
+MAX_COMBINATIONS = 64  # of forms of the arguments that are tried
+
 
 def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
     """Return the arguments of a program by position, with tables and lists as arrays if the program needs that.
@@ -22,9 +25,10 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     program : callable
         A NumPyro program.
     args, keywords : tuple, mapping of str
-        Its arguments. A program that can use a pandas object, a Dataset, a list or a tuple gets it unchanged; otherwise
-        a Series, list or tuple becomes an array, and a DataFrame or Dataset a dict of arrays. A DataArray becomes an
-        array if the program can use that.
+        Its arguments. A program that can use a table, a list or a tuple gets it unchanged; otherwise a Series, list or
+        tuple becomes an array, and a DataFrame, Dataset, astropy Table or structured array a dict of arrays or, if the
+        program cannot use that, an array: a vector if there is one column. A DataArray becomes an array if the program
+        can use that. Arrays in the byte order of FITS files or of extended precision become float64.
 
     Raises
     ------
@@ -32,7 +36,7 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
         For keywords that the program does not have.
     ValueError
         For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit, and
-        for columns and lists of anything but numbers, if the program cannot use them.
+        for tables, and columns and lists of anything but numbers, if the program cannot use them.
     """
     if keywords:
         bound = inspect.signature(program).bind(*args, **keywords)
@@ -46,30 +50,98 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
         args = bound.args[: max(num_given, len(args))]
     names = _argument_names(program, args)
     args = tuple(_new_view(_require_plain(name, value)) for name, value in zip(names, args, strict=True))
-    converted = tuple(map(_as_arrays, args))
-    if all(new is old for new, old in zip(converted, args, strict=True)):
-        _require_numbers(program, names, args)
-        return args
+    choice = _usable_forms(program, names, args, [_forms(name, value) for name, value in zip(names, args, strict=True)])
+    return args if choice is None else tuple(map(_new_view, choice))
 
-    without_labels = tuple(value.to_numpy() if isinstance(value, xr.DataArray) else value for value in args)
-    candidates = [args] if not any(isinstance(value, xr.DataArray) for value in args) else [without_labels, args]
-    chosen = next((values for values in candidates if _can_use(program, values)), None)
-    if chosen is None:
-        _require_numbers(program, names, converted)
-    return tuple(map(_new_view, converted if chosen is None else chosen))
+
+def by_position(program: Callable, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that are arguments of a program which can be given by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(program).parameters if keywords else {}
+    return {n: value for n, value in keywords.items() if n in parameters and parameters[n].kind in kinds}
+
+
+def plain_objects(program: Callable, objects: Sequence[tuple]) -> list[tuple]:
+    """Return the arguments of a program for each of many objects, converted as by `plain_arguments`.
+
+    Tables and lists always become arrays, and those of all objects in the same way as those of the first. Errors name
+    the object.
+    """
+    plain, forms = [], []
+    for index, args in enumerate(objects):
+        names = [f"object {index}, {name}" for name in _argument_names(program, args)]
+        plain.append(tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True)))
+        for name, value, first in zip(names, plain[-1], plain[0], strict=False):
+            if (text := _not_numbers(value)) and not _not_numbers(first):
+                raise ValueError(f"{name}: expected numbers, as in object 0; found {text}.")
+        all_forms = [_forms(name, value) for name, value in zip(names, plain[-1], strict=True)]
+        # Without the argument as it is, if it has other forms.
+        forms.append(
+            [
+                [form for form in options if form is not value] or options
+                for options, value in zip(all_forms, plain[-1], strict=True)
+            ]
+        )
+    if not objects:
+        return []
+    first_names = [f"object 0, {name}" for name in _argument_names(program, objects[0])]
+    choice = _usable_forms(program, first_names, plain[0], forms[0])
+    if choice is None:
+        chosen = [0] * len(forms[0])
+    else:
+        chosen = [
+            next((k for k, form in enumerate(options) if form is value), 0)
+            for options, value in zip(forms[0], choice, strict=True)
+        ]
+    return [
+        tuple(options[min(k, len(options) - 1)] for options, k in zip(row, chosen, strict=False))
+        if len(row) == len(chosen)
+        else args
+        for row, args in zip(forms, plain, strict=True)
+    ]
+
+
+def _usable_forms(program: Callable, names: list[str], args: tuple, forms: list[list[Any]]) -> tuple | None:
+    """Return the first combination of forms of the arguments that a program can use; None: no argument has others.
+
+    If it can use none, the last form of each, unless an argument is a table or not of numbers: then raise ValueError.
+    """
+    if all(len(options) == 1 for options in forms):
+        _require_numbers(program, names, tuple(options[0] for options in forms))
+        return None
+    tables = {name: _table_name(value) for name, value in zip(names, args, strict=True) if _is_table(value)}
+    # The arguments unchanged first, then those with the fewest conversions.
+    indices = sorted(itertools.product(*(range(len(options)) for options in forms)), key=lambda ks: (sum(ks), ks))
+    for ks in indices[:MAX_COMBINATIONS]:
+        values = tuple(options[k] for options, k in zip(forms, ks, strict=True))
+        if _failure(program, values, strict=bool(tables)) is None:
+            return values
+    last = tuple(options[-1] for options in forms)
+    _require_numbers(program, names, last)
+    if tables:
+        name, text = next(iter(tables.items()))
+        error = _failure(program, last, strict=True)
+        raise ValueError(
+            f"{name}: expected data that the program can use; found {text}. It fails with the table, a dict of its "
+            f"columns, and an array ({error}). Pass the columns that it needs as arrays, such as "
+            f"{name.split(', ')[-1]}['column'].to_numpy()."
+        )
+    return last
 
 
 def _require_numbers(program: Callable, names: list[str], args: tuple) -> None:
     """Raise ValueError for an argument that holds something else than numbers, if the program cannot use it."""
     other = {name: text for name, value in zip(names, args, strict=True) if (text := _not_numbers(value))}
-    if other and not _can_use(program, args):
+    if other and _failure(program, args) is not None:
         name, text = next(iter(other.items()))
         raise ValueError(f"{name}: expected numbers; found {text}, which the program cannot use.")
 
 
 def _not_numbers(value: Any) -> str:
-    """Return a description of the first entry that is not a number, of an array, list or tuple; else an empty text."""
-    if not isinstance(value, np.ndarray) and type(value) not in (list, tuple):
+    """Return a description of the first entry that is not a number, of an array or a collection; else an empty text."""
+    if isinstance(value, str | bytes | set | frozenset | Iterator):
+        return f"a {type(value).__name__}"
+    if (not isinstance(value, np.ndarray) and type(value) not in (list, tuple)) or _is_table(value):
         return ""
     if type(value) in (list, tuple) and any(isinstance(entry, np.ndarray | jax.Array) for entry in value):
         return ""  # a collection of arrays
@@ -88,18 +160,27 @@ def _not_numbers(value: Any) -> str:
     return f"{array.ravel()[is_number.index(False)]!r} in row {row} (counted from 0)"
 
 
-def _can_use(program: Callable, args: tuple) -> bool:
-    """Return whether the log density of a program can be traced with these arguments."""
+def _failure(program: Callable, args: tuple, strict: bool = False) -> Exception | None:
+    """Return the error with which the log density of a program fails with these arguments; None if it can be traced.
+
+    ``strict``: data of another shape than their distribution, which would be broadcast, count as a failure.
+    """
 
     def density(key):
-        sites = prior_trace(program, args, key).values()
-        return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites if site["type"] == "sample")
+        sites = prior_trace(program, args, key)
+        for name, site in sites.items():
+            if strict and site["type"] == "sample" and site["is_observed"] and np.ndim(site["value"]):
+                expected, actual = tuple(site["fn"].shape()), np.shape(site["value"])
+                if expected != actual:
+                    raise ValueError(f"observed site {name!r}: expected shape {expected}; found {actual}")
+        return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites.values() if site["type"] == "sample")
 
     try:
-        jax.eval_shape(density, jax.random.key(0))
-    except Exception:  # pandas, xarray and JAX each raise different exceptions
-        return False
-    return True
+        with naming_arguments(program, args):
+            jax.eval_shape(density, jax.random.key(0))
+    except Exception as error:  # pandas, xarray and JAX each raise different exceptions
+        return error
+    return None
 
 
 def _argument_names(program: Callable, args: tuple) -> list[str]:
@@ -142,22 +223,78 @@ def _new_view(value: Any) -> Any:
     return value.view() if type(value) is np.ndarray else value
 
 
-def _as_arrays(value: Any) -> Any:
-    """Return a table as a dict of arrays, a column or a list of numbers as an array, anything else unchanged.
+def _forms(name: str, value: Any) -> list[Any]:
+    """Return an argument and what it can be converted to, in the order in which they are tried.
 
-    A tuple is treated as a list.
+    Columns and lists: an array. Tables: a dict of arrays, the only column, and a matrix.
     """
-    if isinstance(value, pd.DataFrame):
-        return {str(name): value[name].to_numpy() for name in value}
-    if isinstance(value, xr.Dataset):
-        return {str(name): value[name].to_numpy() for name in value.variables}
-    if isinstance(value, pd.Series | pd.Index | xr.DataArray):
-        return value.to_numpy()
-    if isinstance(value, list) or type(value) is tuple:
+    if isinstance(value, xr.DataArray):
+        return [value.to_numpy(), value]
+    if isinstance(value, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
+        return [value, np.asarray(_with_plain_numbers(pd.Series(value).to_numpy()))]
+    if _is_table(value):
+        columns = _columns(name, value)
+        is_dataset = isinstance(value, xr.Dataset)
+        vectors = [columns[str(column)] for column in value.data_vars] if is_dataset else list(columns.values())
+        is_matrix = len({np.shape(v) for v in vectors}) == 1 and all(v.dtype.kind in "biuf" for v in vectors)
+        arrays = vectors if len(vectors) == 1 else []
+        if is_matrix and not is_dataset:
+            arrays = [*arrays, np.stack(vectors, axis=-1)]
+        return [value, columns, *arrays]
+    if isinstance(value, np.ndarray):
+        plain = _with_plain_numbers(value)
+        return [value] if plain is value else [value, plain]
+    if type(value) is dict:
+        entries = {key: _require_plain(f"{name}[{key!r}]", entry) for key, entry in value.items()}
+        entries = {key: _forms(f"{name}[{key!r}]", entry)[-1] for key, entry in entries.items()}
+        return [value] if all(entries[key] is value[key] for key in value) else [value, entries]
+    if isinstance(value, list | range) or type(value) is tuple:
         with contextlib.suppress(ValueError, TypeError):  # rows of unequal lengths
             array = np.asarray(value)
-            return array if array.dtype.kind in "biuf" else value
-    return value
+            return [value, array] if array.dtype.kind in "biuf" else [value]
+    return [value]
+
+
+def _with_plain_numbers(array: np.ndarray) -> np.ndarray:
+    """Return an array as one of numbers that JAX takes, if its entries are real numbers; any other unchanged.
+
+    JAX takes no objects, no extended precision, and not the byte order of FITS files.
+    """
+    if not array.dtype.isnative and array.dtype.kind in "biufc":
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    if array.dtype.kind == "O" and all(isinstance(x, int | float | np.integer | np.floating) for x in array.ravel()):
+        return array.astype(float)
+    return array
+
+
+def _is_table(value: Any) -> bool:
+    """Return whether an argument is a DataFrame, a Dataset, an astropy Table or a structured array."""
+    is_structured = isinstance(value, np.ndarray) and value.dtype.names is not None
+    is_of_astropy = hasattr(value, "colnames") and hasattr(value, "as_array")
+    return isinstance(value, pd.DataFrame | xr.Dataset) or is_of_astropy or is_structured
+
+
+def _table_name(value: Any) -> str:
+    """Describe a table by its type and columns."""
+    names = [str(name) for name in (_column_names(value) or value)]
+    return f"a {type(value).__name__} of {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+
+
+def _column_names(value: Any) -> list[str]:
+    """Return the names of the columns of an astropy Table or a structured array; none for other tables."""
+    return list(value.dtype.names if isinstance(value, np.ndarray) else getattr(value, "colnames", ()))
+
+
+def _columns(name: str, value: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a table as arrays; raise ValueError for masked values and units."""
+    if isinstance(value, xr.Dataset):
+        return {str(column): value[column].to_numpy() for column in value.variables}
+    if isinstance(value, pd.DataFrame):
+        return {str(column): _with_plain_numbers(value[column].to_numpy()) for column in value}
+    columns = {column: _require_plain(f"{name}[{column!r}]", value[column]) for column in _column_names(value)}
+    return {column: _with_plain_numbers(np.asarray(entries)) for column, entries in columns.items()}
 
 
 def rows_with_nan(values: Any) -> str:
@@ -179,17 +316,21 @@ def arguments_with_nan(program: Callable, args: tuple) -> str:
 
 @contextlib.contextmanager
 def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
-    """Context that adds the lengths of the arguments to an error about shapes, if they differ."""
+    """Context that adds the arguments to an error of the program.
+
+    Those that are collections are added to errors about types, and the lengths of arrays, if they differ, to errors
+    about shapes.
+    """
     try:
         yield
     except (TypeError, ValueError) as error:
-        lengths = {
-            name: len(value)
-            for name, value in zip(_argument_names(program, args), args, strict=True)
-            if isinstance(value, np.ndarray | jax.Array) and np.ndim(value)
-        }
+        named = list(zip(_argument_names(program, args), args, strict=True))
+        others = [f"{name} is a {type(v).__name__}" for name, v in named if isinstance(v, dict | list | tuple | range)]
+        if isinstance(error, TypeError) and others and not isinstance(error, jax.errors.JAXTypeError):
+            raise TypeError(f"The program failed: {error}. Expected other arguments? {'; '.join(others)}.") from error
+        lengths = {name: len(v) for name, v in named if isinstance(v, np.ndarray | jax.Array) and np.ndim(v)}
         is_about_shapes = any(word in str(error).lower() for word in ("shape", "broadcast", "size"))
-        if len(set(lengths.values())) < 2 or not is_about_shapes:
+        if len(set(lengths.values())) < 2 or not is_about_shapes or "Expected arguments of equal length" in str(error):
             raise
         numbers = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"The program failed: {error} Expected arguments of equal length? {numbers} rows.") from error

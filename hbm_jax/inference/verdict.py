@@ -322,7 +322,7 @@ def with_modes(verdict: Verdict, modes: str, missing: str) -> Verdict:
             verdict,
             usable=False,
             reasons=(*verdict.reasons, missing),
-            advice=(*verdict.advice, "Use the draws of the tempered run, or constrain the priors to one mode."),
+            advice=(*verdict.advice, f"Use the draws that {LOOK} returned, or constrain the priors to one mode."),
         )
     return replace(verdict, modes=modes)
 

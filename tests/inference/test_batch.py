@@ -295,7 +295,7 @@ def test_ctrl_c_returns_what_is_done(monkeypatch):
         ([{"y": np.ones(2)}, {"x": np.ones(2)}], r"object 1 and the first differ in \[0\]\['x'\], \[0\]\['y'\]"),
         ([np.ones(2), np.ones((2, 2))], "to have 1 axes, as the first has; found 2 for object 1"),
         ([np.ones(2), np.ones(0)], "expected data for every object; object 1 has none"),
-        ([np.array(["a"]), np.array(["b"])], "expected numbers in .*; found <U1 for object 0"),
+        ([np.array(["a"]), np.array(["b"])], "object 0, .*: expected numbers; found entries of type <U1"),
         ({"a": np.ones(3), "b": np.ones(4)}, r"found first axes of \['3', '4'\]"),
     ],
 )

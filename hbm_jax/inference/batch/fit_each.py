@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from hbm_jax.inference import verdict
+from hbm_jax.inference.arguments import arguments_with_nan, plain_objects
 from hbm_jax.inference.batch import executor as tasks
 from hbm_jax.inference.batch.chees import Draw, Options
 from hbm_jax.inference.batch.diagnostics import diagnose_many, unresolved
@@ -24,12 +25,14 @@ from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import Stack, bound_stack, objects_of
 from hbm_jax.inference.options import require_known, with_options
+from hbm_jax.inference.program import binds
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
 from hbm_jax.inference.sampler import stopping
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.names import renamed_keyword
 
 INTERRUPTED = "interrupted before it was done"
+NO_START = "no starting point with a finite density was found"
 MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
 MIN_DRAWS = 800  # of all chains before the first check for convergence; R-hat is too noisy with fewer
 RULE = stopping.StopRule()
@@ -192,7 +195,7 @@ def fit_each(
     """
     require_known(fit_each, options)
     settings = BatchOptions(**options)
-    objects = objects_of(data)
+    objects = objects_of(data) if binds(program) else plain_objects(program, objects_of(data))
     stacked = bound_stack(program, objects)
     labels = list(range(len(stacked))) if names is None else [str(name) for name in names]
     if len(labels) != len(stacked) or len(set(labels)) != len(labels):
@@ -214,7 +217,10 @@ def fit_each(
             results, cost = tasks.run_tasks(executor, fit_task, stacked, progress_line)
         num_usable = sum(not result.why for result in results)
         progress_line.close(f"{num_usable} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s")
-    results = [result._replace(notes=(*notes[result.number], *result.notes)) for result in results]
+    for i, result in enumerate(results):
+        with_nan = arguments_with_nan(program, objects[result.number]) if result.why == NO_START else ""
+        why = f"{result.why}. {with_nan}".rstrip(". ") if with_nan else result.why
+        results[i] = result._replace(why=why, notes=(*notes[result.number], *result.notes))
     run = {name: getattr(settings, name) for name in ("seed", "num_chains", "num_warmup")}
     return Fits.assemble(labels, results, cost, run)
 
@@ -320,7 +326,7 @@ class _Queue:
         for slot in np.flatnonzero(is_occupied).tolist():
             # The potential remains infinite if no starting point had a finite density.
             if not np.isfinite(draws[slot].potential_energy).all():
-                done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
+                done.append(_without_draws(self._release(slot), NO_START))
             else:
                 self._add(slot, draws[slot])
         return done + self._judge()

@@ -74,6 +74,7 @@ def centre(
     sites: Collection[str] | None = None,
     num_warmup: int = 150,
     num_pilots: int = 100,
+    **keywords: Any,
 ) -> Centering:
     """Choose the partial non-centring of each element of each location-scale site.
 
@@ -90,8 +91,8 @@ def centre(
     ----------
     program : callable
         A NumPyro program. One that is non-centred by hand has no location-scale site and is returned unchanged.
-    *args
-        Arguments of the program.
+    *args, **keywords
+        Arguments of the program, by position or by name.
     seed : int
         Seed of the pilot run.
     sites : collection of str, optional
@@ -122,7 +123,7 @@ def centre(
     >>> centre(program, np.zeros(3)).table["weight"].round(2).tolist()
     [1.0, 0.5, 0.0]
     """
-    args = bound_args(program, plain_arguments(program, args))
+    args = bound_args(program, plain_arguments(program, args, keywords))
     return choose_centering(program, args, seed, sites, num_warmup, num_pilots)
 
 

@@ -23,10 +23,13 @@ import numpy as np
 import pandas as pd
 
 from hbm_jax.files import atomic_write
+from hbm_jax.inference.arguments import naming_arguments, plain_arguments
 from hbm_jax.inference.batch.fit_each import INTERRUPTED, fit_each
 from hbm_jax.inference.batch.results import element_labels
 from hbm_jax.inference.criticism.rank_tests import LEVEL, RANKS, Detectable, detectable_errors, judge_ranks
 from hbm_jax.inference.criticism.replicates import LOG_LIKELIHOOD, Replicates
+from hbm_jax.inference.options import arguments_named
+from hbm_jax.inference.program import binds
 from hbm_jax.inference.results import describe, provenance
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
@@ -149,7 +152,7 @@ def calibrate(
     *args
         Arguments of the program: the design. The values of observed sites are replaced by simulated ones. Other
         quantities that the program computes from the observations, such as a prior from their scatter, would still be
-        those of ``args`` and make the test invalid.
+        those of ``args`` and make the test invalid. They may be given by name if no option has that name.
     num_replicates : int
         Number of simulated data sets, 20 or more.
     seed : int
@@ -191,9 +194,13 @@ def calibrate(
     sentence that is empty otherwise. It is a warning, and stays with the result. Counts with the statistics ``wstat``
     and ``pgstat``, which have the most likely background, do so where errors of backgrounds matter.
     """
+    if not binds(program):
+        keywords = {name: options.pop(name) for name in arguments_named(program, options, calibrate)}
+        args = plain_arguments(program, args, keywords)
     _require_options(num_replicates, options)
     fitted = fitted or program
-    design = Replicates.of(program, args, fitted)
+    with naming_arguments(program, args):
+        design = Replicates.of(program, args, fitted)
     for caution in design.cautions:
         warnings.warn(f"calibrate: {caution}", stacklevel=3)
     truths, data, log_density = design.simulate(num_replicates, seed)

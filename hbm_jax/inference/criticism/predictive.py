@@ -9,7 +9,7 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.distributions import Unit
 
-from hbm_jax.inference.arguments import plain_arguments
+from hbm_jax.inference.arguments import by_position, naming_arguments, plain_arguments
 from hbm_jax.inference.blinding.blinding import revealed, unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
@@ -48,7 +48,9 @@ def prior_predictive(program: Callable | Fit, *args, num_draws: int = 500, seed:
     if isinstance(program, Fit):
         args = args or program.args
         program = program_of(program, "prior_predictive")
-    args = plain_arguments(program, args)
+    keywords = by_position(program, kwargs)
+    args = plain_arguments(program, args, keywords)
+    kwargs = {name: value for name, value in kwargs.items() if name not in keywords}
     with jax.enable_x64(True):
         drawn, _ = _run(unobserved(program), bound_args(program, args), kwargs, {}, num_draws, seed, dict)
         return _labelled(drawn, dims_of(program), coords_of(program, args))
@@ -195,7 +197,8 @@ def _run(program, args, kwargs, values, num_draws, seed, parameters_of: Callable
     def draw_rows(rows):
         return program_of_chunk(seed, rows, jax.tree.map(lambda array: array[rows], values))
 
-    sites, parameters = map_in_chunks(draw_rows, BATCH, np.arange(num_draws))
+    with naming_arguments(program, args):
+        sites, parameters = map_in_chunks(draw_rows, BATCH, np.arange(num_draws))
     return {name: (dims.get(name, []), value) for name, value in sites.items()}, parameters
 
 

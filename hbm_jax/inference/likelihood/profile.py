@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 from hbm_jax.blas import one_blas_thread
-from hbm_jax.inference.arguments import plain_arguments
+from hbm_jax.inference.arguments import arguments_with_nan, naming_arguments, plain_arguments
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.program import cautions_of
 from hbm_jax.inference.sampler.progress import ProgressLine
@@ -103,6 +103,7 @@ def maximum_likelihood(
     errors: str | None = "profile",
     level: float = 0.683,
     progress: bool = False,
+    **keywords: Any,
 ) -> MaximumLikelihood:
     """Maximise the likelihood of a NumPyro program over its parameters, within the supports of their priors.
 
@@ -111,8 +112,8 @@ def maximum_likelihood(
     program : callable
         A NumPyro program. The likelihood is that of all observed sites and factors, without priors but those of latent
         sites with ``infer={"auxiliary": True}``, which are results of other measurements, such as calibrations.
-    *args
-        Arguments of the program.
+    *args, **keywords
+        Arguments of the program, by position or by name.
     seed : int
         Random seed of the starting points.
     num_starts : int
@@ -167,10 +168,11 @@ def maximum_likelihood(
     if num_starts < 1:
         raise ValueError(f"maximum_likelihood: num_starts: expected at least 1; found {num_starts}.")
     rise = 0.5 * float(chi2.ppf(level, 1))
-    args = plain_arguments(program, args)
+    args = plain_arguments(program, args, keywords)
     with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
-        likelihood = Likelihood(program, args, seed, num_starts)
-        best, notes = _search(likelihood, progress_line)
+        with naming_arguments(program, args):
+            likelihood = Likelihood(program, args, seed, num_starts)
+            best, notes = _search(likelihood, progress_line, arguments_with_nan(program, args))
         best, covariance, undetermined, table, failures = _with_errors(
             likelihood, best, errors, rise, progress_line, notes
         )
@@ -228,8 +230,11 @@ class _Point:
     converged: bool
 
 
-def _search(likelihood: Likelihood, progress_line: ProgressLine) -> tuple[_Point, list[str]]:
-    """Run L-BFGS from every start and Newton steps from the results close to the best; return the best and notes."""
+def _search(likelihood: Likelihood, progress_line: ProgressLine, with_nan: str) -> tuple[_Point, list[str]]:
+    """Run L-BFGS from every start and Newton steps from the results close to the best; return the best and notes.
+
+    ``with_nan`` is a sentence about arguments with NaN, for the error if no start has a finite likelihood.
+    """
 
     def value_and_grad(u):
         x, jacobian = likelihood.constrained(u)
@@ -253,7 +258,7 @@ def _search(likelihood: Likelihood, progress_line: ProgressLine) -> tuple[_Point
     if not ends:
         raise StartError(
             f"maximum_likelihood: expected a finite likelihood and gradient at some of {len(likelihood.starts)} draws "
-            "of the prior; found none. Check the priors' supports and the data for impossible values."
+            f"of the prior; found none. {with_nan}Check the priors' supports and the data for impossible values."
         )
     lowest = min(value for value, _ in ends)
     points = [_newton(likelihood, x) for value, x in ends if value <= lowest + CLOSE]

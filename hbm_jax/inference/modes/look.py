@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,26 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from numpyro.primitives import Messenger
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import KDTree
 
 from hbm_jax.inference.arguments import unsampled_sites
 from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.compilation.chunks import map_in_chunks
+from hbm_jax.inference.modes.groups import Groups, group
+from hbm_jax.inference.modes.masses import Masses, masses_of
+from hbm_jax.inference.modes.searches import MAX_SIZE, NUM_SEARCHES, points_of_modes
 from hbm_jax.inference.modes.tempering import Tempered
+from hbm_jax.inference.sampler.initialisation import in_units
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import Target, build_target
 
 PARTICLES_GROUPED, DRAWS_GROUPED = 300, 100  # particles of each run, and draws of each chain, grouped into modes
 PER_PARAMETER = 4  # fewest particles per parameter; moves are along differences of particles
-NEIGHBOURS = 8  # nearest points to which each point may be joined
-# Two neighbours are joined if the log density between them is nowhere lower than this below the lower of both. It is
-# evaluated at these fractions of their distance.
-VALLEY = 3.0
-FRACTIONS = (0.25, 0.5, 0.75)
-# Smallest fraction of the points in a separate mode, and of the mass in a mode whose absence from draws is reported.
-SMALLEST = 0.01
+MISSED = 0.01  # smallest mass of a mode whose absence from the draws is reported
 MODES_NAMED = 5  # in a sentence
 WIDER = 10.0  # ratio of the width of the reference to that of the draws, if a prior cannot be sampled
 
@@ -41,11 +37,13 @@ class Modes:
     ----------
     table : pandas.DataFrame
         ``mass``, the fraction of the posterior mass in each mode, its standard error ``mass_error``, and
-        ``share_of_draws``, the fraction of the draws of the fit that are in the mode; the heaviest mode first.
+        ``share_of_draws``, the fraction of the draws of the fit that are in the mode; the heaviest mode first. Masses
+        that cannot be determined are NaN; ``outcome`` gives the reason.
     locations : pandas.DataFrame
         Mean of each parameter or element of the posterior, one row per mode.
     draws : dict of str to array
-        Draws of the tempered run, (draw, ...), of every site of the posterior, in proportion to the masses.
+        Draws of every site of the posterior, (draw, ...), as many as particles of a run, in proportion to the masses;
+        empty if these cannot be determined.
     outcome : str
         Number of runs and modes, with the masses of the modes, for the verdict.
     missing : str
@@ -70,7 +68,9 @@ def look_for_modes(
     R-hat compares chains with each other; it cannot detect a mode that no chain has visited. Here particles are drawn
     from the prior and moved to the posterior through tempered densities. Modes are groups of particles and draws
     between which the density does not fall. A mode is found if it attracts particles before it separates from the
-    others; one that attracts less than about one in ``num_particles`` may be missed.
+    others; one that attracts less than one in a hundred may be missed. If there is more than one, chains of
+    `hbm_jax.sample` start in each mode, and the density is integrated over it by bridge sampling (see `evidence`). No
+    masses are given if the chains in a mode do not mix, or an integral has a relative error above 0.3.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def look_for_modes(
         usable" if a mode with more than 1 % of the mass is missing from the draws.
     num_particles : int
         Particles of each run, at least 20 and at least 4 per parameter, rounded up to an even number. The cost is about
-        10 to 60 densities for each particle and each of 5 to 50 steps.
+        10 to 60 densities for each particle and each of 5 to 50 steps, and a fit for each mode if there are several.
     num_runs : int
-        Independent runs, at least 2; the errors of the masses come from their differences.
+        Independent runs, at least 2.
     seed : int
         Seed of the runs.
     progress : bool
@@ -125,20 +125,30 @@ def look_for_modes(
         draws = unconstrained_draws(fit).to_numpy().astype(float)
         reference = _Reference.of(fit.program, fit.bound_args, target, draws)
         tempered = Tempered(reference.log_density, lambda x: -target.potential(x), num_particles, target.size)
+        log_density = partial(_log_posterior, tempered)
         rng = np.random.default_rng(seed)
-        positions, log_evidence = [], []
+        positions, visited = [], list[np.ndarray]()
         for run in range(num_runs):
             progress_line.show(f"tempered run {run + 1} of {num_runs}, {num_particles} particles")
-            particles, evidence = tempered.run(reference.draw(num_particles, rng), int(rng.integers(2**31)))
+            particles, _ = tempered.run(reference.draw(num_particles, rng), int(rng.integers(2**31)), visited)
             positions.append(particles.position)
-            log_evidence.append(evidence)
-        progress_line.show("grouping particles and draws")
         grouped = [rng.permutation(position)[:PARTICLES_GROUPED] for position in positions]
+        if target.size <= MAX_SIZE:
+            progress_line.show("searches from particles at all temperatures")
+            starts = rng.permutation(np.concatenate(visited))[:NUM_SEARCHES]
+            grouped.append(
+                target.unit * points_of_modes(in_units(target.value_and_grad, target.unit), starts / target.unit, rng)
+            )
+        progress_line.show("grouping particles and draws")
         thinned = draws[:, np.linspace(0, draws.shape[1] - 1, min(DRAWS_GROUPED, draws.shape[1])).astype(int)]
         points = np.concatenate([*grouped, thinned.reshape(-1, target.size)])
-        groups = _groups(points, tempered)
-        weights = np.exp(np.array(log_evidence) - max(log_evidence))
-        modes = _modes(fit, target, points, groups, weights / weights.sum(), positions, rng)
+        groups = Groups(points, group(points, log_density), sum(map(len, grouped)), len(draws))
+        if groups.num == 1:
+            drawn = rng.permutation(np.concatenate(positions))[:num_particles]
+            masses = Masses(np.ones(1), np.zeros(1), drawn, "")
+        else:
+            masses = masses_of(fit, target, groups, log_density, num_particles, rng, progress_line.show)
+        modes = _modes(fit, target, groups, masses, f"{num_runs} tempered runs of {num_particles} particles")
     fit.note_modes(modes.outcome, modes.missing)
     return modes
 
@@ -174,89 +184,35 @@ class _Reference:
         )
 
 
-def _groups(points: np.ndarray, tempered: Tempered) -> np.ndarray:
-    """Return the group of each point, (num,), which joins neighbours between which the density does not fall."""
-    num, scale = len(points), points.std(axis=0)
-    scaled = points / np.where(scale > 0, scale, 1.0)
-    ends = _log_posterior(tempered, points)
-
-    def join(first, second):
-        """Return the pairs between which the density does not fall."""
-        step = points[second] - points[first]
-        between = np.min([_log_posterior(tempered, points[first] + f * step) for f in FRACTIONS], axis=0)
-        keep = (between >= np.minimum(ends[first], ends[second]) - VALLEY) | (step == 0).all(axis=1)
-        return first[keep], second[keep]
-
-    neighbours = KDTree(scaled).query(scaled, k=min(NEIGHBOURS + 1, num))[1][:, 1:]
-    first, second = join(np.repeat(np.arange(num), neighbours.shape[1]), neighbours.ravel())
-    groups = _components(first, second, num)
-    while groups.max():
-        # Also try the nearest pairs between each group and the others, because neighbours alone may not connect it.
-        pairs = []
-        for group in range(groups.max() + 1):
-            inside, outside = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
-            distances, nearest = KDTree(scaled[outside]).query(scaled[inside])
-            closest = np.argsort(distances)[:NEIGHBOURS]
-            pairs.append((inside[closest], outside[nearest[closest]]))
-        new_first, new_second = join(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
-        if not len(new_first):
-            break
-        first, second = np.concatenate([first, new_first]), np.concatenate([second, new_second])
-        groups = _components(first, second, num)
-    is_large = (np.bincount(groups) >= SMALLEST * num)[groups]
-    if is_large.any() and not is_large.all():
-        nearest = KDTree(scaled[is_large]).query(scaled[~is_large])[1]
-        groups[~is_large] = groups[is_large][nearest]
-    return np.unique(groups, return_inverse=True)[1]
-
-
-def _components(first: np.ndarray, second: np.ndarray, num: int) -> np.ndarray:
-    """Return the connected component of each of ``num`` points that pairs join, (num,)."""
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(num, num))
-    return connected_components(graph, directed=False)[1]
-
-
 def _log_posterior(tempered: Tempered, points: np.ndarray) -> np.ndarray:
     """Return the log density at any number of points."""
     return map_in_chunks(lambda chunk: tempered.evaluate(chunk).log_posterior, tempered.num_particles, points)
 
 
-def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Modes:
+def _modes(fit: Any, target: Target, groups: Groups, masses: Masses, runs: str) -> Modes:
     """Return masses, locations and draws of the modes."""
-    num_runs, num_grouped = len(positions), min(PARTICLES_GROUPED, len(positions[0]))
-    in_mode = groups[:, None] == np.arange(groups.max() + 1)
-    in_run = in_mode[: num_runs * num_grouped].reshape(num_runs, num_grouped, -1).mean(axis=1)
-    mass = weights @ in_run
-    between_runs = num_runs / (num_runs - 1) * (weights**2) @ (in_run - mass) ** 2
-    table = pd.DataFrame(
-        {
-            "mass": mass,
-            "mass_error": np.sqrt(np.maximum(between_runs, mass * (1 - mass) / (num_runs * num_grouped))),
-            "share_of_draws": in_mode[num_runs * num_grouped :].mean(axis=0),
-        }
-    )
+    share = groups.share_of_draws
+    # An undetermined mass counts as large.
+    is_missing = (share == 0) & ~(masses.mass <= np.maximum(MISSED, 2 * masses.error))
+    table = pd.DataFrame({"mass": masses.mass, "mass_error": masses.error, "share_of_draws": share})
     constrain = jax.jit(jax.vmap(target.constrain))
     names = [str(name) for name in fit.posterior]
     hidden = fit.blinding
     shifted = dict if hidden is None else hidden.shifted
+    points = groups.points
     sites = shifted({name: np.asarray(values) for name, values in constrain(points).items() if name in names})
     values = np.concatenate([sites[name].reshape(len(points), -1) for name in names if name in sites], axis=1)
     labels = list(fit.verdict.table.index)
-    locations = pd.DataFrame([values[is_in].mean(axis=0) for is_in in in_mode.T], columns=labels)
-    runs = rng.choice(num_runs, len(positions[0]), p=weights)
-    draws = constrain(np.stack([positions[run][i] for i, run in enumerate(runs)]))
-    draws = shifted({name: np.asarray(draws[name]) for name in sites})
-    order = np.argsort(-mass, kind="stable")
+    locations = pd.DataFrame([values[is_in].mean(axis=0) for is_in in groups.in_mode.T], columns=labels)
+    draws: dict[str, np.ndarray] = {}
+    if len(masses.draws):
+        drawn = constrain(masses.draws)
+        draws = shifted({name: np.asarray(drawn[name]) for name in sites})
+    order = np.lexsort([-share, -np.nan_to_num(masses.mass)])
     table, locations = (frame.iloc[order].reset_index(drop=True) for frame in (table, locations))
-    names_hidden = () if hidden is None else hidden.names
-    descriptions = _descriptions(values, in_mode[:, order], labels, names_hidden)
-    return Modes(
-        table,
-        locations,
-        draws,
-        _outcome(table, descriptions, num_runs, len(positions[0])),
-        _missing(table, descriptions),
-    )
+    descriptions = _descriptions(values, groups.in_mode[:, order], labels, () if hidden is None else hidden.names)
+    outcome = _outcome(table, descriptions, runs, masses.reason, groups.is_found[order])
+    return Modes(table, locations, draws, outcome, _missing(table[is_missing[order]], descriptions))
 
 
 def _descriptions(
@@ -280,32 +236,34 @@ def _descriptions(
     return texts
 
 
-def _percent(row) -> str:
+def _percent(row: Any) -> str:
     """Format the mass of a mode with its error."""
     return f"{100 * row.mass:.0f} +- {max(100 * row.mass_error, 1):.0f} %"
 
 
-def _outcome(table: pd.DataFrame, descriptions: list[str], num_runs: int, num_particles: int) -> str:
-    """Describe the modes of the particles, and modes of the draws that the particles missed."""
-    modes = table[table["mass"] > 0]
-    text = f"{num_runs} tempered runs of {num_particles} particles found "
-    if len(modes) == 1:
-        text += "one mode"
+def _outcome(table: pd.DataFrame, descriptions: list[str], runs: str, reason: str, is_found: np.ndarray) -> str:
+    """Describe the modes of the search and of the draws, and those of the draws that the search missed."""
+    named = descriptions[:MODES_NAMED]
+    rest = " and others" if len(descriptions) > MODES_NAMED else ""
+    if len(table) == 1:
+        text = f"{runs} found one mode"
+    elif reason:
+        text = f"{runs} found {len(table)} modes, near {', '.join(named)}{rest}; their masses are unknown: {reason}"
     else:
-        masses = ", ".join(_percent(row) for row in modes.head(MODES_NAMED).itertuples())
-        rest = " and less" if len(modes) > MODES_NAMED else ""
-        text += f"{len(modes)} modes, with {masses}{rest} of the mass"
-    missed = [
-        f"one with {100 * table.loc[i, 'share_of_draws']:.0f} % of the draws near {descriptions[i]}"
-        for i in table.index[table["mass"] == 0]
-    ]
-    return f"{text}, but missed {', '.join(missed[:MODES_NAMED])}: more particles are needed" if missed else text
+        masses = ", ".join(_percent(row) for row in table.head(MODES_NAMED).itertuples())
+        text = f"{runs} found {len(table)} modes, with {masses}{rest} of the mass in these"
+    missed = [place for place, found in zip(descriptions, is_found, strict=True) if not found]
+    if not missed:
+        return text
+    return f"{text}; they missed the mode of draws near {', '.join(missed[:MODES_NAMED])}, and may miss others"
 
 
-def _missing(table: pd.DataFrame, descriptions: list[str]) -> str:
+def _missing(missing: pd.DataFrame, descriptions: list[str]) -> str:
     """Return the modes of which the draws have none, as text; empty if the draws have all modes."""
-    is_missing = (table["share_of_draws"] == 0) & (table["mass"] > np.maximum(SMALLEST, 2 * table["mass_error"]))
-    return "; ".join(
-        f"a mode with {_percent(table.loc[i])} of the mass near {descriptions[i]} is missing from the draws"
-        for i in table.index[is_missing][:MODES_NAMED]
-    )
+    texts = [
+        f"a mode with {_percent(row)} of the mass found, near {descriptions[row.Index]}, is missing from the draws"
+        if np.isfinite(row.mass)
+        else f"a mode of unknown mass, near {descriptions[row.Index]}, is missing from the draws"
+        for row in missing.head(MODES_NAMED).itertuples()
+    ]
+    return "; ".join(texts)

@@ -21,6 +21,7 @@ BATCH = 50  # densities evaluated in one batch
 HOPS = 0.1  # fraction of the moves by a whole difference, from mode to mode
 SHORTEST = 0.2  # smallest length of the other moves, relative to the optimum for a normal distribution
 MAX_STEPS = 1000
+RECORDED = 10  # particles whose path is recorded
 
 
 class Particles(NamedTuple):
@@ -89,7 +90,9 @@ class Tempered:
 
         self.evaluate, self.move = jax.jit(evaluate), jax.jit(move)
 
-    def run(self, reference_draws: np.ndarray, seed: int) -> tuple[Particles, float]:
+    def run(
+        self, reference_draws: np.ndarray, seed: int, visited: list[np.ndarray] | None = None
+    ) -> tuple[Particles, float]:
         """Move draws of the reference to the posterior.
 
         Parameters
@@ -98,6 +101,8 @@ class Tempered:
             Draws of the reference.
         seed : int
             Seed of the moves.
+        visited : list, optional
+            Receives the positions of the first `RECORDED` particles at each temperature.
 
         Returns
         -------
@@ -113,6 +118,8 @@ class Tempered:
         particles = Particles(*map(np.asarray, self.evaluate(reference_draws)))
         b, log_evidence = 0.0, 0.0
         for step in range(MAX_STEPS):
+            if visited is not None:
+                visited.append(np.asarray(particles.position[:RECORDED]))
             with np.errstate(invalid="ignore"):
                 log_ratio = particles.log_posterior - particles.log_reference
             log_ratio = np.where(np.isnan(log_ratio), -np.inf, log_ratio)
