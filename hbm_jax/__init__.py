@@ -31,6 +31,7 @@ _NAMES = {
     "IndependentProposals": "hbm_jax.inference",
     "NUTS": "hbm_jax.inference",
     "Nutpie": "hbm_jax.inference",
+    "WALNUTS": "hbm_jax.inference",
     "best_fit": "hbm_jax.best_fits",
     "calibrate": "hbm_jax.inference",
     "centre": "hbm_jax.inference",

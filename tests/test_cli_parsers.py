@@ -193,16 +193,18 @@ def test_advice_of_a_verdict_is_in_flags_that_exist():
     text = in_flags(
         "Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob=0.95)), or "
         "sampler=hbm_jax.NUTS(max_tree_depth=12). "
-        'Sample in double precision (dtype="float64").'
+        'Sample in double precision (dtype="float64") with steps that vary (sampler=hbm_jax.WALNUTS()).'
     )
     assert text == (
         "Take smaller steps (--target-accept-prob 0.95), or --max-tree-depth 12. Sample in double precision "
-        "(--dtype float64)."
+        "(--dtype float64) with steps that vary (--sampler walnuts)."
     )
     flags = re.findall(r"--[a-z-]+ [\w.]*\w", text)
     arguments = parsed("fit", "relation", *" ".join(flags).split())
-    sample = [getattr(arguments, f"sample.{name}") for name in ("target_accept_prob", "max_tree_depth", "dtype")]
-    assert sample == ["0.95", "12", "float64"]
+    sample = [
+        getattr(arguments, f"sample.{name}") for name in ("target_accept_prob", "max_tree_depth", "dtype", "sampler")
+    ]
+    assert sample == ["0.95", "12", "float64", "walnuts"]
 
 
 def test_options_of_one_name_have_the_type_of_their_model():

@@ -10,7 +10,7 @@ import tomli_w
 
 from hbm_jax.configuration import OPEN, ConfigError, defaults, merged, read_toml, read_value, set_key
 from hbm_jax.data import MagnitudeErrorParts
-from hbm_jax.inference import HMC, NUTS, ChEES, IndependentProposals, Nutpie, sample
+from hbm_jax.inference import HMC, NUTS, WALNUTS, ChEES, IndependentProposals, Nutpie, sample
 
 
 def test_defaults_are_fresh_each_time():
@@ -24,7 +24,9 @@ def test_defaults_are_fresh_each_time():
 
 def test_defaults_are_those_of_sample():
     parameters = inspect.signature(sample).parameters
-    samplers = [inspect.signature(kind).parameters for kind in (NUTS, HMC, IndependentProposals, ChEES, Nutpie)]
+    samplers = [
+        inspect.signature(kind).parameters for kind in (NUTS, HMC, IndependentProposals, ChEES, Nutpie, WALNUTS)
+    ]
     for name, value in defaults()["sample"].items():
         known = [signature[name] for signature in (parameters, *samplers) if name in signature]
         assert known or name == "independent_proposals", name

@@ -35,7 +35,8 @@ SAMPLE_HELP = {
     "max_num_samples": "largest number of draws per chain",
     "max_seconds": "time budget of this command, and of each resume",
     "target_accept_prob": "acceptance probability to aim at",
-    "sampler": "sampler; by default hmc where the posterior is close to normal, else nuts; chees for 64 chains or more",
+    "sampler": "sampler; by default hmc where the posterior is close to normal, else nuts; walnuts for funnels, "
+    "chees for 64 chains or more",
     "max_tree_depth": "largest depth of the trees of nuts",
     "trajectory_length": "length of the trajectories of hmc",
     "num_superchains": "groups of chains of chees with a common start, at least 16",

@@ -19,6 +19,7 @@ def status_of(verdict) -> int:
 def in_flags(text: str) -> str:
     """Return the text of a verdict with the flags of the command line for the keywords of Python that it names."""
     text = re.sub(r"sampler=hbm_jax\.\w+\((\w+)=([^()]+)\)", r"\1=\2", text)
+    text = re.sub(r"sampler=hbm_jax\.(\w+)\(\)", lambda match: f"--sampler {match[1].lower()}", text)
     return re.sub(
         r'\b(target_accept_prob|max_tree_depth|dtype)="?([\w.]+\w)"?',
         lambda match: f"--{match[1].replace('_', '-')} {match[2]}",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
     from hbm_jax.inference.sampler.kernels.nuts import NUTS
     from hbm_jax.inference.sampler.kernels.protocol import Sampler
+    from hbm_jax.inference.sampler.kernels.walnuts import WALNUTS
     from hbm_jax.inference.sampler.loop import Interrupted
     from hbm_jax.inference.sampler.target import StartError
     from hbm_jax.inference.sampling import resume, sample
@@ -70,6 +71,7 @@ _MODULES = {
     "StartError": "sampler.target",
     "TaskError": "batch.executor",
     "Verdict": "verdict",
+    "WALNUTS": "sampler.kernels.walnuts",
     "calibrate": "criticism.calibration",
     "centre": "centering.pilot",
     "check_model": "model_check.check",

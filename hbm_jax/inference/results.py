@@ -361,6 +361,7 @@ def _verdict_of(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> V
         {str(name).split(":")[1] for name in centering},
         run.get("target_accept_prob") or TARGET_ACCEPT_PROB,
         run.get("num_superchains", 0),
+        run.get("trajectories") or run.get("sampler") or "nuts",
     )
     return with_modes(verdict, run.get("modes", ""), run.get("missing_modes", ""))
 

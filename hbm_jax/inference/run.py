@@ -315,13 +315,15 @@ def _keys(seed: np.int64) -> tuple[jax.Array, ...]:
 
 def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
     """Return the sampler statistics of each draw, with the names of ArviZ."""
+    num_steps = draws.raw("num_steps")
+    depth = {"tree_depth": np.ceil(np.log2(num_steps + 1)).astype(int)} if chains.sampler.equal_steps else {}
     return {
         "diverging": draws.raw("diverging"),
         "energy": draws.raw("energy"),
         "lp": -draws.raw("potential_energy"),
-        "n_steps": draws.raw("num_steps"),
+        "n_steps": num_steps,
         "acceptance_rate": draws.raw("accept_prob"),
-        "tree_depth": np.ceil(np.log2(draws.raw("num_steps") + 1)).astype(int),
+        **depth,
         "step_size": np.broadcast_to(chains.step_size[:, None], draws.raw("energy").shape),
     }
 

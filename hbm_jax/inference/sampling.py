@@ -45,9 +45,9 @@ def sample(
         Arguments of the program; the first is its data. They may be given by name if no option has that name.
     sampler : Sampler, optional
         ``hbm_jax.NUTS(...)``, ``hbm_jax.HMC(trajectory_length=...)``, ``hbm_jax.IndependentProposals(...)``,
-        ``hbm_jax.ChEES(...)`` for 64 to 4096 chains, or ``hbm_jax.Nutpie(...)``, with the options of each. Default: HMC
-        with a length of 1.5 where the searches find that the posterior is close to normal, else NUTS;
-        ``fit.run["trajectories"]`` is the one used.
+        ``hbm_jax.WALNUTS(...)`` for funnels, ``hbm_jax.ChEES(...)`` for 64 to 4096 chains, or ``hbm_jax.Nutpie(...)``,
+        with the options of each. Default: HMC with a length of 1.5 where the searches find that the posterior is close
+        to normal, else NUTS; ``fit.run["trajectories"]`` is the one used.
     init : Fit, mapping of str to array, or sequence of such mappings, optional
         Start of the chains, instead of a search. Values by name of latent sites: of the shape of the site, for all
         chains; with a leading axis, one value per chain; or one mapping per chain. Sites without a value start at the

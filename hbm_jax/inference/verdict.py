@@ -19,6 +19,7 @@ from hbm_jax.inference.sampler.ensemble.statistics import (
     statistics,
     superchains_of,
 )
+from hbm_jax.inference.sampler.kernels.advice import advice_against_divergences
 from hbm_jax.inference.sampler.stopping import MAX_R_HAT, MIN_BFMI, MIN_ESS
 
 # Width of the bins in which densities are measured, in units of that of the posterior. It is small because there are a
@@ -30,8 +31,6 @@ MAX_CUT_OFF = 0.01  # fraction of trees that reach the maximum depth, above whic
 MAX_SPACING = 0.25  # largest spacing of neighbouring floating-point numbers, in posterior standard deviations
 MAX_NAMES = 5  # parameters named in a reason or a note
 LOOK = "hbm_jax.look_for_modes(fit)"
-# Acceptance probabilities to try against divergences; the advice is the smallest above that of the run.
-ACCEPT_PROBS = (0.95, 0.99, 0.999)
 UNWRAPPED = "_unwrapped"  # ending of the site from which CircularReparam of NumPyro computes an angle
 
 
@@ -261,6 +260,7 @@ def judge(
     recentred: Collection[str] = (),
     target_accept_prob: float = 0.8,
     num_superchains: int = 0,
+    sampler: str = "nuts",
 ) -> Verdict:
     """Judge whether a posterior is usable.
 
@@ -269,7 +269,7 @@ def judge(
     posterior : xarray.Dataset
         Draws, dimensions ``chain, draw, ...``.
     sample_stats : xarray.Dataset
-        ``diverging``, ``energy`` and ``tree_depth``.
+        ``diverging``, ``energy`` and, for trajectories with equal steps, ``tree_depth``.
     bounds : mapping of str to (float, float), optional
         Lower and upper bound of the prior of each variable; used to detect posteriors pinned at a bound.
     max_tree_depth : int, optional
@@ -281,6 +281,8 @@ def judge(
         Acceptance probability of the run; the advice against divergences names a larger one.
     num_superchains : int
         Number of superchains, whose chains share a start: nested R-hat replaces R-hat. 0 for independent chains.
+    sampler : str
+        Name of the sampler, for the advice against divergences.
     """
     sampled = diagnose_sampled(posterior, positions, recentred, num_superchains)
     table = sampled.table[~sampled.table.index.isin(sampled.stuck)]
@@ -290,7 +292,11 @@ def judge(
         *_numerical_failures(posterior, sample_stats, positions, sampled, table),
         *_convergence_failures(superchains_of(posterior, num_superchains), table, num_superchains),
         *_sampler_failures(
-            posterior, sample_stats["diverging"], num_divergences, smallest_bfmi, target_accept_prob, num_superchains
+            posterior,
+            sample_stats["diverging"],
+            num_divergences,
+            smallest_bfmi,
+            advice_against_divergences(sampler, target_accept_prob, num_superchains),
         ),
     ]
     notes = list(_all_edge_notes(posterior, bounds or {}))
@@ -409,16 +415,10 @@ def groups_of_chains(posterior: Mapping[Any, xr.DataArray], table: pd.DataFrame)
 
 
 def _sampler_failures(
-    posterior, diverging, num_divergences: int, min_bfmi: float, target_accept_prob: float, num_superchains: int
+    posterior, diverging, num_divergences: int, min_bfmi: float, advice: str
 ) -> Iterator[tuple[str, str]]:
-    """Yield reason and advice for divergences and a small E-BFMI."""
+    """Yield reason and advice for divergences, whose advice is given, and a small E-BFMI."""
     if num_divergences:
-        larger = next((prob for prob in ACCEPT_PROBS if prob > target_accept_prob), None)
-        advice = "Use another parametrisation of the latents, such as that of hbm_jax.centre."
-        if larger is not None:
-            sampler = "ChEES" if num_superchains else "NUTS"
-            steps = f"Take smaller steps (sampler=hbm_jax.{sampler}(target_accept_prob={larger}))"
-            advice = advice.replace("Use", f"{steps}, or use", 1)
         region = _divergent_region(posterior, diverging)
         yield f"{num_divergences} divergent transitions{region}: some region was not explored", advice
     if not min_bfmi > MIN_BFMI:  # true for NaN too

@@ -35,6 +35,7 @@ SOME = (
     hbm.IndependentProposals(),
     hbm.IndependentProposals(trajectory_length=2.0, target_accept_prob=0.7),
     hbm.ChEES(num_superchains=32),
+    hbm.WALNUTS(max_energy_error=0.5, max_halvings=4),
 )
 
 
@@ -51,6 +52,8 @@ SOME = (
         (hbm.HMC, {"trajectory_length": None}, "trajectory_length to be a number; found None"),
         (hbm.IndependentProposals, {"trajectory_length": math.inf}, "trajectory_length above 0"),
         (hbm.ChEES, {"num_superchains": 8}, "ChEES: expected num_superchains of at least 16; found 8"),
+        (hbm.WALNUTS, {"max_energy_error": 0.0}, "WALNUTS: expected max_energy_error above 0; found 0.0"),
+        (hbm.WALNUTS, {"max_halvings": 21}, "WALNUTS: expected max_halvings from 0 to 20; found 21"),
         (hbm.ChEES, {"num_superchains": 20.5}, "ChEES: expected num_superchains to be a whole number; found 20.5"),
     ],
 )
@@ -121,7 +124,7 @@ def test_a_configuration_gives_the_keywords_of_sample():
     assert isinstance(sample_keywords(config)["sampler"], hbm.IndependentProposals)
     with pytest.raises(
         ConfigError,
-        match="expected one of 'automatic', 'nuts', 'hmc', 'independent_proposals', 'chees', found 'gibbs'",
+        match="expected one of 'automatic', 'nuts', 'hmc', 'independent_proposals', 'chees', 'walnuts', found 'gibbs'",
     ):
         set_key(config, "sample.sampler", "gibbs")
 

@@ -69,6 +69,8 @@ class Sampler(Protocol):
         Number of searches for modes before sampling; None for the usual one.
     first_check : int or None
         Draws per chain at the first check for convergence; None for that of the stopping rule.
+    equal_steps : bool
+        True if each step of a trajectory is one gradient, so that their number gives the depth of a tree.
     """
 
     name: ClassVar[str]
@@ -76,6 +78,7 @@ class Sampler(Protocol):
     warmups: ClassVar[tuple[int, int, int]] = (200, 400, 1000)
     num_searches: ClassVar[int | None] = None
     first_check: ClassVar[int | None] = None
+    equal_steps: ClassVar[bool] = True
 
     @property
     def target_accept_prob(self) -> float | None:

@@ -13,9 +13,12 @@ from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentP
 from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
 from hbm_jax.inference.sampler.kernels.nuts import NUTS
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
+from hbm_jax.inference.sampler.kernels.walnuts import WALNUTS
 from hbm_jax.names import choose, did_you_mean
 
-SAMPLERS: dict[str, type] = {kind.name: kind for kind in (Automatic, NUTS, HMC, IndependentProposals, ChEES, Nutpie)}
+SAMPLERS: dict[str, type] = {
+    kind.name: kind for kind in (Automatic, NUTS, HMC, IndependentProposals, ChEES, Nutpie, WALNUTS)
+}
 # Samplers of run folders, which need checkpoints.
 IN_RUNS: dict[str, type] = {name: kind for name, kind in SAMPLERS.items() if kind is not Nutpie}
 DEFAULTS = {item.name: item.default for kind in SAMPLERS.values() for item in fields(kind)}
