@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE
 
 # The first target is what a bare `make` does.
-.PHONY: help demo test test-long test-slow test-seeds planted-faults stored-fits lint notebooks docs bench clean
+.PHONY: help demo test test-long test-slow test-seeds test-lowest planted-faults stored-fits lint notebooks docs bench clean
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -34,6 +34,14 @@ test-long: $(VENV)/.installed-test ## fits whose posteriors are compared, and ca
 test-seeds: $(VENV)/.installed-test ## the statistical tests with 20 other seeds, and the spread of their distances
 	$(BIN)/python tests/other_seeds.py
 
+# uv takes the oldest version of each direct dependency. Warnings are no errors here: some of the old versions use what
+# their own dependencies deprecate by now.
+test-lowest:     ## the default suite with the oldest versions that pyproject.toml allows, in .venv-lowest
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip install --quiet uv
+	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[test]'
+	.venv-lowest/bin/python -m pytest $(SIDE_BY_SIDE) --override-ini filterwarnings=default
+
 planted-faults: $(VENV)/.installed-test ## plant 80 faults in the package, one at a time: do the tests notice?
 	$(BIN)/python tests/planted_faults --fresh 20
 
@@ -57,4 +65,4 @@ bench: $(VENV)/.installed-bench ## five systems against NumPyro, BlackJAX, PyMC 
 	$(BIN)/hbm-jax bench $(BENCH)
 
 clean:           ## remove the virtual environment and caches, keep runs/
-	rm -rf $(VENV) .test_programs .planted_faults .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-lowest .test_programs .planted_faults .pytest_cache .ruff_cache .mypy_cache
