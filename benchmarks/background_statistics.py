@@ -1,13 +1,13 @@
 """Claim: the most likely background (W, PG-statistic) displaces posteriors of faint sources, by measured amounts.
 
-The amplitude of a source of known shape, equal in all channels, has a log-normal prior of 0.3 and is inferred on a
-grid, so that no sampler takes part. Each row has two experiments of many replicates. In the first, true backgrounds are known
-and the same in all channels, and the data of the source and of the background region are both drawn: this happens to
-measured data, with no prior of the background. The second is `hbm_jax.calibrate`: the data of the background region are
-those of one design, and only the counts of the source region are drawn (`hbm_jax.distributions.Counts`). Bias and width
-are those of `hbm_jax.inference.Calibration`: the displacement of the posterior in its standard deviations, and the
-ratio of its width to the right one. Their Monte Carlo errors are given above the table. The last column is the estimate by
-which `hbm_jax.calibrate` decides whether to warn (`Statistic.displacement_by_profile`).
+The amplitude of a source of known shape, equal in all channels, has a log-normal prior of 0.3. It is inferred on a
+grid, without a sampler. Each row has two experiments of many replicates. In the first, true backgrounds are known and
+the same in all channels, and the data of the source and of the background region are both drawn: this happens to
+measured data, with no prior of the background. The second is `hbm_jax.calibrate`: the data of the background region
+are those of one design, and only the counts of the source region are drawn (`hbm_jax.distributions.Counts`). Bias and
+width are those of `hbm_jax.inference.Calibration`: the displacement of the posterior in its standard deviations, and
+the ratio of its width to the right one. Their Monte Carlo errors are given above the table. The last column is the
+estimate by which `hbm_jax.calibrate` decides whether to warn (`Statistic.displacement_by_profile`).
 
     python benchmarks/background_statistics.py [--replicates 1000] [--only marginal] [--output FILE]
 """

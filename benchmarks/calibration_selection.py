@@ -1,9 +1,10 @@
-"""Claim: posteriors with a selection of bursts and of afterglows are calibrated.
+"""Claim: posteriors with a selection of bursts, of afterglows and of points of a relation are calibrated.
 
 128 replicates of each: six bursts of 2 or 3 intervals that are detected by their brightest interval; twenty bursts of
 one interval above a smooth limit of the flux whose position is inferred; and, on five spectra in wide groups,
 afterglows above a smooth limit of the flux, and those with 60 counts or more. Three bursts of two intervals from the
-counts of one detector, above a smooth limit of the flux of the brightest interval.
+counts of one detector, above a smooth limit of the flux of the brightest interval. Fifty points of a line with a break
+above a limit of x, and of a parabola above a limit of y.
 
 Replicates are in batches, each stored in a folder; batches that are stored are not repeated.
 
@@ -42,6 +43,10 @@ COUNTS = {
     "log10_N_std": "HalfNormal(0.3)", "log10_E_peak_mean": "Normal(2.6, 0.1)", "log10_E_peak_std": "HalfNormal(0.2)",
     "alpha_mean": "Normal(-0.9, 0.1)", "alpha_std": 0.15, "intrinsic_scatter": "HalfNormal(0.2)",
 }  # fmt: skip
+POINTS = {
+    "alpha": "Normal(1, 0.4)", "beta": "Normal(1, 0.4)", "intrinsic_scatter": "HalfNormal(0.4)",
+    "x_mean": "Normal(0.3, 0.3)", "x_std": "LogNormal(-0.2, 0.2)",
+}  # fmt: skip
 BATCH = 32
 
 
@@ -71,10 +76,18 @@ def burst_counts():
     return BurstSpectra.of(design.draw(3, seed=5).bursts)
 
 
+def points(num: int = 50):
+    """Return a design of points of one line, all above the limits."""
+    from hbm_jax.data import PointsInGroups
+
+    columns = {"x": np.linspace(0.0, 1.0, num), "y": np.full(num, 3.0)}
+    return PointsInGroups.from_columns(columns | {"sigma_x": np.full(num, 0.3), "sigma_y": np.full(num, 0.2)})
+
+
 def cases(word: str) -> Iterator[tuple[str, object, object, dict]]:
     """Name, model, design and options of the replicates of cases whose name begins with a word."""
     from hbm_jax.data import BurstPopulation
-    from hbm_jax.models import Afterglow, Golenetskii, GolenetskiiCounts
+    from hbm_jax.models import Afterglow, Golenetskii, GolenetskiiCounts, Relation
 
     several = BurstPopulation(num_intervals=[2, 3], sigma_log10_flux=(0.05, 0.1))
     single = BurstPopulation(num_intervals=1, sigma_log10_flux=(0.05, 0.1))
@@ -101,6 +114,17 @@ def cases(word: str) -> Iterator[tuple[str, object, object, dict]]:
         # The lines of bursts are drawn in simulations, and integrated out in fits.
         ranked = [name for name, prior in COUNTS.items() if isinstance(prior, str)] + ["log10_E_peak", "log10_flux"]
         yield name, model, burst_counts(), {"num_chains": 2, "parameters": ranked}
+    broken = Relation(
+        pooling="complete", broken=True, pivot=0.0, selection="x > -0.3",
+        priors=POINTS | {"alpha_above": "Normal(2, 0.4)", "x_break": "Normal(0.5, 0.3)"},
+    )  # fmt: skip
+    curved = Relation(
+        pooling="complete", curved=True, pivot=0.0, selection="y > 0.5",
+        priors=POINTS | {"curvature": "Normal(0.4, 0.2)"},
+    )  # fmt: skip
+    for name, model in (("Line with a break above a limit of x", broken), ("Parabola above a limit of y", curved)):
+        if name.startswith(word):
+            yield name, model, points(), {"num_chains": 2}
 
 
 def ranks_of(name, model, data, options, replicates, folder):
@@ -123,9 +147,12 @@ def ranks_of(name, model, data, options, replicates, folder):
 
 
 def inside(model, data):
-    """Return the design with all of its bursts above the limit."""
-    from hbm_jax.models.bursts.detection import inside as above_limit
+    """Return the design with all of its bursts or points above the limit."""
+    from hbm_jax.data import PointsInGroups
+    from hbm_jax.models.bursts.detection import moved_to_limit as bursts_above
+    from hbm_jax.models.linear.selected_points import inside as points_above
 
+    above_limit = points_above if isinstance(data, PointsInGroups) else bursts_above
     return above_limit(data, model.selections)
 
 

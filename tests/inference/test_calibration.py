@@ -104,6 +104,9 @@ def test_a_distribution_whose_draws_do_not_follow_its_density_says_so(tmp_path):
     result = Calibration(pd.DataFrame({"a": even}), *_judged(a=even), {}, cautions)
     assert str(result).endswith("\nCaution: the density is approximate.")
     assert Calibration.load(result.save(tmp_path / "one.json")).cautions == cautions
+    unusable = {"3": "3 divergences", "5": "17 divergences", "8": "R-hat 1.02"}
+    result = Calibration(result.ranks, result.table, 3, {"unusable": unusable})
+    assert "(3 replicates gave no usable posterior, most often because of divergences)" in str(result)
 
 
 class _NoExecutor:

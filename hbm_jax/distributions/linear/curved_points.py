@@ -151,8 +151,8 @@ class CurvedPoints(dist.Distribution):
         # Next to the vertex the square determines the width.
         square = jnp.sqrt(variance) / jnp.maximum(jnp.abs(lax.stop_gradient(self.curvature)) * std**2, tiny)
         width = jnp.minimum(width, jnp.sqrt(square))
-        edges = [maxima - REACH, *(maxima + edge * width for edge in EDGES), maxima + REACH]
-        edges = jnp.concatenate(edges, axis=-1)
+        about = [maxima - REACH, *(maxima + edge * width for edge in EDGES), maxima + REACH]
+        edges = jnp.concatenate(about, axis=-1)
         if self.limits is not None:
             beyond = lax.stop_gradient(self._beyond(value))[..., None]
             edges = jnp.where(beyond, self._edges_of_limits(value, mean, std, start), edges)

@@ -55,7 +55,7 @@ class Calibration:
     num_failed : int
         Number of replicates without a usable posterior. Their ranks are included where there are draws.
     run : dict
-        Program, data, seeds and versions.
+        Program, data, seeds and versions; ``unusable``, the reasons why posteriors are not usable, by replicate.
     cautions : tuple of str
         Reasons why ranks need not be uniform although program and sampler are correct; also given as warnings.
     """
@@ -85,7 +85,10 @@ class Calibration:
             clauses = "; ".join(f"{name} is {row['verdict']}" for name, row in failing.head(5).iterrows())
             text = f"not calibrated, according to {num_replicates} replicates: {clauses}"
         if self.num_failed:
-            text += f" ({self.num_failed} replicates gave no usable posterior)"
+            reasons = pd.Series(list(self.run.get("unusable", {}).values()), dtype=str)
+            reasons = reasons.str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip().mode()
+            reason = f", most often because of {reasons.iloc[0]}" if len(reasons) else ""
+            text += f" ({self.num_failed} replicates gave no usable posterior{reason})"
         text += f". Found with 90 % probability, in any one quantity: {self.detectable}."
         return "\n".join([text, *(f"Caution: {caution}." for caution in self.cautions)])
 
@@ -231,6 +234,7 @@ def calibrate(
     ranks = _ranks(fits.kept, true_values, true_sites, seed)
     identity = identify(program, args, {"seed": seed, "num_replicates": num_replicates, "num_chains": num_chains})
     run = identity | {"about": describe(program, args[0] if args else None)} | provenance() | {"cost": fits.cost}
+    run["unusable"] = {str(replicate): str(why) for replicate, why in enumerate(fits.verdicts["why"]) if why}
     if fitted is not program:
         run["fitted"] = identify(fitted, args, {})["program"]
     return Calibration(ranks, judge_ranks(ranks, seed), int((~fits.usable).sum()), run, design.cautions)

@@ -98,7 +98,8 @@ def selected_points(fit: Fit) -> Figure:
         figure = Figure(figsize=(4.6 + 2.7 * len(columns), 3.6), layout="constrained")
         axes = figure.subplots(1, 1 + len(columns), width_ratios=[1.5] + [1.0] * len(columns))
         shown = slice(MAX_DOTS)
-        draw_simulated(axes[0], *simulated.points[shown].T, simulated.detected[shown], others)
+        x, y = simulated.points[shown].T
+        draw_simulated(axes[0], x, y, simulated.detected[shown], others)
         axes[0].plot(*measured.T, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         prefix = "true " if model.by_injections else ""
         axes[0].set(xlabel=prefix + labels[0], ylabel=prefix + labels[1])
@@ -160,7 +161,7 @@ def _draw_functions(axis, model: Relation) -> None:
     for selection in model.selections:
         if isinstance(selection, DetectionFunction):
             limits = axis.get_xlim(), axis.get_ylim()
-            x, y = np.meshgrid(*(np.linspace(*ends, NUM_CONTOUR) for ends in limits))
+            x, y = np.meshgrid(*(np.linspace(low, high, NUM_CONTOUR) for low, high in limits))
             probability = np.broadcast_to(np.asarray(selection.function(x, y)), x.shape)
             levels = [level for level in (0.1, 0.5, 0.9) if probability.min() < level < probability.max()]
             if levels:

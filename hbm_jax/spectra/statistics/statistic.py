@@ -316,11 +316,11 @@ def prepare(
     r = _checked(name, "ratio", 1.0 if ratio is None else ratio, used, padding=1.0, positive=True)
     if background_error is not None:
         b = _checked(name, "background", background, used, padding=0.0, low=-np.inf) / r
-        error = _checked(name, "background_error", background_error, used, padding=0.0) / r
-        statistic = dataclasses.replace(statistic, background=b, background_error=error)
+        s = _checked(name, "background_error", background_error, used, padding=0.0) / r
+        statistic = dataclasses.replace(statistic, background=b, background_error=s)
         if name == "marginal":
-            _checked(name, "background", np.where(error > 0, 0.0, b), used, padding=0.0)  # known ones are 0 or more
-            statistic = dataclasses.replace(statistic, integral=gaussian_background_integral(S, b, error))
+            _checked(name, "background", np.where(s > 0, 0.0, b), used, padding=0.0)  # known ones are 0 or more
+            statistic = dataclasses.replace(statistic, integral=gaussian_background_integral(S, b, s))
         return _with_saturated(statistic)
     B = _checked(name, "background", 0.0 if background is None else background, used, padding=0.0)
     if name.startswith("chi2"):
