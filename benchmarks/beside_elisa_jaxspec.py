@@ -116,9 +116,10 @@ def fit_with_hbm_jax(folder: Path) -> dict:
         return jnp.exp(-nh * cross_section(jnp, energy, table))
 
     # The kinks of the table, at its edges, are edges of the quadrature.
-    slope = np.diff(np.log(table["sigma"])) / np.diff(np.log(table["energy"]))
-    step = np.minimum(*(np.diff(np.log(table["energy"]))[part] for part in (slice(1, None), slice(-1))))
-    kinks = table["energy"][1:-1][np.abs(np.diff(slope)) * step > 1e-3]
+    spacing = np.maximum(np.diff(np.log(table["energy"])), 1e-12)  # the table has two values at an edge
+    slope = np.diff(np.log(table["sigma"])) / spacing
+    is_kink = np.abs(np.diff(slope)) * np.minimum(spacing[1:], spacing[:-1]) > 1e-3
+    kinks = np.unique(table["energy"][1:-1][is_kink])
     table_absorption.smooth = True
     table_absorption.discontinuities = lambda self, low, high: kinks[(kinks > low) & (kinks < high)]
     expressions = {"po": "powerlaw", "tbabs": "powerlaw * tbabs", "table": "powerlaw * table_absorption()"}
@@ -157,10 +158,10 @@ def plain_maximum(stack, table, best: dict, rule: str) -> list[float]:
     sigma = cross_section(np, 0.5 * (inner[1:] + inner[:-1]) if rule == "exact" else inner, table)
     limits = inner if rule == "exact" else np.array([edges[:-1], edges[1:]])
 
+    best_values, stds = (np.array(list(best[key].values())) for key in ("value", "std"))
+
     def deviance(scaled):
-        index, log10_amplitude, nh = np.array(list(best["value"].values())) + scaled * np.array(
-            list(best["std"].values())
-        )
+        index, log10_amplitude, nh = best_values + scaled * stds
         photons = 10.0**log10_amplitude * np.diff(limits ** (1.0 - index) / (1.0 - index), axis=0)
         transmission = np.exp(-nh * sigma)
         in_bins = np.sum(photons * (transmission if rule == "exact" else transmission.mean(axis=0)), axis=0)
@@ -261,9 +262,8 @@ def fit_with_jaxspec(folder: Path) -> dict:
     # Components by model, the maximum found with SciPy, and values in the order of NAMES.
     results = stored(folder, "jaxspec")
     for case, (name, has_background, model) in CASES.items():
-        if (
-            case in results or has_background or model == "tbabs"
-        ):  # its table for tbabs is downloaded; W is not among its statistics
+        # Its table for tbabs is downloaded; W is not among its statistics.
+        if case in results or has_background or model == "tbabs":
             continue
         rmf, arf = responses_of(folder, case)
         observation = ObsConfiguration.from_pha_file(
