@@ -30,7 +30,7 @@ import numpy as np
 BAND = (0.3, 10.0)
 TRUTH = {"photon_index": 1.8, "log10_amplitude": -2.9, "nh": 0.2}
 EXPOSURE, BACKGROUND = 20_000.0, (0.02, 8.0)  # [s]; background rate in the source region [1/s], ratio of the regions
-BANDS = {"made": BAND, "3c273": (0.5, 7.0)}
+BANDS = {"made": BAND, "3c273": (0.56, 6.58)}  # of 3C 273: at the edges of groups, which hbm_jax would divide
 CASES = {
     f"{name}: {expression}, {statistic}": (name, statistic == "W", model)
     for name in BANDS
@@ -91,6 +91,12 @@ def responses_of(folder: Path, case: str) -> tuple[str, str]:
     return str(folder / f"{name}.rmf"), str(folder / f"{name}.arf")
 
 
+def stored(folder: Path, package: str) -> dict:
+    """Return the results of a package in the folder."""
+    file = folder / f"{package}.json"
+    return json.loads(file.read_text())["results"] if file.is_file() else {}
+
+
 def versions(*names: str) -> dict[str, str]:
     """Return the installed versions of packages."""
     return {name: importlib.metadata.version(name) for name in names}
@@ -109,9 +115,18 @@ def fit_with_hbm_jax(folder: Path) -> dict:
     def table_absorption(energy, nh):
         return jnp.exp(-nh * cross_section(jnp, energy, table))
 
+    # The kinks of the table, at its edges, are edges of the quadrature.
+    spacing = np.maximum(np.diff(np.log(table["energy"])), 1e-12)  # the table has two values at an edge
+    slope = np.diff(np.log(table["sigma"])) / spacing
+    is_kink = np.abs(np.diff(slope)) * np.minimum(spacing[1:], spacing[:-1]) > 1e-3
+    kinks = np.unique(table["energy"][1:-1][is_kink])
+    table_absorption.smooth = True
+    table_absorption.discontinuities = lambda self, low, high: kinks[(kinks > low) & (kinks < high)]
     expressions = {"po": "powerlaw", "tbabs": "powerlaw * tbabs", "table": "powerlaw * table_absorption()"}
-    results = {}
+    results = stored(folder, "hbm_jax")
     for case, (name, has_background, model) in CASES.items():
+        if case in results:
+            continue
         grouping = "none" if name == "made" else "file"
         stack = hbm.data.read_grouped_spectra(folder / file_of(case), energies=BANDS[name], grouping=grouping)
         statistic = "wstat" if has_background else "cstat"
@@ -143,10 +158,10 @@ def plain_maximum(stack, table, best: dict, rule: str) -> list[float]:
     sigma = cross_section(np, 0.5 * (inner[1:] + inner[:-1]) if rule == "exact" else inner, table)
     limits = inner if rule == "exact" else np.array([edges[:-1], edges[1:]])
 
+    best_values, stds = (np.array(list(best[key].values())) for key in ("value", "std"))
+
     def deviance(scaled):
-        index, log10_amplitude, nh = np.array(list(best["value"].values())) + scaled * np.array(
-            list(best["std"].values())
-        )
+        index, log10_amplitude, nh = best_values + scaled * stds
         photons = 10.0**log10_amplitude * np.diff(limits ** (1.0 - index) / (1.0 - index), axis=0)
         transmission = np.exp(-nh * sigma)
         in_bins = np.sum(photons * (transmission if rule == "exact" else transmission.mean(axis=0)), axis=0)
@@ -175,8 +190,10 @@ def fit_with_elisa(folder: Path) -> dict:
 
     with h5py.File(Path(mul.__file__).parent / "tables" / "xsect.hdf5") as tables:
         np.savez(folder / "table.npz", energy=tables["energy"][()], sigma=tables["tbabs/vern/wilm"][()])
-    results = {}
+    results = stored(folder, "elisa")
     for case, (name, has_background, model) in CASES.items():
+        if case in results:
+            continue
         files = dict(zip(("respfile", "ancrfile"), responses_of(folder, case), strict=True))
         if has_background:
             files["backfile"] = str(folder / ("background.pha" if name == "made" else "3c273_bg.pha"))
@@ -243,9 +260,10 @@ def fit_with_jaxspec(folder: Path) -> dict:
             return jnp.exp(-self.nh * cross_section(jnp, energy, table))
 
     # Components by model, the maximum found with SciPy, and values in the order of NAMES.
-    results = {}
+    results = stored(folder, "jaxspec")
     for case, (name, has_background, model) in CASES.items():
-        if has_background or model == "tbabs":  # its table for tbabs is downloaded; W is not among its statistics
+        # Its table for tbabs is downloaded; W is not among its statistics.
+        if case in results or has_background or model == "tbabs":
             continue
         rmf, arf = responses_of(folder, case)
         observation = ObsConfiguration.from_pha_file(
@@ -313,7 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elisa", help="Python in which elisa is installed")
     parser.add_argument("--jaxspec", help="Python in which jaxspec is installed")
-    parser.add_argument("--folder", help="existing folder that keeps files and results; fits with results are not run")
+    parser.add_argument("--folder", help="existing folder that keeps files and results; cases with results are not run")
     parser.add_argument("--fit", nargs=2, metavar=("PACKAGE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.fit:
@@ -327,7 +345,7 @@ def main() -> None:
         if not (Path(name) / "a.rmf").is_file():
             write_files(Path(name))
         for package, python in pythons.items():
-            if python is not None and not (Path(name) / f"{package}.json").is_file():
+            if python is not None:
                 subprocess.run([python, __file__, "--fit", package, name], check=True, stdout=subprocess.DEVNULL)
         order = [package for package in FITS if (Path(name) / f"{package}.json").is_file()]
         print(report({package: json.loads((Path(name) / f"{package}.json").read_text()) for package in order}))

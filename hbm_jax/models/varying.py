@@ -101,8 +101,8 @@ def varying_of(name: str, parameter: Parameter) -> Varying:
         loc, width, scale = float(prior.base_dist.loc), float(prior.base_dist.scale), "linear"
     else:
         raise ValueError(
-            f"{name}: expected a normal, log-normal, truncated normal or uniform default prior for a parameter with a "
-            f"population; found {parameter.prior}."
+            f"{name}: expected a normal, log-normal or truncated normal default prior, or a uniform one, for a "
+            f"parameter with a population; found {parameter.prior}."
         )
     site = name if scale == "linear" else f"{scale}_{name}"
     return Varying(name, site, scale, parameter.unit, (loc, width), 0.5 * width, 2.0 * width, 0.1 * width)

@@ -90,8 +90,8 @@ BUILT_IN = {
         summary="X-ray spectra of a population of sources, of any model expression, one or several each",
         examples=(
             "hbm-jax simulate spectra --spectrum 'tbabs * powerlaw' --num 20 --truth photon_index_mean=2 --out drawn",
-            "hbm-jax fit spectra --catalog clusters.csv --spectrum \"tbabs(mw) * atable('gas.mod', gas)\" "
-            "--known mw_nh --out runs/clusters",
+            "hbm-jax fit spectra --catalog clusters.csv --spectrum 'tbabs(mw) * bremss(gas)' --known mw_nh "
+            "--out runs/clusters",
             "hbm-jax fit spectra --catalog epochs.csv --spectrum 'tbabs * powerlaw' --own log10_flux --out runs/epochs",
         ),
     ),
