@@ -2,9 +2,9 @@
 
     python benchmarks/supernova_union.py --data FOLDER [--only NAME ...] [--out FILE] [--num-samples 250 ...]
 
-FOLDER holds ``supernovae.csv.gz`` and ``sensitivity.npz`` (`read_union`): the inputs of UNITY1.8 (Rubin et al. 2026,
-arXiv:2601.19424; rubind/union3), which are not distributed with hbm_jax. Published for flat LCDM: Om0 = 0.356 +0.028
--0.026 (UNITY1.5) and 0.334 +0.025 -0.024 (UNITY1.8).
+FOLDER holds ``supernovae.csv.gz``, ``sensitivity.npz``, ``mag_cut.csv`` and ``selection/`` (`read_union`): the inputs
+of UNITY1.8 (Rubin et al. 2026, arXiv:2601.19424; rubind/union3), which are not distributed with hbm_jax. Published for
+flat LCDM: Om0 = 0.356 +0.028 -0.026 (UNITY1.5) and 0.334 +0.025 -0.024 (UNITY1.8).
 
 For each configuration: time of one evaluation of log density and gradient, time of the fit, verdict, and Om0. Rows are
 written as they are made; configurations that the output has already are left out.
@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 import hbm_jax as hbm
-from hbm_jax.data import Supernovae, read_table
+from hbm_jax.data import Supernovae, read_table, with_survey_limits
 from hbm_jax.inference.sampler.target import build_target
-from hbm_jax.models import Supernova
+from hbm_jax.models import HubbleDiagram, Supernova
+from hbm_jax.models.expansion import distance_nodes, has_nodes
 
 ALL, NONE = "offsets and flows", "none"
 NORMAL = {"offsets": "marginal"}
@@ -33,6 +34,26 @@ CONFIGURATIONS = {  # nuisances, options
     "beta of massive hosts": (ALL, NORMAL | {"host_beta": True}),
     "drifting populations": (ALL, NORMAL | {"drift": True}),
     "scatter of each survey": (ALL, NORMAL | {"survey_scatter": True}),
+    "populations of massive hosts": (ALL, NORMAL | {"host_populations": True}),
+    "evolving mass step": (ALL, NORMAL | {"step_evolution": True}),
+    "shared scatter": (ALL, NORMAL | {"scatter": "shared"}),
+    "free distances": (ALL, NORMAL | {"cosmology": "nodes"}),
+    "limits in bands, no offsets": (NONE, {"selection": "band"}),
+    "limits in bands, sampled offsets": ("offsets", {"selection": "band"}),
+    "as published, sampled offsets": (
+        "offsets",
+        {
+            "selection": "band",
+            "outliers": True,
+            "mass_error": True,
+            "stretch": "tail",
+            "colour": "dust",
+            "scatter": "shared",
+            "drift": True,
+            "host_populations": True,
+            "step_evolution": True,
+        },
+    ),
     "outliers, no offsets": (NONE, {"outliers": True}),
     "common limit, no offsets": (NONE, {"selection": "common"}),
     "dust, no offsets": (NONE, {"colour": "dust"}),
@@ -47,7 +68,7 @@ CONFIGURATIONS = {  # nuisances, options
 
 
 def read_union(folder: Path, nuisances: str = ALL) -> Supernovae:
-    """Read the sample with calibration offsets and, as further offsets of m_b, the modes of bulk flows.
+    """Read the sample with detection limits, calibration offsets and, as further offsets, the modes of bulk flows.
 
     Hosts without a mass (placeholders of -99 and 0) have 10 +- 1, as others in the table: on the low-mass side.
     """
@@ -67,7 +88,7 @@ def read_union(folder: Path, nuisances: str = ALL) -> Supernovae:
             sensitivity = np.concatenate([sensitivity, flows], axis=1)
             names += [f"bulk flow {mode}" for mode in range(flows.shape[1])]
         columns |= {"sensitivity": sensitivity, "offset_name": names}
-    return Supernovae.from_columns(columns)
+    return with_survey_limits(Supernovae.from_columns(columns), folder / "mag_cut.csv")
 
 
 def evaluation_time(model: Supernova, bound, num: int = 100) -> float:
@@ -103,6 +124,10 @@ def row_of(name: str, folder: Path, **options_of_sampling) -> dict:
     for parameter in ("Om0", "alpha", "beta", "delta_M", "sigma_int"):
         if parameter in summary.index:
             row[parameter] = [float(summary.loc[parameter, key]) for key in ("mean", "sd")]
+    if has_nodes(model.cosmology):  # flat LCDM fitted to the distances
+        nodes = distance_nodes(model.cosmology, fit.posterior)
+        distances = hbm.sample(HubbleDiagram(), nodes, progress=False, **options_of_sampling).posterior["Om0"]
+        row["Om0"] = [float(distances.mean()), float(distances.std())]
     return row | {"max_r_hat": float(summary["r_hat"].max()), "min_ess_bulk": float(summary["ess_bulk"].min())}
 
 

@@ -89,3 +89,25 @@ def test_sensitivities_of_a_file(tmp_path, sne):
     np.savez(path, sensitivity=offsets[:, :2])
     with pytest.raises(DataError, match=r"expected shape \(M, 3, J\) or \(M, J, 3\); found \(3, 2, 5\)"):
         with_sensitivities(sne, path)
+
+
+def test_the_command_line_and_a_configuration_read_limits_and_options(files, sne):
+    """Flags, the configuration that they make, and the model and data that it restores."""
+    from hbm_jax.cli import commands, inputs
+
+    rows = sne.subset([0, 1])
+    rows.to_table().write(files / "table.ecsv")
+    np.savez(files / "s.npz", sensitivity=0.01 * np.ones((2, 3, 4)), names=list("griz"))
+    flags = ["--limits", str(files / "cut.csv"), "--sensitivity", str(files / "s.npz"), "--selection", "band"]
+    flags += ["--scatter", "shared", "--host-populations", "--step-evolution", "--observations", "joint"]
+    flags += ["--cosmology", "nodes(0.1, 0.5, 1)", "--prior", "m_lim_width_ratio=1.0"]
+    arguments = commands.parsed(["fit", "supernova", "--data", str(files / "table.ecsv"), *flags])[1]
+    model, data = inputs.model_and_data(inputs.configuration_of(arguments))
+    assert (model.selection, model.scatter, model.observations) == ("band", "shared", "joint")
+    assert model.host_populations
+    assert model.step_evolution
+    assert model.all_priors["m_lim_width_ratio"] == 1.0
+    assert {"dmu_3", "x1_host", "delta_M_ratio", "scatter_m", "m_lim_shift"} <= {*model.all_priors}
+    assert data.band_limit[0] == 23.8
+    assert data.offset_name == tuple("griz")
+    assert model.bind(data).columns["has_limit"].tolist() == [1.0, 0.0]
