@@ -13,7 +13,7 @@ from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
 from hbm_jax.data.columns import index_of_groups
-from hbm_jax.distributions.normal.common_offsets import CommonOffsets, bind_offsets
+from hbm_jax.distributions.normal.offset_groups import CommonOffsets, bind_offsets
 from hbm_jax.models import expansion
 from hbm_jax.models.supernovae.population import OBSERVABLES
 from hbm_jax.precomputation import padded_axis
