@@ -171,22 +171,21 @@ def _predicted(inverse, mean, offsets: CommonOffsets, n: int) -> tuple[list, lis
         products = jnp.matmul(inverse[index[:, :, None], index[:, None, :]], flat, precision=FULL)
         products = products.reshape(sensitivity.shape)
         predicted = jnp.einsum("gk,gkx->gx", mean[index], flat, precision=FULL).reshape(num_groups, n, -1)
-        parts, products = ([array[:, :, a] for a in range(n)] for array in (sensitivity, products))
-        addition = 0.0
+        parts, columns = ([array[:, :, a] for a in range(n)] for array in (sensitivity, products))
+        addition = jnp.zeros(())
         if num_last and np.shape(group.sensitivity_last)[1]:
             across = jnp.matmul(inverse[index, first:], group.sensitivity_last, precision=FULL)
-            products[-1] = products[-1] + across
+            columns[-1] = columns[-1] + across
             addition = jnp.sum(across * parts[-1], axis=1)
-        spread = [jnp.sum(products[a] * parts[b], axis=1) for a in range(n) for b in range(a + 1)]
+        spread = [jnp.sum(columns[a] * parts[b], axis=1) for a in range(n) for b in range(a + 1)]
         spread[-1] = spread[-1] + addition
-        predicted = [predicted[:, a] for a in range(n)]
-        rows.append(jnp.stack([*predicted, *spread]).reshape(n + len(spread), -1))
+        rows.append(jnp.stack([*(predicted[:, a] for a in range(n)), *spread]).reshape(n + len(spread), -1))
     total = jnp.concatenate(rows, axis=1)
     if num_last:
         last = jnp.asarray(offsets.last)
-        spread = jnp.sum(last * jnp.matmul(inverse[first:, first:], last, precision=FULL), axis=0)
-        predicted = jnp.matmul(mean[first:], last, precision=FULL)
-        total = total.at[n - 1, :num_changed].add(predicted).at[-1, :num_changed].add(spread)
+        variance = jnp.sum(last * jnp.matmul(inverse[first:, first:], last, precision=FULL), axis=0)
+        loc = jnp.matmul(mean[first:], last, precision=FULL)
+        total = total.at[n - 1, :num_changed].add(loc).at[-1, :num_changed].add(variance)
     values = list(offsets.in_order(total))
     return values[:n], [values[n + _entry(i, 0) : n + _entry(i, i) + 1] for i in range(n)]
 

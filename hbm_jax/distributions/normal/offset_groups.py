@@ -174,7 +174,8 @@ def _independent(matrix: np.ndarray, blocks: tuple[Block, ...]) -> tuple[np.ndar
     """
     size, largest = matrix.shape[2], np.abs(matrix).max(initial=0.0)
     sensitive = (matrix != 0.0).any(axis=1)
-    columns, reduced = [], []
+    columns: list[np.ndarray] = []
+    reduced = []
     for rows, neighbours in blocks:
         part = sensitive[:, rows].astype(np.float64)
         first = len(columns)
