@@ -6,10 +6,11 @@ import pytest
 from monte_carlo import seed
 from scipy import stats
 
-from hbm_jax.distributions.normal import block_arrow, common_offsets
+from hbm_jax.distributions.normal import block_arrow, offset_groups
 from hbm_jax.distributions.normal.block_arrow import inverse_by_halves, solve_block_arrow
-from hbm_jax.distributions.normal.common_offsets import OffsetGaussian, bind_offsets, log_density
+from hbm_jax.distributions.normal.common_offsets import OffsetGaussian, log_density
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
+from hbm_jax.distributions.normal.offset_groups import bind_offsets
 
 NUM, OFFSETS = 14, 9
 RNG = np.random.default_rng(5)
@@ -53,17 +54,22 @@ def evaluated(value, offsets):
     return fn.log_prob(value), slopes, fn.log_prob_given_others(value)
 
 
-@pytest.fixture(scope="module", params=["grouped", pytest.param("not grouped", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module",
+    params=["grouped", "offsets of the last component", pytest.param("not grouped", marks=pytest.mark.long)],
+)
 def found(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common_offsets, "_OVERHEAD", 60)  # several groups and sizes of these few objects
+        patch.setattr(offset_groups, "_OVERHEAD", 7000)  # several groups of these few objects
+        patch.setattr(offset_groups, "_FEW", 1 if request.param == "offsets of the last component" else 8)
         patch.setattr(block_arrow, "_OVERHEAD", 1)
         patch.setattr(block_arrow, "_BLOCK", 4)
-        offsets = bind_offsets(SENSITIVITY, request.param == "grouped")
-    assert offsets.basis.shape == (OFFSETS, 7 if request.param == "grouped" else OFFSETS)
+        offsets = bind_offsets(SENSITIVITY, request.param != "not grouped")
+    assert offsets.basis.shape == (OFFSETS, OFFSETS if request.param == "not grouped" else 7)
+    assert len(offsets.last) == (1 if request.param == "offsets of the last component" else 0)
     if request.param == "grouped":
-        assert max(len(batch.objects) for groups in offsets.groups for batch in groups) > 1
-        assert len(offsets.blocks) > 1
+        assert max(len(batch.objects) for batch in offsets.groups) > 1
+    assert len(offsets.blocks) == (0 if request.param == "not grouped" else 2)
     return evaluated(VALUE, offsets)
 
 
@@ -91,6 +97,33 @@ def test_each_object_given_all_others(found):
         left = covariance[np.ix_(own, own)] - covariance[np.ix_(own, rest)] @ weights
         expected = stats.multivariate_normal(loc, left).logpdf(VALUE[n])
         assert found[2][n] == pytest.approx(expected, rel=1e-10)
+
+
+def test_few_objects_with_many_offsets_and_offsets_without_effect(monkeypatch):
+    """Offsets of different objects, more than the data of these, are combined to as many as there are data."""
+    monkeypatch.setattr(block_arrow, "_OVERHEAD", 1)
+    monkeypatch.setattr(block_arrow, "_BLOCK", 16)
+    sensitivity = np.zeros((NUM, 75, 3))
+    for first, objects in ((0, slice(0, 6)), (30, slice(6, 12))):
+        drawn = RNG.normal(0.0, 0.3, (6, 30, 3)) * (RNG.uniform(size=(6, 30, 1)) < 0.5)
+        sensitivity[objects, first : first + 30] = drawn
+    sensitivity[:, 60, 0] = 0.1
+    sensitivity[:, 61:, 2] = RNG.normal(0.0, 0.3, (NUM, 14))
+    offsets = bind_offsets(sensitivity)
+    rows = sensitivity.transpose(0, 2, 1).reshape(-1, 75)
+    assert np.linalg.matrix_rank(rows) <= offsets.basis.shape[1] < 70  # 75 without combinations
+    assert len(offsets.last) == 14
+    np.testing.assert_allclose(offsets.basis.T @ offsets.basis, np.eye(offsets.basis.shape[1]), atol=1e-12)
+    covariance = rows @ rows.T + dense() - dense(0.0 * COVARIANCE)
+    expected = stats.multivariate_normal(np.zeros(3 * NUM), covariance).logpdf((VALUE - LOC).ravel())
+    assert float(distribution(offsets).log_prob(VALUE)) == pytest.approx(expected, rel=1e-12)
+    values = RNG.normal(size=75)
+    np.testing.assert_allclose(offsets.shift(values, NUM), (rows @ values).reshape(NUM, 3), atol=1e-12)
+    nothing = bind_offsets(np.zeros((NUM, 4, 3)))
+    assert nothing.basis.shape == (4, 0)
+    alone = distribution(nothing).objects.log_prob(VALUE).sum()
+    assert float(distribution(nothing).log_prob(VALUE)) == pytest.approx(float(alone), rel=1e-12)
+    np.testing.assert_array_equal(nothing.shift(np.ones(4), NUM), np.zeros((NUM, 3)))
 
 
 @pytest.mark.long

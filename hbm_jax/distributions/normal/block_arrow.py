@@ -18,6 +18,7 @@ from jax.scipy.linalg import solve_triangular
 
 FULL = jax.lax.Precision.HIGHEST  # the default matrix product of an accelerator rounds to a few digits
 _OVERHEAD = 4e6  # multiplications that take as long as the elimination of one more block
+_COMPLETE = 0.5  # fraction of the core above which a block is treated as coupled to all of it: slices, not gathers
 _BLOCK = 128  # rows of a matrix that is inverted by its Cholesky factor
 
 
@@ -29,7 +30,8 @@ class Block(NamedTuple):
     rows : (k,)
         Consecutive rows.
     neighbours : (f,)
-        Rows of the core to which they are coupled, counted from the first of the core.
+        Rows of the core to which they are coupled, counted from the first of the core; the whole core if it is most of
+        it.
     """
 
     rows: Any
@@ -48,7 +50,7 @@ def block_arrow(coupled: np.ndarray) -> tuple[np.ndarray, tuple[Block, ...]]:
     order = _least_neighbours(coupled)
     for num_core in {round(size * fraction) for fraction in np.linspace(0.1, 0.9, 9)} if size > _BLOCK else ():
         core = np.sort(order[size - num_core :])
-        parts = _merged(_connected(coupled, order[: size - num_core]), coupled, core)
+        parts = _merged(connected(coupled, order[: size - num_core]), coupled, core)
         cost = sum(_cost(float(len(rows)), neighbours.sum()) for rows, neighbours in parts) + float(num_core) ** 3
         if cost < best[0]:
             best = cost, core, parts
@@ -73,7 +75,7 @@ def _least_neighbours(coupled: np.ndarray) -> np.ndarray:
     return np.array(order, dtype=np.int64)
 
 
-def _connected(coupled: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+def connected(coupled: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
     """Return the connected parts of the given rows."""
     remaining, parts = set(rows.tolist()), []
     while remaining:
@@ -93,9 +95,9 @@ def _merged(parts: list[np.ndarray], coupled: np.ndarray, core: np.ndarray) -> l
     neighbours = np.array([coupled[np.ix_(rows, core)].any(axis=0) for rows in parts], dtype=np.float64)
     while len(merged) > 1:
         size, num = np.array([len(rows) for rows in merged], dtype=np.float64), neighbours.sum(axis=1)
-        cost = _cost(size, num)
+        cost = _cost(size, _used(num, len(core)))
         union = num[:, None] + num - neighbours @ neighbours.T
-        saving = cost[:, None] + cost - _cost(size[:, None] + size, union)
+        saving = cost[:, None] + cost - _cost(size[:, None] + size, _used(union, len(core)))
         np.fill_diagonal(saving, -np.inf)
         a, b = np.unravel_index(saving.argmax(), saving.shape)
         if saving[a, b] <= 0.0:
@@ -103,7 +105,13 @@ def _merged(parts: list[np.ndarray], coupled: np.ndarray, core: np.ndarray) -> l
         merged[a], neighbours[a] = np.concatenate([merged[a], merged[b]]), np.maximum(neighbours[a], neighbours[b])
         merged.pop(b)
         neighbours = np.delete(neighbours, b, axis=0)
-    return list(zip(merged, neighbours > 0.0, strict=True))
+    complete = neighbours.sum(axis=1, keepdims=True) > _COMPLETE * len(core)
+    return list(zip(merged, (neighbours > 0.0) | complete, strict=True))
+
+
+def _used(num: Any, num_core: int) -> Any:
+    """Return the number of rows of the core in the products of blocks that are coupled to ``num`` of them, an array."""
+    return np.where(num > _COMPLETE * num_core, num_core, num)
 
 
 def _cost(k: Any, f: Any) -> Any:
@@ -168,22 +176,31 @@ def solve_block_arrow(matrix, right, blocks: Sequence[Block]) -> Solution:
         rows, neighbours = slice(first, first + len(block.rows)), block.neighbours
         first = rows.stop
         inverse, block_log_det = inverse_by_halves(matrix[rows, rows])
-        cross = matrix[rows, start + neighbours]
+        complete = len(neighbours) == len(core_right)
+        cross = matrix[rows, start:] if complete else matrix[rows, start + neighbours]
         solved = _product(inverse, cross)
-        core = core.at[neighbours[:, None], neighbours[None, :]].add(-_product(cross.T, solved))
-        core_right = core_right.at[neighbours].add(-_product(right[rows], solved))
+        change, change_right = _product(cross.T, solved), _product(right[rows], solved)
+        if complete:
+            core, core_right = core - change, core_right - change_right
+        else:
+            core = core.at[neighbours[:, None], neighbours[None, :]].add(-change)
+            core_right = core_right.at[neighbours].add(-change_right)
         log_det = log_det + block_log_det
         eliminated.append((rows, neighbours, inverse, solved))
     core_inverse, core_log_det = inverse_by_halves(core)
-    x = jnp.zeros_like(right).at[start:].set(_product(core_inverse, core_right))
-    complete = jnp.zeros_like(matrix).at[start:, start:].set(core_inverse)
+    core_x = _product(core_inverse, core_right)
+    result = jnp.zeros_like(matrix).at[start:, start:].set(core_inverse)
+    x = []
     for rows, neighbours, inverse, solved in eliminated:
-        off_diagonal = -_product(solved, core_inverse[neighbours[:, None], neighbours[None, :]])
-        complete = complete.at[rows, rows].set(inverse - _product(off_diagonal, solved.T))
-        complete = complete.at[rows, start + neighbours].set(off_diagonal)
-        complete = complete.at[start + neighbours, rows].set(off_diagonal.T)
-        x = x.at[rows].set(_product(inverse, right[rows]) - _product(solved, x[start + neighbours]))
-    return Solution(complete, log_det + core_log_det, x)
+        complete = len(neighbours) == len(core_right)
+        part = core_inverse if complete else core_inverse[neighbours[:, None], neighbours[None, :]]
+        off_diagonal = -_product(solved, part)
+        columns = slice(start, None) if complete else start + neighbours
+        result = result.at[rows, rows].set(inverse - _product(off_diagonal, solved.T))
+        result = result.at[rows, columns].set(off_diagonal)
+        result = result.at[columns, rows].set(off_diagonal.T)
+        x.append(_product(inverse, right[rows]) - _product(solved, core_x if complete else core_x[neighbours]))
+    return Solution(result, log_det + core_log_det, jnp.concatenate([*x, core_x]))
 
 
 def _product(a, b):

@@ -10,14 +10,14 @@ J' = C^-1/2 J, and z = C^-1/2 (y - m), the density is that of independent object
     det(1 + A)^-1/2 exp(v . (1 + A)^-1 v / 2),    A = J'^T J',  v = J'^T z
 
 (the matrix determinant lemma and the Woodbury identity). Each object is sensitive to few offsets. `bind_offsets`
-finds groups of objects that are sensitive to similar offsets, so that A is a sum of small dense products, and a basis
-of the offsets without their linear dependences; both are exact. Most offsets share objects with few others, so that
-1 + A is inverted block by block (`hbm_jax.distributions.normal.block_arrow`).
+finds groups of objects that are sensitive to similar offsets, so that A is a sum of small dense products
+(`hbm_jax.distributions.normal.offset_groups`). Most offsets share objects with few others, so that 1 + A is inverted
+block by block (`hbm_jax.distributions.normal.block_arrow`).
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,253 +28,85 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from hbm_jax.distributions.normal.block_arrow import FULL, Block, block_arrow, solve_block_arrow
+from hbm_jax.distributions.normal.block_arrow import FULL, solve_block_arrow
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
+from hbm_jax.distributions.normal.offset_groups import CommonOffsets
 from hbm_jax.distributions.normal.small_matrices import factorised, inverse_of_factor
 
-_OVERHEAD = 3e5  # multiplications that take as long as one more product of matrices
-_TOLERANCE = 1e-12  # singular values relative to the largest below which offsets are linearly dependent
 
-
-class Groups(NamedTuple):
-    """G groups of objects whose component a is sensitive to similar offsets, padded with zeros to equal sizes.
-
-    Attributes
-    ----------
-    objects : (G, R)
-        Indices of the objects.
-    offsets : (G, K)
-        Indices of the offsets, in the basis.
-    sensitivity : (a + 1, G, R, K)
-        Change of components 0 to a per unit of the offsets: whitening mixes these components.
-    """
-
-    objects: Any
-    offsets: Any
-    sensitivity: Any
-
-
-class CommonOffsets(NamedTuple):
-    """Sensitivities of N objects to J offsets, in an order that makes products fast; see `bind_offsets`.
-
-    Attributes
-    ----------
-    groups : tuple of tuple of Groups
-        For each of the n components, its groups, stacked by size.
-    basis : (J, B)
-        Orthonormal basis of the combinations of offsets that change the data.
-    blocks : tuple of Block
-        Offsets, in the basis, that share no objects with those of other blocks.
-    """
-
-    groups: tuple[tuple[Groups, ...], ...]
-    basis: Any
-    blocks: tuple[Block, ...]
-
-    def shift(self, values, num: int):
-        """Return the change of the vectors of N = ``num`` objects, (..., N, n), for values of the offsets (..., J)."""
-        combined = jnp.matmul(values, self.basis, precision=FULL)
-        shift = jnp.zeros((*np.shape(values)[:-1], num, len(self.groups)))
-        for component, groups in enumerate(self.groups):
-            for group in groups:
-                part = jnp.einsum(
-                    "...gk,grk->...gr", combined[..., group.offsets], group.sensitivity[component], precision=FULL
-                )
-                shift = shift.at[..., group.objects, component].add(part)
-        return shift
-
-
-def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets:
-    """Return the offsets of N objects in a form for fast evaluation.
-
-    Parameters
-    ----------
-    sensitivity : (N, J, n)
-        Change of each component per unit of each offset.
-    grouped : bool
-        Whether to group objects by their offsets. Otherwise the shapes depend on N, J and n alone.
-    """
-    matrix = np.moveaxis(np.asarray(sensitivity, dtype=np.float64), 1, 2)
-    num, size, num_offsets = matrix.shape
-    basis = _basis(matrix) if grouped else np.eye(num_offsets)
-    matrix = matrix @ basis
-    blocks: tuple[Block, ...] = ()
-    if grouped:
-        sensitive = (matrix != 0.0).any(axis=1).astype(np.float64)
-        order, blocks = block_arrow(sensitive.T @ sensitive > 0.0)
-        basis, matrix = basis[:, order], matrix[..., order]
-    groups = []
-    for component in range(size):
-        sensitive = (matrix[:, : component + 1] != 0.0).any(axis=1)
-        members = _merged_groups(sensitive) if grouped else [(np.arange(num), np.arange(num_offsets))]
-        groups.append(tuple(_padded(matrix[:, : component + 1], batch) for batch in _batches(members)))
-    return CommonOffsets(tuple(groups), basis, blocks)
-
-
-def _basis(matrix: np.ndarray) -> np.ndarray:
-    """Return a sparse orthonormal basis (J, B) of offsets; a vector combines offsets that change the same data."""
-    rows = matrix.reshape(-1, matrix.shape[2])
-    patterns, index = np.unique(rows != 0.0, axis=1, return_inverse=True)
-    largest = np.abs(rows).max(initial=0.0)
-    columns = []
-    for pattern in np.flatnonzero(patterns.any(axis=0)):
-        members = np.flatnonzero(index.ravel() == pattern)
-        _, singular, axes = np.linalg.svd(rows[patterns[:, pattern]][:, members], full_matrices=False)
-        kept = axes[singular > _TOLERANCE * largest]
-        embedded = np.zeros((len(kept), rows.shape[1]))
-        embedded[:, members] = kept
-        columns.append(embedded)
-    return np.concatenate(columns).T if columns else np.zeros((rows.shape[1], 0))
-
-
-def _merged_groups(sensitive: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return groups of objects that depend on about the same offsets, each as indices of objects and of offsets.
-
-    ``sensitive`` (N, B) is True where an object depends on an offset. Groups of R objects and K offsets are merged as
-    long as this reduces the number of multiplications, R K^2 and an overhead for each.
-    """
-    patterns, index = np.unique(sensitive, axis=0, return_inverse=True)
-    nonzero = np.flatnonzero(patterns.any(axis=1))
-    members = [[pattern] for pattern in nonzero]
-    union = patterns[nonzero].astype(np.float64)
-    num = np.bincount(index.ravel(), minlength=len(patterns))[nonzero].astype(np.float64)
-    while len(union) > 1:
-        size = union.sum(axis=1)
-        cost = num * size**2
-        merged = (num[:, None] + num) * (size[:, None] + size - union @ union.T) ** 2
-        saving = _OVERHEAD + cost[:, None] + cost - merged
-        np.fill_diagonal(saving, -np.inf)
-        a, b = np.unravel_index(saving.argmax(), saving.shape)
-        if saving[a, b] <= 0.0:
-            break
-        union[a], num[a] = np.maximum(union[a], union[b]), num[a] + num[b]
-        members[a] += members.pop(b)
-        union, num = np.delete(union, b, axis=0), np.delete(num, b)
-    return [
-        (np.flatnonzero(np.isin(index.ravel(), group)), np.flatnonzero(offsets))
-        for group, offsets in zip(members, union, strict=True)
-    ]
-
-
-def _batches(members: list[tuple[np.ndarray, np.ndarray]]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """Return the groups in batches, each of which is padded to a common size and takes one product.
-
-    A group joins a batch if the padding costs less than a separate product.
-    """
-    batches: list[list] = []
-    for objects, offsets in sorted(members, key=lambda member: -len(member[1])):
-        additional = [_cost([*batch, (objects, offsets)]) - _cost(batch) for batch in batches]
-        best = int(np.argmin(additional)) if batches else -1
-        if batches and additional[best] < _cost([(objects, offsets)]) + _OVERHEAD:
-            batches[best].append((objects, offsets))
-        else:
-            batches.append([(objects, offsets)])
-    return batches
-
-
-def _cost(batch: list) -> int:
-    """Return the number of multiplications of a batch, whose groups are padded to its largest one."""
-    return len(batch) * max(len(objects) for objects, _ in batch) * max(len(offsets) for _, offsets in batch) ** 2
-
-
-def _padded(matrix: np.ndarray, batch: list) -> Groups:
-    """Return groups of equal size, from sensitivities (N, a + 1, B) and the objects and offsets of each group."""
-    num_objects, num_offsets = (max(len(member[i]) for member in batch) for i in (0, 1))
-    objects = np.zeros((len(batch), num_objects), dtype=np.int32)
-    offsets = np.zeros((len(batch), num_offsets), dtype=np.int32)
-    sensitivity = np.zeros((matrix.shape[1], len(batch), num_objects, num_offsets))
-    for g, (rows, columns) in enumerate(batch):
-        objects[g, : len(rows)], offsets[g, : len(columns)] = rows, columns
-        sensitivity[:, g, : len(rows), : len(columns)] = np.moveaxis(matrix[rows][:, :, columns], 1, 0)
-    return Groups(objects, offsets, sensitivity)
-
-
-class Whitened(NamedTuple):
-    """Whitened vectors of all objects.
-
-    Attributes
-    ----------
-    log_density : scalar
-        Log density without offsets.
-    residuals, sensitivities, offsets : list of (G, R), (G, R, K), (G, K)
-        Whitened residuals and sensitivities, and indices of offsets, for each `Groups`.
-    """
-
-    log_density: Any
-    residuals: list
-    sensitivities: list
-    offsets: list
-
-
-def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offsets: CommonOffsets) -> Whitened:
-    """Whiten residuals and sensitivities by the covariances; arguments are those of `log_density`."""
-    factorisation = factorised(covariance)
+def _fields(residual: Sequence[Any], covariance: Sequence[Sequence[Any]]) -> tuple[list, list[list]]:
+    """Return w = C^-1 r and the lower triangle of C^-1, as arrays (N,)."""
+    size, factorisation = len(residual), factorised(covariance)
     inverse = inverse_of_factor(factorisation.factor)
-    z = factorisation.whiten(residual)
-    # With C = L D L^T, C^-1/2 is D^-1/2 L^-1: row a mixes components 0 to a.
-    result = Whitened(jnp.sum(factorisation.log_density(z)), [], [], [])
-    for component, groups in enumerate(offsets.groups):
-        scale = jnp.sqrt(factorisation.inverse[component])
-        rows = jnp.stack([scale * entry for entry in (*inverse[component], z[component])])
-        # One gather of all groups: its transpose, a scatter, takes longer than the products of a small group.
-        objects = jnp.concatenate([jnp.ravel(group.objects) for group in groups]) if groups else jnp.zeros(0, int)
-        members, first = rows[:, objects], 0
-        for group in groups:
-            size = np.size(group.objects)
-            *factors, residuals = members[:, first : first + size].reshape(-1, *np.shape(group.objects))
-            first += size
-            parts = zip(factors, group.sensitivity, strict=True)
-            result.sensitivities.append(sum(factor[..., None] * part for factor, part in parts))
-            result.residuals.append(residuals)
-            result.offsets.append(group.offsets)
-    return result
+    columns = [[inverse[k][i] for k in range(i, size)] for i in range(size)]  # of L^-1, from the diagonal on
+    precision = [
+        [
+            sum(a * b * d for a, b, d in zip(columns[i], columns[j][i - j :], factorisation.inverse[i:], strict=True))
+            for j in range(i + 1)
+        ]
+        for i in range(size)
+    ]
+    return _symmetric_product(precision, residual), precision
 
 
-def _information(size: int, residuals, sensitivities, offsets):
-    """Return 1 + A (B, B) and v (B,), defined at the top of this file."""
-    positions = [(index[:, :, None] * size + index[:, None, :]).ravel() for index in offsets]
-    products = [jnp.einsum("grk,grl->gkl", part, part, precision=FULL).ravel() for part in sensitivities]
-    information = (
-        jnp.zeros(size * size).at[jnp.concatenate(positions)].add(jnp.concatenate(products)).reshape(size, size)
-    )
-    parts = zip(residuals, sensitivities, strict=True)
-    scores = [jnp.einsum("gr,grk->gk", z, part, precision=FULL).ravel() for z, part in parts]
-    positions = [index.ravel() for index in offsets]
-    score = jnp.zeros(size).at[jnp.concatenate(positions)].add(jnp.concatenate(scores))
+def _symmetric_product(matrix: Sequence[Sequence[Any]], vector: Sequence[Any]) -> list:
+    """Return the product of a symmetric matrix, given by the rows of its lower triangle, with a vector."""
+    axes = range(len(vector))
+    return [sum(matrix[max(i, j)][min(i, j)] * vector[j] for j in axes) for i in axes]
+
+
+def _information(residual, covariance, offsets: CommonOffsets):
+    """Return 1 + A (B, B) and v (B,), defined at the top of this file; arguments are those of `log_density`."""
+    vector, precision = _fields(residual, covariance)
+    n, (num_last, num_changed) = len(residual), np.shape(offsets.last)
+    size = np.shape(offsets.basis)[1]
+    first, last = size - num_last, jnp.asarray(offsets.last)
+    objects = jnp.concatenate([jnp.ravel(group.objects) for group in offsets.groups])
+    rows = jnp.stack([*vector, *(entry for row in precision for entry in row)])[:, objects]
+    places, products, scores, start = [], [], [], 0
+    across = jnp.zeros((first, num_last))
+    for group in offsets.groups:
+        num_groups, num_offsets = np.shape(group.offsets)
+        stop = start + np.size(group.objects)
+        members = rows[:, start:stop].reshape(len(rows), num_groups, 1, -1)
+        start = stop
+        sensitivity = jnp.asarray(group.sensitivity)
+        weighted = [  # C^-1 J
+            sum(members[n + _entry(a, b)] * sensitivity[:, :, b] for b in range(n)) for a in range(n)
+        ]
+        flat = sensitivity.reshape(num_groups, num_offsets, -1)
+        flat_weighted = jnp.stack(weighted, axis=2).reshape(flat.shape)
+        products.append(jnp.einsum("gkx,glx->gkl", flat_weighted, flat, precision=FULL).ravel())
+        places.append((group.offsets[:, :, None] * first + group.offsets[:, None, :]).ravel())
+        flat_vector = jnp.moveaxis(members[:n, :, 0], 0, 1).reshape(num_groups, -1)
+        scores.append(jnp.einsum("gkx,gx->gk", flat, flat_vector, precision=FULL).ravel())
+        if np.shape(group.sensitivity_last)[1]:
+            cross = jnp.einsum("gkr,gdr->gkd", weighted[-1], group.sensitivity_last, precision=FULL)
+            across = across.at[group.offsets.ravel()].add(cross.reshape(-1, num_last))
+    information = jnp.zeros(first * first).at[jnp.concatenate(places)].add(jnp.concatenate(products))
+    information = information.reshape(first, first)
+    indices = jnp.concatenate([jnp.ravel(group.offsets) for group in offsets.groups])
+    score = jnp.zeros(first).at[indices].add(jnp.concatenate(scores))
+    if num_last:
+        product = jnp.matmul(rows[-1, :num_changed] * last, last.T, precision=FULL)
+        information = jnp.block([[information, across], [across.T, product]])
+        score = jnp.concatenate([score, jnp.matmul(last, rows[n - 1, :num_changed], precision=FULL)])
     return information + jnp.eye(size), score
 
 
-@jax.custom_jvp
-def _log_ratio(residuals, sensitivities, offsets, blocks, ones):
-    """Return the log of the ratio of the densities with and without offsets; ``ones`` are (B,)."""
-    return _solved(residuals, sensitivities, offsets, blocks, ones)[0]
+def _entry(i: int, j: int) -> int:
+    """Return the position of an entry of a symmetric matrix among those of its lower triangle, row by row."""
+    return max(i, j) * (max(i, j) + 1) // 2 + min(i, j)
 
 
-def _solved(residuals, sensitivities, offsets, blocks, ones):
-    """Return the log ratio, the inverse of 1 + A, and the mean of the offsets given the data."""
-    information, score = _information(len(ones), residuals, sensitivities, offsets)
-    inverse, log_det, mean = solve_block_arrow(information, score, blocks)
+def _solved(residual, covariance, offsets: CommonOffsets):
+    """Return the log ratio of the densities with and without offsets, (1 + A)^-1, and the mean of the offsets."""
+    information, score = _information(residual, covariance, offsets)
+    inverse, log_det, mean = solve_block_arrow(information, score, offsets.blocks)
     return 0.5 * (jnp.dot(score, mean, precision=FULL) - log_det), inverse, mean
 
 
-@_log_ratio.defjvp
-def _log_ratio_jvp(primals, tangents):
-    """Return the log ratio and its directional derivative.
-
-    With the mean m of the offsets and S the sensitivities of a group, the derivative is S m by its residuals z, and
-    (z - S m) m^T - S (1 + A)^-1 by S.
-    """
-    residuals, sensitivities, offsets, *_ = primals
-    value, inverse, mean = _solved(*primals)
-    total = jnp.zeros(())
-    for z, part, index, z_dot, part_dot in zip(residuals, sensitivities, offsets, *tangents[:2], strict=True):
-        predicted = jnp.einsum("grk,gk->gr", part, mean[index], precision=FULL)
-        slope = (z - predicted)[..., None] * mean[index][:, None, :]
-        slope = slope - jnp.matmul(part, inverse[index[:, :, None], index[:, None, :]], precision=FULL)
-        total = total + jnp.sum(slope * part_dot) + jnp.sum(predicted * z_dot)
-    return value, total
-
-
+@jax.custom_jvp
 def log_density(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offsets: CommonOffsets):
     """Return the log density of all objects with the offsets integrated out.
 
@@ -285,13 +117,77 @@ def log_density(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], of
     covariance : rows of arrays (N,)
         Elements of the lower triangle of the covariances C_i, n rows.
     offsets : CommonOffsets
-        Sensitivities.
+        Sensitivities, which are constants: derivatives with respect to them are left out.
     """
-    whitened = _whitened(residual, covariance, offsets)
-    size = np.shape(offsets.basis)[1]
-    if not size:
-        return whitened.log_density
-    return whitened.log_density + _log_ratio(*whitened[1:], offsets.blocks, np.ones(size))
+    without = jnp.sum(_without_offsets(residual, covariance))
+    return without if not np.shape(offsets.basis)[1] else without + _solved(residual, covariance, offsets)[0]
+
+
+def _without_offsets(residual, covariance):
+    """Return the log density of each object without offsets, (N,)."""
+    factorisation = factorised(covariance)
+    return factorisation.log_density(factorisation.whiten(residual))
+
+
+@log_density.defjvp
+def _log_density_jvp(primals, tangents):
+    """Return the log density and its directional derivative.
+
+    With m and V = (1 + A)^-1 the mean and covariance of the offsets given the data, an object has
+    g = C^-1 (r - J m) and the block P = C^-1 - C^-1 J V J^T C^-1 of the inverse covariance of all data. The derivative
+    is -g by its residual and (g g^T - P) / 2 by its covariance.
+    """
+    (residual, covariance, offsets), (residual_dot, covariance_dot, _) = primals, tangents
+    axes, value = range(len(residual)), jnp.sum(_without_offsets(residual, covariance))
+    vector, precision = _fields(residual, covariance)
+    g, blocks = vector, precision
+    if np.shape(offsets.basis)[1]:
+        log_ratio, inverse, mean = _solved(residual, covariance, offsets)
+        value = value + log_ratio
+        predicted, spread = _predicted(inverse, mean, offsets, len(residual))
+        g = [a - b for a, b in zip(vector, _symmetric_product(precision, predicted), strict=True)]
+        columns = [_symmetric_product(spread, [precision[max(i, j)][min(i, j)] for i in axes]) for j in axes]
+        blocks = []  # the columns are those of J V J^T C^-1
+        for i in axes:
+            row = [precision[max(i, k)][min(i, k)] for k in axes]
+            blocks.append(
+                [precision[i][j] - sum(a * b for a, b in zip(row, columns[j], strict=True)) for j in range(i + 1)]
+            )
+    total = -sum(a * b for a, b in zip(g, residual_dot, strict=True))
+    for i in axes:
+        for j in range(i + 1):
+            total = total + (0.5 if i == j else 1.0) * (g[i] * g[j] - blocks[i][j]) * covariance_dot[i][j]
+    return value, jnp.sum(total)
+
+
+def _predicted(inverse, mean, offsets: CommonOffsets, n: int) -> tuple[list, list[list]]:
+    """Return J m and the lower triangle of J V J^T, arrays (N,), for the covariance V and the mean m of the offsets."""
+    num_last, num_changed = np.shape(offsets.last)
+    first, rows = len(mean) - num_last, []
+    for group in offsets.groups:
+        index, sensitivity = group.offsets, jnp.asarray(group.sensitivity)
+        num_groups, num_offsets = np.shape(index)
+        flat = sensitivity.reshape(num_groups, num_offsets, -1)
+        products = jnp.matmul(inverse[index[:, :, None], index[:, None, :]], flat, precision=FULL)
+        products = products.reshape(sensitivity.shape)
+        predicted = jnp.einsum("gk,gkx->gx", mean[index], flat, precision=FULL).reshape(num_groups, n, -1)
+        parts, columns = ([array[:, :, a] for a in range(n)] for array in (sensitivity, products))
+        addition = jnp.zeros(())
+        if num_last and np.shape(group.sensitivity_last)[1]:
+            across = jnp.matmul(inverse[index, first:], group.sensitivity_last, precision=FULL)
+            columns[-1] = columns[-1] + across
+            addition = jnp.sum(across * parts[-1], axis=1)
+        spread = [jnp.sum(columns[a] * parts[b], axis=1) for a in range(n) for b in range(a + 1)]
+        spread[-1] = spread[-1] + addition
+        rows.append(jnp.stack([*(predicted[:, a] for a in range(n)), *spread]).reshape(n + len(spread), -1))
+    total = jnp.concatenate(rows, axis=1)
+    if num_last:
+        last = jnp.asarray(offsets.last)
+        variance = jnp.sum(last * jnp.matmul(inverse[first:, first:], last, precision=FULL), axis=0)
+        loc = jnp.matmul(mean[first:], last, precision=FULL)
+        total = total.at[n - 1, :num_changed].add(loc).at[-1, :num_changed].add(variance)
+    values = list(offsets.in_order(total))
+    return values[:n], [values[n + _entry(i, 0) : n + _entry(i, i) + 1] for i in range(n)]
 
 
 class OffsetGaussian(dist.Distribution):
@@ -363,7 +259,7 @@ class OffsetGaussian(dist.Distribution):
         prior = random.normal(keys[0], basis.shape[:1])
         if not size:
             return prior
-        information, score = _information(size, *_whitened(*self._parts(value), self.offsets)[1:])
+        information, score = _information(*self._parts(value), self.offsets)
         factor = jnp.linalg.cholesky(information)
         whitened = solve_triangular(factor, score, lower=True) + random.normal(keys[1], (size,))
         drawn = solve_triangular(factor.T, whitened, lower=False)

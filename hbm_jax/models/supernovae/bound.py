@@ -14,8 +14,8 @@ from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
 from hbm_jax.data.columns import index_of_groups
 from hbm_jax.data.supernovae.tables import combine_observations
-from hbm_jax.distributions.normal.common_offsets import CommonOffsets, bind_offsets
 from hbm_jax.distributions.normal.offset_coordinates import OffsetCoordinates, bind_coordinates
+from hbm_jax.distributions.normal.offset_groups import CommonOffsets, bind_offsets
 from hbm_jax.distributions.normal.repeated_observations import Repeats, bind_repeats
 from hbm_jax.distributions.normal.repeated_offsets import RepeatedOffsets, bind_repeated
 from hbm_jax.models import expansion
