@@ -231,6 +231,7 @@ def test_an_object_that_fails_is_marked_and_spoils_nothing(ragged):
     data[3] = np.array([1.0, np.nan, 2.0, 0.5, 3.0])
     fits = few(conjugate, data, keep_draws=True, names=["a", "b", "c", "d", "e"])
     assert fits.verdicts.loc["d", "why"] == "no starting point with a finite density was found"
+    assert fits.verdicts.loc["d", "notes"] == "The argument 'y' has NaN in row 1 (counted from 0)"
     assert list(fits.usable) == [True, True, True, False, True]
     assert "d" not in fits.summary().index.get_level_values("object")
     for i, name in enumerate("abc"):
@@ -239,7 +240,7 @@ def test_an_object_that_fails_is_marked_and_spoils_nothing(ragged):
         fits.draws("d")
     assert str(fits) == (
         "4 of 5 posteriors are usable; most frequent reason among the others: no starting point with a finite density "
-        "was found."
+        "was found. Posteriors with notes: 1, for example d: The argument 'y' has NaN in row 1 (counted from 0)."
     )
 
 

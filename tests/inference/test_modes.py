@@ -12,6 +12,7 @@ from programs import fit_of_draws
 import hbm_jax as hbm
 from hbm_jax.inference.modes import masses
 from hbm_jax.inference.modes.groups import Groups, group
+from hbm_jax.inference.modes.searches import points_of_modes
 from hbm_jax.inference.modes.tempering import Tempered
 
 
@@ -185,6 +186,27 @@ def test_a_chain_of_points_through_a_valley_does_not_join_modes():
     assert labels[0] != labels[220]
     # A valley that is not deep: two normal distributions that are four standard deviations apart.
     assert group(points, lambda x: np.logaddexp(*(-0.5 * (x - m)[:, 0] ** 2 for m in (0.0, 4.0)))).max() == 0
+
+
+def test_searches_end_in_each_mode_and_follow_no_density_without_limit():
+    means, widths, weights = np.array([[0.0, 0.0], [8.0, 0.0]]), np.array([1.0, 0.1]), np.array([0.5, 0.5])
+
+    def value_and_grad(x):
+        log_densities = np.log(weights) - 2.0 * np.log(widths) - 0.5 * ((x - means) ** 2).sum(axis=1) / widths**2
+        total = np.logaddexp(*log_densities)
+        return -total, np.exp(log_densities - total) @ ((x - means) / widths[:, None] ** 2)
+
+    def without_limit(x):
+        return x[0] + 0.5 * x[1] ** 2, np.array([1.0, x[1]])
+
+    rng = np.random.default_rng(0)
+    starts = np.concatenate([means + 0.5 * rng.normal(size=(2, 2)), means[:1] + 0.1])
+    with jax.enable_x64(True):
+        points = points_of_modes(value_and_grad, starts, rng)
+        assert len(points_of_modes(without_limit, starts, rng)) == 0
+    near = [np.linalg.norm(points - mean, axis=1) < 6.0 * width for mean, width in zip(means, widths, strict=True)]
+    assert (np.sum(near, axis=0) == 1).all()
+    assert min(is_near.sum() for is_near in near) >= 20
 
 
 def test_without_a_prior_to_draw_from_particles_start_around_the_draws():

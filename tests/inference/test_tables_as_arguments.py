@@ -148,13 +148,3 @@ def test_what_does_not_fit_is_named_everywhere(call, error, message):
 def test_calibrate_takes_a_table_by_name():
     with pytest.raises(ValueError, match="x: expected data that the program can use; found a DataFrame of a, b"):
         hbm.calibrate(line, x=pd.DataFrame({"a": X, "b": X}), y=Y, num_replicates=20)
-
-
-@pytest.mark.long
-def test_objects_with_nan_are_named():
-    fits = hbm.fit_each(line, [(X, Y), (X, np.where(Y > 1.5, np.nan, Y))], num_samples=50, progress=False)
-    why = fits.verdicts["why"].tolist()
-    assert why[1] == (
-        "no starting point with a finite density was found. The argument 'y' has NaN in row 2 (counted from 0)"
-    )
-    assert "NaN" not in why[0]

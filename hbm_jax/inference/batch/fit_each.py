@@ -218,9 +218,10 @@ def fit_each(
         num_usable = sum(not result.why for result in results)
         progress_line.close(f"{num_usable} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s")
     for i, result in enumerate(results):
+        # Not part of the reason, because equal reasons are counted.
         with_nan = arguments_with_nan(program, objects[result.number]) if result.why == NO_START else ""
-        why = f"{result.why}. {with_nan}".rstrip(". ") if with_nan else result.why
-        results[i] = result._replace(why=why, notes=(*notes[result.number], *result.notes))
+        notes_of_object = (*notes[result.number], *result.notes, *([with_nan.strip(". ")] if with_nan else []))
+        results[i] = result._replace(notes=notes_of_object)
     run = {name: getattr(settings, name) for name in ("seed", "num_chains", "num_warmup")}
     return Fits.assemble(labels, results, cost, run)
 

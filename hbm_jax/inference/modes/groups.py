@@ -46,7 +46,7 @@ class Groups:
     @property
     def is_found(self) -> np.ndarray:
         """Modes with points of the search, (num_modes,)."""
-        return self.in_mode[: self.num_found].any(axis=0)
+        return np.isin(np.arange(self.num), self.labels[: self.num_found])
 
     @property
     def share_of_draws(self) -> np.ndarray:

@@ -18,6 +18,7 @@ from hbm_jax.inference.sampler.approximations import (
 from hbm_jax.inference.sampler.initialisation import MAX_LOSS, SAME_MODE, SAME_POINT
 
 NUM_SEARCHES = 200
+ITERATIONS = 100  # largest number of each search
 MAX_SIZE = 100  # parameters, up to which there are searches: a Hessian takes two gradients for each
 NEGLIGIBLE = 7.0  # difference in Laplace's log evidence beyond which a mode is left out: a weight below 1e-3
 NUM_MODES = 12  # largest number of modes
@@ -37,13 +38,20 @@ def points_of_modes(value_and_grad: Callable, starts: Sequence[np.ndarray], rng:
     rng : numpy.random.Generator
         Generator of the draws.
     """
+    # Searches may follow a density without limit, or leave the support.
+    with np.errstate(all="ignore"):
+        return _points_of_modes(value_and_grad, starts, rng)
+
+
+def _points_of_modes(value_and_grad: Callable, starts: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Return the result of `points_of_modes`."""
     size = len(starts[0])
     modes: list[Approximation] = []
     ends: list[np.ndarray] = []  # of searches that failed
     for start in starts:
         if not is_finite(*map(np.asarray, value_and_grad(start))):
             continue
-        point, value, _ = minimise(value_and_grad, start)
+        point, value, _ = minimise(value_and_grad, start, ITERATIONS)
         if any(mode.distance(point) < SAME_POINT for mode in modes) or any((point == end).all() for end in ends):
             continue
         mode = mode_at(value_and_grad, point, value)
