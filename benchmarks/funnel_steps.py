@@ -133,7 +133,7 @@ def main():
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     lines = [
-        "Smallest bulk ESS per 1000 gradients (with warm-up); 4 chains of 4000 draws (funnels) or 1000; a line per seed",
+        "Smallest bulk ESS per 1000 gradients (with warm-up); 4 chains of 4000 draws (others: 1000); a line per seed",
         f"{datetime.date.today()}, {platform.machine()}, jax {version('jax')}, numpyro {version('numpyro')}",
     ]
     for name in arguments.models:
