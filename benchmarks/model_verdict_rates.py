@@ -42,14 +42,14 @@ HERE = Path(__file__).resolve().parent
 
 @dataclasses.dataclass(frozen=True)
 class Exposed:
-    """A program of observed values that records its hidden latents under visible names."""
+    """A program that records its hidden latents under visible names."""
 
     program: Callable
 
-    def __call__(self, values):
+    def __call__(self, *args):
         """Run the program."""
         with handlers.trace() as trace:
-            self.program(values)
+            self.program(*args)
         for name, site in trace.items():
             if name.startswith("_") and site["type"] == "sample" and not site["is_observed"]:
                 numpyro.deterministic(f"hidden{name}", site["value"])
@@ -73,14 +73,29 @@ def samples_of(system: System, kind: str, num: int, block: int, strength: float)
     return [{system.site: system.planted(rng, kind, strength)} for rng in rngs]
 
 
-def fits_of(system: System, samples: list, seed: int) -> dict[str, np.ndarray]:
-    """Fit samples; return draws of latents by site, the largest shift of a free parameter, and its name."""
-    program = ReplacedData(system.model, (system.design,))
+def program_and_args(system: System, samples: list) -> tuple[Callable, list[tuple]]:
+    """Return the program that is fitted, and its arguments for each sample.
+
+    The coordinates of a model with a method ``observing`` are chosen for the observed values of each sample.
+    """
+    if system.bound is None:
+        return ReplacedData(system.model, (system.design,)), [(sample,) for sample in samples]
+    return system.model, [system.model.observing(sample, system.bound) for sample in samples]
+
+
+def structure_of(system: System) -> replicates.Structure:
+    """Return the sites of the model."""
     with jax.enable_x64(True):
-        structure = replicates.inspect_program(system.model, (system.design,))
+        return replicates.inspect_program(system.model, (system.design if system.bound is None else system.bound,))
+
+
+def fits_of(system: System, samples: list, seed: int) -> dict[str, np.ndarray]:
+    """Fit samples; return draws of latents, the largest shift of a free parameter, its name, R-hat and usability."""
+    program, args = program_and_args(system, samples)
+    structure = structure_of(system)
     kept = {name: f"hidden{name}" if name.startswith("_") else name for name in structure.latents}
     options = {"num_chains": 4, "progress": False, **system.options}
-    fits = hbm.fit_each(Exposed(program), samples, seed=seed, keep_draws=list(kept.values()), **options)
+    fits = hbm.fit_each(Exposed(program), args, seed=seed, keep_draws=list(kept.values()), **options)
     table = fits.summary()
     moved, shifts = [], []
     for i in range(len(samples)):
@@ -93,25 +108,31 @@ def fits_of(system: System, samples: list, seed: int) -> dict[str, np.ndarray]:
         shifts.append(by_name[moved[-1]])
     draws = {}
     for name, stored in kept.items():
-        values = np.stack([np.asarray(fits.kept[i][stored], float) for i in range(len(samples))])
-        rows = np.random.default_rng(seed).integers(0, values.shape[2], KEPT)
-        draws[f"draws {name}"] = values[:, np.arange(KEPT) % values.shape[1], rows]
+        values = [np.asarray(fits.kept[i][stored], float) for i in range(len(samples))]
+        fractions = np.random.default_rng(seed).uniform(size=KEPT)  # of a chain, whose length depends on the sample
+        draws[f"draws {name}"] = np.stack(
+            [v[np.arange(KEPT) % v.shape[0], (fractions * v.shape[1]).astype(int)] for v in values]
+        )
     observed = {system.site: np.stack([sample[system.site] for sample in samples])}
-    return observed | draws | {"moved": np.array(moved), "shift": np.array(shifts, float)}
+    diagnostics = {
+        "r_hat": table["r_hat"].groupby(level="object").max().to_numpy(),
+        "usable": fits.usable.to_numpy(bool), "num_draws": fits.verdicts["num_draws"].to_numpy(),
+    }  # fmt: skip
+    return observed | draws | {"moved": np.array(moved), "shift": np.array(shifts, float)} | diagnostics
 
 
 def checks(system: System, block: dict[str, np.ndarray], number: int) -> list[dict[str, Any]]:
     """Check each sample of a block at draws of its posterior; return p-value, sentence and shift."""
-    program = ReplacedData(system.model, (system.design,))
-    with jax.enable_x64(True):
-        structure = replicates.inspect_program(system.model, (system.design,))
+    samples = [{system.site: values} for values in block[system.site]]
+    program, args = program_and_args(system, samples)
+    structure = structure_of(system)
     num = replicates.number_of_replicates(structure.size)
 
-    def pool(values, observed, key):
+    def pool(values, args, key):
         seeded = handlers.substitute(handlers.seed(program, jax.random.key(0)), data=values)
-        trace = handlers.trace(seeded).get_trace(observed)
+        trace = handlers.trace(seeded).get_trace(*args)
         latents = {name: biject_to(trace[name]["fn"].support).inv(trace[name]["value"]) for name in structure.latents}
-        return replicates.replicator(program, (observed,), structure, num)(latents, key)
+        return replicates.replicator(program, args, structure, num)(latents, key)
 
     run = jax.jit(pool)
     results = []
@@ -121,10 +142,11 @@ def checks(system: System, block: dict[str, np.ndarray], number: int) -> list[di
             for k in range(model_check.NUM_DRAWS):
                 values = {name: block[f"draws {name}"][i, k] for name in structure.latents}
                 key = np.asarray(jax.random.key_data(jax.random.key(100_000 * number + 1000 * i + k)))
-                pools.append(run(values, {system.site: block[system.site][i]}, key))
+                pools.append(run(values, args[i], key))
         check = model_check.judge_pools(pools, structure, (system.measured(block[system.site][i]),))
         results.append({
             "p": check.p_value, "says": str(check), "moved": str(block["moved"][i]), "shift": float(block["shift"][i]),
+            **{name: block[name][i].item() for name in ("r_hat", "usable", "num_draws") if name in block},
         })  # fmt: skip
     return results
 

@@ -10,6 +10,7 @@ from numpyro import handlers
 
 import hbm_jax as hbm
 
+FOLD_TOLERANCE = 0.1  # largest change of the log likelihood of an afterglow by the nodes of its response, at any column
 REPEATS = 200  # values drawn for each expected value, from which one above a limit is taken
 
 
@@ -33,6 +34,8 @@ class System:
         Options of `hbm_jax.fit_each`.
     columns : callable, optional
         Observed values of the site -> arguments of ``design.replace_observations``.
+    bound : pytree, optional
+        Bound design of a model whose coordinates depend on the observed values (`Program.observing`).
     """
 
     model: Any
@@ -45,6 +48,7 @@ class System:
         default_factory=lambda: {"num_warmup": 300, "num_samples": 200, "max_steps": 64}
     )
     columns: Callable | None = None
+    bound: Any = None
 
     def measured(self, values: np.ndarray) -> Any:
         """Return the design with the values of a sample, which are then no covariates of their own residuals."""
@@ -232,14 +236,14 @@ def afterglows() -> System:
         "photon_index_mean": 2.0, "photon_index_std": 0.15, "log10_flux_mean": -11.3, "log10_flux_std": 0.3,
         "log10_nh_mean": -0.3, "log10_nh_std": 0.5,
     }  # fmt: skip
-    used = np.asarray(stack.counts) >= 0
+    used = np.asarray(stack.used)
+    place = np.arange(used.shape[1]) / np.maximum(used.sum(axis=1, keepdims=True) - 1, 1)  # in energy, from 0 to 1
     model = hbm.models.Afterglow()
     draw = program_draws(model, data, "counts", truth, repeats=REPEATS)
 
     def planted(rng, kind, strength):
         many = draw(rng, 1)[0]  # (repeat, source, group), of the same expected counts
         y = many[0].copy()
-        place = np.linspace(0.0, 1.0, y.shape[1]) * np.ones_like(y)
         if kind == "contaminants":
             y += np.round(strength * np.sqrt(np.maximum(y, 1.0)) * (rng.uniform(size=y.shape) < 0.05))
         elif kind == "cut":  # groups with fewer counts are not used
@@ -252,9 +256,11 @@ def afterglows() -> System:
             y[2] += rng.poisson(strength * y[2] * (place[2] > 0.5))
         return y * used
 
-    strengths = {"contaminants": 12.0, "cut": 15, "errors": 2.0, "trend": 1.5, "group": 8.0}
-    options = {"num_warmup": 150, "num_samples": 100, "max_steps": 16}
-    return System(model, data, "counts", truth, strengths, planted, options)
+    strengths = {"contaminants": 20.0, "cut": 25, "errors": 3.0, "trend": 0.5, "group": 6.0}
+    options = {"num_warmup": 300, "num_samples": 200, "max_steps": 64}
+    with jax.enable_x64(True):
+        bound = model.prepare(data, tolerance=FOLD_TOLERANCE)
+    return System(model, data, "counts", truth, strengths, planted, options, bound=bound)
 
 
 def program_draws(model: Any, design: Any, site: str, truth: dict, repeats: int = 0) -> Callable:
