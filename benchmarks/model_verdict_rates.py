@@ -36,6 +36,7 @@ from hbm_jax.inference.model_check import replicates
 KINDS = ("null", "contaminants", "cut", "errors", "trend", "group", "whole")
 STRONG = 3.0  # standard deviations by which a misfit moves a parameter of the population, as it must be found
 BLOCK = 40  # samples of a kind that are fitted together
+HEADER = 6  # lines of the table before its rows
 KEPT = 10  # posterior draws kept of each sample
 HERE = Path(__file__).resolve().parent
 
@@ -177,13 +178,14 @@ def report(state: dict[str, list], output: Path) -> None:
     lines = [
         f"level {model_check.LEVEL}, {model_check.NUM_DRAWS} posterior draws, {replicates.NUM_REPLICATES} replicates;",
         "short runs of hbm_jax.fit_each (4 chains of 300 warm-up and 200 draws, at most 64 steps each) in place of",
-        "hbm_jax.sample: few of them have the 400 effective draws of a usable posterior",
+        "hbm_jax.sample: few of them have the 400 effective draws of a usable posterior. Largest R-hat of a sample:",
+        "its median and its largest value over the samples, where it was recorded",
         "",
         f"{'system':<12} {'samples':<13} {'alarms':>10} {'p<0.01':>7} {'p<0.05':>7} {'p<0.1':>7} {'p<0.5':>7}  "
-        f"{'shift >= 3 sd':<13} shift (median, in sd)",
+        f"{'shift >= 3 sd':<13} {'shift (median, in sd)':<24} R-hat",
     ]  # fmt: skip
     former = output.read_text().splitlines() if output.exists() else []
-    for line in former[5:]:
+    for line in former[HEADER:]:
         if (words := line.split()) and f"{words[0]}/{words[1]}" not in state:
             lines.append(line.rstrip())
     for key, results in state.items():
@@ -196,9 +198,12 @@ def report(state: dict[str, list], output: Path) -> None:
         strong = np.array([abs(r["shift"]) >= STRONG for r in results]) & (kind != "null")
         alarms, of_strong = (f"{int(alarm[which].sum())} of {int(which.sum())}" for which in (p <= 1.0, strong))
         of_strong = of_strong if kind != "null" else ""
-        lines.append(f"{system:<12} {kind:<13} {alarms:>10} {fractions}  {of_strong:<13} {shift}".rstrip())
+        r_hat = [r["r_hat"] for r in results if "r_hat" in r]
+        converged = f"{np.median(r_hat):.2f} {max(r_hat):.2f}" if r_hat else ""
+        row = f"{system:<12} {kind:<13} {alarms:>10} {fractions}  {of_strong:<13} {shift:<24} {converged}"
+        lines.append(row.rstrip())
     order = [f"{system} {kind}" for system in SYSTEMS for kind in KINDS]
-    lines[5:] = sorted(lines[5:], key=lambda line: order.index(" ".join(line.split()[:2])))
+    lines[HEADER:] = sorted(lines[HEADER:], key=lambda line: order.index(" ".join(line.split()[:2])))
     output.write_text("\n".join(lines) + "\n")
     print("\n".join(lines), flush=True)
 

@@ -122,7 +122,7 @@ class PopulationModel:
     def with_priors(self, priors: Mapping[str, Prior]) -> Self:
         """Return the model with other priors of the same families, without checks; their parameters may be traced."""
         model = copy.copy(self)
-        model.__dict__["all_priors"] = Priors(self.all_priors | priors)
+        model.__dict__["all_priors"] = Priors({**self.all_priors, **priors})
         return model
 
     def prior_in_data_units(self, name: str, unit: Any = 1.0, center: Any = 0.0) -> Prior:

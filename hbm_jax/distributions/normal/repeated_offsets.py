@@ -14,8 +14,9 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from hbm_jax.distributions.normal.common_offsets import CommonOffsets, OffsetGaussian, bind_offsets
+from hbm_jax.distributions.normal.common_offsets import OffsetGaussian
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
+from hbm_jax.distributions.normal.offset_groups import CommonOffsets, bind_offsets
 from hbm_jax.distributions.normal.repeated_observations import Repeats
 
 

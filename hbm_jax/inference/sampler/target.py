@@ -271,7 +271,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
     def given(data):
         # The program with the parameters of its priors, which may be traced, and its arguments.
         priors, args = data
-        return ProperAuxiliaries(original.with_priors(priors)) if priors else program, args
+        named: Any = original
+        return ProperAuxiliaries(named.with_priors(priors)) if priors else program, args
 
     def start(key, data):
         # Compiled as a whole, not operation by operation; static properties are recorded in `structure`.

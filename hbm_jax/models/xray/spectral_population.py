@@ -180,7 +180,7 @@ class SpectralPopulation(PopulationModel):
             if hasattr(part, "z") and not part.z and part.label != MILKY_WAY:
                 part = dataclasses.replace(part, z=z)  # type: ignore[call-arg]
             if hasattr(part, "norm") and not is_scaled:
-                part = dataclasses.replace(part, norm=self.band)
+                part = dataclasses.replace(part, norm=self.band)  # type: ignore[call-arg]
             return part
 
         return spectrum.mapped(completed)
@@ -280,7 +280,8 @@ class SpectralPopulation(PopulationModel):
         def draw() -> dict[str, np.ndarray]:
             drawn: dict[str, Any] = {}
             keys = jax.random.split(jax.random.key(0), len(self.all_priors) + len(self.sites))
-            for key, (name, prior) in zip(keys, self.all_priors.items(), strict=False):
+            priors: dict[str, Any] = dict(self.all_priors)
+            for key, (name, prior) in zip(keys, priors.items(), strict=False):
                 is_random = isinstance(prior, dist.Distribution)
                 drawn[name] = np.asarray(prior.sample(key, (NUM_TRIALS,)) if is_random else np.full(NUM_TRIALS, prior))
             for key, varying in zip(keys[len(self.all_priors) :], self.sites, strict=True):
