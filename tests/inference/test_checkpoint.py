@@ -144,8 +144,9 @@ def test_a_run_of_a_version_without_sampler_objects_goes_on_bit_for_bit(whole, c
 
 
 @pytest.mark.long
-def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
-    options = {"sampler": hbm.NUTS(), "num_samples": 60}
+@pytest.mark.parametrize("sampler", [hbm.NUTS(), hbm.WALNUTS(max_energy_error=0.1)], ids=["nuts", "walnuts"])
+def test_trees_go_on_bit_for_bit(sampler, stop_after, tmp_path):
+    options = {"sampler": sampler, "num_samples": 60}
     uninterrupted = run(**options)
     stop_after(100, MemoryError)
     with pytest.raises(MemoryError):

@@ -27,9 +27,9 @@ class WALNUTS(Hamiltonian):
     trajectory ends at a step whose reverse would be divided otherwise; the draws have the exact posterior. A transition
     is divergent if the largest number of divisions does not suffice.
 
-    For a posterior with one scale the steps are seldom divided and it is `NUTS`. In a funnel it has no divergent
-    transitions where `NUTS` has many, but mixes slowly: another parametrisation, such as that of `hbm_jax.centre`,
-    needs far fewer gradients.
+    For a posterior with one scale the steps are seldom divided, and it is close to `NUTS`. In a funnel it has no
+    divergent transitions where `NUTS` has many, but mixes slowly: another parametrisation, such as that of
+    `hbm_jax.centre`, needs far fewer gradients.
 
     Parameters
     ----------
