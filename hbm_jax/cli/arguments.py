@@ -39,6 +39,8 @@ SAMPLE_HELP = {
     "chees for 64 chains or more",
     "max_tree_depth": "largest depth of the trees of nuts",
     "trajectory_length": "length of the trajectories of hmc",
+    "max_energy_error": "largest variation of the energy along a step of walnuts, above which it is divided",
+    "max_halvings": "largest number of times that walnuts halves a step, 0 to 20",
     "num_superchains": "groups of chains of chees with a common start, at least 16",
     "centering": "whether a pilot run chooses the partial non-centring; by default where the model gains by it",
     "dtype": "float64 or float32",

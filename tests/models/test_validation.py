@@ -23,6 +23,8 @@ CASES = {
     "supernova, dust": {"stretch": "two", "colour": "dust", "host_beta": True},
     "supernova, broken law": {"colour": "broken", "survey_scatter": True},
     "supernova, skewed": {"stretch": "skewed", "step_width": 0.1, "lensing": 0.05, "sigma_v": 200.0},
+    "supernova, hosts": {"scatter": "shared", "host_populations": True, "step_evolution": True},
+    "supernova, correlated scatter": {"scatter": "correlated", "cosmology": "nodes(0.1, 0.4, 0.8)"},
     "supernova, redshifts": {
         "colour": "skewed",
         "velocity": "redshift",
@@ -78,7 +80,8 @@ def test_models_run_with_validation_on(name):
 
 def test_every_option_of_supernovae_is_validated():
     on = {name for case, options in CASES.items() if case.startswith("supernova") for name in options}
-    others = {"priors", "step_mass", "mass_step", "offsets"}  # the last needs data with offsets: test_supernova_options
+    # "offsets" and "observations" need data of their own: test_supernova_options, test_supernova_repeats.
+    others = {"priors", "step_mass", "mass_step", "offsets", "observations"}
     assert on | others == {field.name for field in dataclasses.fields(Supernova)}
 
 

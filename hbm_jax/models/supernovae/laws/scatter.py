@@ -62,7 +62,11 @@ class SharedScatter(ScatterLaw):
 
     name = "shared"
     symbols: ClassVar[Mapping[str, str]] = {"scatter_m": r"$f_m$", "scatter_x1": r"$f_{x_1} / (f_{x_1} + f_c)$"}
-    priors: ClassVar[Mapping[str, Prior]] = {"scatter_m": dist.Beta(1.0, 2.0), "scatter_x1": dist.Uniform(0.0, 1.0)}
+
+    @property
+    def priors(self) -> Mapping[str, Prior]:  # type: ignore[override]
+        """Default priors of the parameters that the law adds."""
+        return {"scatter_m": dist.Beta(1.0, 2.0), "scatter_x1": dist.Uniform(0.0, 1.0)}
 
     def scatter(self, p: Mapping[str, Any]) -> Scatter:
         """Return the variances."""
