@@ -99,6 +99,7 @@ def test_each_object_given_all_others(found):
         assert found[2][n] == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.long
 def test_few_objects_with_many_offsets_and_offsets_without_effect(monkeypatch):
     """Offsets of different objects, more than the data of these, are combined to as many as there are data."""
     monkeypatch.setattr(block_arrow, "_OVERHEAD", 1)

@@ -103,7 +103,8 @@ def test_density_and_gradient_are_those_of_the_integral(selected):
             np.testing.assert_allclose(gradient(np.array(p)), np.transpose(slopes), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("selected", ["none", pytest.param("x > -0.5", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("selected", ["none", "x > -0.5"])
 def test_a_limit_has_the_probability_beyond_it(selected):
     selection, sides = SELECTIONS[selected], (1.0, 1.0, -1.0, 1.0, 0.0, 0.0)
 

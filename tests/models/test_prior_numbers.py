@@ -57,7 +57,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = ("bursts", "normal density", "truncated", "Student")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.long) if c in LONG else c for c in CASES])
 def test_programs_are_those_of_other_numbers_and_densities_those_of_the_program(case):
     model, data, priors = CASES[case]
     texts = []

@@ -49,6 +49,7 @@ def table(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.long
 def test_the_likelihood_is_a_plain_sum_over_spectra(table):
     """Known, common, per-source and per-spectrum parameters, redshifts and factors of instruments."""
     source, z = ["a", "a", "b", "c"], [0.1, 0.1, 0.6, 0.3]

@@ -59,8 +59,8 @@ def test_the_likelihood_is_the_integral_over_the_background():
     # Other counts have the same nodes.
     others = np.round(COUNTS + np.sqrt(COUNTS + ERROR**2))
     found = jax.jit(lambda counts: statistic.with_counts(counts).log_likelihood(EXPECTED))(others)
-    expected = [log_integral(S, *case[1:]) for S, case in zip(others, CASES, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+    expected = [log_integral(S, *case[1:]) for S, case in zip(others[::4], CASES[::4], strict=True)]
+    np.testing.assert_allclose(found[::4], expected, rtol=0, atol=1e-7)
 
 
 def test_the_gradient_is_that_of_the_likelihood():

@@ -130,7 +130,7 @@ class SourceSpectra(HasSpectra):
         )
 
     def subset(self, rows: ArrayLike) -> "SourceSpectra":
-        """Return sources with all their spectra, by a boolean mask (N,) or by integer indices, as `hbm_jax.data.Afterglows.subset`."""
+        """Return sources with all their spectra, by a boolean mask (N,) or by integer indices."""
         index = selected_rows(rows, len(self), self.object_name)
         chosen = [np.flatnonzero(np.asarray(self.source) == row) for row in index]
         spectra = np.concatenate(chosen)
