@@ -212,9 +212,10 @@ def supports_of(program: Callable) -> dict[str, Any]:
 def traceable_priors(program: Any) -> dict[str, Any]:
     """Return the priors whose parameters may be traced, with arrays as parameters: those of NumPyro's distributions.
 
-    Empty for programs without `Program.with_priors`.
+    Empty for programs without `Program.with_priors`, and where their attribute ``traces_priors`` is False.
     """
-    priors = getattr(program, "all_priors", {}) if hasattr(program, "with_priors") else {}
+    traced = hasattr(program, "with_priors") and getattr(program, "traces_priors", True)
+    priors = getattr(program, "all_priors", {}) if traced else {}
     return {
         name: jax.tree.map(lambda number: np.asarray(number, float), prior)
         for name, prior in priors.items()

@@ -53,6 +53,9 @@ class PopulationModel:
     priors_in_data_units: ClassVar[bool] = False
     """True if default priors are for standardised values; then only the user's priors are stored as text."""
 
+    traces_priors: ClassVar[bool] = True
+    """True if numbers in priors are arguments of compiled programs, which then serve other numbers."""
+
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @staticmethod

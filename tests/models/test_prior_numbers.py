@@ -12,7 +12,7 @@ from hbm_jax.data.supernovae.distance_moduli import DistanceModuli
 from hbm_jax.inference.compilation.constants_as_arguments import lowered
 from hbm_jax.inference.program import bound_args, traceable_priors
 from hbm_jax.inference.sampler.target import build_target
-from hbm_jax.models import Golenetskii, HubbleDiagram, Normal, Relation, Supernova
+from hbm_jax.models import Golenetskii, HubbleDiagram, Normal, Relation
 
 
 def points():
@@ -31,10 +31,6 @@ def values():
     )
 
 
-def supernovae():
-    return hbm.data.load_jla().subset(np.arange(0, 740, 40))
-
-
 def moduli():
     z = np.linspace(0.05, 1.0, 12)
     return DistanceModuli.from_columns({"z_cmb": z, "mu": 43.0 + 5.0 * np.log10(z), "sigma": np.full(12, 0.2)})
@@ -47,12 +43,12 @@ CASES = {
     "truncated": (Normal(), values, {"mu": ("TruncatedNormal(0, 1, low=-3)", "TruncatedNormal(1, 2, low=-4)")}),
     "log-normal": (Normal(), values, {"tau": ("LogNormal(0, 1)", "LogNormal(-1, 0.5)")}),
     "Student": (Normal(), values, {"mu": ("StudentT(3, 0, 1)", "StudentT(5, 1, 2)")}),
-    "supernovae": (
-        Supernova(cosmology="wcdm"),
-        supernovae,
+    "coordinates": (
+        HubbleDiagram(cosmology="wcdm"),
+        moduli,
         {"Om0": ("Uniform(0, 1)", "Uniform(0.1, 1.2)"), "w0": ("Uniform(-3, 0)", "Uniform(-2.5, -0.25)")},
     ),
-    "normal density": (Supernova(cosmology="wcdm"), supernovae, {"Om0": ("Normal(0.3, 0.05)", "Normal(0.25, 0.1)")}),
+    "normal density": (HubbleDiagram(cosmology="wcdm"), moduli, {"Om0": ("Normal(0.3, 0.05)", "Normal(0.25, 0.1)")}),
     "moduli": (HubbleDiagram(), moduli, {"M0": ("Normal(0, 1)", "Normal(0.1, 0.5)")}),
 }
 
