@@ -106,7 +106,7 @@ class SourceSpectra(HasSpectra):
 
         def column(key: str, values: ArrayLike) -> np.ndarray:
             """Return a value for each spectrum."""
-            values = np.full(num, values) if np.ndim(values) == 0 else values  # type: ignore[arg-type]
+            values = np.full(num, values) if np.ndim(values) == 0 else values
             numbers = float_vector(values, key, spectra.name)
             if len(numbers) != num:
                 raise DataError(f"{key}: expected a value for each of {num} spectra; found {len(numbers)}.")

@@ -180,7 +180,7 @@ class SpectralPopulation(PopulationModel):
             if hasattr(part, "z") and not part.z and part.label != MILKY_WAY:
                 part = dataclasses.replace(part, z=z)  # type: ignore[call-arg]
             if hasattr(part, "norm") and not is_scaled:
-                part = dataclasses.replace(part, norm=self.band)
+                part = dataclasses.replace(part, norm=self.band)  # type: ignore[call-arg]
             return part
 
         return spectrum.mapped(completed)
@@ -281,8 +281,10 @@ class SpectralPopulation(PopulationModel):
             drawn: dict[str, Any] = {}
             keys = jax.random.split(jax.random.key(0), len(self.all_priors) + len(self.sites))
             for key, (name, prior) in zip(keys, self.all_priors.items(), strict=False):
-                is_random = isinstance(prior, dist.Distribution)
-                drawn[name] = np.asarray(prior.sample(key, (NUM_TRIALS,)) if is_random else np.full(NUM_TRIALS, prior))
+                if isinstance(prior, dist.Distribution):
+                    drawn[name] = np.asarray(prior.sample(key, (NUM_TRIALS,)))
+                else:
+                    drawn[name] = np.full(NUM_TRIALS, float(prior))
             for key, varying in zip(keys[len(self.all_priors) :], self.sites, strict=True):
                 normal = np.asarray(jax.random.normal(key, (NUM_TRIALS,)))
                 value = drawn[f"{varying.site}_mean"] + drawn[f"{varying.site}_std"] * normal
