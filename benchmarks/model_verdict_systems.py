@@ -11,7 +11,8 @@ from numpyro import handlers
 import hbm_jax as hbm
 
 FOLD_TOLERANCE = 0.1  # largest change of the log likelihood of an afterglow by the nodes of its response, at any column
-REPEATS = 200  # values drawn for each expected value, from which one above a limit is taken
+NUM_SOURCES = 100  # draws of each source, of which one above a limit is taken
+REPEATS = 2000  # values drawn for each expected value, from which one above a limit is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,8 +241,13 @@ def afterglows() -> System:
     place = np.arange(used.shape[1]) / np.maximum(used.sum(axis=1, keepdims=True) - 1, 1)  # in energy, from 0 to 1
     model = hbm.models.Afterglow()
     draw = program_draws(model, data, "counts", truth, repeats=REPEATS)
+    draw_sources = program_draws(model, data, "counts", truth)
 
     def planted(rng, kind, strength):
+        if kind == "whole":  # sources with fewer counts are lost
+            many = draw_sources(rng, NUM_SOURCES)
+            detected = (many * used).sum(axis=-1) >= strength
+            return np.take_along_axis(many, detected.argmax(axis=0)[None, :, None], axis=0)[0] * used
         many = draw(rng, 1)[0]  # (repeat, source, group), of the same expected counts
         y = many[0].copy()
         if kind == "contaminants":
@@ -256,7 +262,7 @@ def afterglows() -> System:
             y[2] += rng.poisson(strength * y[2] * (place[2] > 0.5))
         return y * used
 
-    strengths = {"contaminants": 20.0, "cut": 25, "errors": 3.0, "trend": 0.5, "group": 6.0}
+    strengths = {"contaminants": 20.0, "cut": 32, "errors": 3.0, "trend": 0.8, "group": 6.0, "whole": 120}
     options = {"num_warmup": 300, "num_samples": 200, "max_steps": 64}
     with jax.enable_x64(True):
         bound = model.prepare(data, tolerance=FOLD_TOLERANCE)
