@@ -163,9 +163,9 @@ def test_cutoff_power_laws_with_two_phases_of_absorbers(tmp_path, monte_carlo):
 @pytest.mark.long
 def test_thermal_sources(monte_carlo):
     empty = design(10, z=np.linspace(0.05, 0.6, 10), known={"mw_nh": 0.03})
-    model = SpectralPopulation(spectrum="tbabs(mw) * clumin(bremss(gas), z=None, band=(0.5, 2))", known="mw_nh",
+    model = SpectralPopulation(spectrum="tbabs(mw) * clumin(bbodyrad(gas), z=None, band=(0.5, 2))", known="mw_nh",
                                common="gas_log10_amplitude", priors={"gas_log10_amplitude": 0.0})  # fmt: skip
-    truth = {"log10_gas_kT_mean": 0.5, "log10_gas_kT_std": 0.15}
+    truth = {"log10_gas_kT_mean": -0.2, "log10_gas_kT_std": 0.15}
     check_recovery(model, empty, truth | {"log10_luminosity_mean": 44.5, "log10_luminosity_std": 0.3}, monte_carlo)
 
 

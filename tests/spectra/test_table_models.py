@@ -170,3 +170,22 @@ def test_errors_name_the_file_and_what_was_found(plasma_file, depth_file, tmp_pa
         write_table_model(tmp_path / "a.mod", plasma, EDGES, {"kT": [1.0]})
     with pytest.raises(DataError, match="finite numbers from the function"):
         write_table_model(tmp_path / "a.mod", lambda energy, kT: energy, EDGES, {"kT": [1.0, 2.0]})
+
+
+def test_soft_spectra_have_no_negative_photons(tmp_path):
+    """A thermal spectrum that falls by forty decades within the response, at a fixed and at a free redshift."""
+    edges = np.geomspace(0.1, 20.0, 801)
+
+    def thermal(energy, kT):
+        return -np.diff(np.exp(-energy / kT))
+
+    path = tmp_path / "soft.mod"
+    write_table_model(path, thermal, edges, {"kT": [0.1, 0.2, 0.3]})
+    bins = np.linspace(0.3, 10.0, 500)
+    values = {"kT": 0.1, "log10_amplitude": 0.0, "z": 0.5}
+    exact = -np.diff(np.exp(-bins * 1.5 / 0.1)) / 1.5
+    for z in (0.5, None):
+        with jax.enable_x64(True):
+            found = np.asarray(photons(spectrum_from_text(f"atable('{path}', z={z})"), bins)(values))
+        assert (found > 0).all()
+        np.testing.assert_allclose(found, exact, rtol=0.5)  # photons are uniform in a bin of the table

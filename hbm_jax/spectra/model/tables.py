@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from scipy import sparse
 
 from hbm_jax.spectra.model.absorbers import _at_redshift, _redshift
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
@@ -118,8 +119,12 @@ def grid_weights(parameters: tuple[TableParameter, ...], params: dict[str, jax.A
 
 
 def _cumulative(rows: np.ndarray) -> np.ndarray:
-    """Return sums from the first bin to each edge, (..., num_energies + 1)."""
-    return np.concatenate([np.zeros((*rows.shape[:-1], 1)), np.cumsum(rows, axis=-1)], axis=-1)
+    """Return minus the sums from each edge to the last bin, (..., num_energies + 1).
+
+    Differences of these sums keep their relative accuracy where a spectrum has fallen by many decades.
+    """
+    sums = np.cumsum(rows[..., ::-1], axis=-1)[..., ::-1]
+    return -np.concatenate([sums, np.zeros((*rows.shape[:-1], 1))], axis=-1)
 
 
 def _interpolated_rows(edges: np.ndarray, values: np.ndarray, energy: np.ndarray) -> np.ndarray:
@@ -128,6 +133,26 @@ def _interpolated_rows(edges: np.ndarray, values: np.ndarray, energy: np.ndarray
     fraction = np.clip((energy - edges[cell]) / (edges[cell + 1] - edges[cell]), 0.0, 1.0)
     interpolated = (1.0 - fraction) * values[..., cell] + fraction * values[..., cell + 1]
     return np.moveaxis(interpolated, 1, -2)
+
+
+def _photons_between(edges: np.ndarray, rows: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Return the photons of bins (R, G, num_energies) between concrete energies (..., K + 1), as (R, ..., G, K).
+
+    Photons are uniform in each bin. They are sums of parts of bins, not differences of cumulative sums, whose rounding
+    errors would be negative photons where a spectrum has fallen by sixteen decades.
+    """
+    num = energy.shape[-1] - 1
+    flat_rows, photons = rows.reshape(-1, rows.shape[-1]), []
+    for limits in energy.reshape(-1, num + 1):
+        cuts = np.unique(np.concatenate([edges, limits]))
+        middle = 0.5 * (cuts[1:] + cuts[:-1])
+        in_table, in_bin = (np.searchsorted(grid, middle, side="right") - 1 for grid in (edges, limits))
+        inside = (in_table >= 0) & (in_table < len(edges) - 1) & (in_bin >= 0) & (in_bin < num)
+        in_table, in_bin = in_table[inside], in_bin[inside]
+        fraction = np.diff(cuts)[inside] / np.diff(edges)[in_table]
+        overlap = sparse.csr_matrix((fraction, (in_table, in_bin)), shape=(len(edges) - 1, num))
+        photons.append((overlap.T @ flat_rows.T).T.reshape(*rows.shape[:2], num))
+    return np.stack(photons, axis=1).reshape(rows.shape[0], *energy.shape[:-1], rows.shape[1], num)
 
 
 _interp = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")
@@ -207,10 +232,9 @@ class AdditiveTable(_Table):
 
     def _limits(self, edges):
         """Return the photons in bins by grid point; if energies are free, the edges and cumulative photons."""
-        cumulative = _cumulative(self._rows())
         if self._energy_is_free:
-            return edges, cumulative
-        photons = np.diff(_interpolated_rows(self.table.energy, cumulative, _at_redshift(np.asarray(edges), self.z)))
+            return edges, _cumulative(self._rows())
+        photons = _photons_between(self.table.energy, self._rows(), _at_redshift(np.asarray(edges), self.z))
         return photons / self._one_plus_z({})[..., None, None]
 
     def _integrals(self, limits, values):
