@@ -142,7 +142,7 @@ def test_it_is_reloaded_reported_and_resumed(fitted, session):
     assert again[1] == "50\n", again[2]
     assert examined[0] == cli.BAD_INPUT
     assert "problem: model 'bent' of broken-lines 0.1" in examined[1]
-    assert re.search(r"^models +12 of hbm_jax; line of straight-lines 1.0", examined[1], re.MULTILINE)
+    assert re.search(r"^models +13 of hbm_jax; line of straight-lines 1.0", examined[1], re.MULTILINE)
 
 
 @pytest.mark.long

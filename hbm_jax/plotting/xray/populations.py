@@ -208,8 +208,8 @@ def spectral_populations(fit: Fit, num_draws: int = 300) -> Figure:
         If the fit is not one of a population of X-ray sources or was loaded without its program and data.
     """
     model: Any = model_of(fit)
-    if not (isinstance(model, SpectralPopulation) and isinstance(fit.data, SourceSpectra)):
-        model, _ = model_and_data(fit, Afterglow, Afterglows, "spectral_populations")
+    if not (isinstance(model, Afterglow) and isinstance(fit.data, Afterglows)):
+        model, _ = model_and_data(fit, SpectralPopulation, SourceSpectra, "spectral_populations")
     with house_style():
         sites = model.sites if isinstance(model, SpectralPopulation) else model.medium.sites
         names, units = [varying.site for varying in sites], model.units
@@ -241,7 +241,8 @@ def spectral_populations(fit: Fit, num_draws: int = 300) -> Figure:
 
 
 def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
-    """Plot the populations of afterglows: `spectral_populations` under its former name."""
+    """Plot the populations of a fit of `hbm_jax.models.Afterglow`, as `spectral_populations`."""
+    model_and_data(fit, Afterglow, Afterglows, "afterglow_populations")
     return spectral_populations(fit, num_draws)
 
 
