@@ -164,9 +164,7 @@ def test_detection_with_an_exponential_latent_and_draws(drawn, monte_carlo):
             )
         )(jnp.asarray(SELECTION.limit))
     assert draws.shape == (500, 7, 3)
-    assert np.isfinite(draws).all()
-    assert np.isfinite(gradient).all()
-    assert (np.asarray(gradient) > 0.0).all()
+    assert ((np.asarray(gradient) > 0.0) & (np.asarray(gradient) < np.inf)).all()
     # Detected measurements of one object share its truth: their magnitudes are correlated, those of others are not.
     correlation = np.corrcoef(np.asarray(draws)[:, :, 2].T)
     assert correlation[0, 2] > 0.5

@@ -90,7 +90,7 @@ def test_the_sample_of_a_posterior_is_read_by_the_distance_model(tmp_path):
     sample.to_table().write(tmp_path / "nodes.ecsv")
     again = read_distance_moduli(str(tmp_path / "nodes.ecsv"))
     np.testing.assert_allclose(again.covariance, sample.covariance, rtol=1e-12)
-    assert HubbleDiagram().bound(again) is not None
+    np.testing.assert_allclose(again.mu, sample.mu, rtol=1e-12)
     tables = Supernova(cosmology="nodes").tables({f"dmu_{k + 1}": draws[..., k] for k in range(22)})
     np.testing.assert_array_equal(tables["nodes"]["covariance"], sample.covariance)
     assert Supernova().tables({}) == {}

@@ -65,11 +65,9 @@ def test_coordinates_of_normal_data_are_independent_unit_normals():
 
     with jax.enable_x64(True):
         hessian = jax.jit(jax.hessian(density, argnums=(0, 1)))(np.zeros(6), sites["M0"])
-        at_zero = jax.jit(jax.grad(density))(np.zeros(6), sites["M0"])
     np.testing.assert_allclose(-hessian[0][0], np.eye(6), atol=1e-6)
     correlation = np.asarray(hessian[0][1]) / np.sqrt(-float(hessian[1][1]))
     np.testing.assert_allclose(correlation, 0.0, atol=1e-5)
-    assert np.isfinite(at_zero).all()
 
 
 def test_drawn_offsets_are_their_prior():
@@ -79,7 +77,7 @@ def test_drawn_offsets_are_their_prior():
     trace = jax.eval_shape(lambda: {k: v["value"] for k, v in drawn.get_trace(sne, observed=False).items()})
     assert trace["calibration"].shape == (4,)
     assert "_calibration" not in trace
-    assert model.bound(sne).coordinates is not None
+    assert model.bound(sne).coordinates.root.shape == (4, 4)
     assert Supernova(offsets="marginal").bound(sne).coordinates is None
     assert Supernova(latents="centred").bound(sne).coordinates is None
 

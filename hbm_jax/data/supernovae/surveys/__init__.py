@@ -1,1 +1,1 @@
-"""What surveys publish beside light-curve parameters: detection limits, and sensitivities to calibration."""
+"""Detection limits of surveys, and sensitivities of light-curve parameters to calibration."""
