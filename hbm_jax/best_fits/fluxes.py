@@ -257,8 +257,8 @@ def posterior_fluxes(
     probabilities, table = (0.5, 0.5 * (1 - level), 0.5 * (1 + level), level), []
     for row in rows:
         label, _, quantity, band = row
+        log10_flux = functools.partial(_log10_flux, row, log10_area=distance[0], one_plus_z=distance[1])
         for spectrum, values in zip(names, draws, strict=True):
-            log10_fluxes = in_chunks(lambda v, row=row: _log10_flux(row, v, *distance), values)
-            quantiles = 10.0 ** np.quantile(np.asarray(log10_fluxes), probabilities)
+            quantiles = np.quantile(10.0 ** np.asarray(in_chunks(log10_flux, values)), probabilities)
             table.append((label, spectrum, quantity, *band, *quantiles, _unit(quantity)))
     return pd.DataFrame(table, columns=[*COLUMNS, "limit", "unit"])

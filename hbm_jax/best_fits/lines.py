@@ -155,39 +155,45 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
     value, gradient = quantity(center)
     index = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
     covariance = best.likelihood.covariance.to_numpy(float)
-    ends: tuple[float, ...]
-    is_open: tuple[bool, ...]
-    if index is None or abs(gradient[index] - 1.0) > 1e-6 or not np.isfinite(value):
+    curvature = jax.jit(jax.hessian(function))
+    if index is not None and np.isfinite(value) and abs(gradient[index] - 1.0) < 1e-6:
+        lower, upper = _ends_for_amplitude(likelihood, center, quantity, curvature, index, covariance, rise)
+    elif np.isfinite(value) and np.isfinite(gradient).all():
         # The amplitude is fixed or tied, or the continuum depends on it.
-        found = (ProfileEnd(math.nan, False),) * 2
-        if np.isfinite(value) and np.isfinite(gradient).all():
-            std = float(standard_deviations(gradient[None, None], covariance)[0, 0])
-            options = {"std": std, "rise": rise, "reach": NO_LINE}
-            found = quantity_interval(likelihood, center, quantity, jax.jit(jax.hessian(function)), **options)
-        ends, is_open = tuple(end.value for end in found), tuple(end.is_open for end in found)
+        std = float(standard_deviations(gradient[None, None], covariance)[0, 0])
+        options = {"std": std, "rise": rise, "reach": NO_LINE}
+        lower, upper = quantity_interval(likelihood, center, quantity, curvature, **options)
     else:
-        rewritten = Rewritten(likelihood, quantity, jax.jit(jax.hessian(function)), index)
-        y = rewritten.to_new(center)
-        new_covariance = rewritten.covariance(covariance, gradient)
-        point = _Point(y, rewritten.value_and_grad(y)[0], True)
-        # Each is (end, is open, converged), or a point better than the best fit.
-        searches = [_Profile(rewritten, point, index, -1.0, new_covariance, rise).end()]
-        at_bound = center[index] <= likelihood.lower[index]
-        if at_bound or (not isinstance(searches[0], _Point) and searches[0][1]):
-            # The likelihood may rise towards no line, by less than the search notices: limits refer to the larger one.
-            without = np.where(np.arange(len(y)) == index, y - NO_LINE, y)
-            point = _Point(y, min(point.value, _newton(rewritten, without, index).value), True)
-        searches.append(_Profile(rewritten, point, index, 1.0, new_covariance, rise).end())
-        ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in searches)
-        is_open = tuple(not isinstance(end, _Point) and bool(end[1]) for end in searches)
-        # At the lower bound of its prior the line is not required, though the likelihood may still rise below.
-        is_open = (
-            is_open[0] or (isinstance(searches[0], _Point) and center[index] <= likelihood.lower[index]),
-            is_open[1],
-        )
-    lower, upper = (10.0**end for end in ends)
-    row = {"value": 10.0**value, "lower": 0.0 if is_open[0] else lower, "upper": math.inf if is_open[1] else upper}
-    return row | {"lower_open": is_open[0], "upper_open": is_open[1]}
+        lower = upper = ProfileEnd(math.nan, False)
+    row = {"value": 10.0**value, "lower": 0.0 if lower.is_open else 10.0**lower.value}
+    row |= {"upper": math.inf if upper.is_open else 10.0**upper.value}
+    return row | {"lower_open": lower.is_open, "upper_open": upper.is_open}
+
+
+def _ends_for_amplitude(
+    likelihood, center, quantity, curvature, index, covariance, rise
+) -> tuple[ProfileEnd, ProfileEnd]:
+    """Return the ends of the interval of a quantity that is proportional to the amplitude, without bounds of that."""
+    rewritten = Rewritten(likelihood, quantity, curvature, index)
+    y = rewritten.to_new(center)
+    new_covariance = rewritten.covariance(covariance, quantity(center)[1])
+    point = _Point(y, rewritten.value_and_grad(y)[0], True)
+    # Each is (end, is open, converged), or a point better than the best fit.
+    searches = [_Profile(rewritten, point, index, -1.0, new_covariance, rise).end()]
+    at_bound = center[index] <= likelihood.lower[index]
+    if at_bound or (not isinstance(searches[0], _Point) and searches[0][1]):
+        # The likelihood may rise towards no line, by less than the search notices: limits refer to the larger one.
+        without = np.where(np.arange(len(y)) == index, y - NO_LINE, y)
+        point = _Point(y, min(point.value, _newton(rewritten, without, index).value), True)
+    searches.append(_Profile(rewritten, point, index, 1.0, new_covariance, rise).end())
+    # At the lower bound of its prior the line is not required, though the likelihood may still rise below.
+    lower, upper = (
+        ProfileEnd(math.nan, at_bound and end is searches[0])
+        if isinstance(end, _Point)
+        else ProfileEnd(end[0] if end[2] else math.nan, bool(end[1]))
+        for end in searches
+    )
+    return lower, upper
 
 
 class Rewritten(Likelihood):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from astropy.cosmology import FlatLambdaCDM
 from jax import monitoring
 from scipy import optimize
 from scipy.integrate import quad
@@ -15,7 +16,7 @@ from small_ogip import small_arf, small_rmf, small_spectrum
 
 import hbm_jax as hbm
 from hbm_jax import best_fit
-from hbm_jax.best_fits import posterior_lines
+from hbm_jax.best_fits import posterior_fluxes, posterior_lines
 from hbm_jax.best_fits.fit import spectrum_table, terms_of
 from hbm_jax.inference import ResultFileError
 from hbm_jax.models import SpectralFit
@@ -245,6 +246,36 @@ def test_lines_of_draws(stack):
     shown = table.loc["equivalent width", ["lower", "value", "upper", "limit"]].to_numpy(float)
     np.testing.assert_allclose(shown, np.quantile(width, [0.05, 0.5, 0.95, 0.9]), rtol=1e-6)
     assert table.loc["photon flux", "value"] == pytest.approx(10 ** np.median(line), rel=0.02)
+
+
+def test_fluxes_of_draws(stack):
+    """Of two spectra with their own amplitudes, and a line that is tied to the amplitude and to the common index."""
+    rng = np.random.default_rng(1)
+    index, amplitude = rng.normal(1.7, 0.1, (2, 40)), rng.normal(-2.5, 0.1, (2, 40, 2))
+    draws = {"photon_index": (["chain", "draw"], index), "log10_amplitude": (["chain", "draw", "spectrum"], amplitude)}
+    priors = {"fe_energy": 1.2, "fe_sigma": 0.05, "fe_log10_amplitude": "log10_amplitude - photon_index"}
+    model = SpectralFit("powerlaw + gauss(fe)", own="log10_amplitude", priors=priors)
+    both = SpectrumStack.of([small_spectrum(response=RESPONSE), small_spectrum(response=RESPONSE, name="b")])
+    fit = SimpleNamespace(program=model, posterior=xr.Dataset(draws), data=both)
+    table = posterior_fluxes(fit, [(0.5, 2.0)], z=0.5, level=0.9).set_index(["component", "spectrum", "quantity"])
+    assert len(table) == 18
+    continuum = 10**amplitude * power_law_energy(index)[..., None]
+    line = 1.2 * 10 ** (amplitude - index[..., None])
+    parts = {"PowerLaw": continuum, "fe": line, "total": continuum + line}
+    for name, draw in parts.items():
+        expected = np.quantile(KEV * draw[..., 1], [0.5, 0.05, 0.95, 0.9])
+        shown = table.loc[(name, "b", "unabsorbed flux"), ["value", "lower", "upper", "limit"]]
+        np.testing.assert_allclose(shown.to_numpy(float), expected, rtol=1e-6)
+    area = 4 * np.pi * FlatLambdaCDM(70.0, 0.3).luminosity_distance(0.5).to_value("cm") ** 2
+    at_source = KEV * 10 ** amplitude[..., 0] * 1.5 ** (index - 2) * power_law_energy(index)  # 0.5 to 2 keV at rest
+    row = table.loc[("PowerLaw", "small", "luminosity")]
+    assert row["value"] == pytest.approx(area * np.median(at_source), rel=1e-6)
+    widths = posterior_lines(fit).set_index(["spectrum", "quantity"])["value"]
+    assert widths["b", "photon flux"] == pytest.approx(np.median(line[..., 1] / 1.2), rel=1e-6)
+    with pytest.raises(TypeError, match="posterior_fluxes: expected a fit of a SpectralFit"):
+        posterior_fluxes(SimpleNamespace(program=None))
+    with pytest.raises(ValueError, match="posterior_fluxes: bands: expected two positive energies"):
+        posterior_fluxes(fit, [(2.0, 0.5)])
 
 
 @pytest.mark.long
