@@ -44,6 +44,7 @@ CONFIGURATIONS = {  # nuisances, options
     "limits in bands and outliers, no offsets": (NONE, {"selection": "band", "outliers": True}),
     "all but limits, no offsets": (NONE, {name: PUBLISHED[name] for name in PUBLISHED if name != "selection"}),
     "all but tails, no offsets": (NONE, {name: PUBLISHED[name] for name in PUBLISHED if name not in TAILS}),
+    "all but the tail of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "normal"}),
     "all, no offsets": (NONE, PUBLISHED),
     "all with sampled offsets": ("offsets", PUBLISHED),
     "all with sampled offsets and flows": (ALL, PUBLISHED),
@@ -148,6 +149,25 @@ def row_of(name: str, folder: Path, every: int, **options_of_sampling) -> dict:
     return row
 
 
+def influence(name: str, folder: Path, every: int, **options_of_sampling) -> str:
+    """Return Om0 of all supernovae and without each survey in turn, one line each, fitted in one batch."""
+    nuisances, options = CONFIGURATIONS[name]
+    data = thinned(read_union(folder, nuisances), every)
+    start = time.perf_counter()
+    fits = hbm.leave_groups_out(Supernova(**options), data, data.survey, progress=False, **options_of_sampling)
+    seconds = time.perf_counter() - start
+    counts = data.survey_counts
+    lines = [f"{name}: Om0 without each survey; {len(fits)} fits in {seconds:.0f} s, load {os.getloadavg()[0]:.1f}"]
+    rows = fits.summary(["Om0"]).xs("Om0", level="parameter")
+    for label, row in rows.iterrows():
+        count = counts.get(label.removeprefix("without "), len(data))
+        lines.append(
+            f"{label:24} {count:5} {row['mean']:.4f} +- {row['sd']:.4f} {row['mean'] - rows.loc['all', 'mean']:+.4f}  "
+            f"{'usable' if fits.usable[label] else 'not usable'}"
+        )
+    return "\n".join(lines)
+
+
 def table(rows: list[dict]) -> str:
     """Return one line for each configuration: Om0 with its standard deviation and Monte Carlo error."""
     lines = [
@@ -172,6 +192,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sample")
     parser.add_argument("--only", nargs="*", default=list(CONFIGURATIONS), help="configurations")
     parser.add_argument("--out", type=Path, help="JSON lines file to which rows are added")
+    parser.add_argument("--influence", action="store_true", help="Om0 without each survey, of the configurations")
     for option, default in (("seed", 0), ("num-chains", 4), ("every", 1)):
         parser.add_argument(f"--{option}", type=int, default=default)
     for option in ("num-warmup", "num-samples", "max-seconds"):
@@ -180,9 +201,12 @@ def main() -> None:
     hbm.use_every_core()
     stored = given.out.read_text().splitlines() if given.out and given.out.exists() else []
     done = {json.loads(line)["configuration"] for line in stored}
-    for name in [name for name in given.only if name not in done]:
+    for name in [name for name in given.only if given.influence or name not in done]:
         names = ("seed", "num_chains", "num_warmup", "num_samples", "max_seconds")
         options = {option: getattr(given, option) for option in names if getattr(given, option) is not None}
+        if given.influence:
+            print(influence(name, given.data, given.every, **options), flush=True)
+            continue
         row = row_of(name, given.data, given.every, **options)
         print(json.dumps(row), flush=True)
         if given.out:
