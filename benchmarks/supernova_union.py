@@ -42,9 +42,16 @@ CONFIGURATIONS = {  # nuisances, options
     "common limit, no offsets": (NONE, {"selection": "common"}),
     "limits in bands, no offsets": (NONE, {"selection": "band"}),
     "limits in bands and outliers, no offsets": (NONE, {"selection": "band", "outliers": True}),
+    "two slopes, no offsets": (NONE, TAILS | {"stretch": "normal"}),
+    "two slopes and two populations of stretch, no offsets": (NONE, TAILS | {"stretch": "two"}),
+    "two slopes, limits and outliers, no offsets": (
+        NONE,
+        TAILS | {"stretch": "normal", "selection": "band", "outliers": True},
+    ),
     "all but limits, no offsets": (NONE, {name: PUBLISHED[name] for name in PUBLISHED if name != "selection"}),
     "all but tails, no offsets": (NONE, {name: PUBLISHED[name] for name in PUBLISHED if name not in TAILS}),
     "all but the tail of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "normal"}),
+    "all, with two populations of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "two"}),
     "all, no offsets": (NONE, PUBLISHED),
     "all with sampled offsets": ("offsets", PUBLISHED),
     "all with sampled offsets and flows": (ALL, PUBLISHED),
@@ -171,14 +178,14 @@ def influence(name: str, folder: Path, every: int, **options_of_sampling) -> str
 def table(rows: list[dict]) -> str:
     """Return one line for each configuration: Om0 with its standard deviation and Monte Carlo error."""
     lines = [
-        f"{'configuration':46} {'Om0':>16} {'MC err.':>7} {'elpd':>8}  {'sampler':10} {'R-hat':>6} {'ESS':>5} "
+        f"{'configuration':54} {'Om0':>16} {'MC err.':>7} {'elpd':>8}  {'sampler':10} {'R-hat':>6} {'ESS':>5} "
         f"{'draws':>5} {'gradient':>9} {'fit':>6} {'check':>5} {'load':>4}  model"
     ]
     for row in rows:
         mean, sd, error = row["parameters"]["Om0"]
         elpd = f"{row['elpd']:8.1f}" if "elpd" in row else " " * 8
         lines.append(
-            f"{row['configuration']:46} {mean:.3f} +- {sd:.3f} {error:8.4f} {elpd}  "
+            f"{row['configuration']:54} {mean:.3f} +- {sd:.3f} {error:8.4f} {elpd}  "
             f"{'usable' if row['usable'] else 'not usable':10} {row['worst_r_hat'][1]:6.3f} {row['smallest_ess'][1]:5.0f} "
             f"{row['draws']:5} {row['evaluation_ms']:6.2f} ms {row['fit_s']:4.0f} s {row['check_s']:3.0f} s "
             f"{row['load']:4.1f}  {'passed' if row['model_passed'] else 'failed'}"
