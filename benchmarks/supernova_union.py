@@ -187,7 +187,8 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"{row['configuration']:54} {mean:.3f} +- {sd:.3f} {error:8.4f} {elpd}  "
             f"{'usable' if row['usable'] else 'not usable':10} {row['worst_r_hat'][1]:6.3f} "
-            f"{row['smallest_ess'][1]:5.0f} {row['draws']:5} {row['evaluation_ms']:6.2f} ms {row['fit_s']:4.0f} s {row['check_s']:3.0f} s "
+            f"{row['smallest_ess'][1]:5.0f} {row['draws']:5} {row['evaluation_ms']:6.2f} ms "
+            f"{row['fit_s']:4.0f} s {row['check_s']:3.0f} s "
             f"{row['load']:4.1f}  {'passed' if row['model_passed'] else 'failed'}"
         )
     return "\n".join(lines)

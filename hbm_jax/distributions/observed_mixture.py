@@ -142,15 +142,13 @@ class ObservedMixture(dist.Distribution):
         """Log probability that an object is detected, (...)."""
         if self.selection is None:
             return jnp.zeros(self.batch_shape)
-        return logsumexp(self.log_weights + self._log_detected_components(), axis=-1)
+        return logsumexp(self.log_weights + self._log_detected_components(self.selection), axis=-1)
 
-    def _log_detected_components(self):
+    def _log_detected_components(self, selection: ProbitSelection):
         """Return the log probability that an object of each component is detected, (..., K)."""
         axes = range(len(self.loc))
-        slopes = [jnp.asarray(self.selection.slope)[..., i, None] for i in axes]
-        limit, width_variance = (
-            jnp.asarray(part)[..., None] for part in (self.selection.limit, self.selection.variance)
-        )
+        slopes = [jnp.asarray(selection.slope)[..., i, None] for i in axes]
+        limit, width_variance = (jnp.asarray(part)[..., None] for part in (selection.limit, selection.variance))
         mean = sum(slopes[i] * self._mean(i) for i in axes)
         covariance = self._covariance
         variance = sum(slopes[i] * slopes[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
@@ -186,7 +184,7 @@ class ObservedMixture(dist.Distribution):
         keys = random.split(key, 5)
         log_weights, selection = self.log_weights, self.selection
         if selection is not None:
-            log_weights = log_weights + self._log_detected_components()
+            log_weights = log_weights + self._log_detected_components(selection)
         log_weights = jnp.broadcast_to(log_weights, self._component_shape)
         loc, scale, half_line = self._selected(random.categorical(keys[0], log_weights, shape=shape))
         mean = self.offset + loc
