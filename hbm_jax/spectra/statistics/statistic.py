@@ -154,7 +154,7 @@ class Statistic:
         if self.name == "wstat":
             shape = jnp.broadcast_to(jnp.asarray(self.background, expected.dtype), expected.shape)
             positive = shape > 0
-            return jnp.where(positive, draw_gamma(key, jnp.where(positive, shape, 1.0)), 0.0) / self.ratio
+            return jnp.where(positive, jax.random.gamma(key, jnp.where(positive, shape, 1.0)), 0.0) / self.ratio
         if self.name == "pgstat":
             return self.background + self.background_error * jax.random.normal(key, expected.shape, expected.dtype)
         if self.shape is None:
@@ -163,7 +163,7 @@ class Statistic:
                 for x in (self.background, self.background_error)
             )
             return draw_truncated(key, background, error)
-        return draw_gamma(key, self.shape) / self.rate
+        return jax.random.gamma(key, self.shape) / self.rate
 
     def displacement_by_profile(self) -> float:
         """Return an estimate of the displacement of a posterior by a profiled background, in standard deviations.
@@ -420,39 +420,3 @@ def _saturated(name: str, counts, background=None):
         log_density = jnp.log(math.sqrt(2.0 * math.pi) * jnp.where(is_positive, background, 1.0))
         return poisson(counts) - jnp.where(is_positive, log_density, 0.0)
     return poisson(counts)
-
-
-def draw_gamma(key: jax.Array, shape: ArrayLike) -> jax.Array:
-    """Draw gamma variates of unit rate, for arrays at once; `jax.random.gamma` takes six times as long.
-
-    Parameters
-    ----------
-    key : PRNG key
-        Random number key.
-    shape : (...)
-        Shape parameters, > 0; where they are not positive and finite, they are returned unchanged.
-
-    Notes
-    -----
-    The rejection method of Marsaglia & Tsang (2000, ACM Trans. Math. Softw. 26, 363), with its extension to shapes < 1.
-    """
-    shape = jnp.asarray(shape)
-    valid = jnp.isfinite(shape) & (shape > 0)
-    safe = jnp.where(valid, shape, 1.0)
-    small = safe < 1.0
-    d = jnp.where(small, safe + 1.0, safe) - 1.0 / 3.0
-    power_key, key = jax.random.split(key)
-
-    def propose(state):
-        key, values, accepted = state
-        key, normal_key, uniform_key = jax.random.split(key, 3)
-        x = jax.random.normal(normal_key, d.shape, d.dtype)
-        v = (1.0 + x / jnp.sqrt(9.0 * d)) ** 3
-        log_u = jnp.log1p(-jax.random.uniform(uniform_key, d.shape, d.dtype))
-        passes = (v > 0) & (log_u < 0.5 * x * x + d * (1.0 - v + jnp.log(jnp.where(v > 0, v, 1.0))))
-        return key, jnp.where(accepted, values, d * v), accepted | passes
-
-    start = (key, jnp.zeros_like(d), jnp.zeros(d.shape, bool))
-    _, values, _ = jax.lax.while_loop(lambda state: ~state[2].all(), propose, start)
-    uniform = 1.0 - jax.random.uniform(power_key, d.shape, d.dtype)
-    return jnp.where(valid, values * jnp.where(small, uniform ** (1.0 / safe), 1.0), shape)
