@@ -85,9 +85,15 @@ def log_mills_ratio(y):
     return _log_mills_ratio(y)[0]
 
 
+def log_mills_slope(y):
+    """Return the derivative of `log_mills_ratio`, -D / M, for any real y, without cancellation for positive y."""
+    return _log_mills_ratio(y)[1]
+
+
 def _log_mills_ratio(y):
     """Return log M and its derivative, -D / M."""
-    negative, size = y < 0.0, jnp.abs(y)
+    negative = y < 0.0
+    size = jnp.where(negative, -y, y)  # with a derivative at zero
     t = _SCALE / (_SCALE + size)
     ratio, slope = mills_ratio(t)
     ratio, slope = t * ratio, t * t * slope
