@@ -28,7 +28,7 @@ from hbm_jax.xla_options import QUICK
 
 BANDS = ((0.5, 2.0), (2.0, 10.0))  # keV
 FLUX, LUMINOSITY = "erg/cm^2/s", "erg/s"
-NO_FLUX = 8.0  # decades below the best fit at which a component has no effect
+REACH = (8.0, 40.0)  # decades below and above the best fit at which an interval is open
 STEP = 1e-6  # finite differences of gradients
 COLUMNS = ["component", "spectrum", "quantity", "low", "high", "value", "lower", "upper"]
 
@@ -107,7 +107,7 @@ def flux_table(
                 if np.isfinite(values[row, index]) and np.isfinite(gradients[row, index]).all():
                     ends = quantity_interval(
                         likelihood, center, *quantities.element(row, index),
-                        std=std[row, index], rise=rise, reach=NO_FLUX,
+                        std=std[row, index], rise=rise, reach=REACH,
                     )  # fmt: skip
                 table.append((label, spectrum, quantity, *band, *_interval(values[row, index], *ends), _unit(quantity)))
     return pd.DataFrame(table, columns=[*COLUMNS, "lower_open", "upper_open", "unit"])
@@ -117,9 +117,9 @@ def _interval(log10_value: float, lower: ProfileEnd, upper: ProfileEnd) -> tuple
     """Return a value with its interval and its open ends, from the logarithms."""
     with np.errstate(over="ignore"):
         ends = [float(10.0 ** np.float64(end.value)) for end in (lower, upper)]
-    if lower.is_open and lower.value < log10_value - NO_FLUX:
+    if lower.is_open and lower.value < log10_value - REACH[0]:
         ends[0] = 0.0
-    if upper.is_open and upper.value > log10_value + NO_FLUX:
+    if upper.is_open and upper.value > log10_value + REACH[1]:
         ends[1] = math.inf
     return 10.0**log10_value, ends[0], ends[1], lower.is_open, upper.is_open
 

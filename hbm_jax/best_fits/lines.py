@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from hbm_jax.best_fits.components import names_of_spectra, spectra_of_draws
-from hbm_jax.best_fits.fluxes import standard_deviations
+from hbm_jax.best_fits.fluxes import REACH, standard_deviations
 from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference import Fit
 from hbm_jax.inference.likelihood.derived import ProfileEnd, quantity_interval
@@ -161,7 +161,7 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
     elif np.isfinite(value) and np.isfinite(gradient).all():
         # The amplitude is fixed or tied, or the continuum depends on it.
         std = float(standard_deviations(gradient[None, None], covariance)[0, 0])
-        options = {"std": std, "rise": rise, "reach": NO_LINE}
+        options = {"std": std, "rise": rise, "reach": REACH}
         lower, upper = quantity_interval(likelihood, center, quantity, curvature, **options)
     else:
         lower = upper = ProfileEnd(math.nan, False)

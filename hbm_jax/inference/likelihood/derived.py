@@ -40,7 +40,7 @@ def quantity_interval(
     *,
     std: float,
     rise: float,
-    reach: float,
+    reach: tuple[float, float],
 ) -> tuple[ProfileEnd, ProfileEnd]:
     """Return the ends of the profile-likelihood interval of a quantity; call it with 64-bit JAX.
 
@@ -58,15 +58,15 @@ def quantity_interval(
         Standard deviation of the quantity from the curvature of the likelihood, positive; a guess suffices.
     rise : float
         Fall of the log likelihood at the ends.
-    reach : float
-        Distance from the value at the maximum beyond which the interval is open.
+    reach : (float, float)
+        Distances below and above the value at the maximum beyond which the interval is open.
     """
     value, gradient = quantity(center)
     if not gradient.any():  # nothing that is free changes it
         return ProfileEnd(value, False), ProfileEnd(value, False)
     penalised = _Penalised(likelihood, quantity, curvature, STIFFNESS / std**2)
-    first, second = (_end(penalised, center, sign, std, np.sqrt(2.0 * rise), reach) for sign in (-1.0, 1.0))
-    return first, second
+    target = float(np.sqrt(2.0 * rise))
+    return _end(penalised, center, -1.0, std, target, reach[0]), _end(penalised, center, 1.0, std, target, reach[1])
 
 
 class _Penalised:
