@@ -161,8 +161,7 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
     elif np.isfinite(value) and np.isfinite(gradient).all():
         # The amplitude is fixed or tied, or the continuum depends on it.
         std = float(standard_deviations(gradient[None, None], covariance)[0, 0])
-        options = {"std": std, "rise": rise, "reach": REACH}
-        lower, upper = quantity_interval(likelihood, center, quantity, curvature, **options)
+        lower, upper = quantity_interval(likelihood, center, quantity, curvature, std=std, rise=rise, reach=REACH)
     else:
         lower = upper = ProfileEnd(math.nan, False)
     row = {"value": 10.0**value, "lower": 0.0 if lower.is_open else 10.0**lower.value}

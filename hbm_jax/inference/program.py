@@ -40,6 +40,12 @@ class Program(Protocol):
     def bind_each(self, data: Sequence[Any]) -> Sequence[Any]:
         """Return bound data of several data sets, all of the same structure; without it `bind` is called for each."""
 
+    def bind_alike(self, data: Sequence[Any]) -> Sequence[Any]:
+        """Return bound data of several data sets, with arrays of the same shapes even if those of the data differ.
+
+        Without it, data of different shapes are padded before they are bound.
+        """
+
     def padded(self, bound: Any) -> tuple[Any, Mapping[str, int]]:
         """Return bound data padded to sizes in steps, and the size without padding of each plate that is padded.
 
@@ -133,11 +139,16 @@ def bound_args(program: Callable, args: tuple) -> tuple:
     return bound_objects(program, [args])[0]
 
 
+def is_bound(program: Any, objects: Sequence[tuple]) -> bool:
+    """Return whether the arguments for each of several objects are bound data."""
+    return all(len(args) == 1 and isinstance(args[0], getattr(program, "Bound", ())) for args in objects)
+
+
 def bound_objects(program: Any, objects: Sequence[tuple]) -> list[tuple]:
     """Return the arguments for each of several objects, bound if the program has `Program.bind`."""
     if not binds(program):
         return list(objects)
-    if all(len(args) == 1 and isinstance(args[0], getattr(program, "Bound", ())) for args in objects):
+    if is_bound(program, objects):
         return list(objects)
     with jax.enable_x64(True):
         if len(objects) > 1 and hasattr(program, "bind_each"):

@@ -312,6 +312,23 @@ class SpectrumStack:
             return np.broadcast_to(np.asarray(self.background) / np.asarray(self.ratio), source.shape)
         return np.zeros_like(source)
 
+    @classmethod
+    def joined(cls, stacks: "Sequence[SpectrumStack]") -> "SpectrumStack":
+        """Return one stack of the spectra of several, in their order."""
+        num_groups = max(np.shape(stack.counts)[1] for stack in stacks)
+        rows = {key: [row for stack in stacks for row in np.asarray(getattr(stack, key))] for key in PADDING}
+        arrays = {key: [_padded(row, num_groups, PADDING[key]) for row in rows[key]] for key in PADDING}
+        texts = {k: dict.fromkeys(t for stack in stacks for t in getattr(stack, k)) for k in ("warnings", "notes")}
+        return cls(
+            name=tuple(name for stack in stacks for name in stack.name),
+            responses=tuple(response for stack in stacks for response in stack.responses),
+            grouping=tuple(group for stack in stacks for group in stack.grouping),
+            exposure=frozen_array(np.concatenate([stack.exposure for stack in stacks])),
+            warnings=tuple(texts["warnings"]),
+            notes=tuple(texts["notes"]),
+            **{key: frozen_array(np.stack(values), None) for key, values in arrays.items()},
+        )
+
     def sparse_response(self, row: int, *, per_second: bool = False) -> tuple[Floats, sparse.csr_matrix]:
         """Return edges and grouped response of one spectrum times its exposure, or without it if `per_second`.
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from astropy.table import Table
 from monte_carlo import seed
 from numpyro import handlers
 from numpyro.infer.util import compute_log_probs
@@ -195,6 +196,37 @@ def test_goodness_of_a_good_fit_and_of_a_bad_one(fitted, prepared, monte_carlo):
     assert good.total_p_value == (1 + (drawn >= observed).sum()) / 201
     bad = fitted.parameters | {"host_nh": 0.0}
     assert MODEL.goodness(prepared[1], bad, seed=seed(1), num_simulations=200).total_p_value == 1 / 201
+
+
+@pytest.mark.parametrize("spectrum", ["PowerLaw() * tbabs", "(PowerLaw() + gauss(fe)) * tbabs"])
+def test_spectra_of_a_survey_are_bound_with_arrays_of_the_same_shapes(two, spectrum):
+    """Each of the spectra, which differ in their numbers of groups, has the likelihood that it has alone."""
+    model = SpectralFit(spectrum, priors={"photon_index": "Uniform(-1, 5)", "log10_flux": "Uniform(-14, -8)"})
+    singles = [two.subset([row]) for row in (0, 1, 0)]
+    assert len({np.shape(single.counts) for single in singles}) == 2
+    bound = model.bind_alike(singles)
+    shapes = {tuple(np.shape(leaf) for leaf in jax.tree.leaves(entry)) for entry in bound}
+    assert len(shapes) == 1
+    line = {"fe_energy": 2.0, "fe_sigma": 0.01, "fe_log10_amplitude": -4.0}
+    values = {"photon_index": 2.0, "log10_flux": -10.8, "nh": 2.0} | (line if "gauss" in spectrum else {})
+    for single, entry in zip(singles, bound, strict=True):
+        alone = log_likelihood(model, model.bind(single), values)
+        assert log_likelihood(model, entry, values) == pytest.approx(alone, abs=2e-3)
+    with pytest.raises(ValueError, match=r"expected as many spectra in each data set; found \[1, 2\]"):
+        model.bind_alike([two, singles[0]])
+
+
+@pytest.mark.long
+def test_a_survey_is_fitted_in_one_call_and_gives_a_catalogue(two, fitted, tmp_path):
+    singles = [two.subset([row]) for row in (0, 1)]
+    fits = hbm_jax.fit_each(MODEL, singles, names=two.name, seed=1, progress=False)
+    assert fits.usable.all()
+    fits.to_table().write(tmp_path / "catalogue.fits")
+    catalogue = Table.read(tmp_path / "catalogue.fits")
+    assert list(catalogue["object"]) == ["long", "short"]
+    for name, row in fitted.table.iterrows():  # flat priors
+        assert abs(catalogue[f"{name}_median"][0] - row["value"]) < 0.3 * row["std"]
+        assert catalogue[f"{name}_sd"][0] == pytest.approx(row["std"], rel=0.2)
 
 
 @pytest.mark.slow

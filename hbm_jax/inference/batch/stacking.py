@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
-from hbm_jax.inference.program import bound_args, bound_objects
+from hbm_jax.inference.program import bound_args, bound_objects, is_bound
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,24 @@ def _columns(objects: list[tuple]) -> tuple[list[str], list[list[np.ndarray]]]:
 def bound_stack(program: Callable, data: Any) -> Stack:
     """Stack the data of many objects for tracing the program: bound data if it has `Program.bind`.
 
-    Ragged data are padded before they are bound.
+    Ragged data are padded before they are bound, except by programs with `Program.bind_alike`.
 
     Raises
     ------
     ValueError
-        As `stack`, and if the bound data of two objects differ in structure.
+        As `stack`, and if the bound data of two objects differ in structure, or in shapes.
     """
-    stacked, objects = stack(data), objects_of(data)
+    objects = objects_of(data)
+    if hasattr(program, "bind_alike") and not is_bound(program, objects):
+        with jax.enable_x64(True):
+            stacked = stack([(bound,) for bound in program.bind_alike([args[0] for args in objects])])
+        if stacked.padded:
+            raise ValueError(
+                "fit_each: expected bound data of the same shapes for all objects; found others. Fit the objects in "
+                "groups of equal shapes."
+            )
+        return stacked
+    stacked = stack(data)
     if stacked.padded:
         objects = [stacked.args([leaf[row] for leaf in stacked.leaves]) for row in range(len(stacked))]
     bound = bound_objects(program, objects)

@@ -67,6 +67,28 @@ class FoldedSpectra:
         total = self.source(values)
         return total if factor is None else total * factor[:, None]
 
+    def each(self, size: int = 1) -> "list[FoldedSpectra]":
+        """Return the spectra one by one, or as many together as ``size``, with arrays of the same shapes.
+
+        Raises ValueError if the response to lines is stored in blocks of all spectra.
+        """
+        num = len(self.errors)
+        if self.source.response is not None and self.source.response.order is not None and num > size:
+            raise ValueError(
+                "fit_each: expected at most a few dozen spectra in one call of a model with narrow lines or tables; "
+                f"found {num}. Fit them in groups."
+            )
+
+        def of_rows(rows):
+            def select(leaf):
+                """Return the rows of the axis of the spectra, the first of this length; tables may precede it."""
+                axis = next((axis for axis, length in enumerate(np.shape(leaf)) if length == num), None)
+                return leaf if axis is None else np.take(np.asarray(leaf), rows, axis)
+
+            return jax.tree.map(select, self)
+
+        return [of_rows(np.arange(start, start + size)) for start in range(0, num, size)]
+
 
 def folded(
     spectrum: Component, data: SpectrumStack, rows: Sequence[int], trials: Mapping[str, np.ndarray], tolerance: float

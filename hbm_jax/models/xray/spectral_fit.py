@@ -6,7 +6,7 @@ first may have a calibration factor relative to the first.
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -222,6 +222,25 @@ class SpectralFit(PopulationModel):
         return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials, tolerance=tolerance)
 
     bind = prepare
+
+    def bind_alike(self, data: Sequence[SpectrumStack]) -> list[FoldedSpectra]:
+        """Return bound data of several data sets, with arrays of the same shapes, for `hbm_jax.fit_each`.
+
+        Raises ValueError if the data sets differ in their number of spectra, and for many spectra with narrow lines.
+        """
+        if self.background_spectrum is not None or any(isinstance(entry, RegionStack) for entry in data):
+            return [self.bound(entry) for entry in data]
+        sizes = {len(entry) for entry in data}
+        if len(sizes) > 1:
+            raise ValueError(f"fit_each: expected as many spectra in each data set; found {sorted(sizes)}.")
+        together = precomputed(lambda: self.bind(SpectrumStack.joined(data)))
+        bound = together.each(sizes.pop())
+        values = {name: value[0] for name, value in self._trials.items() if name in self.spectrum.parameters}
+        whole, ends = _fold(together, values, None), (_fold(bound[0], values, None), _fold(bound[-1], values, None))
+        for rows, part in zip((slice(len(ends[0])), slice(-len(ends[1]), None)), ends, strict=True):
+            if not np.allclose(whole[rows], part, rtol=1e-9, atol=0.0):
+                raise ValueError(f"fit_each: {len(data)} data sets of this model cannot be divided; leave one out.")
+        return bound
 
     @cached_property
     def _trials(self) -> dict[str, np.ndarray]:
