@@ -343,6 +343,9 @@ def test_one_protocol_names_all_that_is_asked():
         def bind_each(self, data):
             return [self.bind(single) for single in data]
 
+        def bind_alike(self, data):
+            return self.bind_each(data)
+
         def cautions_of_draws(self, data, posterior):
             return []
 
