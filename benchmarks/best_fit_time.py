@@ -27,7 +27,7 @@ AIMS = {"cold": 5.0, "repeated": 0.5}  # s
 def spectrum() -> SpectrumStack:
     """Return a simulated spectrum of a CCD, grouped optimally, with its background."""
     population = AfterglowPopulation(
-        redshift=[0.0], photon_index=(1.9, 0.0), log10_flux=(-11.0, 0.0), log10_nh=(-0.5, 0.0), exposure=8000.0
+        redshift=[0.0], photon_index=(1.9, 0.0), log10_flux=(-10.4, 0.0), log10_nh=(-0.5, 0.0), exposure=8000.0
     )
     (drawn,) = population.draw(1, seed=1).spectra
     channels = noticed(drawn, (0.3, 10.0))
