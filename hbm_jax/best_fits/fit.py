@@ -158,9 +158,16 @@ class BestFit:
         return Profile(computed, self.model.units)
 
     def to_latex(self) -> str:
-        """Return a row of a LaTeX table: every free parameter with its errors."""
-        rows = self.likelihood.table[["value", "lower", "upper"]].to_numpy()
-        cells = [quoted_math(quote(*row)) if np.isfinite(row).all() else f"${row[0]:.6g}$" for row in rows]
+        """Return a row of a LaTeX table: every free parameter with its errors, or its upper limit."""
+        cells = []
+        for row in self.likelihood.table.itertuples():
+            value, lower, upper = row.value, row.lower, row.upper
+            if row.lower_open and not row.upper_open and (lower == value or np.isinf(lower)):
+                cells.append(f"$<{upper:.4g}$")
+            elif np.isfinite([value, lower, upper]).all():
+                cells.append(quoted_math(quote(value, lower, upper)))
+            else:
+                cells.append(f"${value:.6g}$")
         return f"{' & '.join(cells)} & {self.deviance.total:.1f}/{self.deviance.degrees_of_freedom} \\\\"
 
     def plot(self, kind: Literal["spectra", "unfolded"] = "spectra", row: int = 0) -> Any:

@@ -1,5 +1,6 @@
 """Best fits of spectra: contours against a plain Poisson likelihood, tables and figures."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -232,6 +233,17 @@ def test_fluxes_have_values_where_parameters_are_at_bounds_and_lines_outside_the
     np.testing.assert_allclose(at_bound[columns], fixed[columns], rtol=1e-4)
     assert at_bound.loc["fe", "value"].loc["flux", 0.5] < 1e-40
     assert np.isfinite(at_bound.loc["total", columns].to_numpy()).all()
+
+
+def test_a_row_of_latex_has_errors_or_upper_limits(faint):
+    best = faint[1]
+    table = best.likelihood.table.copy()
+    table.loc["fe_log10_amplitude", ["value", "lower", "upper", "lower_open"]] = [-14.0, -np.inf, -3.0394, True]
+    limited = dataclasses.replace(best, likelihood=dataclasses.replace(best.likelihood, table=table))
+    cells = limited.to_latex().split(" & ")
+    assert cells[2] == "$<-3.039$"
+    assert cells[0].startswith("$1.52")
+    assert "^{+" in cells[0]
 
 
 def test_lines_of_draws(stack):
