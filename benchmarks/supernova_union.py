@@ -12,6 +12,7 @@ written as they are made; configurations that the output has already are left ou
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -26,44 +27,49 @@ from hbm_jax.models.expansion import distance_nodes, has_nodes
 
 ALL, NONE = "offsets and flows", "none"
 NORMAL = {"offsets": "marginal"}
+TAILS = {"stretch": "tail", "colour": "dust", "host_beta": True}  # two slopes of colour, that of dust by host
+HOSTS = {"mass_error": True, "drift": True, "host_populations": True, "step_evolution": True}
+SCATTER = {"outliers": True, "survey_scatter": True}
+PUBLISHED = TAILS | HOSTS | SCATTER | {"scatter": "shared", "selection": "band"}
 CONFIGURATIONS = {  # nuisances, options
     "no offsets": (NONE, {}),
+    "outliers, no offsets": (NONE, {"outliers": True}),
+    "scatter of each survey, no offsets": (NONE, {"survey_scatter": True}),
+    "outliers, scatter of each survey, no offsets": (NONE, SCATTER),
+    "shared scatter, no offsets": (NONE, {"scatter": "shared"}),
+    "tails and two slopes, no offsets": (NONE, TAILS),
+    "hosts and redshifts, no offsets": (NONE, HOSTS),
+    "common limit, no offsets": (NONE, {"selection": "common"}),
+    "limits in bands, no offsets": (NONE, {"selection": "band"}),
+    "limits in bands and outliers, no offsets": (NONE, {"selection": "band", "outliers": True}),
+    "two slopes, no offsets": (NONE, TAILS | {"stretch": "normal"}),
+    "two slopes and two populations of stretch, no offsets": (NONE, TAILS | {"stretch": "two"}),
+    "two slopes, limits and outliers, no offsets": (
+        NONE,
+        TAILS | {"stretch": "normal", "selection": "band", "outliers": True},
+    ),
+    "all but limits, no offsets": (NONE, {name: PUBLISHED[name] for name in PUBLISHED if name != "selection"}),
+    "all but tails, no offsets": (NONE, {name: PUBLISHED[name] for name in PUBLISHED if name not in TAILS}),
+    "all but the tail of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "normal"}),
+    "all, with two populations of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "two"}),
+    "all, no offsets": (NONE, PUBLISHED),
+    "all with sampled offsets": ("offsets", PUBLISHED),
+    "all with sampled offsets and flows": (ALL, PUBLISHED),
+    "limits in bands, sampled offsets": ("offsets", {"selection": "band"}),
     "offsets": ("offsets", NORMAL),
     "offsets and flows": (ALL, NORMAL),
+    "normal populations of hosts, offsets and flows": (
+        ALL,
+        NORMAL | {"survey_scatter": True, "drift": True, "host_populations": True, "step_evolution": True},
+    ),
     "no mass step": (ALL, NORMAL | {"mass_step": False}),
     "beta of massive hosts": (ALL, NORMAL | {"host_beta": True}),
-    "drifting populations": (ALL, NORMAL | {"drift": True}),
     "scatter of each survey": (ALL, NORMAL | {"survey_scatter": True}),
-    "populations of massive hosts": (ALL, NORMAL | {"host_populations": True}),
-    "evolving mass step": (ALL, NORMAL | {"step_evolution": True}),
     "shared scatter": (ALL, NORMAL | {"scatter": "shared"}),
+    "w0wa, no offsets": (NONE, {"cosmology": "w0wacdm"}),
+    "free distances, no offsets": (NONE, {"cosmology": "nodes"}),
+    "w0wa": (ALL, NORMAL | {"cosmology": "w0wacdm"}),
     "free distances": (ALL, NORMAL | {"cosmology": "nodes"}),
-    "limits in bands, no offsets": (NONE, {"selection": "band"}),
-    "limits in bands, sampled offsets": ("offsets", {"selection": "band"}),
-    "as published, sampled offsets": (
-        "offsets",
-        {
-            "selection": "band",
-            "outliers": True,
-            "mass_error": True,
-            "stretch": "tail",
-            "colour": "dust",
-            "scatter": "shared",
-            "drift": True,
-            "host_populations": True,
-            "step_evolution": True,
-        },
-    ),
-    "outliers, no offsets": (NONE, {"outliers": True}),
-    "common limit, no offsets": (NONE, {"selection": "common"}),
-    "dust, no offsets": (NONE, {"colour": "dust"}),
-    "dust and common limit, no offsets": (NONE, {"colour": "dust", "selection": "common"}),
-    "tails, no offsets": (NONE, {"stretch": "tail", "colour": "tail"}),
-    "tails and common limit, no offsets": (NONE, {"stretch": "tail", "colour": "tail", "selection": "common"}),
-    "tails, common limit and outliers, no offsets": (
-        NONE,
-        {"stretch": "tail", "colour": "tail", "selection": "common", "outliers": True},
-    ),
 }
 
 
@@ -106,39 +112,84 @@ def evaluation_time(model: Supernova, bound, num: int = 100) -> float:
     return 1e3 * min(times)
 
 
-def row_of(name: str, folder: Path, **options_of_sampling) -> dict:
+def thinned(data: Supernovae, every: int) -> Supernovae:
+    """Return every n-th supernova in the order of redshift."""
+    return data if every == 1 else data.subset(np.sort(np.argsort(data.z_cmb, kind="stable")[::every]))
+
+
+def row_of(name: str, folder: Path, every: int, **options_of_sampling) -> dict:
     """Fit one configuration and return what is reported of it."""
     nuisances, options = CONFIGURATIONS[name]
     start = time.perf_counter()
-    data = read_union(folder, nuisances)
+    data = thinned(read_union(folder, nuisances), every)
     model = Supernova(**options)
     bound = model.bound(data)
-    bind = time.perf_counter() - start
-    evaluation = evaluation_time(model, bound)
+    row = {"configuration": name, "supernovae": len(data), "read_and_bind_s": time.perf_counter() - start}
+    row["evaluation_ms"] = evaluation_time(model, bound)
     start = time.perf_counter()
     fit = hbm.sample(model, data, progress=False, **options_of_sampling)
-    seconds = time.perf_counter() - start
-    summary, verdict = fit.summary(), fit.verdict
-    row = {"configuration": name, "read_and_bind_s": bind, "evaluation_ms": evaluation, "fit_s": seconds}
-    row |= {"verdict": str(verdict), "draws": int(np.prod(list(fit.posterior["Om0"].shape)))}
-    for parameter in ("Om0", "alpha", "beta", "delta_M", "sigma_int"):
-        if parameter in summary.index:
-            row[parameter] = [float(summary.loc[parameter, key]) for key in ("mean", "sd")]
-    if has_nodes(model.cosmology):  # flat LCDM fitted to the distances
+    row["fit_s"] = time.perf_counter() - start
+    start = time.perf_counter()
+    check = fit.model_check
+    row |= {"check_s": time.perf_counter() - start, "check": str(check), "model_passed": check.passed}
+    row |= {"verdict": str(fit.verdict), "usable": fit.verdict.usable, "draws": fit.verdict.num_draws}
+    row |= {"divergences": fit.verdict.num_divergences, "load": os.getloadavg()[0]}
+    row |= {"worst_r_hat": fit.verdict.worst_r_hat, "smallest_ess": fit.verdict.smallest_ess}
+    summary = fit.summary(max_size=30)
+    row["parameters"] = {
+        str(parameter): [float(summary.loc[parameter, key]) for key in ("mean", "sd", "mcse_mean")]
+        for parameter in summary.index
+    }
+    if has_nodes(model.cosmology):  # flat LCDM and w0wa fitted to the distances
         nodes = distance_nodes(model.cosmology, fit.posterior)
-        distances = hbm.sample(HubbleDiagram(), nodes, progress=False, **options_of_sampling).posterior["Om0"]
-        row["Om0"] = [float(distances.mean()), float(distances.std())]
-    return row | {"max_r_hat": float(summary["r_hat"].max()), "min_ess_bulk": float(summary["ess_bulk"].min())}
+        for cosmology in ("lcdm", "w0wacdm"):
+            distances = hbm.sample(HubbleDiagram(cosmology=cosmology), nodes, progress=False)
+            table_of = distances.summary()
+            row[f"nodes {cosmology}"] = {
+                str(parameter): [float(table_of.loc[parameter, key]) for key in ("mean", "sd", "mcse_mean")]
+                for parameter in table_of.index
+            }
+        row["parameters"]["Om0"] = row["nodes lcdm"]["Om0"]
+    if model.offsets == "sampled" and nuisances == NONE:  # else the density does not split into supernovae
+        score = hbm.loo(fit, num_draws=400)
+        row |= {"elpd": float(score.elpd), "elpd_se": float(score.se), "num_bad_k": len(score.bad)}
+    return row
+
+
+def influence(name: str, folder: Path, every: int, **options_of_sampling) -> str:
+    """Return Om0 of all supernovae and without each survey in turn, one line each, fitted in one batch."""
+    nuisances, options = CONFIGURATIONS[name]
+    data = thinned(read_union(folder, nuisances), every)
+    start = time.perf_counter()
+    fits = hbm.leave_groups_out(Supernova(**options), data, data.survey, progress=False, **options_of_sampling)
+    seconds = time.perf_counter() - start
+    counts = data.survey_counts
+    lines = [f"{name}: Om0 without each survey; {len(fits)} fits in {seconds:.0f} s, load {os.getloadavg()[0]:.1f}"]
+    rows = fits.summary(["Om0"]).xs("Om0", level="parameter")
+    for label, row in rows.iterrows():
+        count = counts.get(label.removeprefix("without "), len(data))
+        lines.append(
+            f"{label:24} {count:5} {row['mean']:.4f} +- {row['sd']:.4f} {row['mean'] - rows.loc['all', 'mean']:+.4f}  "
+            f"{'usable' if fits.usable[label] else 'not usable'}"
+        )
+    return "\n".join(lines)
 
 
 def table(rows: list[dict]) -> str:
-    """Return one line for each configuration."""
-    lines = [f"{'configuration':34} {'gradient':>9} {'bind':>6} {'fit':>7} {'R-hat':>6} {'ESS':>6}  Om0"]
+    """Return one line for each configuration: Om0 with its standard deviation and Monte Carlo error."""
+    lines = [
+        f"{'configuration':54} {'Om0':>16} {'MC err.':>7} {'elpd':>8}  {'sampler':10} {'R-hat':>6} {'ESS':>5} "
+        f"{'draws':>5} {'gradient':>9} {'fit':>6} {'check':>5} {'load':>4}  model"
+    ]
     for row in rows:
-        mean, sd = row["Om0"]
+        mean, sd, error = row["parameters"]["Om0"]
+        elpd = f"{row['elpd']:8.1f}" if "elpd" in row else " " * 8
         lines.append(
-            f"{row['configuration']:34} {row['evaluation_ms']:6.2f} ms {row['read_and_bind_s']:4.1f} s "
-            f"{row['fit_s']:5.0f} s {row['max_r_hat']:6.3f} {row['min_ess_bulk']:6.0f}  {mean:.3f} +- {sd:.3f}"
+            f"{row['configuration']:54} {mean:.3f} +- {sd:.3f} {error:8.4f} {elpd}  "
+            f"{'usable' if row['usable'] else 'not usable':10} {row['worst_r_hat'][1]:6.3f} "
+            f"{row['smallest_ess'][1]:5.0f} {row['draws']:5} {row['evaluation_ms']:6.2f} ms "
+            f"{row['fit_s']:4.0f} s {row['check_s']:3.0f} s "
+            f"{row['load']:4.1f}  {'passed' if row['model_passed'] else 'failed'}"
         )
     return "\n".join(lines)
 
@@ -149,14 +200,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sample")
     parser.add_argument("--only", nargs="*", default=list(CONFIGURATIONS), help="configurations")
     parser.add_argument("--out", type=Path, help="JSON lines file to which rows are added")
-    for option, default in (("seed", 0), ("num-chains", 4), ("num-warmup", 1000), ("num-samples", 1000)):
+    parser.add_argument("--influence", action="store_true", help="Om0 without each survey, of the configurations")
+    for option, default in (("seed", 0), ("num-chains", 4), ("every", 1)):
         parser.add_argument(f"--{option}", type=int, default=default)
+    for option in ("num-warmup", "num-samples", "max-seconds"):
+        parser.add_argument(f"--{option}", type=int, help="default: that of hbm_jax.sample")
     given = parser.parse_args()
+    hbm.use_every_core()
     stored = given.out.read_text().splitlines() if given.out and given.out.exists() else []
     done = {json.loads(line)["configuration"] for line in stored}
-    for name in [name for name in given.only if name not in done]:
-        names = ("seed", "num_chains", "num_warmup", "num_samples")
-        row = row_of(name, given.data, **{option: getattr(given, option) for option in names})
+    for name in [name for name in given.only if given.influence or name not in done]:
+        names = ("seed", "num_chains", "num_warmup", "num_samples", "max_seconds")
+        options = {option: getattr(given, option) for option in names if getattr(given, option) is not None}
+        if given.influence:
+            print(influence(name, given.data, given.every, **options), flush=True)
+            continue
+        row = row_of(name, given.data, given.every, **options)
         print(json.dumps(row), flush=True)
         if given.out:
             with given.out.open("a") as file:

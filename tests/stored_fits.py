@@ -191,7 +191,7 @@ def load(name: str) -> hbm.inference.Fit:
 def assert_not_stale(name: str) -> None:
     """Compute log density and sites of the last draws again, and compare them with the stored ones."""
     fit = load(name)
-    target = build_target(fit.program, fit.args, jax.random.key(0))
+    target = build_target(fit.program, fit.bound_args, jax.random.key(0))
     raw = fit.tree["unconstrained_posterior"]["position"]
     assert list(raw["parameter"].values) == list(target.labels)
     last = {"chain": -1, "draw": slice(-3, None)}

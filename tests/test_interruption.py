@@ -19,6 +19,10 @@ BUSY = {
     "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)",
     "swallowing": f"try:\n    {READY}; time.sleep(60)\nexcept (KeyboardInterrupt, Exception):\n    time.sleep(60)",
     "tidying": f"try:\n    {READY}; time.sleep(60)\nfinally:\n    print('tidied', flush=True)",
+    # Extension modules can crash if an exception interrupts their import.
+    "importing": "import pathlib, tempfile\nfolder = tempfile.mkdtemp()\nsys.path.insert(0, folder)\n"
+    f"pathlib.Path(folder, 'slow_module.py').write_text({READY + '; import time; time.sleep(60)'!r})\n"
+    "import slow_module",
     "drawing": f"signal.signal(signal.SIGINT, lambda *_: print('noted', flush=True)); {READY}; time.sleep(60)",
 }
 
@@ -57,6 +61,7 @@ def interrupt(process, times=1):
         ("compiling", 1, "continue with this", ""),
         ("swallowing", 1, "interrupted; nothing was written.", ""),
         ("tidying", 1, "interrupted; nothing was written.", "tidied\n"),
+        ("importing", 1, "continue with this", ""),
         ("drawing", 2, "continue with this", "noted\n"),
     ],
 )

@@ -37,7 +37,15 @@ def test_every_notebook_has_a_test():
         "07_your_own_model", "08_batch_calibration_clusters",
     }  # fmt: skip
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == path
-    more = {"bursts_from_counts", "clusters_by_a_table", "hubble_diagram", "selection", "spectrum", "trapezoid"}
+    more = {
+        "bursts_from_counts",
+        "clusters_by_a_table",
+        "hubble_diagram",
+        "selection",
+        "spectrum",
+        "trapezoid",
+        "union",
+    }
     assert {path.stem for path in (NOTEBOOKS / "more").glob("*.ipynb")} == more
     gallery = {"counts", "lines", "pooling", "rates"}
     assert {path.stem for path in (NOTEBOOKS / "gallery").glob("*.ipynb")} == gallery
@@ -242,6 +250,26 @@ def test_hubble_diagram(shared_data):
     assert re.search(r"H0 +73\.\d+ \+- 1\.\d", printed)
     assert "8 of 8 posteriors are usable" in printed
     assert figures == 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_union(shared_data):
+    shared_data("supernovae/union31/supernovae.csv.gz")
+    printed, figures = execute("more/union.ipynb")
+    assert "2085 type Ia supernovae" in printed
+    rows = re.findall(r"^(.+?) +Om0 ([\d.]+) \+- ([\d.]+)", printed, re.MULTILINE)
+    found = {name: (float(mean), float(sd)) for name, mean, sd in rows}
+    assert set(found) >= {"default", "outliers", "limits"}
+    assert found["default"][0] - found["limits"][0] > 3 * found["limits"][1]
+    direct, distances = found["from the supernovae"], found["from the distances"]
+    assert abs(direct[0] - distances[0]) < 0.2 * direct[1]
+    assert distances[1] == pytest.approx(direct[1], rel=0.15)
+    assert "8 of 8 posteriors are usable" in printed
+    assert "not usable" not in printed
+    errors = dict(re.findall(r"^(\w+) w0 +-?[\d.]+ \+- ([\d.]+)", printed, re.MULTILINE))
+    assert float(errors["joint"]) < 0.6 * float(errors["alone"])
+    assert figures == 4
 
 
 @pytest.mark.long

@@ -2,20 +2,19 @@
 
 import functools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
 
 from hbm_jax.best_fits import storage
-from hbm_jax.best_fits.lines import line_table, names_of_spectra
+from hbm_jax.best_fits.components import terms_of
+from hbm_jax.best_fits.fluxes import BANDS, distance_of, flux_table, printed_fluxes, rows_of
+from hbm_jax.best_fits.lines import line_table
 from hbm_jax.best_fits.profiles import Profile
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.inference import maximum_likelihood
@@ -25,20 +24,13 @@ from hbm_jax.models import SpectralFit
 from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.models.xray.spectral_fit import Deviance
 from hbm_jax.notation import quote, quoted_math
-from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.fold import photons_in_bins
-from hbm_jax.spectra.model.composition import Component, split_terms
-from hbm_jax.spectra.model.energetics import energy_flux, gaussian_lines, log10_sphere_area
+from hbm_jax.spectra.model.composition import Component
+from hbm_jax.spectra.model.energetics import gaussian_lines
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.goodness import Goodness
-from hbm_jax.validation import energy_band
-from hbm_jax.xla_options import QUICK
 
-BANDS = ((0.5, 2.0), (2.0, 10.0))  # keV
 NUM_SIMULATIONS = 1000
-FLUX, LUMINOSITY = "erg/cm^2/s", "erg/s"
-# Columns of the tables, which cannot be names of components.
-RESERVED = ("spectrum", "e_min", "e_max", "counts", "error", "source", "background", "total")
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,8 +50,9 @@ class BestFit:
     fluxes : pandas.DataFrame
         One row per component (and ``total``), spectrum, band [keV] and quantity: ``flux``, absorbed [erg/cm^2/s];
         ``unabsorbed flux``; ``luminosity``, unabsorbed, in the band of the rest frame [erg/s]. ``lower`` and ``upper``
-        are the ends of an interval that is symmetric in the logarithm, from the curvature of the likelihood, with
-        parameters at a bound held there; NaN where the data do not determine a parameter, and for a flux of 0.
+        are the ends of the interval of the profile likelihood of the flux itself; NaN for a flux of 0, or if they were
+        not found. ``lower_open, upper_open``: the likelihood has not fallen enough at the bounds of the priors, whose
+        flux is then the end (0 if it is eight decades below), so that ``upper`` is an upper limit if ``lower`` is open.
     spectra : pandas.DataFrame
         One row per group of channels: counts with their errors (for Poisson counts, the upper error of Gehrels 1986),
         and expected counts of the source, its components and the background.
@@ -82,10 +75,7 @@ class BestFit:
                 f"; {100 * self.goodness.total_p_value:.3g} % of {len(self.goodness.simulated)} simulated data sets "
                 "have a larger statistic"
             )
-        rows = self.fluxes.assign(
-            **{name: [f"{value:.4g}" for value in self.fluxes[name]] for name in ("value", "lower", "upper")}
-        )
-        return "\n".join([*lines, "", rows.to_string(index=False)])
+        return "\n".join([*lines, "", printed_fluxes(self.fluxes)])
 
     @property
     def parameters(self) -> pd.DataFrame:
@@ -273,16 +263,14 @@ def best_fit(
     >>> best = best_fit(model, stack, level=0.9, bands=[(0.5, 10.0)])  # doctest: +SKIP
     >>> best.save("results")  # doctest: +SKIP
     """
-    bands = [energy_band(band, "best_fit: bands") for band in bands]
-    if not bands:
-        raise ValueError("best_fit: bands: expected one band (low, high) [keV] or more; found none.")
+    rows = rows_of(model, bands, z is not None, "best_fit")
     bound = model.bound(data)
     likelihood = maximum_likelihood(model, bound, level=level, seed=seed, num_starts=num_starts, progress=progress)
     goodness = None
     if num_simulations:
         goodness = model.goodness(bound, likelihood.parameters, seed=seed, num_simulations=num_simulations)
-    distance = None if z is None else (z, cosmology or Cosmology.flat(H0=70.0, Om0=0.3))
-    fluxes = flux_table(model, data, likelihood, bands, distance)
+    distance = distance_of(z, cosmology)
+    fluxes = flux_table(model, data, bound, likelihood, rows, distance, num_starts=num_starts, progress=progress)
     deviance = model.deviance(bound, likelihood.parameters)
     spectra = spectrum_table(model, data, bound, likelihood.parameters)
     best = BestFit(model, data, likelihood, deviance, goodness, fluxes, spectra)
@@ -300,92 +288,9 @@ def expected_parts(model: SpectralFit, data: SpectrumStack, bound: Any, paramete
     return source, np.where(data.used, data.expected_background(source, bound.statistic), 0.0)
 
 
-def terms_of(spectrum: Component) -> dict[str, Component]:
-    """Return each additive component of an expression, with the factors that multiply it, by label or name."""
-    _, lines = split_terms(spectrum, lambda part: part.kind == "additive")
-    terms: dict[str, Component] = {}
-    for line in lines:
-        kind = type(line.component).__name__
-        name = line.component.label or kind
-        name = f"{name} ({kind})" if name in RESERVED or name in terms else name
-        terms[name] = line.component if line.factor is None else line.factor * line.component
-    return terms
-
-
 def tabulated_for(spectrum: Component, values: Any) -> Component:
     """Return an expression whose tables cover only these parameter values, which is faster."""
     return spectrum.mapped(lambda part: part.tabulated_for(values))
-
-
-def flux_table(
-    model: SpectralFit,
-    data: SpectrumStack,
-    likelihood: MaximumLikelihood,
-    bands: Sequence[tuple[float, float]],
-    distance: tuple[float, Cosmology] | None,
-) -> pd.DataFrame:
-    """Return `BestFit.fluxes`; ``distance`` holds the redshift and the cosmology for luminosities, or is None."""
-    terms = terms_of(model.spectrum)
-    expressions = {"total": model.spectrum} | (terms if len(terms) > 1 else {})
-    rows = [
-        (name, term, quantity, (float(low), float(high)))
-        for name, term in expressions.items()
-        for low, high in bands
-        for quantity in ("flux", "unabsorbed flux", *(("luminosity",) if distance else ()))
-    ]
-    names = names_of_spectra(model, data)
-    num_spectra = len(names)
-    shapes = tuple((name, np.shape(value)) for name, value in likelihood.parameters.items())
-    log10_area, one_plus_z = 0.0, 1.0
-    if distance:
-        log10_area, one_plus_z = precomputed(lambda: float(log10_sphere_area(*distance))), 1.0 + distance[0]
-    with jax.enable_x64(True):
-        x = np.concatenate([np.ravel(value) for value in likelihood.parameters.values()]).astype(float)
-        values = _fluxes(model, tuple(rows), shapes, num_spectra, log10_area, one_plus_z, x)
-        gradients, log10_fluxes = (np.asarray(value) for value in values)
-    covariance = likelihood.covariance.to_numpy()
-    undefined = np.isnan(np.diagonal(covariance))
-    if not undefined.all():  # parameters at a bound are held there
-        covariance = np.where(undefined | undefined[:, None], 0.0, covariance)
-    with np.errstate(invalid="ignore"):
-        std = np.sqrt(np.einsum("rni,ij,rnj->rn", gradients, covariance, gradients))
-    error = math.sqrt(chi2.ppf(likelihood.level, 1)) * std
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite for a component that the data do not require
-        ends = log10_fluxes - error, log10_fluxes, log10_fluxes + error
-        lower, value, upper = (10.0**log10_flux for log10_flux in ends)
-    return pd.DataFrame(
-        {
-            "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
-            "value": value[row, index], "lower": lower[row, index], "upper": upper[row, index],
-            "unit": LUMINOSITY if quantity == "luminosity" else FLUX,
-        }
-        for row, (row_name, _, quantity, band) in enumerate(rows)
-        for index, spectrum in enumerate(names)
-    )  # fmt: skip
-
-
-@functools.partial(jax.jit, static_argnums=range(6), compiler_options=QUICK)  # once for all fits of one model
-def _fluxes(model, rows, shapes, num_spectra, log10_area, one_plus_z, x):
-    """Return the gradients (row, spectrum, size) of log10 fluxes or luminosities by parameters x (size,), and values.
-
-    ``rows`` are tuples of name, expression, quantity and band; ``shapes`` are names and shapes of the parameters in x.
-    """
-
-    def logarithms(x):
-        sizes = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)])
-        pairs = zip(shapes, sizes[:-1], sizes[1:], strict=True)
-        values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
-        values = {name: value for name, value in values.items() if name in model.spectrum.parameters}
-        log10_fluxes = []
-        for _, term, quantity, (low, high) in rows:
-            scale = one_plus_z if quantity == "luminosity" else 1.0
-            flux = energy_flux(term, values, low / scale, high / scale, unabsorbed=quantity != "flux")
-            offset = log10_area if quantity == "luminosity" else 0.0
-            log10_fluxes.append(jnp.broadcast_to(jnp.log10(flux) + offset, (num_spectra,)))
-        stacked = jnp.stack(log10_fluxes)
-        return stacked, stacked
-
-    return jax.jacfwd(logarithms, has_aux=True)(x)
 
 
 def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> pd.DataFrame:

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from hbm_jax.best_fits.components import names_of_spectra, spectra_of_draws
+from hbm_jax.best_fits.fluxes import standard_deviations
 from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference import Fit
+from hbm_jax.inference.likelihood.derived import ProfileEnd, quantity_interval
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.grid import NUM_STARTS
 from hbm_jax.inference.likelihood.profile import _newton, _Point, _Profile
 from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.spectra.background_regions import RegionStack
 from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.energetics import equivalent_width, equivalent_width_function, gaussian_lines
 
@@ -45,14 +47,14 @@ def line_table(best: Any, level: float | None = None, *, progress: bool = False)
         One row per line, spectrum and quantity: ``photon flux``, without absorption [photons/cm^2/s], and ``equivalent
         width`` [keV] in the frame of the observer; ``value, lower, upper`` with their ``unit``. With ``lower_open`` the
         data do not require the line: ``lower`` is 0, and ``upper`` is the upper limit, at which the statistic has risen
-        by 2.706 for a level of 0.9. ``method`` is ``profile``, or ``curvature`` where the normalisation of the line is
-        fixed or tied, or the continuum depends on it.
+        by 2.706 for a level of 0.9.
 
     Notes
     -----
     The ends are those of the profile likelihood of the quantity itself: the likelihood is written in the equivalent
     width in place of the normalisation of the line, and maximised over everything else. Bounds of the prior of the
-    normalisation do not apply.
+    normalisation do not apply. Where the normalisation is fixed or tied, or the continuum depends on it, the likelihood
+    is maximised with a penalty on the equivalent width (`hbm_jax.inference.likelihood.derived`), within all bounds.
     """
     level = best.likelihood.level if level is None else level
     if not 0 < level < 1:
@@ -69,7 +71,7 @@ def line_table(best: Any, level: float | None = None, *, progress: bool = False)
                     progress_line.show(f"{quantity} of {name}")
                     row = _interval(best, likelihood, center, function, _normalisation(best, name, index), rise)
                     rows.append({"line": name, "spectrum": spectrum, "quantity": quantity, **row, "unit": unit})
-    return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", *COLUMNS, "unit", "method"])
+    return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", *COLUMNS, "unit"])
 
 
 def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
@@ -96,37 +98,17 @@ def posterior_lines(fit: Fit, level: float = 0.683) -> pd.DataFrame:
     ValueError
         If the level is not between 0 and 1.
     """
-    model: Any = fit.program
-    if not hasattr(model, "spectrum") or not hasattr(model, "complete"):
-        raise TypeError(f"posterior_lines: expected a fit of a SpectralFit with its program; found {model!r}.")
+    model, names, draws = spectra_of_draws(fit, "posterior_lines")
     if not 0 < level < 1:
         raise ValueError(f"posterior_lines: level: expected a number between 0 and 1; found {level}.")
-    with jax.enable_x64(True):
-        draws = {name: fit.posterior[name].to_numpy() for name in fit.posterior.data_vars}
-        values = {n: np.asarray(v, float) for n, v in model.complete(draws).items() if n in model.spectrum.parameters}
-    num_dims = max(value.ndim for value in values.values())
-    names = names_of_spectra(model, fit.data)
-    values = {n: v[..., None] if v.ndim and v.ndim < num_dims else v for n, v in values.items()}
-    probabilities, rows = (0.5 * (1 - level), 0.5, 0.5 * (1 + level), level), []
+    probabilities, rows = (0.5, 0.5 * (1 - level), 0.5 * (1 + level), level), []
     for name, line in gaussian_lines(model.spectrum).items():
-        emitted = line.component if line.factor is None else line.factor * line.component
-        flux = np.asarray(without_instrument(emitted).unabsorbed.integral(values, *_LINE_BAND))
-        widths = np.asarray(equivalent_width(model.spectrum, values, name))
-        for quantity, unit, draw in (("photon flux", "photons/cm^2/s", flux), ("equivalent width", "keV", widths)):
-            by_spectrum = draw.reshape(-1, len(names) if draw.ndim == num_dims and names != ("all",) else 1)
-            for index, spectrum in enumerate(names):
-                column = by_spectrum[:, min(index, by_spectrum.shape[1] - 1)]
-                lower, value, upper, limit = np.quantile(column, probabilities)
-                row = {"line": name, "spectrum": spectrum, "quantity": quantity, "value": value, "lower": lower}
-                rows.append(row | {"upper": upper, "limit": limit, "unit": unit})
+        emitted = without_instrument(line.component if line.factor is None else line.factor * line.component).unabsorbed
+        for spectrum, values in zip(names, draws, strict=True):
+            flux, widths = emitted.integral(values, *_LINE_BAND), equivalent_width(model.spectrum, values, name)
+            for quantity, unit, draw in (("photon flux", "photons/cm^2/s", flux), ("equivalent width", "keV", widths)):
+                rows.append((name, spectrum, quantity, *np.quantile(np.asarray(draw), probabilities), unit))
     return pd.DataFrame(rows, columns=["line", "spectrum", "quantity", "value", "lower", "upper", "limit", "unit"])
-
-
-def names_of_spectra(model: Any, data: Any) -> tuple[str, ...]:
-    """Return the names of the spectra of sources that have parameters of their own, or ``("all",)``."""
-    if not any(name in model.spectrum.parameters for name in model.own):
-        return ("all",)
-    return data.name[: data.num_sources] if isinstance(data, RegionStack) else data.name
 
 
 def _quantities(best: Any, likelihood: Likelihood, name: str, center: np.ndarray, index: int):
@@ -163,17 +145,26 @@ def _normalisation(best: Any, name: str, index: int) -> str:
 
 
 def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callable, parameter: str, rise: float):
-    """Return a row of the table of quantities: value, interval and method; ``function`` gives log10 of the quantity."""
-    quantity = jax.jit(jax.value_and_grad(function))
-    value, gradient = (np.asarray(part, float) for part in quantity(center))
+    """Return a row of the table of quantities: value and interval; ``function`` gives log10 of the quantity."""
+    compiled = jax.jit(jax.value_and_grad(function))
+
+    def quantity(x: np.ndarray) -> tuple[float, np.ndarray]:
+        derived, slope = compiled(x)
+        return float(derived), np.asarray(slope, float)
+
+    value, gradient = quantity(center)
     index = likelihood.labels.index(parameter) if parameter in likelihood.labels else None
     covariance = best.likelihood.covariance.to_numpy(float)
     ends: tuple[float, ...]
     is_open: tuple[bool, ...]
     if index is None or abs(gradient[index] - 1.0) > 1e-6 or not np.isfinite(value):
-        with np.errstate(invalid="ignore"):
-            std = math.sqrt(2.0 * rise) * np.sqrt(gradient @ covariance @ gradient)
-        ends, is_open, method = (value - std, value + std), (False, False), "curvature"
+        # The amplitude is fixed or tied, or the continuum depends on it.
+        found = (ProfileEnd(math.nan, False),) * 2
+        if np.isfinite(value) and np.isfinite(gradient).all():
+            std = float(standard_deviations(gradient[None, None], covariance)[0, 0])
+            options = {"std": std, "rise": rise, "reach": NO_LINE}
+            found = quantity_interval(likelihood, center, quantity, jax.jit(jax.hessian(function)), **options)
+        ends, is_open = tuple(end.value for end in found), tuple(end.is_open for end in found)
     else:
         rewritten = Rewritten(likelihood, quantity, jax.jit(jax.hessian(function)), index)
         y = rewritten.to_new(center)
@@ -188,7 +179,7 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
             point = _Point(y, min(point.value, _newton(rewritten, without, index).value), True)
         searches.append(_Profile(rewritten, point, index, 1.0, new_covariance, rise).end())
         ends = tuple(math.nan if isinstance(end, _Point) or not end[2] else end[0] for end in searches)
-        is_open, method = tuple(not isinstance(end, _Point) and bool(end[1]) for end in searches), "profile"
+        is_open = tuple(not isinstance(end, _Point) and bool(end[1]) for end in searches)
         # At the lower bound of its prior the line is not required, though the likelihood may still rise below.
         is_open = (
             is_open[0] or (isinstance(searches[0], _Point) and center[index] <= likelihood.lower[index]),
@@ -196,7 +187,7 @@ def _interval(best, likelihood: Likelihood, center: np.ndarray, function: Callab
         )
     lower, upper = (10.0**end for end in ends)
     row = {"value": 10.0**value, "lower": 0.0 if is_open[0] else lower, "upper": math.inf if is_open[1] else upper}
-    return row | {"lower_open": is_open[0], "upper_open": is_open[1], "method": method}
+    return row | {"lower_open": is_open[0], "upper_open": is_open[1]}
 
 
 class Rewritten(Likelihood):

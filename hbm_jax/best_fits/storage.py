@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 FILE = "best_fit.npz"
-KIND = "hbm_jax.BestFit 1"
+KIND = "hbm_jax.BestFit 2"
 
 
 def write(best: Any, path: str | Path) -> Path:

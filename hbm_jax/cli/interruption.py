@@ -2,7 +2,8 @@
 
 While draws are made, the sampler handles the first signal itself (`OneProcess.drawing`) and stops after the current
 block. At any other time the first signal raises `Terminated`; if the main thread has not ended after `PATIENCE`, for
-example because it is in the compiler, a second thread ends the process. A second signal ends the process at once.
+example because it is in the compiler, a second thread ends the process. A second signal ends the process at once. So
+does the first during an import, because extension modules can crash if an exception interrupts their import.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from hbm_jax.cli.exit_status import INTERRUPTED
 
@@ -55,6 +57,8 @@ def signal_handling(whole_process: bool) -> Iterator[None]:
     def raise_terminated(number, frame):
         if not received:  # the second thread handles later signals
             received.append(number)
+            if whole_process and _imports(frame):
+                _end_process()
             raise Terminated
 
     def hide_terminated(unraisable):
@@ -95,6 +99,18 @@ def _end_process_on_signal(receiver: socket.socket, handler: Callable, finished:
         if not sampler_signalled and signal.getsignal(number[0]) is not handler:
             sampler_signalled = True
         elif sampler_signalled or not finished.wait(PATIENCE):
-            message = _exit_messages[-1]() if _exit_messages else "interrupted; nothing was written."
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nhbm-jax: {message}\n".encode())
-            os._exit(INTERRUPTED)
+            _end_process()
+
+
+def _end_process() -> None:
+    """Print the last message and end the process, without the normal exit of Python."""
+    message = _exit_messages[-1]() if _exit_messages else "interrupted; nothing was written."
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nhbm-jax: {message}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Return whether a frame is in the import of a module."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
-from jax.scipy.special import logsumexp
+from jax.scipy.special import log_ndtr, logsumexp
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from hbm_jax.distributions.half_line import HalfLine, Quadrant
+from hbm_jax.distributions.half_line import HalfLine, Quadrant, truncated
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.normal.small_matrices import (
     cholesky,
@@ -28,6 +28,8 @@ from hbm_jax.distributions.normal.small_matrices import (
     with_noise,
 )
 from hbm_jax.distributions.selection import ProbitSelection, draw_detected, log_detected_fraction
+
+MIN_DETECTED = 1e-12  # detected fraction below which an object is not drawn
 
 
 class ObservedMixture(dist.Distribution):
@@ -53,8 +55,9 @@ class ObservedMixture(dist.Distribution):
 
     Notes
     -----
-    Values are (..., n). Detected objects are drawn by rejection, independently of the normalisation of the density; an
-    object not detected in ``MAX_TRIES`` tries is NaN.
+    Values are (..., n). A detected object is drawn from its distribution given that limit - slope . y plus the scatter
+    of the limit is positive, so that faint objects take no longer than others; one that is detected with a probability
+    below 1e-12 is NaN.
 
     References
     ----------
@@ -139,19 +142,20 @@ class ObservedMixture(dist.Distribution):
         """Log probability that an object is detected, (...)."""
         if self.selection is None:
             return jnp.zeros(self.batch_shape)
+        return logsumexp(self.log_weights + self._log_detected_components(self.selection), axis=-1)
+
+    def _log_detected_components(self, selection: ProbitSelection):
+        """Return the log probability that an object of each component is detected, (..., K)."""
         axes = range(len(self.loc))
-        slopes = [jnp.asarray(self.selection.slope)[..., i, None] for i in axes]
-        limit, width_variance = (
-            jnp.asarray(part)[..., None] for part in (self.selection.limit, self.selection.variance)
-        )
+        slopes = [jnp.asarray(selection.slope)[..., i, None] for i in axes]
+        limit, width_variance = (jnp.asarray(part)[..., None] for part in (selection.limit, selection.variance))
         mean = sum(slopes[i] * self._mean(i) for i in axes)
         covariance = self._covariance
         variance = sum(slopes[i] * slopes[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
         latent_slope = None
         if self.half_line is not None:
             latent_slope = tuple(sum(slopes[i] * part.direction[i] for i in axes) for part in self.half_line.parts)
-        log_fraction = log_detected_fraction(limit - mean, variance + width_variance, self.half_line, latent_slope)
-        return logsumexp(self.log_weights + log_fraction, axis=-1)
+        return log_detected_fraction(limit - mean, variance + width_variance, self.half_line, latent_slope)
 
     @property
     def undetected_mean(self):
@@ -177,22 +181,30 @@ class ObservedMixture(dist.Distribution):
     def sample(self, key, sample_shape=()):
         """Draw observed values of detected objects, ``(*sample_shape, ..., n)``."""
         shape = sample_shape + self.batch_shape
-        noise_tril = cholesky(jnp.asarray(self.noise_covariance))
-        selection = self.selection
-        if selection is None:
-            return self._draw(key, shape, noise_tril)
-        num = len(self.loc)
-        return draw_detected(key, shape, num, lambda key: self._draw(key, shape, noise_tril), selection.probability)
-
-    def _draw(self, key, shape, noise_tril):
-        """Draw observed values without selection, shape + (n,)."""
-        keys = random.split(key, 4)
-        component = random.categorical(keys[0], jnp.broadcast_to(self.log_weights, self._component_shape), shape=shape)
-        loc, scale, half_line = self._selected(component)
-        if half_line is not None:
-            loc = loc + half_line.shift(half_line.sample(keys[1], shape))
+        keys = random.split(key, 5)
+        log_weights, selection = self.log_weights, self.selection
+        if selection is not None:
+            log_weights = log_weights + self._log_detected_components(selection)
+        log_weights = jnp.broadcast_to(log_weights, self._component_shape)
+        loc, scale, half_line = self._selected(random.categorical(keys[0], log_weights, shape=shape))
+        mean = self.offset + loc
         standard = random.normal(keys[2], (2, *shape, *self.event_shape))
-        return self.offset + loc + _matvec(scale, standard[0]) + _matvec(noise_tril, standard[1])
+        deviation = _matvec(scale, standard[0]) + _matvec(cholesky(jnp.asarray(self.noise_covariance)), standard[1])
+        if selection is None:
+            shift = 0.0 if half_line is None else half_line.shift(half_line.sample(keys[1], shape))
+            return mean + shift + deviation
+        # The margin is limit - slope . y plus the scatter of the limit: an object with a positive one is detected.
+        slope = jnp.asarray(selection.slope)
+        covariance = _matvec(scale, _matvec(jnp.swapaxes(scale, -1, -2), slope)) + _matvec(self.noise_covariance, slope)
+        variance = jnp.sum(slope * covariance, axis=-1) + selection.variance  # of the margin
+        std = jnp.sqrt(variance)
+        if half_line is not None:
+            mean = mean + _detected_shift(keys[1], shape, half_line, selection, mean, std)
+        scatter = jnp.sqrt(selection.variance) * random.normal(keys[3], shape) - jnp.sum(slope * deviation, axis=-1)
+        expected = selection.margin(mean)
+        change = truncated(keys[4], expected, std, shape) - (expected + scatter)
+        value = mean + deviation - covariance * (change / variance)[..., None]
+        return jnp.where((self.log_detected > np.log(MIN_DETECTED))[..., None], value, jnp.nan)
 
     def _selected(self, component):
         """Return mean, scale and half line of the given component of each object."""
@@ -227,6 +239,37 @@ class ObservedMixture(dist.Distribution):
             loc = loc + half_line.shift(half_line.conditional(keys[1], *selected))
         gaussian = LinearGaussian(loc, scale, self.noise_covariance, offset=self.offset)
         return component, gaussian.conditional(value).sample(keys[2])
+
+
+def _detected_shift(key, shape, half_line, selection: ProbitSelection, mean, std):
+    """Draw the changes of the observed vectors of detected objects by their positive latents, shape + (n,).
+
+    Latents are drawn from their distribution and accepted with the probability of detection. It is relative to that
+    without latents where these make every object fainter, so that faint objects are soon accepted too.
+
+    Parameters
+    ----------
+    key, shape
+        Random key, and shape of the objects.
+    half_line : HalfLine or Quadrant
+        Latents of each object.
+    selection : ProbitSelection
+        Selection.
+    mean, std : array
+        Mean (..., n) of the observed vector without latents, and standard deviation (...) of the margin.
+    """
+    slope = jnp.asarray(selection.slope)
+    changes = [jnp.sum(slope * jnp.stack(part.direction, axis=-1), axis=-1) for part in half_line.parts]
+    fainter = jnp.all(jnp.stack(jnp.broadcast_arrays(*changes)) >= 0.0, axis=0)
+    log_largest = jnp.where(fainter, log_ndtr(selection.margin(mean) / std), 0.0)
+
+    def draw(key):
+        return half_line.shift(half_line.sample(key, shape))
+
+    def probability(shift):
+        return jnp.exp(log_ndtr(selection.margin(mean + shift) / std) - log_largest)
+
+    return draw_detected(key, shape, mean.shape[-1], draw, probability)
 
 
 def _entries(vector):

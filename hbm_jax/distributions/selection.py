@@ -48,18 +48,18 @@ class ProbitSelection(NamedTuple):
     width: Any | None
     slope: Any
 
-    def _margin(self, value):
-        """Return the limit minus slope . y, (...)."""
+    def margin(self, value):
+        """Return the limit minus slope . y, (...), of observed vectors (..., n)."""
         return self.limit - jnp.sum(self.slope * value, axis=-1)
 
     def log_probability(self, value):
         """Return the log probability that an object observed at ``value`` (..., n) is detected."""
-        margin = self._margin(value)
+        margin = self.margin(value)
         return jnp.where(margin >= 0.0, 0.0, -jnp.inf) if self.width is None else log_ndtr(margin / self.width)
 
     def probability(self, value):
         """Return the probability that an object observed at ``value`` (..., n) is detected."""
-        margin = self._margin(value)
+        margin = self.margin(value)
         return jnp.where(margin >= 0.0, 1.0, 0.0) if self.width is None else ndtr(margin / self.width)
 
     @property

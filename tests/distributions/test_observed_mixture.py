@@ -13,7 +13,7 @@ from monte_carlo import seed
 from normal_oracles import draw_mixture_truth, draw_normal, log_mixture
 from scipy import integrate, stats
 
-from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, Quadrant, selection
+from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, Quadrant
 from hbm_jax.distributions.half_line import log_half_line, truncated
 from hbm_jax.distributions.selection import log_detected_fraction
 
@@ -222,17 +222,40 @@ def _only(p, component):
     return p | {name: p[name][component : component + 1] for name in names if name in p} | {"log_weights": np.zeros(1)}
 
 
-def test_an_object_that_cannot_be_detected_is_nan(monkeypatch):
-    assert selection.MAX_TRIES >= 10_000
-    monkeypatch.setattr(selection, "MAX_TRIES", 50)
+@jax.jit
+def detected_draws(number):
+    """Draws of detected objects with each latent."""
+    key = jax.random.key(number)
+    return {name: mixture(None if name == "none" else name, True).sample(key, (NUM,)) for name in DRAWN_BACK}
 
-    @jax.jit
-    def draw(number):
-        unseen = ProbitSelection(jax.numpy.array(-40.0), jax.numpy.array(0.1), jax.numpy.ones(1))
-        plain = (np.zeros(1), np.zeros((1, 1)), np.ones((1, 1, 1)), np.ones((1, 1, 1)))
-        return ObservedMixture(*plain, selection=unseen).sample(jax.random.key(number))
 
-    assert np.isnan(draw(0)).all()
+@pytest.mark.parametrize("name", DRAWN_BACK)
+def test_detected_objects_are_drawn_as_by_rejection(name, monte_carlo):
+    rng = np.random.default_rng(seed(6))
+    drawn = np.asarray(detected_draws(seed(7))[name])
+    for n in range(2):
+        p = reference(name, n)
+        truth = draw_mixture_truth(rng, p, 60_000)[1]
+        values = p["offset"] + truth + draw_normal(rng, np.zeros(2), p["noise_covariance"], len(truth))
+        chance = stats.norm.cdf((SELECTION["limit"] - values @ SELECTION["slope"]) / SELECTION["width"])
+        assert 0.05 < chance.mean() < 0.95
+        same_distribution(monte_carlo, drawn[:, n], values[rng.uniform(size=len(values)) < chance], f"data {n}")
+
+
+@jax.jit
+def faint(limit, number):
+    """Draws of unit normal objects with unit errors, of which those below a limit are detected."""
+    plain = (np.zeros(1), np.zeros((1, 1)), np.ones((1, 1, 1)), np.ones((1, 1, 1)))
+    unseen = ProbitSelection(limit, jax.numpy.array(0.1), jax.numpy.ones(1))
+    return ObservedMixture(*plain, selection=unseen).sample(jax.random.key(number), (NUM,))[..., 0, 0]
+
+
+def test_rarely_detected_objects_are_drawn_and_those_that_cannot_be_are_nan(monte_carlo):
+    drawn = np.asarray(faint(-8.0, seed(8)))
+    grid = np.linspace(-20.0, 0.0, 20_001)
+    density = stats.norm.pdf(grid, scale=np.sqrt(2.0)) * stats.norm.cdf((-8.0 - grid) / 0.1)
+    monte_carlo.mean(drawn, np.average(grid, weights=density), independent=True, name="value")
+    assert np.isnan(faint(-40.0, 0)).all()
 
 
 def test_a_component_may_have_no_weight():

@@ -108,14 +108,17 @@ def same(position):
 
 
 @pytest.mark.parametrize(
-    ("target", "diverging", "skewed"), [(0.7, False, 0.0), (0.7, True, 0.0), (0.6, False, 0.6), (0.4, True, 0.6)]
+    ("target", "num_diverging", "skewed"),
+    [(0.7, 0, 0.0), (0.7, 100, 0.0), (0.6, 0, 0.6), (0.6, 2, 0.6), (0.4, 4, 0.6), (0.4, 100, 0.6)],
 )
-def test_the_step_size_is_that_of_the_acceptance_aimed_at_for_all_chains(target, diverging, skewed):
+def test_the_step_size_is_that_of_the_acceptance_aimed_at_for_all_chains(target, num_diverging, skewed):
     """Acceptance falls linearly in the logarithm of the step size, and chains differ by noise."""
     adapted = Adaptation(400, target)  # aims at 0.7: the target, or a quarter or half of the way to 1
     assert adapted.step_updates == (330, 340, 350, 360, 370, 380, 390, 400)
     rng = np.random.default_rng(8)
     draws = rng.normal(size=(4, 320, 2))
+    diverging = np.zeros((4, 320), dtype=bool)
+    diverging[0, 320 - num_diverging :] = True
     adapted.add(block_of(draws, draws + skewed * draws**2, diverging=diverging))
     state = state_of(np.eye(2), num_chains=4)
     for count in range(320, 400, 10):

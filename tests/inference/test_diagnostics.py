@@ -141,6 +141,30 @@ def test_chains_in_different_modes_are_told_apart_from_slow_ones():
     assert "Draw more" in slow.advice[0]
 
 
+def test_modes_that_overlap_in_every_parameter_are_told_apart_by_all_together():
+    """Two modes that are 4 standard deviations apart in each of twenty parameters, which are correlated."""
+    x = draws(6, (*SHAPE, 20)) @ np.linalg.cholesky(0.5 * np.eye(20) + 0.5).T
+    x[[1, 3]] += 4.0 * np.where(np.arange(20) % 2, 1.0, -1.0)
+    verdict = judge(posterior(x=x, sum=x.sum(axis=-1)), stats())
+    text = " ".join(verdict.reasons)
+    assert re.search(r"chains are in different modes: chains (0, 2|1, 3) near x\[\d+\] = .* and chains", text)
+    assert "and separate in all parameters together" in text
+    assert "hbm_jax.look_for_modes(fit)" in verdict.advice[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "memory"),
+    [(20, 0.99), (20, 1.0), *(pytest.param(100, m, marks=pytest.mark.long) for m in (0.9, 0.99, 0.999, 1.0))],
+)
+def test_slow_chains_are_in_no_modes_however_many_parameters_there_are(size, memory):
+    noise, walk = draws(size, (*SHAPE, size)), np.zeros((*SHAPE, size))
+    for i in range(SHAPE[1]):
+        walk[:, i] = memory * walk[:, i - 1] + np.sqrt(1.0 - min(memory, 0.999) ** 2) * noise[:, i]
+    verdict = judge(posterior(x=walk), stats())
+    assert not verdict.usable
+    assert "different modes" not in " ".join(verdict.reasons)
+
+
 @pytest.mark.parametrize("when", ["between chains", "within chains"])
 def test_components_that_change_places_are_to_be_relabelled(when):
     """A mixture of three components, the first two of which overlap a little."""

@@ -43,9 +43,9 @@ def best(stack):
     return best_fit(SpectralFit(line, priors=priors), stack, num_simulations=0, num_starts=3)
 
 
-def plain(stack, index, log10_amplitude, log10_line):
+def plain(stack, index, log10_amplitude, log10_line, energy=3.0, sigma=0.2):
     """-2 log likelihood written out."""
-    line = 10**log10_line * np.diff(norm(3.0, 0.2).cdf(RESPONSE.energy))
+    line = 10**log10_line * np.diff(norm(energy, sigma).cdf(RESPONSE.energy))
     mean = 1234.5678901234 * RESPONSE.fold(photons(index, 10**log10_amplitude, RESPONSE.energy) + line)
     counts = stack.counts[0]
     return -2 * (counts * np.log(mean) - mean - gammaln(counts + 1)).sum()
@@ -104,7 +104,7 @@ def test_a_contour_needs_two_parameters(best):
 
 def mean_inverse(index, energy=3.0, sigma=0.2):
     """Mean over the line of one over a power law of amplitude 1."""
-    return quad(lambda e: norm.pdf(e, energy, sigma) * e**index, 1.0, 5.0, epsabs=0)[0]
+    return quad(lambda e: norm.pdf(e, energy, sigma) * e**index, energy - 10 * sigma, energy + 10 * sigma, epsabs=0)[0]
 
 
 @pytest.mark.parametrize("level", [pytest.param(0.683, marks=pytest.mark.long), 0.9])
@@ -126,19 +126,92 @@ def test_an_equivalent_width_has_the_interval_of_its_profile(stack, best, level)
         found = optimize.minimize(at_width, value[["photon_index", "log10_amplitude"]], (end,), method="Nelder-Mead",
                                   options={"xatol": 1e-7, "fatol": 1e-7})  # fmt: skip
         assert found.fun - lowest == pytest.approx(chi2.ppf(level, 1), abs=1e-3)
-    assert set(table["method"]) == {"profile"}
+
+    assert list(table.columns[-1:]) == ["unit"]
 
 
 @pytest.mark.long
-def test_an_amplitude_that_is_tied_has_the_error_of_the_curvature(stack):
+def test_the_width_of_a_line_with_a_tied_amplitude_has_the_interval_of_its_profile(stack):
+    """The equivalent width is then a function of the photon index alone."""
     priors = {"fe_energy": 3.0, "fe_sigma": 0.2, "fe_log10_amplitude": "log10_amplitude - 1"}
     tied = best_fit(SpectralFit("powerlaw + gauss(fe)", priors=priors), stack, num_simulations=0, num_starts=1)
-    row = tied.lines().set_index("quantity").loc["equivalent width"]
-    index, std = tied.likelihood.table.loc["photon_index", ["value", "std"]]
+    row = tied.lines(0.9).set_index("quantity").loc["equivalent width"]
+    index, amplitude = tied.likelihood.table["value"]
     assert row["value"] == pytest.approx(0.1 * mean_inverse(index), rel=1e-6)
-    slope = np.log(mean_inverse(index + 1e-4) / mean_inverse(index - 1e-4)) / 2e-4
-    assert np.log(row["upper"] / row["value"]) == pytest.approx(abs(slope) * std, rel=1e-3)
-    assert row["method"] == "curvature"
+    for end in row[["lower", "upper"]]:
+        index = optimize.brentq(lambda index, end=end: 0.1 * mean_inverse(index) - end, 0.0, 3.0, xtol=1e-12)
+        found = optimize.minimize_scalar(
+            lambda a, index=index: plain(stack, index, a, a - 1), bracket=(amplitude - 0.1, amplitude + 0.1), tol=1e-10
+        )
+        assert found.fun + 2 * tied.likelihood.log_likelihood == pytest.approx(chi2.ppf(0.9, 1), abs=1e-3)
+
+
+KEV = 1.602176634e-9  # erg
+
+
+@pytest.fixture(scope="module")
+def faint():
+    """A line within the band that the data do not require, at 1.2 keV, with a level of 90 %."""
+    line = 4e-4 * np.diff(norm(1.2, 0.05).cdf(RESPONSE.energy))
+    rate = RESPONSE.fold(photons(1.5, 3e-3, RESPONSE.energy) + line)
+    counts = np.random.default_rng(4).poisson(1234.5678901234 * rate).astype(float)
+    stack = SpectrumStack.of([small_spectrum(counts=counts, response=RESPONSE)])
+    priors = {"fe_energy": 1.2, "fe_sigma": 0.05, "fe_log10_amplitude": "Uniform(-8, -1)"}
+    options = {"num_simulations": 0, "num_starts": 3, "level": 0.9, "bands": [(0.5, 2.0)]}
+    return stack, best_fit(SpectralFit("powerlaw + gauss(fe)", priors=priors), stack, **options)
+
+
+def risen(faint, amplitudes, start):
+    """Rise of the statistic, lowest over two parameters; from these follow index and log10 of the two amplitudes."""
+    stack, best = faint
+
+    def statistic(x):
+        parameters = amplitudes(*x)
+        return plain(stack, *parameters, energy=1.2, sigma=0.05) if np.isfinite(parameters).all() else np.inf
+
+    simplex = np.asarray(start, float) + np.array([[0.0, 0.0], [0.05, 0.0], [0.0, 0.1]])
+    options = {"xatol": 1e-7, "fatol": 1e-7, "maxiter": 2000, "initial_simplex": simplex}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = optimize.minimize(statistic, simplex[0], method="Nelder-Mead", options=options)
+    return found.fun + 2 * best.likelihood.log_likelihood
+
+
+def power_law_energy(index):
+    """Energy flux in 0.5 to 2 keV of a power law of amplitude 1 [keV/cm^2/s]."""
+    return (2.0 ** (2 - index) - 0.5 ** (2 - index)) / (2 - index)
+
+
+@pytest.mark.parametrize("component", ["total", "PowerLaw", "fe"])
+def test_fluxes_have_the_intervals_of_their_profiles(faint, component):
+    """Against searches at a fixed flux, from which an amplitude follows."""
+    value = faint[1].likelihood.table["value"]
+    row = faint[1].fluxes.set_index(["component", "quantity"]).loc[(component, "flux")]
+    start = value[["photon_index", "log10_amplitude" if component == "fe" else "fe_log10_amplitude"]]
+    amplitudes = {
+        "total": lambda index, line, flux: (index, np.log10((flux - 1.2 * 10**line) / power_law_energy(index)), line),
+        "PowerLaw": lambda index, line, flux: (index, np.log10(flux / power_law_energy(index)), line),
+        "fe": lambda index, a, flux: (index, a, np.log10(flux / 1.2)),
+    }[component]
+    assert row["value"] < row["upper"]
+    assert not row["upper_open"]
+    assert row["lower_open"] == (component == "fe")  # its upper end is an upper limit
+    for end in [row["upper"]] if row["lower_open"] else row[["lower", "upper"]]:
+        rise = risen(faint, lambda *x, end=end: amplitudes(*x, end / KEV), start)
+        assert rise == pytest.approx(chi2.ppf(0.9, 1), abs=1e-3)
+
+
+def test_the_upper_limit_of_a_line_is_where_the_statistic_has_risen_by_2_706(faint):
+    best = faint[1]
+    table, value = best.lines().set_index("quantity"), best.likelihood.table["value"]
+    assert table["lower_open"].all()
+    assert (table["lower"] == 0.0).all()
+    photon_flux, width = table["upper"]
+    start = value[["photon_index", "log10_amplitude"]]
+    at_limits = [
+        risen(faint, lambda index, a: (index, a, np.log10(photon_flux)), start),
+        risen(faint, lambda index, a: (index, a, a + np.log10(width / mean_inverse(index, 1.2, 0.05))), start),
+    ]
+    np.testing.assert_allclose(at_limits, 2.706, atol=1e-3)
 
 
 def test_fluxes_have_values_where_parameters_are_at_bounds_and_lines_outside_the_band(stack):

@@ -215,8 +215,9 @@ def _integrated(lines: Lines, points: Points, weights) -> _Integrated:
     precision, det = _precision(lines, points, weights)
     f, e = _residuals(lines, points, lines.group_loc, lines.offset_loc)
     u, v = precision.xx * f + precision.xy * e, precision.xy * f + precision.yy * e
-    log_det = _sum_of_logs(jnp.where(weights > 0.0, det, 1.0))
-    log_density = -0.5 * (_sum(u * f + v * e) + log_det) - LOG_2PI * jnp.sum(weights, axis=0)
+    num, unit = jnp.sum(weights, axis=0), det[0]  # in other units products of determinants under- or overflow
+    log_det = _sum_of_logs(jnp.where(weights > 0.0, det / unit, 1.0)) + num * jnp.log(unit)
+    log_density = -0.5 * (_sum(u * f + v * e) + log_det) - LOG_2PI * num
     t = lines.offset_scale
     cc, score_c = _sum(precision.yy), t * _sum(v)
     if lines.group_scale is None:

@@ -146,14 +146,15 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
 
     def trace_at(key, fixed, fill):
         """Trace the program with latents from ``fill``; ``fixed`` has the parameters that it integrates out."""
-        seeded = handlers.seed(unobserved(program) if fixed else program, key)
-        seeded = handlers.substitute(handlers.substitute(seeded, data=fixed), substitute_fn=fill)
-        return handlers.trace(seeded).get_trace(*args)
+        substituted = handlers.substitute(unobserved(program) if fixed else program, data=fixed)
+        substituted = handlers.substitute(substituted, substitute_fn=fill)
+        # Seeded outermost: sites with values need no random keys, whose derivation takes long to compile.
+        return handlers.trace(handlers.seed(substituted, key)).get_trace(*args)
 
     def run(latents, key_data):
         key = jax.random.wrap_key_data(key_data)
         fill = _substituting(latents)
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=fill)
+        seeded = handlers.seed(handlers.substitute(program, substitute_fn=fill), key)
         trace = handlers.trace(seeded).get_trace(*args, **({"recover": True} if integrated else {}))
         measured = {name: jnp.asarray(trace[name]["value"]) for name in structure.observed}
         fixed = {name: trace[name]["value"] for name in integrated}

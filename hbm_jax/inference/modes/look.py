@@ -68,7 +68,8 @@ def look_for_modes(
     R-hat compares chains with each other; it cannot detect a mode that no chain has visited. Here particles are drawn
     from the prior and moved to the posterior through tempered densities. Modes are groups of particles and draws
     between which the density does not fall. A mode is found if it attracts particles before it separates from the
-    others; one that attracts less than one in a hundred may be missed. If there is more than one, chains of
+    others; one that attracts less than one in a hundred may be missed, such as one of width 0.3 with 30 % of the mass
+    beside others of widths 1 and 2, of five parameters with priors of width 10. If there is more than one, chains of
     `hbm_jax.sample` start in each mode, and the density is integrated over it by bridge sampling (see `evidence`). No
     masses are given if the chains in a mode do not mix, or an integral has a relative error above 0.3.
 

@@ -24,7 +24,7 @@ from numpyro.primitives import Messenger
 from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.compilation.separation import Separated, separated
-from hbm_jax.inference.program import binds, bound_args, traceable_priors
+from hbm_jax.inference.program import binds, traceable_priors
 from hbm_jax.inference.sampler.diagnosis import diagnose
 from hbm_jax.xla_options import QUICK
 
@@ -249,8 +249,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
     program : callable
         A NumPyro program without discrete latent sites.
     args : tuple
-        Arguments of the program, as `plain_arguments` takes them, bound or not. They are closed over, so that whatever
-        depends only on data is computed once, during tracing.
+        Arguments of the program, as `plain_arguments` takes them. They are closed over, so that whatever depends only
+        on data is computed once, during tracing.
     key : jax.Array, optional
         Random key of the prior draws. None: nothing is compiled and prior draws are zero; only names, shapes,
         dimensions and labels are valid.
@@ -263,7 +263,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
     ValueError
         If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
-    args = bound_args(program, plain_arguments(program, args))
+    args = plain_arguments(program, args)
     data, sizes = (args, {}) if padded is None else padded
     original, program = program, ProperAuxiliaries(program)
     structure: dict[str, Any] = {}

@@ -23,7 +23,6 @@ from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Supernovae
-from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
 from hbm_jax.models.priors import Prior
@@ -380,7 +379,7 @@ class Supernova(PopulationModel):
         if np.isnan(drawn).any():
             row = int(np.isnan(drawn).any(axis=-1).argmax())
             raise ValueError(
-                f"simulate: expected every supernova to be detectable; found none of {MAX_TRIES} draws detected for "
+                "simulate: expected every supernova to be detectable; found a probability of practically 0 for "
                 f"{data.name[row]} at z = {data.z_cmb[row]:.4g}. Give m_lim and the other parameters, or remove this "
                 "supernova from the design."
             )

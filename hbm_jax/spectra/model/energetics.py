@@ -258,7 +258,7 @@ def equivalent_width(spectrum: Component, values: Values, line: str) -> jax.Arra
     energy, sigma = (np.asarray(values[component._prefixed(name)], float) for name in ("energy", "sigma"))
     margin = _WIDEST * np.max(sigma, initial=0.0)
     band = (np.min(energy) - margin) / (1.0 + component.z), (np.max(energy) + margin) / (1.0 + component.z)
-    return _chunked(equivalent_width_function(spectrum, line, *band), values)
+    return in_chunks(equivalent_width_function(spectrum, line, *band), values)
 
 
 def equivalent_width_function(spectrum: Component, line: str, low: float, high: float) -> Callable[[Values], jax.Array]:
@@ -286,7 +286,7 @@ def equivalent_width_function(spectrum: Component, line: str, low: float, high: 
     return width
 
 
-def _chunked(function: Callable[[Values], jax.Array], values: Values, size: int = 256) -> jax.Array:
+def in_chunks(function: Callable[[Values], jax.Array], values: Values, size: int = 256) -> jax.Array:
     """Evaluate a function of values (...) in chunks, to bound the memory."""
     with jax.enable_x64(True):
         numbers = {name: np.asarray(value, float) for name, value in values.items()}
