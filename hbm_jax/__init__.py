@@ -58,6 +58,8 @@ __all__ = [*_MODULES, *_NAMES]
 
 
 def __getattr__(name):
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("hbm_jax")
     if name in _MODULES:
         return importlib.import_module(f"hbm_jax.{name}")
     if name in _NAMES:

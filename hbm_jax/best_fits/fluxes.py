@@ -258,7 +258,11 @@ def posterior_fluxes(
     for row in rows:
         label, _, quantity, band = row
         for spectrum, values in zip(names, draws, strict=True):
-            log10_fluxes = in_chunks(lambda v, row=row: _log10_flux(row, v, *distance), values)
+
+            def log10_flux(v, row=row):
+                return _log10_flux(row, v, *distance)
+
+            log10_fluxes = in_chunks(log10_flux, values)
             quantiles = 10.0 ** np.quantile(np.asarray(log10_fluxes), probabilities)
             table.append((label, spectrum, quantity, *band, *quantiles, _unit(quantity)))
     return pd.DataFrame(table, columns=[*COLUMNS, "limit", "unit"])

@@ -57,6 +57,8 @@ class Exports:
     def to_latex(self, parameters: Sequence[str] | None = None, *, symbols: Mapping[str, str] | None = None) -> str:
         r"""Return the summary as a LaTeX tabular: symbols, medians with 68 % intervals, and units.
 
+        Elements that do not vary, such as the diagonal of a correlation matrix, are left out.
+
         Parameters
         ----------
         parameters : sequence of str, optional
@@ -76,7 +78,8 @@ class Exports:
         \hline
         \end{tabular}
         """
-        return tabular(self.summary(parameters), self.symbols | dict(symbols or {}))
+        summary = self.summary(parameters)
+        return tabular(summary[summary["sd"] != 0.0], self.symbols | dict(symbols or {}))
 
     def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
         """Return the summary as an astropy Table, which can be written as ECSV, FITS and other formats.

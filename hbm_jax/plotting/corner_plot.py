@@ -27,9 +27,9 @@ LABEL, TICK = 0.46, 0.045  # inches from a panel to its label, beyond the slante
 
 def corner(
     fit: Fit,
-    names: Iterable[str] | None = None,
+    parameters: Iterable[str] | None = None,
     *,
-    truth: Mapping[str, float] | None = None,
+    truths: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw the marginal posteriors of parameters and of every pair of them.
@@ -40,9 +40,9 @@ def corner(
     ----------
     fit : Fit
         Fit of any model.
-    names : iterable of str, optional
+    parameters : iterable of str, optional
         Names of parameters, or of elements such as ``"theta[3]"``. By default every scalar parameter that varies.
-    truth : mapping of str to float, optional
+    truths : mapping of str to float, optional
         Values to mark in orange, of parameters that are drawn.
     labels : mapping of str to str, optional
         Symbols by name of the parameter, such as ``{"slope": "$m$"}``. A program can have them as ``symbols``.
@@ -56,13 +56,13 @@ def corner(
     Raises
     ------
     ValueError
-        If the fit has no parameter of that name, if no parameter varies, or if ``truth`` names one that is not drawn.
+        If the fit has no parameter of that name, if no parameter varies, or if ``truths`` names one that is not drawn.
 
     Examples
     --------
     >>> corner(fit, ["Om0", "w0"]).savefig("corner.pdf")  # doctest: +SKIP
     """
-    draws = {name: values.ravel() for name, values in named_draws(fit, names).items()}
+    draws = {name: values.ravel() for name, values in named_draws(fit, parameters).items()}
     table = np.column_stack(list(draws.values())) if draws else np.zeros((0, 0))
     table = table[np.isfinite(table).all(axis=1)]
     if not table.size:
@@ -70,9 +70,9 @@ def corner(
     constant = [name for name, column in zip(draws, table.T, strict=True) if np.ptp(column) == 0]
     if constant:
         raise ValueError(f"corner: expected parameters that vary; found constant {', '.join(constant)}.")
-    unknown = [name for name in truth or () if name not in draws]
+    unknown = [name for name in truths or () if name not in draws]
     if unknown:
-        raise ValueError(f"corner: truth: expected values of {', '.join(draws)}; found {', '.join(unknown)}.")
+        raise ValueError(f"corner: truths: expected values of {', '.join(draws)}; found {', '.join(unknown)}.")
     size = len(draws)
     panel = 1.9 if size <= 4 else 1.1
     lower, median, upper = np.quantile(table, INTERVAL, axis=0)
@@ -81,8 +81,8 @@ def corner(
         scaled = grid.scaled(table)
         _draw_contours(grid, scaled)
         _draw_histograms(grid, scaled, grid.scaled(np.stack([lower, median, upper])))
-        if truth:
-            grid.mark({index: truth[name] for index, name in enumerate(draws) if name in truth})
+        if truths:
+            grid.mark({index: truths[name] for index, name in enumerate(draws) if name in truths})
         grid.frame([_inner_ticks(low, high, 4 if size <= 4 else 3) for low, high in grid.ranges])
         for index, name in enumerate(draws):
             numbers = quoted_math(quote(median[index], lower[index], upper[index]))

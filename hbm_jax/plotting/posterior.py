@@ -15,14 +15,14 @@ LEFT, LABEL = 0.95, 0.7  # inches from the panels to the edge of the figure, and
 MAX_LEGEND = 7  # entries that fit in one line; with more there is no legend
 
 
-def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:
+def trace(fit: Fit, parameters: Iterable[str] | None = None) -> Figure:
     """Draw the trace of every chain, and the ranks of its draws among the draws of all chains.
 
     Parameters
     ----------
     fit : Fit
         Fit of any model.
-    names : iterable of str, optional
+    parameters : iterable of str, optional
         Names of parameters, or of elements such as ``"theta[3]"``. By default every scalar parameter that varies.
 
     Returns
@@ -42,7 +42,7 @@ def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:
     --------
     >>> trace(fit).savefig("trace.pdf")  # doctest: +SKIP
     """
-    draws = named_draws(fit, names)
+    draws = named_draws(fit, parameters)
     if not draws:
         raise ValueError("trace: expected parameters that vary; found none.")
     diverging = fit.tree["sample_stats"]["diverging"].transpose("chain", "draw").to_numpy()

@@ -61,6 +61,14 @@ def test_latex_has_symbols_and_units():
     assert fit.to_latex(["M0"], symbols={"M0": "$M$"}).splitlines()[4].startswith("$M$ & ")
 
 
+def test_latex_of_a_relation_has_symbols_and_no_constants():
+    assert r"$\langle \alpha \rangle$ & $" in load("relation").to_latex()
+    fit = load("relation_of_two")
+    assert np.ptp(fit.posterior["x_correlation_factor"].values[..., 0, 0]) == 0.0
+    rows = fit.to_latex().splitlines()
+    assert [row.partition(" & ")[0] for row in rows if row.startswith("$L$")] == ["$L$[1, 0]", "$L$[1, 1]"]
+
+
 def test_a_user_program_has_symbols_as_an_attribute(monkeypatch):
     fit = load("own")
     assert r"my\_slope & $" in fit.to_latex()

@@ -201,7 +201,7 @@ def test_corner_holds_the_parameters_in_the_models_order_with_their_intervals(su
 
 def test_contours_of_the_corner_hold_their_fractions_of_the_draws_where_the_ticks_say(supernova_fit):
     names = ["alpha", "Om0", "M0"]
-    figure = hbm.plotting.corner(supernova_fit, names, truth={"M0": -19.05})
+    figure = hbm.plotting.corner(supernova_fit, names, truths={"M0": -19.05})
     (axes,) = figure.axes
     draws = {name: supernova_fit.posterior[name].to_numpy().ravel() for name in names}
 
@@ -228,8 +228,8 @@ def test_contours_of_the_corner_hold_their_fractions_of_the_draws_where_the_tick
     level = [segment for segment in marked[0].get_segments() if segment[0, 1] == segment[1, 1]]
     assert len(level) == 2
     np.testing.assert_allclose([segment[:, 1] for segment in level], truth)
-    with pytest.raises(ValueError, match="truth: expected values of alpha, Om0, M0; found beta"):
-        hbm.plotting.corner(supernova_fit, names, truth={"beta": 3.0})
+    with pytest.raises(ValueError, match="truths: expected values of alpha, Om0, M0; found beta"):
+        hbm.plotting.corner(supernova_fit, names, truths={"beta": 3.0})
 
 
 def test_population_band_is_the_normal_density(supernova_fit):

@@ -1,5 +1,8 @@
 """Hubble residuals, and the intervals of replicates: what is drawn and written is what was computed."""
 
+import copy
+import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -36,6 +39,19 @@ def test_residuals_and_their_slopes(supernova_fit):
     last = figure.axes[4]
     assert not figure.axes[5].get_visible()
     assert len(last.get_xticklabels()) == len(data.survey_counts)
+
+
+def test_names_of_many_surveys_do_not_overlap(supernova_fit):
+    data = supernova_fit.data
+    names = [f"Survey_number_{row % 25}" for row in range(len(data.survey))]
+    fit = copy.copy(supernova_fit)
+    fit.args = (dataclasses.replace(data, survey=names),)
+    figure = hbm.plotting.hubble_residuals(fit)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[4].get_xticklabels()]
+    assert len(boxes) == 25
+    assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
+    assert min(box.y0 for box in boxes) >= 0.0
 
 
 def test_other_fits_have_no_hubble_residuals(own_fit):

@@ -17,6 +17,7 @@ from hbm_jax.plotting.supernovae.hubble import modulus_draws, standardise
 
 COVARIATES = {"z_cmb": "redshift $z_\\mathrm{CMB}$", "x1": label("x1"), "c": label("c", "mag")}
 NUM_BINS = 8
+FEW_SURVEYS = 6  # whose names fit beside each other below a panel
 TRIM = 0.005  # fraction of the supernovae at either end of a covariate outside the range of its panel
 
 
@@ -54,8 +55,11 @@ def hubble_residuals(fit: Fit) -> Figure:
         measured = data.has_host_mass & ~(data.sigma_log10_mass >= UNMEASURED_MASS_ERROR)
         covariates[label("log10_mass", r"$M_\odot$")] = np.where(measured, data.log10_mass, np.nan)
     half_range = 1.15 * np.quantile(np.abs(residual), 0.99)
+    below = 0.8 if len(data.survey_counts) > FEW_SURVEYS else 0.48  # inches, for names that are upright
     with house_style():
-        figure, axes = panels(2, 3, (7.2, 5.0), margins=(0.68, 0.15, 0.48, 0.28), gaps=(0.12, 0.7), sharey=True)
+        figure, axes = panels(
+            2, 3, (7.2, 4.52 + below), margins=(0.68, 0.15, below, 0.28), gaps=(0.12, 0.7), sharey=True
+        )
         grid = axes.ravel()
         for panel, (text, values) in zip(grid, covariates.items(), strict=False):
             _draw_residuals(panel, values, residual, points.error)
@@ -105,7 +109,11 @@ def _draw_surveys(axes, data, residual, error) -> None:
         mean, sigma = np.average(residual[in_survey], weights=weight), weight.sum() ** -0.5
         axes.errorbar([index], [mean], [sigma], fmt="o", color=BLACK, ms=3.4, mfc="white", zorder=3)
     axes.axhline(0.0, color=GREY, lw=0.8, zorder=1)
-    axes.set_xticks(range(len(data.survey_counts)), [SURVEYS.get(name, name) for name in data.survey_counts])
+    labels = [SURVEYS.get(name, name) for name in data.survey_counts]
+    axes.set_xticks(range(len(labels)), labels)
+    if len(labels) > FEW_SURVEYS:
+        axes.tick_params(axis="x", labelrotation=90, labelsize=5.0)
+    axes.tick_params(axis="x", which="minor", bottom=False, top=False)
     axes.set_title("mean of each survey", fontsize=8.0)
 
 
