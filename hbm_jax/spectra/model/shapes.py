@@ -201,26 +201,29 @@ def _window(edges, centre, sigma):
 def sum_of_gaussian_lines(edges, photons, centre, sigma):
     """Return the photons in at least `MANY_EDGES` bins between edges (K + 1,) of L lines, each argument (L,).
 
-    Lines are evaluated together in their windows, with the fractions of `gaussian_line_fractions`. If one extends
-    further, they are evaluated one by one.
+    Lines are evaluated together in their windows, with the fractions of `gaussian_line_fractions`. Those that extend
+    further are evaluated in all bins, one by one.
     """
-    start, windows, contain_lines = jax.vmap(_window, (None, 0, 0))(edges, centre, _resolved(centre, sigma))
-    none = jnp.zeros(len(edges) - 1, edges.dtype)
+    sigma = _resolved(centre, sigma)
+    start, windows, contain_line = jax.vmap(_window, (None, 0, 0))(edges, centre, sigma)
+    fractions = _fractions((windows - centre[:, None]) / sigma[:, None])
+    in_windows = jnp.where(contain_line, photons, 0.0)[:, None] * fractions
+    dimensions = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
+    total = jax.lax.scatter_add(jnp.zeros(len(edges) - 1, edges.dtype), start[:, None], in_windows, dimensions)
 
-    def in_windows(_, *lines):
-        photons, centre, width = (values[:, None] for values in (*lines[:2], _resolved(*lines[1:])))
-        dimensions = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
-        return jax.lax.scatter_add(none, start[:, None], photons * _fractions((windows - centre) / width), dimensions)
+    # Without the checkpoint, the gradient would store arrays of all bins for each line, also for lines in windows.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def in_all_bins(edges, contained, photons, centre, sigma):
+        def evaluated():
+            return photons * _fractions((edges - centre) / sigma)
 
-    def one_by_one(edges, *lines):
-        def add(total, line):
-            return total + line[0] * gaussian_line_fractions(edges, *line[1:]), None
+        return jax.lax.cond(contained, lambda: jnp.zeros(len(edges) - 1, edges.dtype), evaluated)
 
-        return jax.lax.scan(add, none, lines)[0]
+    def with_wide_lines(total, edges, *lines):
+        return jax.lax.scan(lambda total, line: (total + in_all_bins(edges, *line), None), total, lines)[0]
 
-    # Without the checkpoint, the gradient stores arrays of all bins for each line also if windows suffice.
-    branches = in_windows, jax.checkpoint(one_by_one, prevent_cse=False)
-    return jax.lax.cond(jnp.all(contain_lines), *branches, edges, photons, centre, sigma)
+    arguments = total, edges, contain_line, photons, centre, sigma
+    return jax.lax.cond(jnp.all(contain_line), lambda total, *_: total, with_wide_lines, *arguments)
 
 
 @jax.custom_jvp
