@@ -36,14 +36,16 @@ class ExpectedCounts:
     ----------
     density : callable or None
         Maps parameter values to photons/cm^2/s/keV at K quadrature nodes, (N, K) or (N, S, K). None if the whole
-        spectrum is folded exactly.
+        spectrum is folded exactly, or if ``photons`` includes those of the smooth part.
     blocks : tuple of (N, G_b, K - first_b)
         Matrices from the density at the nodes to expected counts, one for each block of groups. Nodes of low energy to
         which no group of a block responds are left out. This removes more than half of the elements, because photons
         are not counted far above their energy and most nodes have low energies.
     photons : callable or None
         Maps parameter values to photons/cm^2/s in energy bins, (N, E) or (N, S, E), of the components that are folded
-        exactly; None without such parts. With free redshifts, the mean density in the bins [photons/cm^2/s/keV].
+        exactly; None without such parts. With lines and large responses, those of the smooth part are added, from its
+        density at quadrature nodes: the response is then multiplied once. With free redshifts, the mean density in the
+        bins [photons/cm^2/s/keV].
     response : BandedResponse or None
         Maps photons in the bins to expected counts.
     errors : (N,), or (number of spectra,)
