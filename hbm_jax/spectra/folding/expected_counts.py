@@ -258,7 +258,8 @@ def _in_bins(
     edges = padded_edges(cuts)
     photons = integrals(smooth, lines, edges[:, None] if shared else edges)
     if on_nodes is not None:
-        photons = _with_nodes(photons, *on_nodes, responses, cuts, shared)
+        smooth_part, folds = on_nodes
+        photons = _with_nodes(photons, smooth_part, folds, responses, cuts, shared)
     return photons, BandedResponse.of(matrices, edges.shape[1] - 1, num_groups)
 
 

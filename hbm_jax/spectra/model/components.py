@@ -450,7 +450,8 @@ class GaussianLine(_Additive):
         num = limits.shape[-1]
         if num < shapes.MANY_EDGES or any(math.prod(shape) != 1 for shape in (limits.shape[:-1], *shapes_of_lines)):
             return Component._sum_of_integrals(components, limits, values)
-        log_scale, centre, sigma = (jnp.stack([jnp.reshape(array, ()) for array in column]) for column in zip(*lines))
+        columns = zip(*lines, strict=True)
+        log_scale, centre, sigma = (jnp.stack([jnp.reshape(array, ()) for array in column]) for column in columns)
         edges = jnp.asarray(limits, log_scale.dtype).reshape(-1)
         total = shapes.sum_of_gaussian_lines(edges, jnp.exp(log_scale), centre, sigma)
         return total.reshape(*np.broadcast_shapes(limits.shape, *shapes_of_lines)[:-1], num - 1)
