@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from hbm_jax.spectra import Absorption, GaussianLine, PowerLaw, photons
 from hbm_jax.spectra.folding import banded
+from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 
 PROGRAM = """
 import json, sys
@@ -86,6 +88,30 @@ def test_sixty_thousand_energies_and_channels_stay_sparse(num, tmp_path):
     assert found["whole"] < 1e-7  # the power law is on nodes
     assert found["value"] == pytest.approx(found["plain"], rel=1e-9)
     assert found["finite"]
+
+
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_lines_and_continuum_of_large_responses_take_one_product(absorbed, monkeypatch):
+    """Two responses with different energies; with absorbed lines, bins are divided into pieces."""
+    monkeypatch.setattr(banded, "SMALL", 0)
+    model = PowerLaw(norm="amplitude") + GaussianLine("fe") + GaussianLine("ni", z=0.2)
+    values = {"photon_index": 1.8, "log10_amplitude": -1.0, "nh": 0.4}
+    values |= {"fe_energy": 3.3, "fe_sigma": 0.01, "fe_log10_amplitude": -2.0}
+    values |= {"ni_energy": 7.8, "ni_sigma": 0.2, "ni_log10_amplitude": -2.5}
+    trials = {"photon_index": np.array([1.5, 2.5]), "log10_amplitude": np.zeros(2), "nh": np.array([0.1, 1.0])}
+    model = model * Absorption() if absorbed else model
+    rng = np.random.default_rng(0)
+    responses = [
+        (np.linspace(0.5, 9.5, num + 1), sparse.random(num, 50, density=0.3, random_state=rng, format="csr"))
+        for num in (120, 90)
+    ]
+    found = ExpectedCounts.of(model, responses, [np.full(50, 9.0)] * 2, trials, tolerance=1e-10)
+    assert found.density is None
+    assert found.response.order is not None
+    expected = np.asarray(jax.jit(lambda source, values: source(values))(found, values))
+    for row, (energy, matrix) in enumerate(responses):
+        plain = np.asarray(photons(model, energy)(values)) @ matrix
+        np.testing.assert_allclose(expected[row], plain, rtol=1e-9)
 
 
 fold = jax.jit(lambda response, photons: response(photons))

@@ -24,7 +24,7 @@ from hbm_jax.spectra import (
 )
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.model.absorbers import precise_cross_section
-from hbm_jax.spectra.model.shapes import gaussian_line_fractions, gaussian_line_moments
+from hbm_jax.spectra.model.shapes import gaussian_line_fractions, gaussian_line_moments, sum_of_gaussian_lines
 
 SIGMAS = [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
 EDGES = np.linspace(0.3, 10.0, 971)  # bins of 10 eV
@@ -114,6 +114,32 @@ def test_a_line_in_many_bins_is_the_same_in_a_window_and_beyond(centre, sigma):
     (_, batched), slopes = in_many_bins_batched(jnp.stack([x, x + 1e-3]))
     np.testing.assert_allclose(batched[0], fractions, rtol=1e-12, atol=1e-16)
     np.testing.assert_allclose(slopes[0], slope, rtol=1e-10, atol=1e-12)
+
+
+SIX_LINES = np.array([[3.0, 2.0, 0.5, 1.0, 4.0, 2.5], [0.5, 2.0, 2.04, 6.0005, 9.0, 12.4]])  # photons, centres
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, has_aux=True)
+def sum_in_many_bins(lines):
+    """Return a weighted sum of the photons of lines, the photons, and the gradient, for (photons, centre, sigma)."""
+    photons = sum_of_gaussian_lines(jnp.asarray(MANY_EDGES), *lines)
+    return jnp.sum(MANY_WEIGHTS * photons), photons
+
+
+@pytest.mark.parametrize("sigmas", [[0.01] * 6, [0.01, 1e-3, 0.5, 0.02, 3.0, 0.01]], ids=["narrow", "two wide"])
+def test_lines_in_many_bins_are_added_in_windows_and_beyond(sigmas):
+    """Lines with overlapping windows and at the ends of the band; values and derivatives, one of them forward."""
+    lines = np.stack([*SIX_LINES, sigmas])
+    counts, centre, sigma = lines[:, :, None]
+    (_, photons), gradient = sum_in_many_bins(lines)
+    u = (MANY_EDGES - centre) / sigma
+    np.testing.assert_allclose(photons, (counts * np.diff(stats.norm.cdf(u))).sum(axis=0), rtol=1e-9, atol=1e-14)
+    density = -counts * stats.norm.pdf(u) / sigma
+    expected = np.diff(np.stack([stats.norm.cdf(u), density, density * u])) @ MANY_WEIGHTS
+    np.testing.assert_allclose(gradient, expected, rtol=1e-8, atol=1e-11)
+    forward = jax.jvp(lambda x: sum_in_many_bins(x)[0][0], (lines,), (np.ones_like(lines),))[1]
+    np.testing.assert_allclose(forward, expected.sum(), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("double", [True, False])

@@ -15,6 +15,11 @@ SMALL = 4_000_000  # elements of a response that is stored as one array, which i
 OVERHEAD = 64  # bookkeeping of a block, in elements of storage
 
 
+def is_large(num_spectra: int, num_bins: int, num_groups: int) -> bool:
+    """Return True for responses with too many elements to be stored as one array."""
+    return num_spectra * num_bins * num_groups > SMALL
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class BandedResponse:
@@ -39,9 +44,14 @@ class BandedResponse:
     order: Any
 
     @classmethod
-    def of(cls, matrices: Sequence[Any], num_bins: int, num_groups: int) -> "BandedResponse":
-        """Divide sparse matrices into blocks, after padding them to (num_bins, num_groups)."""
-        if len(matrices) * num_bins * num_groups <= SMALL:
+    def of(
+        cls, matrices: Sequence[Any], num_bins: int, num_groups: int, *, divided: bool | None = None
+    ) -> "BandedResponse":
+        """Divide sparse matrices into blocks, after padding them to (num_bins, num_groups).
+
+        ``divided`` False stores them as one array; by default those of `is_large` are divided.
+        """
+        if not (is_large(len(matrices), num_bins, num_groups) if divided is None else divided):
             block = np.zeros((len(matrices), num_groups, num_bins))
             for row, matrix in enumerate(matrices):
                 block[row, : matrix.shape[1], : matrix.shape[0]] = matrix.toarray().T

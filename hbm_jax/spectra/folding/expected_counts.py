@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from scipy import sparse
 
 from hbm_jax.precomputation import on_every_core
-from hbm_jax.spectra.folding.banded import BandedResponse
+from hbm_jax.spectra.folding.banded import BandedResponse, is_large
 from hbm_jax.spectra.folding.fold import Folded, fold
 from hbm_jax.spectra.folding.panels import Fold
 from hbm_jax.spectra.model.composition import Component, Line, split_terms
@@ -36,14 +36,16 @@ class ExpectedCounts:
     ----------
     density : callable or None
         Maps parameter values to photons/cm^2/s/keV at K quadrature nodes, (N, K) or (N, S, K). None if the whole
-        spectrum is folded exactly.
+        spectrum is folded exactly, or if ``photons`` includes those of the smooth part.
     blocks : tuple of (N, G_b, K - first_b)
         Matrices from the density at the nodes to expected counts, one for each block of groups. Nodes of low energy to
         which no group of a block responds are left out. This removes more than half of the elements, because photons
         are not counted far above their energy and most nodes have low energies.
     photons : callable or None
         Maps parameter values to photons/cm^2/s in energy bins, (N, E) or (N, S, E), of the components that are folded
-        exactly; None without such parts. With free redshifts, the mean density in the bins [photons/cm^2/s/keV].
+        exactly; None without such parts. With lines and large responses, those of the smooth part are added, from its
+        density at quadrature nodes: the response is then multiplied once. With free redshifts, the mean density in the
+        bins [photons/cm^2/s/keV].
     response : BandedResponse or None
         Maps photons in the bins to expected counts.
     errors : (N,), or (number of spectra,)
@@ -122,6 +124,11 @@ class ExpectedCounts:
             if exact_errors.max() < errors.max():
                 folds, errors, lines = [], exact_errors, ()
         expected = cls(None, (), None, None, errors)
+        large = is_large(len(responses), max(len(energy) - 1 for energy, _ in responses), num_groups)
+        if lines and large and folds and all(f.in_bins is not None for f in folds):
+            # One product with a large response, instead of one for the lines and one for the nodes.
+            photons, response = _in_bins(spectrum, lines, responses, num_groups, shared, (smooth, folds))
+            return replace(expected, photons=photons, response=response)
         if folds and smooth is not None:
             nodes = [f.nodes for f in folds]
             expected = replace(cls.on_nodes(smooth, nodes, num_groups, num_blocks, shared), errors=errors)
@@ -139,9 +146,8 @@ class ExpectedCounts:
 
         The field ``errors`` is 0. With ``shared`` each response folds several spectra, with parameter values (N, S).
         """
-        num_nodes = max(len(f.energy) for f in folds)
-        # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
-        energy = np.stack([np.pad(f.energy, (num_nodes - len(f.energy), 0), mode="edge") for f in folds])
+        energy = _padded_nodes(folds)
+        num_nodes = energy.shape[1]
         matrix = np.zeros((len(folds), num_groups, num_nodes))
         for row, f in enumerate(folds):
             matrix[row, : f.matrix.shape[0], num_nodes - f.matrix.shape[1] :] = f.matrix
@@ -181,11 +187,19 @@ class ExpectedCounts:
             parts.append(counts[0] if len(counts) == 1 else jnp.concatenate(counts, axis=-1))
         if self.response is not None:
             photons = self.photons(values)
-            if photons.ndim == 3:
-                parts.append(jax.vmap(self.response, 1, 1)(photons))
-            else:
-                parts.append(self.response(jnp.broadcast_to(photons, (len(self.errors), photons.shape[-1]))))
+            if photons.ndim < 3:
+                photons = jnp.broadcast_to(photons, (len(self.errors), photons.shape[-1]))
+            parts.append(_product(self.response, photons))
         return functools.reduce(jnp.add, parts)
+
+
+def _padded_nodes(folds: Sequence[Fold]) -> np.ndarray:
+    """Return the energies of the nodes of all folds (N, K), padded to equal length.
+
+    Padding is at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
+    """
+    num_nodes = max(len(f.energy) for f in folds)
+    return np.stack([np.pad(f.energy, (num_nodes - len(f.energy), 0), mode="edge") for f in folds])
 
 
 def _averaged(average, lines, widths, values):
@@ -216,10 +230,18 @@ def _in_blocks(matrix: np.ndarray, num: int) -> tuple[tuple[np.ndarray, ...], tu
     return tuple(np.ascontiguousarray(block) for block in blocks), first
 
 
-def _in_bins(spectrum: Component, lines, responses, num_groups: int, shared: bool) -> tuple[Any, BandedResponse]:
+def _product(response: BandedResponse, photons: jax.Array) -> jax.Array:
+    """Return the product of responses with photons (N, E) or (N, S, E)."""
+    return jax.vmap(response, 1, 1)(photons) if photons.ndim == 3 else response(photons)
+
+
+def _in_bins(
+    spectrum: Component, lines, responses, num_groups: int, shared: bool, on_nodes: Any = None
+) -> tuple[Any, BandedResponse]:
     """Return a function for the photons in pieces of bins, and the response to them.
 
-    The photons are those of the lines, or of the whole spectrum if ``lines`` is None.
+    The photons are those of the lines, or of the whole spectrum if ``lines`` is None. ``on_nodes`` are a smooth part
+    and its folds, whose photons are added.
     """
     smooth = None
     if lines is None:
@@ -235,4 +257,31 @@ def _in_bins(spectrum: Component, lines, responses, num_groups: int, shared: boo
         matrices.append(sparse.csr_matrix(matrix)[in_bin])
     edges = padded_edges(cuts)
     photons = integrals(smooth, lines, edges[:, None] if shared else edges)
+    if on_nodes is not None:
+        smooth_part, folds = on_nodes
+        photons = _with_nodes(photons, smooth_part, folds, responses, cuts, shared)
     return photons, BandedResponse.of(matrices, edges.shape[1] - 1, num_groups)
+
+
+def _with_nodes(photons, smooth: Component, folds: Sequence[Folded], responses, cuts, shared: bool) -> Partial:
+    """Return a function that adds to photons in pieces of bins those of a smooth part, from its values at nodes.
+
+    All photons of a bin are added to its first piece: the response to the pieces of a bin is the same.
+    """
+    energy = _padded_nodes([f.nodes for f in folds])
+    num_nodes, num_pieces = energy.shape[1], max(map(len, cuts)) - 1
+    matrices = []
+    for folded, (bins, _), edges in zip(folds, responses, cuts, strict=True):
+        in_bins = sparse.coo_matrix(folded.in_bins)
+        first_piece = np.searchsorted(edges, np.asarray(bins)[:-1])
+        nodes = in_bins.col + num_nodes - in_bins.shape[1]
+        shape = num_nodes, num_pieces
+        matrices.append(sparse.csr_matrix((in_bins.data, (nodes, first_piece[in_bins.row])), shape=shape))
+    from_nodes = BandedResponse.of(matrices, num_nodes, num_pieces, divided=True)
+    return Partial(_sum_with_nodes, smooth.on(energy[:, None] if shared else energy), from_nodes, photons)
+
+
+def _sum_with_nodes(density, from_nodes, photons, values):
+    """Return the photons in pieces of a smooth part, from its density at nodes, and of the other parts."""
+    at_nodes = density(values)
+    return photons(values) + _product(from_nodes, at_nodes)

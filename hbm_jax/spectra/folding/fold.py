@@ -54,12 +54,15 @@ class Folded(NamedTuple):
         Largest relative change of the total expected counts of the trial spectra.
     exact_errors : (num_spectra,) or None
         Errors of a fold on all energy bins; measured only if errors on the nodes exceed the tolerance.
+    in_bins : (num_energies, num_nodes) sparse matrix or None
+        Photons/cm^2/s in each energy bin for 1 photon/cm^2/s/keV at a node; None for a subset of the nodes of a level.
     """
 
     nodes: Fold
     errors: Floats
     relative: float
     exact_errors: Floats | None = None
+    in_bins: Any = None
 
     def bound(self, expected: ArrayLike, observed: float) -> Floats:
         """Return a bound on the change of the Poisson log likelihood for trial spectra scaled to any expected counts.
@@ -284,6 +287,7 @@ class _Trials:
 
         ``nodes`` are a `Fold`, or the nodes and their integrals over the energy bins as from `folded`.
         """
+        in_bins = None
         if isinstance(nodes, Fold):
             fold = nodes
         else:
@@ -291,7 +295,8 @@ class _Trials:
             fold = Fold(energy, dense(in_bins.T @ self.matrix).T.copy())
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.abs(expected.sum(axis=-1) / self.reference.sum(axis=-1) - 1.0)
-        return Folded(fold, self.errors(expected, self.reference), float(np.nanmax(relative, initial=0.0)))
+        errors = self.errors(expected, self.reference)
+        return Folded(fold, errors, float(np.nanmax(relative, initial=0.0)), in_bins=in_bins)
 
     def errors(self, expected: Floats, reference: Floats) -> Floats:
         """Return the largest error of each spectrum over the valid trial spectra, (num_spectra,).

@@ -442,6 +442,20 @@ class GaussianLine(_Additive):
         photons, _ = self._photons(limits, values, fractions)
         return photons
 
+    @staticmethod
+    def _sum_of_integrals(components, limits, values):
+        """Return the photons of lines in bins; lines of one source in many bins are evaluated together."""
+        lines = [line._scaled(values) for line in components]
+        shapes_of_lines = [np.shape(array) for line in lines for array in line]
+        num = limits.shape[-1]
+        if num < shapes.MANY_EDGES or any(math.prod(shape) != 1 for shape in (limits.shape[:-1], *shapes_of_lines)):
+            return Component._sum_of_integrals(components, limits, values)
+        columns = zip(*lines, strict=True)
+        log_scale, centre, sigma = (jnp.stack([jnp.reshape(array, ()) for array in column]) for column in columns)
+        edges = jnp.asarray(limits, log_scale.dtype).reshape(-1)
+        total = shapes.sum_of_gaussian_lines(edges, jnp.exp(log_scale), centre, sigma)
+        return total.reshape(*np.broadcast_shapes(limits.shape, *shapes_of_lines)[:-1], num - 1)
+
     def _integrals_and_weights(self, limits, tables, values):
         photons, moments = self._photons(limits, values, shapes.gaussian_line_moments)
         return photons, interpolation_weights(moments)
@@ -454,10 +468,14 @@ class GaussianLine(_Additive):
 
         ``function`` of (edges, centre, sigma) returns the fraction of the line in each bin, and the moments.
         """
+        log_scale, *line = self._scaled(values)
+        fractions, moments = function(jnp.asarray(edges, log_scale.dtype), *line)
+        return jnp.exp(log_scale) * fractions, moments
+
+    def _scaled(self, values):
+        """Return the logarithm of the photons of the whole line, its centre and sigma over the pivot, (..., 1)."""
         params = self._unprefixed(values)
         # dE is the pivot energy times d(E / pivot).
-        scale = self._log_scale(params)[..., None]
-        scale = scale + _log_pivot(self._pivot_column, scale.dtype)
-        line = self._arguments({name: value[..., None] for name, value in params.items()})
-        fractions, moments = function(jnp.asarray(edges, scale.dtype), *line)
-        return jnp.exp(scale) * fractions, moments
+        log_scale = self._log_scale(params)[..., None]
+        log_scale = log_scale + _log_pivot(self._pivot_column, log_scale.dtype)
+        return log_scale, *self._arguments({name: value[..., None] for name, value in params.items()})

@@ -122,6 +122,11 @@ class Component:
         """Return the photons in bins in closed form, (..., K)."""
         raise NotImplementedError
 
+    @staticmethod
+    def _sum_of_integrals(components: "tuple[Component, ...]", limits: Any, values: Values) -> jax.Array:
+        """Return the sum of `_integrals` of components of this type with the same limits."""
+        return functools.reduce(jnp.add, (component._integrals(limits, values) for component in components))
+
     def _weight_tables(self, edges: Floats) -> Any:
         """Precompute the tables of `_integrals_and_weights` for bins between edges (..., K + 1)."""
         return self._tables(flat(nodes_between(edges)))

@@ -102,10 +102,11 @@ def integrals(smooth: Any, lines: Sequence[tuple[Any, Any]], edges: np.ndarray, 
     for component, factor in lines:
         by_factor.setdefault(id(factor), (factor, []))[1].append(component)
     for factor, components in by_factor.values():
-        limits = tuple(component._limits(edges) for component in components)
         if factor is None and not power:
-            terms.append(Partial(_Exact(tuple(components)), limits))
+            groups, group_limits = _with_equal_limits(components, edges)
+            terms.append(Partial(_Exact(groups), group_limits))
             continue
+        limits = tuple(component._limits(edges) for component in components)
         nodes = nodes_between(edges)
         tables = tuple(component._weight_tables(edges) for component in components)
         at_nodes = None if factor is None else factor.on(flat(nodes))
@@ -125,6 +126,22 @@ def _by_quadrature(at_nodes, weights, values):
     return jnp.sum(density * jnp.asarray(weights, density.dtype), axis=-1)
 
 
+def _with_equal_limits(components: Sequence[Any], edges: np.ndarray) -> tuple[tuple[tuple[Any, ...], ...], tuple]:
+    """Return groups of components of one type whose limits are one array, and the limits of each group."""
+    groups: list[list[Any]] = []
+    limits: list[Any] = []
+    for component in components:
+        own = component._limits(edges)
+        for group, shared in zip(groups, limits, strict=True):
+            if type(group[0]) is type(component) and isinstance(own, np.ndarray) and np.array_equal(own, shared):
+                group.append(component)
+                break
+        else:
+            groups.append([component])
+            limits.append(own)
+    return tuple(map(tuple, groups)), tuple(limits)
+
+
 def _total(parts, values):
     """Return the sum of several functions of the parameters."""
     return functools.reduce(jnp.add, (part(values) for part in parts))
@@ -134,12 +151,12 @@ def _total(parts, values):
 class _Exact:
     """Sum of the photons of components with a closed form; equal for all spectra of these components."""
 
-    components: tuple[Any, ...]
+    groups: tuple[tuple[Any, ...], ...]
 
     def __call__(self, limits, values):
-        """Return the photons in the pieces, from the components' limits by `_limits`."""
-        parts = zip(self.components, limits, strict=True)
-        return functools.reduce(jnp.add, (component._integrals(limit, values) for component, limit in parts))
+        """Return the photons in the pieces, from the limits by `_limits` of each group of components."""
+        parts = zip(self.groups, limits, strict=True)
+        return functools.reduce(jnp.add, (group[0]._sum_of_integrals(group, limit, values) for group, limit in parts))
 
 
 @dataclass(frozen=True)

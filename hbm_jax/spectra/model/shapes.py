@@ -23,6 +23,7 @@ _SERIES = 0.5  # below, sinh(y)/y is summed as a series: the derivative of the q
 _TERMS = 8  # terms of the series: 0.5^16 / 17! is 4e-20
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _WINDOW = 2048  # edges of the bins in which a line is evaluated, if there are many
+MANY_EDGES = 2 * _WINDOW  # edges of bins above which a line is evaluated in a window
 _NEGLIGIBLE = 38.6  # standard deviations beyond which normal densities and probabilities are 0 in double precision
 _FAR = 1e3  # in ln E: outside every band
 
@@ -169,7 +170,7 @@ def gaussian_line_fractions(edges, centre, sigma):
     """
     sigma = _resolved(centre, sigma)
     num = edges.shape[-1]
-    if num < 2 * _WINDOW or jnp.size(edges) != num or jnp.size(centre) != 1 or jnp.size(sigma) != 1:
+    if num < MANY_EDGES or jnp.size(edges) != num or jnp.size(centre) != 1 or jnp.size(sigma) != 1:
         return _fractions((edges - centre) / sigma)
     shape = jnp.broadcast_shapes(edges.shape, jnp.shape(centre), jnp.shape(sigma))
     fractions = _fractions_in_window(edges.reshape(-1), jnp.reshape(centre, ()), jnp.reshape(sigma, ()))
@@ -178,17 +179,51 @@ def gaussian_line_fractions(edges, centre, sigma):
 
 def _fractions_in_window(edges, centre, sigma):
     """Return the fractions of a line in bins between edges (K + 1,), for centre and sigma ()."""
-    last = len(edges) - _WINDOW
-    start = jnp.clip(jnp.searchsorted(edges, jax.lax.stop_gradient(centre)) - _WINDOW // 2, 0, last)
-    window = jax.lax.dynamic_slice(edges, (start,), (_WINDOW,))
-    starts_below = (start == 0) | (centre - window[0] > _NEGLIGIBLE * sigma)
-    ends_above = (start == last) | (window[-1] - centre > _NEGLIGIBLE * sigma)
+    start, window, contains_line = _window(edges, centre, sigma)
 
     def in_window():
         fractions = _fractions((window - centre) / sigma)
         return jax.lax.dynamic_update_slice(jnp.zeros(len(edges) - 1, fractions.dtype), fractions, (start,))
 
-    return jax.lax.cond(starts_below & ends_above, in_window, lambda: _fractions((edges - centre) / sigma))
+    return jax.lax.cond(contains_line, in_window, lambda: _fractions((edges - centre) / sigma))
+
+
+def _window(edges, centre, sigma):
+    """Return the index of the first edge of the window of a line, its edges, and whether the line ends within it."""
+    last = len(edges) - _WINDOW
+    start = jnp.clip(jnp.searchsorted(edges, jax.lax.stop_gradient(centre)) - _WINDOW // 2, 0, last)
+    window = jax.lax.dynamic_slice(edges, (start,), (_WINDOW,))
+    starts_below = (start == 0) | (centre - window[0] > _NEGLIGIBLE * sigma)
+    ends_above = (start == last) | (window[-1] - centre > _NEGLIGIBLE * sigma)
+    return start, window, starts_below & ends_above
+
+
+def sum_of_gaussian_lines(edges, photons, centre, sigma):
+    """Return the photons in at least `MANY_EDGES` bins between edges (K + 1,) of L lines, each argument (L,).
+
+    Lines are evaluated together in their windows, with the fractions of `gaussian_line_fractions`. Those that extend
+    further are evaluated in all bins, one by one.
+    """
+    sigma = _resolved(centre, sigma)
+    start, windows, contain_line = jax.vmap(_window, (None, 0, 0))(edges, centre, sigma)
+    fractions = _fractions((windows - centre[:, None]) / sigma[:, None])
+    in_windows = jnp.where(contain_line, photons, 0.0)[:, None] * fractions
+    dimensions = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
+    total = jax.lax.scatter_add(jnp.zeros(len(edges) - 1, edges.dtype), start[:, None], in_windows, dimensions)
+
+    # Without the checkpoint, the gradient would store arrays of all bins for each line, also for lines in windows.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def in_all_bins(edges, contained, photons, centre, sigma):
+        def evaluated():
+            return photons * _fractions((edges - centre) / sigma)
+
+        return jax.lax.cond(contained, lambda: jnp.zeros(len(edges) - 1, edges.dtype), evaluated)
+
+    def with_wide_lines(total, edges, *lines):
+        return jax.lax.scan(lambda total, line: (total + in_all_bins(edges, *line), None), total, lines)[0]
+
+    arguments = total, edges, contain_line, photons, centre, sigma
+    return jax.lax.cond(jnp.all(contain_line), lambda total, *_: total, with_wide_lines, *arguments)
 
 
 @jax.custom_jvp
