@@ -49,7 +49,7 @@ def separate_groups(posterior: Mapping[Any, xr.DataArray], label: str, values: n
 
 
 def _split(draws: np.ndarray) -> tuple[list[int], list[int]] | None:
-    """Return two groups of chains between which draws (chain, draw) do not overlap; None if there are none."""
+    """Split chains into two groups whose draws (chain, draw) do not overlap; return None if they cannot be split."""
     means, within = draws.mean(1), draws.std(1)
     order = np.argsort(means)
     gaps = np.diff(means[order])
