@@ -139,7 +139,7 @@ def _unit(quantity: str) -> str:
 
 
 def standard_deviations(gradients: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Return standard deviations of log10 fluxes (row, spectrum), at most 1; 1 where the covariance does not give any."""
+    """Return standard deviations of log10 fluxes (row, spectrum), at most 1; 1 where the covariance has none."""
     undefined = np.isnan(np.diagonal(covariance))  # such as parameters at a bound
     covariance = np.where(undefined | undefined[:, None], 0.0, covariance)
     with np.errstate(invalid="ignore"):
