@@ -369,7 +369,7 @@ class Supernova(PopulationModel):
         needs_mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
         needs_mixture |= self.observations == "joint" or self.scatter != "magnitude"
         # Otherwise the true x1, c and m_b are sites only of the program with latents.
-        model = self if needs_mixture else dataclasses.replace(self, latents="noncentred")
+        model = self if needs_mixture else dataclasses.replace(self, latents="noncentred", offsets="sampled")
         observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
 
