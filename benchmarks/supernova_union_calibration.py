@@ -91,6 +91,11 @@ def rows_of(name: str, design: Supernovae, replicates: range) -> list[dict]:
     return rows
 
 
+def read_rows(path: Path) -> list[dict]:
+    """Return the stored replicates."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def report(rows: list[dict]) -> str:
     """Return the tables of ranks and of standardised estimates, and the verdicts."""
     kept = [row for row in rows if row["parameters"]]
@@ -145,8 +150,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/supernova_union_calibration.jsonl")
     given = parser.parse_args()
     hbm.use_every_core()
-    rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
-    done = {(row["configuration"], row["replicate"]) for row in rows}
+    done = {(row["configuration"], row["replicate"]) for row in read_rows(given.out)}
     for first in range(0, given.replicates, BLOCK):
         for name in given.only:
             if (name, first) in done:
@@ -154,10 +158,9 @@ def main() -> None:
             new = rows_of(name, design_of(name, given.data), range(first, first + BLOCK))
             with given.out.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
-            rows += new
             usable = sum(row["usable"] for row in new)
             print(f"{name}, {first}: {new[0]['block_s']:.0f} s, {usable} of {BLOCK} usable", flush=True)
-    text = report(rows)
+    text = report(read_rows(given.out))
     print(text)
     given.out.with_suffix(".txt").write_text(text + "\n")
 

@@ -131,7 +131,8 @@ class Supernova(PopulationModel):
         Phi((m_lim + m_lim_colour c - m_b) / m_lim_width), for observed c and m_b. ``"survey"``: likewise, with m_lim
         and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
         surveys in observed bands, from the data, with a shift and a factor of the width for each
-        (`hbm_jax.models.supernovae.laws.BandLimits`).
+        (`hbm_jax.models.supernovae.laws.BandLimits`). ``"colour"``: supernovae redder than c_lim, 0.3 unless it has
+        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`).
     observations : str
         Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
         observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,

@@ -66,6 +66,28 @@ class SurveyLimits(CommonLimit):
     by_survey = ("m_lim", "m_lim_width")
 
 
+@dataclass(frozen=True)
+class ColourCut(SelectionLaw):
+    """Cut of the sample at an observed colour c_lim: redder supernovae are missing.
+
+    The detection probability is Phi((c_lim - c) / c_lim_width), for observed c. By default c_lim is 0.3, as in many
+    published samples, and c_lim_width 1e-3 mag: practically a step. A cut on the blue side, where such samples have no
+    supernovae, is left out.
+    """
+
+    name = "colour"
+    units: ClassVar[Mapping[str, str]] = {"c_lim": "mag", "c_lim_width": "mag"}
+    symbols: ClassVar[Mapping[str, str]] = {
+        "c_lim": r"$c_\mathrm{lim}$",
+        "c_lim_width": r"$\sigma_{c,\mathrm{lim}}$",
+    }
+    priors: ClassVar[Mapping[str, Prior]] = {"c_lim": 0.3, "c_lim_width": 1e-3}
+
+    def detection(self, p: Mapping[str, Any]) -> ProbitSelection:
+        """Return the detection probability."""
+        return ProbitSelection(jnp.asarray(p["c_lim"]), jnp.asarray(p["c_lim_width"]), jnp.array([0.0, 1.0, 0.0]))
+
+
 _NO_LIMIT = 100.0  # limit, in widths, of surveys without one: their detection probability is 1
 
 
