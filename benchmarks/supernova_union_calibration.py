@@ -117,7 +117,7 @@ def report(rows: list[dict]) -> str:
         f"{sum(b[0] for b in blocks):.0f} s, {sum(b[1] for b in blocks):.0f} s of CPU, load {min(loads):.1f} to "
         f"{max(loads):.1f}",
         "",
-        "Ranks of the parameters that all configurations have (bias in posterior standard deviations, ratio of widths):",
+        "Ranks of the parameters of all configurations (bias in posterior standard deviations, ratio of widths):",
         tests.round(3).to_string(),
         "",
         "Parameters that some configurations have:",
