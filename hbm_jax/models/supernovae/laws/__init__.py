@@ -6,7 +6,14 @@ from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.host import MassStep
 from hbm_jax.models.supernovae.laws.outliers import Outliers
 from hbm_jax.models.supernovae.laws.scatter import CorrelatedScatter, MagnitudeScatter, ScatterLaw, SharedScatter
-from hbm_jax.models.supernovae.laws.selection import BandLimits, CommonLimit, NoSelection, SelectionLaw, SurveyLimits
+from hbm_jax.models.supernovae.laws.selection import (
+    BandLimits,
+    CommonLimit,
+    DetectedBy,
+    NoSelection,
+    SelectionLaw,
+    SurveyLimits,
+)
 from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "ColourTail",
     "CommonLimit",
     "CorrelatedScatter",
+    "DetectedBy",
     "Drift",
     "Dust",
     "Latent",
