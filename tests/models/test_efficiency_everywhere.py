@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from monte_carlo import seed
+from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 from scipy import integrate, stats
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Bursts, DataError, Supernovae
-from hbm_jax.models import DetectionFunction, Efficiency, Golenetskii, Supernova
+from hbm_jax.models import Afterglow, DetectionFunction, Efficiency, Golenetskii, Supernova
+from hbm_jax.models.xray.detection import SourceDetection
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.validation import OptionError
 
@@ -175,6 +177,36 @@ def test_simulated_objects_pass_the_selection(name, monte_carlo):
         )
 
 
+def test_fluxes_of_afterglows_are_those_of_detected_ones(monte_carlo):
+    """Density, and its derivative in the mean, to 1e-8 and 1e-6 of direct integrals, and draws."""
+    table = Efficiency("log10_flux", (-12.5, -12.0, -11.4), (0.01, 0.4, 1.0))
+    std, mean = 0.5, -12.1
+    (selection,) = Afterglow(selection=str(table)).selections
+    v = np.array([-1.0, 0.3, 1.7])  # between the values of the table
+
+    def density(mean):
+        p = {"log10_flux_mean": mean, "log10_flux_std": std}
+        population = dist.Normal(0.0, 1.0).expand((3,))
+        return SourceDetection(selection, p).standardised("log10_flux", population, None)
+
+    def expected(mean):
+        fraction = detected_fraction(table, np.array([mean]), np.array([[std**2]]), 0)
+        return stats.norm.logpdf(v) + np.log(table.probability_at(mean + std * v)) - np.log(fraction)
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(density(mean).log_prob(v), expected(mean), rtol=0, atol=1e-8)
+        gradient = jax.grad(lambda m: density(m).log_prob(v).sum())(mean)
+    step = 1e-4
+    k = np.array([-2, -1, 1, 2])
+    numeric = np.array([1, -8, 8, -1]) @ [expected(mean + step * i).sum() for i in k] / (12.0 * step)
+    assert float(gradient) == pytest.approx(numeric, rel=1e-6)
+    drawn = jax.vmap(density(mean).sample)(jax.random.split(jax.random.key(seed(7)), 1000))
+    rng = np.random.default_rng(seed(8))
+    everything = rng.normal(mean, std, 50_000)
+    kept = everything[rng.random(50_000) < table.probability_at(everything)]
+    monte_carlo.p_value(stats.ks_2samp(mean + std * np.ravel(drawn), kept).pvalue)
+
+
 def test_tables_are_read_and_stored(tmp_path):
     (tmp_path / "efficiency.csv").write_text("m_b,share\n21,1\n23,0.9\n23.6,0.3\n24.5,0.05\n")
     for choice in (MAGNITUDE, str(MAGNITUDE), f"m_b from {tmp_path / 'efficiency.csv'}"):
@@ -198,6 +230,10 @@ def test_what_does_not_fit_is_refused():
         Supernova(selection=MAGNITUDE, colour="dust")
     with pytest.raises(OptionError, match="expects observations='separate'"):
         Supernova(selection=MAGNITUDE, observations="joint")
+    with pytest.raises(OptionError, match="expects probabilities above 0"):
+        Afterglow(selection="log10_flux efficiency -12:0 -11:1")
+    with pytest.raises(OptionError, match="expected an efficiency in log10_flux"):
+        Afterglow(selection="counts efficiency 20:0.1 100:1")
     with pytest.raises(DataError, match="above 0 and up to 1 at every interval; found 0 in b2"):
         Golenetskii(selection="log10_flux efficiency -5.8:0 -5:1", pooling="complete").bind(bursts())
     with pytest.raises(DataError, match="above 0 and up to 1 at every supernova; found 0 for s2"):
