@@ -12,13 +12,7 @@ import xarray as xr
 
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
-from hbm_jax.inference.sampler.ensemble.statistics import (
-    COLUMNS,
-    WORST,
-    min_bfmi,
-    statistics,
-    superchains_of,
-)
+from hbm_jax.inference.sampler.ensemble.statistics import COLUMNS, WORST, element_statistics, min_bfmi, superchains_of
 from hbm_jax.inference.sampler.kernels.advice import advice_against_divergences
 from hbm_jax.inference.sampler.stopping import MAX_R_HAT, MIN_BFMI, MIN_ESS
 
@@ -140,19 +134,6 @@ def diagnose(
         values = known[name] if name in known else element_statistics(variable, num_superchains)
         tables.append(pd.DataFrame(values, index=_element_labels(str(name), variable), columns=COLUMNS))
     return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
-
-
-def element_statistics(variable: xr.DataArray, num_superchains: int = 0) -> np.ndarray:
-    """Return the columns of `diagnose` for every element of a variable, (n, 5)."""
-    values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
-    elements = values.reshape(*values.shape[:2], -1)
-    table = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
-    varies = elements.max(axis=(0, 1)) != elements.min(axis=(0, 1))
-    if varies.any():
-        # Chains stuck at different values have zero variance within chains, so their R-hat is infinite.
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            table[varies] = statistics(elements[..., varies], num_superchains)
-    return table
 
 
 class Sampled(NamedTuple):

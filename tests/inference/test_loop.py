@@ -14,7 +14,7 @@ from hbm_jax.inference import run as run_module
 from hbm_jax.inference import verdict as verdict_module
 from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import loop as loop_module
-from hbm_jax.inference.sampler.ensemble.statistics import statistics
+from hbm_jax.inference.sampler.ensemble import statistics as statistics_module
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_ESS, StopRule
 from hbm_jax.inference.sampler.target import OneProcess
@@ -248,13 +248,13 @@ def test_chains_in_different_modes_end_an_adaptive_run(rule, distance, stops):
 
 
 def test_statistics_of_the_last_check_are_those_of_the_verdict(monkeypatch):
-    elements = []
+    elements, statistics = [], statistics_module.statistics
 
     def counted(draws, *args):
         elements.append(draws.shape[-1])
         return statistics(draws, *args)
 
-    monkeypatch.setattr(verdict_module, "statistics", counted)
+    monkeypatch.setattr(statistics_module, "statistics", counted)
     fit = hbm.sample(tiny, seed=1, progress=False)
     assert fit.run["num_samples"] == 1000  # one check
     assert sum(elements) == len(fit.verdict.table)

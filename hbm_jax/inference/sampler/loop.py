@@ -8,12 +8,12 @@ import xarray as xr
 
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
-from hbm_jax.inference.sampler.ensemble.statistics import statistics, superchains_of
+from hbm_jax.inference.sampler.ensemble.statistics import element_statistics, statistics, superchains_of
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
 from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, with_restarted
-from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled, element_statistics, groups_of_chains
+from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled, groups_of_chains
 
 SECONDS_PER_BLOCK = 1.0
 # Largest length of a block, in SECONDS_PER_BLOCK. Blocks grow with the age of a run, so that a long run does not write
