@@ -80,10 +80,6 @@ def selected_bursts(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is of another model, has no selection, a free cosmology or unknown or uncertain redshifts.
-
-    Examples
-    --------
-    >>> selected_bursts(fit).savefig("selection.pdf")  # doctest: +SKIP
     """
     counts = isinstance(model_of(fit), GolenetskiiCounts)
     model: Any

@@ -46,10 +46,6 @@ def selected_afterglows(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is of another model or without selection.
-
-    Examples
-    --------
-    >>> selected_afterglows(fit).savefig("selection.pdf")  # doctest: +SKIP
     """
     model, _ = model_and_data(fit, Afterglow, Afterglows, "selected_afterglows")
     if not drawable(model):
