@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hbm_jax.configuration import ConfigError, read_value
 from hbm_jax.files import atomic_write
 from hbm_jax.names import choose
@@ -113,8 +115,14 @@ def refuse_bad_table(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out}: expected a new file, found an existing one. Pass --overwrite to replace it.")
 
 
-def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
-    """Write a simulated table atomically, with the true values of the population in its header."""
+def write_table(table, truth: Mapping[str, Any], out: Path) -> Path:
+    """Write a simulated table atomically, and the true values of the population in its header and in a file beside it.
+
+    Returns
+    -------
+    Path
+        The file of true values, ``NAME_truth.json``; the header of CSV cannot contain them.
+    """
     population_truth = _population_truth(truth)
     if out.suffix == ".csv":  # CSV has no vector columns
         for name in [name for name in table.colnames if table[name].ndim == 2]:
@@ -124,8 +132,20 @@ def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
     # A FITS header cannot contain a mapping, but it can contain text.
     table.meta["truth"] = json.dumps(population_truth) if out.suffix == ".fits" else population_truth
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as part:
+    beside = out.with_name(f"{out.stem}_truth.json")
+    with atomic_write(out) as part, atomic_write(beside) as truth_part:
         table.write(part, overwrite=True)
+        truth_part.write_text(json.dumps(population_truth, indent=2) + "\n", encoding="utf-8")
+    return beside
+
+
+def write_arrays(arrays: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, Path]:
+    """Write arrays to ``NAME_OPTION.npz`` beside a simulated table; return the files by option."""
+    files = {option: out.with_name(f"{out.stem}_{option}.npz") for option in arrays}
+    for option, file in files.items():
+        with atomic_write(file) as part, part.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays[option])
+    return files
 
 
 def _population_truth(truth: Mapping[str, Any]) -> dict[str, float]:
