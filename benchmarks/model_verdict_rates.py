@@ -225,6 +225,8 @@ def main():
         for kind in options.kinds:
             if kind == "null" or kind in system.strengths:
                 num = options.null if kind == "null" else options.planted
+                if num == 0:
+                    continue
                 state[f"{name}/{kind}"] = results_of(name, system, kind, num, options.state)
                 report(state, options.output)
 

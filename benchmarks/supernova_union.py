@@ -40,9 +40,11 @@ CONFIGURATIONS = {  # nuisances, options
     "tails and two slopes, no offsets": (NONE, TAILS),
     "hosts and redshifts, no offsets": (NONE, HOSTS),
     "common limit, no offsets": (NONE, {"selection": "common"}),
+    "cut in colour, no offsets": (NONE, {"selection": "colour"}),
+    "two slopes, no offsets": (NONE, TAILS | {"stretch": "normal"}),
+    "two slopes and cut in colour, no offsets": (NONE, TAILS | {"stretch": "normal", "selection": "colour"}),
     "limits in bands, no offsets": (NONE, {"selection": "band"}),
     "limits in bands and outliers, no offsets": (NONE, {"selection": "band", "outliers": True}),
-    "two slopes, no offsets": (NONE, TAILS | {"stretch": "normal"}),
     "two slopes and two populations of stretch, no offsets": (NONE, TAILS | {"stretch": "two"}),
     "two slopes, limits and outliers, no offsets": (
         NONE,

@@ -18,6 +18,7 @@ names = sorted(jax.config.values)
 before = {name: repr(jax.config.values[name]) for name in names}
 hbm_jax.data, hbm_jax.models, hbm_jax.cosmology, hbm_jax.distributions
 hbm_jax.models.Supernova(cosmology="wcdm")
+result["statistics"] = sorted({"arviz_stats", "pandas", "scipy.stats", "xarray"} & set(sys.modules))
 result["matplotlib"] = "matplotlib" in sys.modules
 result["astropy"] = "astropy" in sys.modules
 hbm_jax.inference, hbm_jax.load
@@ -47,6 +48,7 @@ def test_touching_the_rooms_starts_nothing(probe):
     assert probe["changed"] == []
     assert not probe["matplotlib"]
     assert not probe["astropy"]  # 0.3 s of every fit, which only files of spectra need
+    assert probe["statistics"] == []  # data and models need none; SciPy's takes half a second
 
 
 def test_every_public_name_resolves():

@@ -56,11 +56,13 @@ def _simulate_sample(arguments, config: dict[str, Any], entry, out: Path) -> str
         typical, arrays = {}, {}
     given = {key: _true_value(model, key, value) for key, value in config["truth"].items()}
     simulated, truth = model.simulate(jax.random.key(seed), design, typical | given)
-    beside = write_table(simulated.to_table(), truth, out)
+    vectors = [name for name in truth if name.partition("[")[0] in model.all_priors]
+    beside = write_table(simulated.to_table(), truth, out, vectors)
+    number = getattr(simulated, "num_points", len(simulated))
     if made_up:
         config["data"] |= {option: str(file) for option, file in write_arrays(arrays, out).items()}
     return (
-        f"{len(simulated)} simulated objects in {out}, the true values in {beside}\n{format_truth(truth)}\n"
+        f"{number} simulated objects in {out}, the true values in {beside}\n{format_truth(truth, vectors)}\n"
         f"fit them with: {_fit_command(config, entry, out)}"
     )
 

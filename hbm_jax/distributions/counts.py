@@ -4,6 +4,7 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
+from hbm_jax.spectra.statistics.goodness import drawn_counts
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 NEGLIGIBLE = 0.1  # displacement of posteriors by a profiled background, in their standard deviations
@@ -50,6 +51,10 @@ class Counts(dist.Distribution):
         if sample_shape:
             raise NotImplementedError("Counts draws one sample at a time; use jax.vmap for more.")
         return self.statistic.draw_counts(key, self.expected)
+
+    def draw_on_host(self, mean, rng: np.random.Generator):
+        """Draw counts with NumPy for many expected counts of the source (num, N, G), in place of `sample`."""
+        return drawn_counts(self.statistic, mean, rng)
 
     @property
     def calibration_caution(self) -> str:

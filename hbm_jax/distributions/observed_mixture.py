@@ -9,6 +9,9 @@ which are detected with the probability of a `ProbitSelection` in y. All latents
 from their posterior afterwards.
 """
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +30,12 @@ from hbm_jax.distributions.normal.small_matrices import (
     normal_log_density,
     with_noise,
 )
-from hbm_jax.distributions.selection import ProbitSelection, draw_detected, log_detected_fraction
+from hbm_jax.distributions.selection import (
+    ProbitSelection,
+    draw_detected,
+    log_detected_fraction,
+    log_detected_normal,
+)
 
 MIN_DETECTED = 1e-12  # detected fraction below which an object is not drawn
 
@@ -50,8 +58,9 @@ class ObservedMixture(dist.Distribution):
     half_line : HalfLine or Quadrant, optional
         Positive latent, or two, of each component: ``direction`` shaped like ``loc``, ``rate`` and ``precision``
         (..., K).
-    selection : ProbitSelection, optional
-        Detection probability in the observed values; the density is then that of detected objects.
+    selection : ProbitSelection, TabulatedSelection or FunctionSelection, optional
+        Detection probability in the observed values; the density is then that of detected objects. The last two expect
+        no positive latent.
 
     Notes
     -----
@@ -83,12 +92,14 @@ class ObservedMixture(dist.Distribution):
 
     def __init__(
         self, log_weights, loc, scale_tril, noise_covariance, *, offset=None,
-        half_line: HalfLine | Quadrant | None = None, selection: ProbitSelection | None = None, validate_args=None,
+        half_line: HalfLine | Quadrant | None = None, selection: Any = None, validate_args=None,
     ):  # fmt: skip
         self.loc, self.scale_tril = _entries(loc), tuple(_entries(row) for row in _rows(scale_tril))
         size = len(self.loc)
         self.offset = np.zeros(size) if offset is None else offset
         self.log_weights, self.noise_covariance, self.selection = log_weights, noise_covariance, selection
+        if not (half_line is None or selection is None or isinstance(selection, ProbitSelection)):
+            raise ValueError("ObservedMixture: expected a ProbitSelection beside a positive latent; found another one.")
         self.half_line = None if half_line is None else half_line.map(_entries, lambda scalar: scalar)
         components = [np.shape(log_weights), *map(np.shape, self.loc)]
         components += [np.shape(entry) for row in self.scale_tril for entry in row]
@@ -144,9 +155,11 @@ class ObservedMixture(dist.Distribution):
             return jnp.zeros(self.batch_shape)
         return logsumexp(self.log_weights + self._log_detected_components(self.selection), axis=-1)
 
-    def _log_detected_components(self, selection: ProbitSelection):
+    def _log_detected_components(self, selection: Any):
         """Return the log probability that an object of each component is detected, (..., K)."""
         axes = range(len(self.loc))
+        if not isinstance(selection, ProbitSelection):
+            return log_detected_normal([selection], [self._mean(i) for i in axes], self._covariance)
         slopes = [jnp.asarray(selection.slope)[..., i, None] for i in axes]
         limit, width_variance = (jnp.asarray(part)[..., None] for part in (selection.limit, selection.variance))
         mean = sum(slopes[i] * self._mean(i) for i in axes)
@@ -166,7 +179,7 @@ class ObservedMixture(dist.Distribution):
         mean = [jnp.sum(weight * (self._mean(i) + latent), axis=-1) for i, latent in enumerate(latents)]
         return jnp.stack([jnp.broadcast_to(entry, self.batch_shape) for entry in mean], axis=-1)
 
-    def with_observation(self, *, offset=None, selection: ProbitSelection | None = None) -> "ObservedMixture":
+    def with_observation(self, *, offset=None, selection: Any = None) -> "ObservedMixture":
         """Return the mixture with another offset and selection."""
         return ObservedMixture(
             self.log_weights, self.loc, self.scale_tril, self.noise_covariance,
@@ -181,6 +194,10 @@ class ObservedMixture(dist.Distribution):
     def sample(self, key, sample_shape=()):
         """Draw observed values of detected objects, ``(*sample_shape, ..., n)``."""
         shape = sample_shape + self.batch_shape
+        if not (self.selection is None or isinstance(self.selection, ProbitSelection)):
+            everything = self.with_observation(offset=self.offset)
+            draw = partial(everything.sample, sample_shape=sample_shape)
+            return draw_detected(key, shape, len(self.loc), draw, self.selection.probability)
         keys = random.split(key, 5)
         log_weights, selection = self.log_weights, self.selection
         if selection is not None:

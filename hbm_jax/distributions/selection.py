@@ -145,38 +145,43 @@ def _log_hinge(z):
 @register_static
 @dataclass(frozen=True)
 class FunctionSelection:
-    """Detection probability that is a function of the two observed coordinates.
+    """Detection probability that is a function of two coordinates of the observed vector.
 
     Attributes
     ----------
     function : callable
         Function of arrays x and y of a common shape that returns probabilities.
+    coordinates : (int, int)
+        Indices of x and y in the observed vector, in increasing order.
     """
 
     function: Callable
+    coordinates: tuple[int, int] = (0, 1)
 
     def probability(self, value):
-        """Return the probability that an object observed at ``value`` (..., 2) is detected."""
-        return self.function(value[..., 0], value[..., 1])
+        """Return the probability that an object observed at ``value`` (..., n) is detected."""
+        first, second = self.coordinates
+        return self.function(value[..., first], value[..., second])
 
     def log_probability(self, value):
-        """Return the log probability that an object observed at ``value`` (..., 2) is detected."""
+        """Return the log probability that an object observed at ``value`` (..., n) is detected."""
         return jnp.log(self.probability(value))
 
     def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
         """Return the log mean probability over normal observed vectors, with arrays as in `log_detected_normal`.
 
-        The integral is a trapezoidal rule in both whitened coordinates.
+        The integral is a trapezoidal rule in both coordinates, whitened.
         """
+        first, second = self.coordinates
         nodes = np.linspace(-_REACH, _REACH, _NODES)
         weights = np.exp(-0.5 * nodes**2)
         weights = np.outer(weights, weights) / np.sum(weights) ** 2
-        (variance_x,), (covariance_xy, variance_y) = covariance
+        variance_x, covariance_xy = covariance[first][first], covariance[second][first]
         factor_xx = jnp.sqrt(variance_x)  # elements of the Cholesky factor
         factor_yx = covariance_xy / factor_xx
-        factor_yy = jnp.sqrt(variance_y - factor_yx**2)
+        factor_yy = jnp.sqrt(covariance[second][second] - factor_yx**2)
         u, v = nodes[:, None], nodes[None, :]
-        x, y = (a[..., None, None] for a in jnp.broadcast_arrays(*mean))
+        x, y = (a[..., None, None] for a in jnp.broadcast_arrays(mean[first], mean[second]))
         factor_xx, factor_yx, factor_yy = (a[..., None, None] for a in (factor_xx, factor_yx, factor_yy))
         x, y = jnp.broadcast_arrays(x + factor_xx * u, y + factor_yx * u + factor_yy * v)
         return jnp.log(jnp.sum(weights * self.function(x, y), axis=(-2, -1)))
@@ -245,7 +250,7 @@ def log_detected_normal(
     ----------
     selections : sequence of one or two ProbitSelection
         Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n). A
-        single one may be a `TabulatedSelection` or, for two coordinates, a `FunctionSelection`.
+        single one may be a `TabulatedSelection` or a `FunctionSelection`.
     mean : sequence of n arrays (..., C)
         Elements of the mean, of C components.
     covariance : rows of arrays (..., C)

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -176,7 +177,7 @@ def _failure(program: Callable, args: tuple, strict: bool = False) -> Exception 
         return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites.values() if site["type"] == "sample")
 
     try:
-        with naming_arguments(program, args):
+        with naming_arguments(program, args), without_support_warnings():
             jax.eval_shape(density, jax.random.key(0))
     except Exception as error:  # pandas, xarray and JAX each raise different exceptions
         return error
@@ -334,6 +335,14 @@ def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
             raise
         numbers = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"The program failed: {error} Expected arguments of equal length? {numbers} rows.") from error
+
+
+@contextlib.contextmanager
+def without_support_warnings() -> Iterator[None]:
+    """Context without NumPyro's warnings of values outside a support: their log density is -inf, which is refused."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Out-of-support values", category=UserWarning)
+        yield
 
 
 def prior_value(site):

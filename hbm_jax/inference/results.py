@@ -286,6 +286,7 @@ def assemble(
     run: dict[str, Any],
     cautions: tuple[str, ...] = (),
     blinding: Blinding | None = None,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Fit:
     """Assemble draws, labels and provenance into a `Fit`, and judge it.
 
@@ -307,6 +308,8 @@ def assemble(
         Notes for the verdict.
     blinding : Blinding, optional
         Hidden shifts of parameters. Verdict and `Fit` see shifted draws only, because a verdict names values.
+    known : mapping of str to array, optional
+        Statistics of sites, as in `hbm_jax.inference.verdict.diagnose`; unused for shifted draws.
     """
     tree = tree_of(
         program,
@@ -325,8 +328,8 @@ def assemble(
         tree = blinding.hide(tree, bounds)
         bounds = {name: ends for name, ends in bounds.items() if name not in blinding.names}
         cautions = (blinding.note, *cautions)
-        run = run | {"blind": ", ".join(blinding.names)}
-    verdict = _verdict_of(tree, bounds, run)
+        run, known = run | {"blind": ", ".join(blinding.names)}, None
+    verdict = _verdict_of(tree, bounds, run, known)
     verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args, bound), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
@@ -349,7 +352,7 @@ def notes_without_draws(program: Callable, args: tuple, bound: tuple) -> tuple[s
     return (*cautions_of(program, args, bound), *(f"in the data, {text}" for text in warnings_of(args)))
 
 
-def _verdict_of(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> Verdict:
+def _verdict_of(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any], known: Mapping | None = None) -> Verdict:
     """Return the verdict on the constrained and unconstrained draws of a tree, from a run with these options."""
     centering = tree["centering"].to_dataset() if "centering" in tree else {}
     verdict = judge(
@@ -362,6 +365,7 @@ def _verdict_of(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> V
         run.get("target_accept_prob") or TARGET_ACCEPT_PROB,
         run.get("num_superchains", 0),
         run.get("trajectories") or run.get("sampler") or "nuts",
+        known,
     )
     return with_modes(verdict, run.get("modes", ""), run.get("missing_modes", ""))
 

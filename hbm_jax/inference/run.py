@@ -282,6 +282,7 @@ class Run:
             timing=self.timing,
             run=self._record(chains, draws, start, stopped),
             blinding=self.settings.blind,
+            known=loop.statistics,
         )
         vars(fit)["bound_args"] = self.bound  # the value of a cached property
         if self.store is not None and fit.blinding is not None:  # more draws have the same shifts

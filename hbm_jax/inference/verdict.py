@@ -12,13 +12,7 @@ import xarray as xr
 
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
-from hbm_jax.inference.sampler.ensemble.statistics import (
-    COLUMNS,
-    WORST,
-    min_bfmi,
-    statistics,
-    superchains_of,
-)
+from hbm_jax.inference.sampler.ensemble.statistics import COLUMNS, WORST, element_statistics, min_bfmi, superchains_of
 from hbm_jax.inference.sampler.kernels.advice import advice_against_divergences
 from hbm_jax.inference.sampler.stopping import MAX_R_HAT, MIN_BFMI, MIN_ESS
 
@@ -112,7 +106,9 @@ def _extreme(column: pd.Series, kind: str) -> tuple[str, float]:
     return str(name), float(column[name])
 
 
-def diagnose(posterior: Mapping[Any, xr.DataArray], num_superchains: int = 0) -> pd.DataFrame:
+def diagnose(
+    posterior: Mapping[Any, xr.DataArray], num_superchains: int = 0, known: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
     """Compute R-hat, effective sample sizes and Monte Carlo errors of every element of every variable.
 
     Parameters
@@ -121,6 +117,8 @@ def diagnose(posterior: Mapping[Any, xr.DataArray], num_superchains: int = 0) ->
         Variables with dimensions ``chain, draw`` and any others.
     num_superchains : int
         Number of superchains, for nested R-hat; 0 if every chain has its own start.
+    known : mapping of str to array, optional
+        Results of `element_statistics` for some of the variables.
 
     Returns
     -------
@@ -130,16 +128,10 @@ def diagnose(posterior: Mapping[Any, xr.DataArray], num_superchains: int = 0) ->
         an element that never varies. For an element that varies, a statistic that cannot be computed gets its worst
         value: infinity for R-hat and errors, 0 for an ESS. R-hat of a single chain is NaN.
     """
+    known = known or {}
     tables = []
     for name, variable in posterior.items():
-        values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
-        elements = values.reshape(*values.shape[:2], -1)
-        values = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
-        varies = elements.max(axis=(0, 1)) != elements.min(axis=(0, 1))
-        if varies.any():
-            # Chains stuck at different values have zero variance within chains, so their R-hat is infinite.
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                values[varies] = statistics(elements[..., varies], num_superchains)
+        values = known[name] if name in known else element_statistics(variable, num_superchains)
         tables.append(pd.DataFrame(values, index=_element_labels(str(name), variable), columns=COLUMNS))
     return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
 
@@ -170,6 +162,7 @@ def diagnose_sampled(
     positions: xr.DataArray | None,
     recentred: Collection[str] = (),
     num_superchains: int = 0,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Sampled:
     """Compute diagnostics of a posterior and of the unconstrained draws.
 
@@ -181,10 +174,10 @@ def diagnose_sampled(
         Dimensions ``chain, draw, parameter``: the unconstrained draws, labelled ``site`` or ``site[index]``.
     recentred : collection of str
         Variables of the posterior that are sampled through an auxiliary site, element by element.
-    num_superchains : int
+    num_superchains, known
         As in `diagnose`.
     """
-    table = diagnose(posterior, num_superchains)
+    table = diagnose(posterior, num_superchains, known)
     if positions is None:
         return Sampled(table, 0, [], [])
     labels = positions["parameter"].to_numpy().astype(str)
@@ -261,6 +254,7 @@ def judge(
     target_accept_prob: float = 0.8,
     num_superchains: int = 0,
     sampler: str = "nuts",
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Verdict:
     """Judge whether a posterior is usable.
 
@@ -283,8 +277,10 @@ def judge(
         Number of superchains, whose chains share a start: nested R-hat replaces R-hat. 0 for independent chains.
     sampler : str
         Name of the sampler, for the advice against divergences.
+    known : mapping of str to array, optional
+        As in `diagnose`.
     """
-    sampled = diagnose_sampled(posterior, positions, recentred, num_superchains)
+    sampled = diagnose_sampled(posterior, positions, recentred, num_superchains, known)
     table = sampled.table[~sampled.table.index.isin(sampled.stuck)]
     smallest_bfmi = min_bfmi(sample_stats, num_superchains)
     num_divergences = int(sample_stats["diverging"].sum())

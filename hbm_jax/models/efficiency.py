@@ -1,4 +1,4 @@
-"""Selections that are not limits: efficiencies tabulated in a measured quantity, and functions of measured x and y."""
+"""Selections that are not limits: efficiencies tabulated in a measured quantity, and functions of two of them."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -83,6 +83,14 @@ class Efficiency(_Fixed):
     def __repr__(self):
         return f"Efficiency({str(self)!r})"
 
+    def probability_at(self, values: Any) -> np.ndarray:
+        """Return the detection probability at values of the quantity."""
+        return np.interp(values, self.at, self.probability)
+
+    def moved_inside(self, values: Any) -> np.ndarray:
+        """Return values with those that are never detected moved to where most are."""
+        return np.where(self.probability_at(values) > 0.0, values, self.at[int(np.argmax(self.probability))])
+
     def detection(self, values: Mapping[str, Any], slope: Any, limit: Any = None) -> TabulatedSelection:
         """Return the detection probability as a function of an observed vector, whose product with slope is given."""
         return TabulatedSelection(np.array(self.at), np.array(self.probability), slope)
@@ -90,15 +98,16 @@ class Efficiency(_Fixed):
 
 @dataclass(frozen=True)
 class DetectionFunction(_Fixed):
-    """Detection probability as a user's function of measured x and y.
+    """Detection probability as a user's function of two measured quantities.
 
     Parameters
     ----------
     function : callable
-        Function of measured x and y, arrays of any common shape, that returns the detection probability, with
-        `jax.numpy`. It should be smooth: the detected fraction is a quadrature with an error below 1e-6 for a normal
-        distribution function whose width is 0.3 standard deviations of the measured population or more, and of several
-        per cent for a step.
+        Function of two measured quantities, arrays of any common shape, that returns the detection probability, with
+        `jax.numpy`: of x and y for `hbm_jax.models.Relation`; of log10_E_peak (observer's frame) and log10_flux for
+        `Golenetskii`; of c and m_b for `Supernova`. It should be smooth: the detected fraction is a quadrature with an
+        error below 1e-6 for a normal distribution function whose width is 0.3 standard deviations of the measured
+        population or more, and of several per cent for a step.
     name : str
         Name in descriptions and files.
     """
@@ -116,7 +125,7 @@ class DetectionFunction(_Fixed):
         return self.name
 
     def detection(self, values: Mapping[str, Any], slope: Any, limit: Any = None) -> FunctionSelection:
-        """Return the detection probability as a function of an observed vector."""
+        """Return the detection probability as a function of an observed vector, by its first two elements."""
         return FunctionSelection(self.function)
 
 

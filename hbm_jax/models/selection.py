@@ -225,13 +225,18 @@ def as_selections(choice: Any, model: str, *, limits_only: bool = True) -> tuple
     return chosen
 
 
+def stored(chosen: Sequence[Any]) -> Any:
+    """Return selections as a model stores them: as text, or the object of a user's function."""
+    return next((part for part in chosen if isinstance(part, DetectionFunction)), selections_to_text(chosen))
+
+
 class SelectiveModel(PopulationModel):
     """Base class of models with the option ``selection``, which states the objects that are missing in the data."""
 
     selection: Any
 
     @cached_property
-    def selections(self) -> tuple[Selection, ...]:
+    def selections(self) -> tuple[Any, ...]:
         """The selection of the model, if it has one, with the priors of its parameters."""
         return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
 

@@ -1,6 +1,8 @@
 """Publication figures of fits. Each function returns a matplotlib Figure and does not change matplotlib's settings.
 
 Requires the optional packages of ``hbm_jax[plots]``.
+
+>>> forest(fit).savefig("forest.pdf")  # doctest: +SKIP
 """
 
 try:

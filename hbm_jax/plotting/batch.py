@@ -33,10 +33,6 @@ def population(fits: Fits, parameter: str) -> Figure:
     ------
     ValueError
         If no object has the parameter.
-
-    Examples
-    --------
-    >>> population(fits, "rate").savefig("rates.pdf")  # doctest: +SKIP
     """
     table = fits.summary()
     require_parameters([parameter], table.index.get_level_values("parameter").unique(), "population")

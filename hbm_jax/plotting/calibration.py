@@ -35,10 +35,6 @@ def calibration(result: "Calibration") -> Figure:
         the posterior is too high, a minimum below zero that it is too low, a maximum followed by a minimum that it is
         too narrow. Quantities that fail are vermilion, with their verdict. The title has the smallest errors that
         this number of replicates detects (`Calibration.detectable`).
-
-    Examples
-    --------
-    >>> calibration(calibrate(model, design)).savefig("calibration.pdf")  # doctest: +SKIP
     """
     table = result.table
     failing = table["p"] < LEVEL / len(table)

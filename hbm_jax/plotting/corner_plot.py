@@ -57,10 +57,6 @@ def corner(
     ------
     ValueError
         If the fit has no parameter of that name, if no parameter varies, or if ``truths`` names one that is not drawn.
-
-    Examples
-    --------
-    >>> corner(fit, ["Om0", "w0"]).savefig("corner.pdf")  # doctest: +SKIP
     """
     draws = {name: values.ravel() for name, values in named_draws(fit, parameters).items()}
     table = np.column_stack(list(draws.values())) if draws else np.zeros((0, 0))

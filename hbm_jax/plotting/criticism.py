@@ -27,10 +27,6 @@ def pareto_k(result: Loo) -> Figure:
     matplotlib.figure.Figure
         Above the dashed line importance sampling is unreliable; the units with the largest k there are named. Open
         circles are units that were refitted.
-
-    Examples
-    --------
-    >>> pareto_k(loo(fit)).savefig("pareto_k.pdf")  # doctest: +SKIP
     """
     table = result.table.reset_index(drop=True)
     names = result.table.index
@@ -116,10 +112,6 @@ def comparison(result: Comparison) -> Figure:
         One row per model, the best at the top. Thick lines are one standard error of the difference, thin lines two.
         Differences within the grey band are small whatever their error. Open circles mark models with a bad Pareto k.
         The text gives the log evidence, relative to the largest, where it was computed.
-
-    Examples
-    --------
-    >>> comparison(compare(fits)).savefig("comparison.pdf")  # doctest: +SKIP
     """
     table = result.table
     rows = np.arange(len(table))[::-1]
@@ -170,10 +162,6 @@ def sensitivity(result: Sensitivity) -> Figure:
     matplotlib.figure.Figure
         One row per parameter. Symbols to the right of the dashed line show sensitivity. Parameters that are sensitive
         to the priors are annotated with the diagnosis and the most influential prior.
-
-    Examples
-    --------
-    >>> sensitivity(prior_sensitivity(fit)).savefig("sensitivity.pdf")  # doctest: +SKIP
     """
     table = result.table
     rows = np.arange(len(table))[::-1]

@@ -42,10 +42,6 @@ def model_residuals(check: ModelCheck) -> Figure:
     ------
     ValueError
         If the model could not be checked.
-
-    Examples
-    --------
-    >>> model_residuals(check_model(fit)).savefig("residuals.pdf")  # doctest: +SKIP
     """
     worst = check.worst
     if worst is None:

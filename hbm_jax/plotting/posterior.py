@@ -37,10 +37,6 @@ def trace(fit: Fit, parameters: Iterable[str] | None = None) -> Figure:
     ------
     ValueError
         If the fit has no parameter of that name, or if no parameter varies.
-
-    Examples
-    --------
-    >>> trace(fit).savefig("trace.pdf")  # doctest: +SKIP
     """
     draws = named_draws(fit, parameters)
     if not draws:

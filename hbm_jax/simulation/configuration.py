@@ -2,7 +2,7 @@
 
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,17 @@ def refuse_bad_table(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out}: expected a new file, found an existing one. Pass --overwrite to replace it.")
 
 
-def write_table(table, truth: Mapping[str, Any], out: Path) -> Path:
+def write_table(table, truth: Mapping[str, Any], out: Path, vectors: Collection[str] = ()) -> Path:
     """Write a simulated table atomically, and the true values of the population in its header and in a file beside it.
+
+    True values that are arrays belong to single objects, except those whose names are in `vectors`.
 
     Returns
     -------
     Path
         The file of true values, ``NAME_truth.json``; the header of CSV cannot contain them.
     """
-    population_truth = _population_truth(truth)
+    population_truth = _population_truth(truth, vectors)
     if out.suffix == ".csv":  # CSV has no vector columns
         for name in [name for name in table.colnames if table[name].ndim == 2]:
             for index in range(table[name].shape[1]):
@@ -148,11 +150,21 @@ def write_arrays(arrays: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
     return files
 
 
-def _population_truth(truth: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scalar true values, without those of single objects."""
-    return {key: float(value) for key, value in truth.items() if not getattr(value, "shape", ()) and key != "num_drawn"}
+def _population_truth(truth: Mapping[str, Any], vectors: Collection[str] = ()) -> dict[str, Any]:
+    """Return the true values of the population as numbers and lists, without those of single objects."""
+    return {
+        key: np.asarray(value, float).tolist()
+        for key, value in truth.items()
+        if key != "num_drawn" and (np.ndim(value) == 0 or key in vectors)
+    }
 
 
-def format_truth(truth: Mapping[str, Any]) -> str:
+def format_truth(truth: Mapping[str, Any], vectors: Collection[str] = ()) -> str:
     """Return the true values of the population as text, without those of single objects."""
-    return f"truth: {', '.join(f'{key} = {value:.4g}' for key, value in _population_truth(truth).items())}"
+    texts = [f"{key} = {_format(value)}" for key, value in _population_truth(truth, vectors).items()]
+    return f"truth: {', '.join(texts)}"
+
+
+def _format(value: Any) -> str:
+    """Return a number, or a list of numbers, with four digits."""
+    return f"[{', '.join(map(_format, value))}]" if isinstance(value, list) else f"{value:.4g}"

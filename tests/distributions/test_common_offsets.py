@@ -1,5 +1,7 @@
 """Common offsets integrated out, against one dense normal distribution by SciPy and NumPy."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -156,6 +158,19 @@ def test_an_inverse_by_blocks():
         inverse, log_det = jax.jit(inverse_by_halves)(matrix)
         np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-9, atol=1e-12)
         assert float(log_det) == pytest.approx(np.linalg.slogdet(matrix)[1], rel=1e-12)
+
+
+def test_matrices_of_a_batch_are_factorised_one_after_the_other():
+    """Batched factorisations that run at once wait for each other for ever in jaxlib 0.10: none has a batch."""
+    factors = np.random.default_rng(1).normal(size=(3, 70, 80))
+    matrices = factors @ factors.swapaxes(1, 2)
+    inverses, log_dets = jax.jit(jax.vmap(inverse_by_halves))(matrices)
+    np.testing.assert_allclose(inverses, np.linalg.inv(matrices), rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(log_dets, np.linalg.slogdet(matrices)[1], rtol=1e-12)
+    program = str(jax.make_jaxpr(jax.vmap(inverse_by_halves))(matrices))
+    shapes = set(re.findall(r":f64\[([\d,]*)\] = cholesky", program))
+    assert shapes
+    assert all(shape.count(",") == 1 for shape in shapes)
 
 
 def test_blocks_of_rows_are_eliminated(monkeypatch):

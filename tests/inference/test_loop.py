@@ -11,8 +11,10 @@ from programs import tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference import run as run_module
+from hbm_jax.inference import verdict as verdict_module
 from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import loop as loop_module
+from hbm_jax.inference.sampler.ensemble import statistics as statistics_module
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_ESS, StopRule
 from hbm_jax.inference.sampler.target import OneProcess
@@ -243,6 +245,20 @@ def test_chains_in_different_modes_end_an_adaptive_run(rule, distance, stops):
     else:
         assert reason in (None, rule.reason_exhausted)
         assert not loop.notes
+
+
+def test_statistics_of_the_last_check_are_those_of_the_verdict(monkeypatch):
+    elements, statistics = [], statistics_module.statistics
+
+    def counted(draws, *args):
+        elements.append(draws.shape[-1])
+        return statistics(draws, *args)
+
+    monkeypatch.setattr(statistics_module, "statistics", counted)
+    fit = hbm.sample(tiny, seed=1, progress=False)
+    assert fit.run["num_samples"] == 1000  # one check
+    assert sum(elements) == len(fit.verdict.table)
+    pd.testing.assert_frame_equal(verdict_module.diagnose(fit.posterior), fit.verdict.table)
 
 
 def test_sites_that_are_not_shown_decide_when_a_run_stops():

@@ -20,7 +20,7 @@ import hbm_jax as hbm
 from hbm_jax.inference.model_check import p_values
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.check import _describe, _scores_of_components, check_model, judge_pools
-from hbm_jax.inference.model_check.replicates import inspect_program, replicator
+from hbm_jax.inference.model_check.replicates import completed, inspect_program, replicator
 from hbm_jax.inference.model_check.result import ModelCheck, unusual_residuals
 
 SHAPE = (4, 200)
@@ -254,6 +254,58 @@ def test_counts_and_values_without_a_plate():
     check = check_model(fit(clumped))
     assert check.passed is False
     assert "distribution" in set(check.table["family"][:1])
+
+
+def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, monte_carlo):
+    class HostPoisson(dist.Poisson):
+        def draw_on_host(self, mean, rng):
+            return rng.poisson(mean)
+
+    counts, num = np.arange(12.0).reshape(4, 3), 4000
+    log_rate = np.array([1.0, 2.0, 0.0, 3.0])
+
+    def program(counts):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        with numpyro.plate("source", 4, dim=-2):
+            level = numpyro.sample("level", dist.Normal(0.0, scale))
+            with numpyro.plate("bin", 3, dim=-1), handlers.mask(mask=counts < 11.0):
+                numpyro.sample("counts", HostPoisson(jnp.exp(level)), obs=counts)
+
+    def pools():
+        with jax.enable_x64(True):
+            structure = inspect_program(program, (counts,))
+            run = replicator(program, (counts,), structure, num)
+            latents = {"scale": np.log(0.5), "level": log_rate[:, None]}
+            pools = jax.device_get(run(latents, jax.random.key_data(jax.random.key(seed(5)))))
+        return structure, {level: completed(pool) for (_, level), pool in pools.items()}
+
+    structure, by_numpy = pools()
+    assert not structure.observed["counts"].loops
+    monkeypatch.delattr(HostPoisson, "draw_on_host")
+    structure, by_jax = pools()
+    assert structure.observed["counts"].loops
+    for found in (by_numpy, by_jax):
+        for level in ("given latents", "population"):
+            np.testing.assert_array_equal(found[level]["values"][0], counts)
+            np.testing.assert_array_equal(found[level]["valid"], counts < 11.0)
+            drawn = found[level]["values"][1:].astype(float)
+            assert drawn.shape == (num, 4, 3)
+            for i, rate in enumerate(np.exp(log_rate)):
+                # Of the population, exp(level) has a log-normal distribution.
+                mean = rate if level == "given latents" else np.exp(0.5 * 0.5**2)
+                variance = mean + (0.0 if level == "given latents" else mean**2 * (np.exp(0.5**2) - 1.0))
+                monte_carlo.mean(drawn[:, i, 0], mean, name=f"{level} {i}", independent=True)
+                monte_carlo.std(drawn[:, i, 1], np.sqrt(variance), name=f"{level} {i}", independent=True)
+    # Bins of one source share its rate, those of others do not; replicates of the two levels are drawn separately.
+    drawn = by_numpy["population"]["values"][1:]
+    correlation = np.corrcoef(drawn[:, 1].T)[0, 1]
+    mean = np.exp(0.125)
+    between = mean**2 * (np.exp(0.25) - 1.0)
+    assert correlation == pytest.approx(between / (between + mean), abs=0.1)
+    assert abs(np.corrcoef(drawn[:, 1, 0], drawn[:, 2, 0])[0, 1]) < 0.08
+    given = by_numpy["given latents"]["values"][1:]
+    assert abs(np.corrcoef(given[:, 1, 0], drawn[:, 1, 0])[0, 1]) < 0.08
+    assert abs(np.corrcoef(given[:, 1, 0], given[:, 1, 1])[0, 1]) < 0.08
 
 
 @pytest.mark.parametrize("reason", ["program", "observed", "sample"])

@@ -119,7 +119,7 @@ def test_no_finite_point_says_which_site_and_which_row():
         numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal()), 1.0), obs=y)
 
     in_row = r"found 0\. The observed site 'y' has NaN in row 2 \(counted from 0\)"
-    with pytest.raises(StartError, match=in_row), pytest.warns(UserWarning, match="Out-of-support"):
+    with pytest.raises(StartError, match=in_row):  # without a warning of NumPyro
         started(program, np.array([1.0, 2.0, np.nan, 3.0]))
 
     def with_covariate(x, y):
@@ -131,10 +131,7 @@ def test_no_finite_point_says_which_site_and_which_row():
     def positive(y):
         numpyro.sample("y", dist.Exponential(jnp.exp(numpyro.sample("x", dist.Normal()))), obs=y)
 
-    with (
-        pytest.raises(StartError, match=r"not finite at 'y' \((-inf|nan)\)"),
-        pytest.warns(UserWarning, match="Out-of"),
-    ):
+    with pytest.raises(StartError, match=r"not finite at 'y' \((-inf|nan)\)"):
         started(positive, np.array([1.0, -2.0]))
 
 

@@ -139,7 +139,6 @@ SHORT = "x has 4, y has 3 rows"
     ],
     ids=["prior", "likelihood", "batch", "NaN", "keyword", "keyword-of-centre"],
 )
-@pytest.mark.filterwarnings("ignore:Out-of-support")
 def test_what_does_not_fit_is_named_everywhere(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -15,7 +15,7 @@ from scipy import special, stats
 
 import hbm_jax as hbm
 from hbm_jax.data import AfterglowPopulation, DataError, read_afterglows, write_afterglows
-from hbm_jax.models import Afterglow
+from hbm_jax.models import Afterglow, Efficiency
 from hbm_jax.models.xray.detection import CountLimit, _gamma_nodes
 from hbm_jax.validation import OptionError
 
@@ -99,6 +99,23 @@ def test_the_density_with_a_limit_of_the_flux(plain):
         for name in ("log10_flux_mean", "log10_flux_std", "log10_nh_mean"):
             difference = float(gradient[name] - reference_gradient[name])
             assert difference == pytest.approx(richardson(expected, p, name), abs=1e-6), name
+
+
+@pytest.mark.long
+def test_the_density_with_an_efficiency_in_the_flux(plain):
+    """Efficiency at the flux over its mean, a plain integral."""
+    at, probability = (-12.5, -12.0, -11.4), (0.01, 0.4, 1.0)
+    model = Afterglow(selection=Efficiency("log10_flux", at, probability))
+    fluxes = HYPER["log10_flux_mean"] + HYPER["log10_flux_std"] * np.linspace(-12.0, 12.0, 400_001)
+    weights = stats.norm.pdf(fluxes, HYPER["log10_flux_mean"], HYPER["log10_flux_std"]) * (fluxes[1] - fluxes[0])
+    with jax.enable_x64(True):
+        selected, latents = compiled(model, plain)
+        whole, _ = compiled(Afterglow(), plain)
+        difference = float(selected(as_arrays(HYPER))[0] - whole(as_arrays(HYPER))[0])
+        flux = np.asarray(latents(as_arrays(HYPER))["log10_flux"])
+    log_fraction = np.log(np.sum(weights * np.interp(fluxes, at, probability)))
+    expected = np.log(np.interp(flux, at, probability)).sum() - 3.0 * log_fraction
+    assert difference == pytest.approx(expected, abs=1e-8)
 
 
 def test_limits_of_the_flux_may_differ_between_sources(data):

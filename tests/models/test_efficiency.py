@@ -13,7 +13,7 @@ from scipy import integrate, stats
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions.selection import TabulatedSelection
-from hbm_jax.models import DetectionFunction, Efficiency, Golenetskii, Relation
+from hbm_jax.models import DetectionFunction, Efficiency, GolenetskiiCounts, Relation
 from hbm_jax.validation import DataError, OptionError
 
 TRUTH = {"alpha": 1.8, "beta": 1.1, "intrinsic_scatter": 0.5, "x_mean": 0.6, "x_std": 0.9}
@@ -164,8 +164,8 @@ def test_tables_that_make_no_sense_are_refused(choice, words):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(OptionError, match="Golenetskii: selection: expected limits"):
-        Golenetskii(selection="log10_flux efficiency -7:0 -6:1")
+    with pytest.raises(OptionError, match="GolenetskiiCounts: selection: expected limits"):
+        GolenetskiiCounts(selection="log10_peak_flux efficiency -7:0 -6:1")
     with pytest.raises(OptionError, match="expects at most one limit"):
         Relation(selection=TABLE, x_population="exponential")
     with pytest.raises(DataError, match=r"probability above 0 and up to 1 at every point; found 0 in row 0"):

@@ -99,6 +99,36 @@ def test_simulated_supernovae_are_brighter_than_the_limit_in_the_band(limited):
     assert 0.4 < beyond.mean() < 0.6
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"colour": "dust"}, {"stretch": "tail", "colour": "tail"}, {"outliers": True, "mass_error": True}],
+    ids=["normal", "dust", "tails", "mixture"],
+)
+def test_a_cut_in_colour_divides_by_the_fraction_that_passes(options):
+    """The fraction is that of a plain integral over observed colours: a normal, or one with an exponential tail."""
+    few = FEW.subset([0, 2, 4, 6, 9, 12])
+    few = dataclasses.replace(few, log10_mass=np.array([9.9, 11.0, 10.1, 8.2, 10.4, 5.0]))
+    cut = Supernova(selection="colour", priors={"Om0": T["Om0"], "c_lim": 0.05}, **options)
+    uncut = Supernova(priors={"Om0": T["Om0"]}, **options)
+    sites = {n: T[n] for n, prior in uncut.all_priors.items() if isinstance(prior, dist.Distribution)}
+    few = few.replace_observations(few.m_b, few.x1, np.minimum(few.c, 0.04))
+    std = np.sqrt(T["c_std"] ** 2 + few.covariance[:, 2, 2])
+    passed = stats.norm.cdf(0.05, T["c_mean"], np.hypot(std, 1e-3))
+    if "colour" in options:
+        tail = T["c_dust"] if options["colour"] == "dust" else T["c_tail"]
+        passed = stats.exponnorm.cdf(0.05, tail / np.hypot(std, 1e-3), T["c_mean"], np.hypot(std, 1e-3))
+    difference = LogDensity(cut, few)(sites) - LogDensity(uncut, few)(sites)
+    np.testing.assert_allclose(difference, -np.sum(np.log(passed)), rtol=1e-9)
+
+
+def test_simulated_supernovae_are_bluer_than_the_cut():
+    many = FEW.subset(np.repeat(np.arange(6), 60))
+    held = {name: T[name] for name in T if name in Supernova().all_priors}
+    simulated, _ = Supernova(selection="colour").simulate(jax.random.key(1), many, held | {"c_lim": 0.0})
+    assert -0.05 < simulated.c.max() < 0.004
+    assert np.sum(Supernova().simulate(jax.random.key(1), many, held)[0].c > 0.004) > 60
+
+
 def test_data_without_limits_are_refused(limited):
     lost = dataclasses.replace(limited, band_limit=np.full(6, np.nan))
     with pytest.raises(DataError, match=r"selection='band' expects detection limits of surveys.*found none"):

@@ -88,7 +88,7 @@ def test_a_name_is_a_law():
     assert StretchLaw.named("normal") == NormalStretch()
     assert list(ColourLaw.registry) == ["normal", "skewed", "tail", "dust", "broken"]
     assert list(StretchLaw.registry) == ["normal", "skewed", "tail", "two"]
-    assert list(SelectionLaw.registry) == ["none", "common", "survey", "band"]
+    assert list(SelectionLaw.registry) == ["none", "common", "survey", "colour", "band"]
     assert list(ScatterLaw.registry) == ["magnitude", "shared", "correlated"]
     for registry in (ColourLaw.registry, StretchLaw.registry, ScatterLaw.registry, SelectionLaw.registry):
         for law in registry.values():

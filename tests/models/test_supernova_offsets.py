@@ -82,6 +82,16 @@ def test_drawn_offsets_are_their_prior():
     assert Supernova(latents="centred").bound(sne).coordinates is None
 
 
+def test_a_simulated_sample_does_not_depend_on_the_treatment_of_offsets():
+    sne = with_offsets(FEW.subset(range(6)), 4)
+    (first, of_first), (second, of_second) = (
+        Supernova(offsets=kind).simulate(jax.random.key(3), sne) for kind in ("sampled", "marginal")
+    )
+    np.testing.assert_array_equal(first.m_b, second.m_b)
+    np.testing.assert_array_equal(of_first["calibration"], of_second["calibration"])
+    assert np.ptp(of_first["calibration"]) > 0.1
+
+
 @pytest.mark.long
 def test_posterior_is_that_of_integrated_offsets(monte_carlo):
     """120 supernovae of JLA and 20 offsets, of which some rank only 10: equal posteriors, and mixing."""

@@ -100,7 +100,7 @@ def test_a_selection_of_bursts_shows_what_it_leaves_out(text):
     assert (missing.get_ydata() < edges[1] + blur).all()
     assert 0.1 < len(detected.get_xdata()) / (len(detected.get_xdata()) + len(missing.get_xdata())) < 0.95
     assert right.get_ylabel() == ("bursts" if whole else "intervals")
-    with pytest.raises(ValueError, match="selected_bursts: expected a fit with a selection"):
+    with pytest.raises(ValueError, match="selected_bursts: expected a fit with a limit as a selection"):
         selected_bursts(load("golenetskii"))
 
 

@@ -1,12 +1,15 @@
 """Goodness of fit: p-values of a true and of a wrong model, and the moments of simulated deviances."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from monte_carlo import seed
 from scipy import stats
 
-from hbm_jax.spectra.statistics.goodness import Goodness, drawn_data, goodness_of_fit
+from hbm_jax.spectra.statistics.goodness import Goodness, drawn_counts, drawn_data, goodness_of_fit
+from hbm_jax.spectra.statistics.joint import JointStatistic
 from hbm_jax.spectra.statistics.statistic import prepare
 
 
@@ -121,3 +124,33 @@ def test_simulations_in_parts_are_those_drawn_at_once(monkeypatch):
     monkeypatch.setattr("hbm_jax.spectra.statistics.goodness.CHUNK", 4 * 7)
     in_parts = goodness_of_fit(statistic, expected, seed=3, num_simulations=50)
     np.testing.assert_allclose(in_parts.simulated, at_once.simulated, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "mean", "variance"),
+    [
+        ("cstat", {}, 4.0, 4.0),
+        # A gamma distribution of the background: mean B / ratio, variance B / ratio^2.
+        ("wstat", {"background": 9.0, "ratio": 3.0}, 7.0, 8.0),
+        ("wstat", {"background": 0.0, "ratio": 3.0}, 4.0, 4.0),
+        ("pgstat", {"background": 5.0, "background_error": 1.0}, 9.0, 10.0),
+        ("chi2", {"error": 1.5}, 4.0, 2.25),
+    ],
+)
+def test_counts_given_the_background_region_are_drawn_alike_by_numpy_and_jax(
+    name, options, mean, variance, monte_carlo
+):
+    statistic = prepare(name, [6.0], **{key: [value] for key, value in options.items()})
+    by_numpy = drawn_counts(statistic, np.full((8000, 1), 4.0), np.random.default_rng(seed(6)))
+    keys = jax.random.split(jax.random.key(seed(7)), 8000)
+    by_jax = jax.jit(jax.vmap(lambda key: statistic.draw_counts(key, np.array([4.0]))))(keys)
+    for label, drawn in (("NumPy", by_numpy), ("JAX", np.asarray(by_jax, float))):
+        monte_carlo.mean(drawn[:, 0], mean, name=f"mean, {label}", independent=True)
+        monte_carlo.std(drawn[:, 0], np.sqrt(variance), name=f"spread, {label}", independent=True)
+
+
+def test_counts_of_several_instruments_are_summed_and_padding_has_none():
+    part = dataclasses.replace(prepare("cstat", [6.0, 2.0]), used=np.array([True, False]))
+    drawn = drawn_counts(JointStatistic.of((part, part)), np.full((4000, 2), 50.0), np.random.default_rng(8))
+    assert drawn[:, 0].mean() == pytest.approx(100.0, abs=5 * np.sqrt(100.0 / 4000))
+    assert (drawn[:, 1] == 0.0).all()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc
 
 from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import unused_errors, without_repeated_names
@@ -176,7 +176,7 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
         f"the {len(rows)} observations of {name} disagree: chi2 = {vector.chi2:.1f} for {3 * (len(rows) - 1)} degrees "
         "of freedom"
         for name, rows, vector in zip(fields["name"], rows_of, combined, strict=True)
-        if chi2_distribution.sf(vector.chi2, max(3 * (len(rows) - 1), 1)) < DISAGREEMENT
+        if chdtrc(max(3 * (len(rows) - 1), 1), vector.chi2) < DISAGREEMENT
     ]
     warnings = (*without_repeated_names(supernovae.warnings), *disagreeing)
     return replace(Supernovae.from_columns(fields), warnings=warnings)

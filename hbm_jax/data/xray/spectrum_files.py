@@ -50,8 +50,8 @@ def read_grouped_spectra(
         More PHA files, or mappings, as for ``source``.
     background, rmf, arf
         Files that replace those named in the headers, for all spectra whose options do not name one; ``"none"`` for
-        no file. Responses of several files are added, and names may depend on the order of a grating, as in
-        ``"{arm}_{order}.rmf"``; see `hbm_jax.spectra.read_spectrum`.
+        no file. Responses and backgrounds of several files are added, as in ``background="left.pha + right.pha"``, and
+        names may depend on the order of a grating, as in ``"{arm}_{order}.rmf"``; see `hbm_jax.spectra.read_spectrum`.
     energies
         Energy range to use [keV]; only channels entirely within it are used. ``"instrument"``: the range in which
         spectra of the instrument are usually fitted (`hbm_jax.spectra.default_energies`, by TELESCOP and INSTRUME),

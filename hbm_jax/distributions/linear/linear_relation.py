@@ -16,6 +16,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from hbm_jax.distributions.half_line import truncated
+from hbm_jax.distributions.selection import draw_detected, log_detected_normal
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -65,6 +66,8 @@ class LinearRelation(dist.Distribution):
         probability that a point is in them. None for no selection.
     width : array (...), optional
         Width of a smooth selection, whose detection probability is Phi((y - limit) / width); None for a step.
+    efficiency : TabulatedSelection or FunctionSelection, optional
+        Detection probability of a measured (x, y), in place of a limit.
 
     Notes
     -----
@@ -84,14 +87,15 @@ class LinearRelation(dist.Distribution):
     arg_constraints = {"slope": constraints.real}  # noqa: RUF012 - NumPyro's own convention
     support = constraints.real_vector
     reparametrized_params = ("x_loc", "x_scale", "intercept", "slope", "scatter")
-    pytree_data_fields = ("x_loc", "x_scale", "intercept", "slope", "scatter", "errors", "limit", "width")
+    pytree_data_fields = ("x_loc", "x_scale", "intercept", "slope", "scatter", "errors", "limit", "width", "efficiency")
 
     def __init__(
-        self, x_loc, x_scale, intercept, slope, scatter, errors, limit=None, width=None, *, validate_args=None
-    ):
+        self, x_loc, x_scale, intercept, slope, scatter, errors, limit=None, width=None, efficiency=None,
+        *, validate_args=None,
+    ):  # fmt: skip
         self.x_loc, self.x_scale = x_loc, x_scale
         self.intercept, self.slope, self.scatter = intercept, slope, scatter
-        self.errors, self.limit, self.width = errors, limit, width
+        self.errors, self.limit, self.width, self.efficiency = errors, limit, width, efficiency
         shapes = [np.shape(a) for a in (x_loc, x_scale, intercept, slope, scatter)]
         shapes += [np.shape(errors)[:-1], *(np.shape(a) for a in (limit, width) if a is not None)]
         super().__init__(lax.broadcast_shapes(*shapes), (2,), validate_args=validate_args)
@@ -116,13 +120,18 @@ class LinearRelation(dist.Distribution):
     def log_prob(self, value):
         """Return the log density of measured values (..., 2).
 
-        With selection it is N(x, y) Phi((y - limit) / width) / Phi((mean of y - limit) / sqrt(var(y) + width^2)).
+        With a limit it is N(x, y) Phi((y - limit) / width) / Phi((mean of y - limit) / sqrt(var(y) + width^2)); with an
+        efficiency it is N(x, y) times the efficiency over its mean.
         """
         covariance = self._covariance
         residual = value - self.mean
         x, y = residual[..., 0], residual[..., 1]
         a, b = covariance.solve(x, y)
         log_density = -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI
+        if self.efficiency is not None:
+            mean, (xx, xy, yy) = self.mean, jnp.broadcast_arrays(*covariance)
+            log_fraction = log_detected_normal([self.efficiency], (mean[..., 0], mean[..., 1]), ((xx,), (xy, yy)))
+            return log_density + self.efficiency.log_probability(value) - log_fraction
         if self.limit is None:
             return log_density
         scale = jnp.sqrt(covariance.yy + self._variance_of_width)
@@ -133,6 +142,13 @@ class LinearRelation(dist.Distribution):
 
     def sample(self, key, sample_shape=()):
         """Draw measured values of detected points, ``(*sample_shape, ..., 2)``."""
+        if self.efficiency is None:
+            return self._draw(key, sample_shape)
+        shape = sample_shape + self.batch_shape
+        return draw_detected(key, shape, 2, lambda key: self._draw(key, sample_shape), self.efficiency.probability)
+
+    def _draw(self, key, sample_shape):
+        """Draw measured values without an efficiency."""
         key_y, key_x = random.split(key)
         shape = sample_shape + self.batch_shape
         covariance, mean = self._covariance, self.mean

@@ -130,9 +130,7 @@ def inverse_by_halves(matrix):
     """
     size = matrix.shape[0]
     if size <= _FACTORED:
-        factor = jnp.linalg.cholesky(matrix)
-        inverse = _inverse_of_triangular(factor)
-        return _product(inverse.T, inverse), 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+        return _inverse_by_factor(matrix)
     half = (size // 2 + 7) // 8 * 8
     first, cross, last = matrix[:half, :half], matrix[:half, half:], matrix[half:, half:]
     inverse, log_det = inverse_by_halves(first)
@@ -141,6 +139,16 @@ def inverse_by_halves(matrix):
     off_diagonal = -_product(solved, schur_inverse)
     corner = inverse - _product(off_diagonal, solved.T)
     return jnp.block([[corner, off_diagonal], [off_diagonal.T, schur_inverse]]), log_det + schur_log_det
+
+
+# One matrix after the other in a batch: jaxlib 0.10 hands the matrices of a batch to the threads of a pool and waits in
+# one of these, so that as many batches at once as there are threads wait for each other for ever. Batches of fits did.
+@jax.custom_batching.sequential_vmap
+def _inverse_by_factor(matrix):
+    """Return the inverse of a small positive definite matrix (B, B) and its log determinant."""
+    factor = jnp.linalg.cholesky(matrix)
+    inverse = _inverse_of_triangular(factor)
+    return _product(inverse.T, inverse), 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
 
 
 def _inverse_of_triangular(factor):

@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
 
-from hbm_jax.inference.arguments import prior_trace
+from hbm_jax.inference.arguments import prior_trace, without_support_warnings
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args, num_data_of
 from hbm_jax.xla_options import QUICK, sampling_options
@@ -139,7 +139,8 @@ def _minus_log_likelihood(program: Callable, seed: int, args: tuple, values: dic
 
     The prior of a latent site with ``infer={"auxiliary": True}`` is the result of another measurement, and is included.
     """
-    log_probs, trace = compute_log_probs(handlers.seed(program, seed), args, {}, values)
+    with without_support_warnings():
+        log_probs, trace = compute_log_probs(handlers.seed(program, seed), args, {}, values)
     counted = [
         name
         for name, site in trace.items()

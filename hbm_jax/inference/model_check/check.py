@@ -22,6 +22,7 @@ from hbm_jax.inference.model_check.p_values import combined, family_scores_of, p
 from hbm_jax.inference.model_check.replicates import (
     Site,
     Structure,
+    completed,
     inspect_program,
     number_of_replicates,
     replicator,
@@ -181,8 +182,7 @@ def judge_pools(
         )
         for name, site in structure.observed.items()
     }
-    p_value, table, residuals = _scored(pools, structure, covariates)
-    num = (len(pools), len(next(iter(pools[0].values()))["values"]) - 1)
+    p_value, table, residuals, num_replicates = _scored(pools, structure, covariates)
     worst = _worst(table, residuals, covariates)
     passed = p_value >= LEVEL
     advice: tuple[str, ...] = ()
@@ -197,20 +197,21 @@ def judge_pools(
         by_family = REMEDIES | dict(remedies or {})
         advice = tuple(dict.fromkeys(by_family[family] for family in families))
     table = table.drop(columns="family_score").reset_index(drop=True)
-    return ModelCheck(passed, p_value, sentence, advice, table, *num, worst)
+    return ModelCheck(passed, p_value, sentence, advice, table, len(pools), num_replicates, worst)
 
 
 def _scored(
     pools: Sequence[Mapping[tuple[str, str], Mapping[str, Any]]], structure: Structure, covariates: Mapping
-) -> tuple[float, pd.DataFrame, dict[tuple[str, str], list[rs.Residuals]]]:
-    """Return the p-value of all pools, the table of statistics, and the residuals of the last pool."""
+) -> tuple[float, pd.DataFrame, dict[tuple[str, str], list[rs.Residuals]], int]:
+    """Return the p-value of all pools, the table of statistics, the residuals of the last pool, and its replicates."""
     designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
     p_values: list[float] = []
     scored: dict[tuple, list[tuple[float, float]]] = {}
     family_scores: dict[tuple[str, str], list[float]] = {}
     last: dict[tuple[str, str], list[rs.Residuals]] = {}
     for on_device in pools:
-        pool = jax.device_get(on_device)
+        pool = {key: completed(values) for key, values in jax.device_get(on_device).items()}
+        num_replicates = len(next(iter(pool.values()))["values"]) - 1
         for level in dict.fromkeys(level for _, level in pool):
             statistics, keys = [], []
             for name, site in structure.observed.items():
@@ -229,7 +230,7 @@ def _scored(
                 scored.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
             for family, score in families.items():
                 family_scores.setdefault((level, family), []).append(score)
-    return combined(p_values), _table(scored, family_scores), last
+    return combined(p_values), _table(scored, family_scores), last, num_replicates
 
 
 def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:

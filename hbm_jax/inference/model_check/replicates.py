@@ -33,7 +33,7 @@ class Site(NamedTuple):
     axes: tuple[str, ...]  # names of the axes
     components: tuple[str, ...]  # names of the components; empty for scalars
     axis_labels: tuple[tuple[str, ...], ...]  # labels along each axis
-    is_discrete: bool  # whether the values are counts, for example
+    loops: bool  # whether the program draws values by loops of rejection, such as counts
     conditional: bool  # whether residuals given all other values are computed from the score
 
 
@@ -62,7 +62,7 @@ class Structure:
 
     def draws_many_counts(self, num_replicates: int) -> bool:
         """Return whether drawing replicated counts, by loops of rejection, takes longer than compiling the program."""
-        return num_replicates * self.size > MANY_COUNTS and any(site.is_discrete for site in self.observed.values())
+        return num_replicates * self.size > MANY_COUNTS and any(site.loops for site in self.observed.values())
 
 
 def number_of_replicates(size: int) -> int:
@@ -109,7 +109,8 @@ def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
         for dim, size in zip(dims, shape, strict=True)
     )
     is_discrete = site["fn"].support.is_discrete
-    return Site(shape, tuple(dims), components, labels, is_discrete, event_dim > 0 and not is_discrete)
+    loops = is_discrete and not _draws_on_host(site["fn"])
+    return Site(shape, tuple(dims), components, labels, loops, event_dim > 0 and not is_discrete)
 
 
 def _object_latents(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
@@ -141,6 +142,9 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
     mask ``valid``. The levels are "given latents" and, with the latents of objects drawn anew, "population". If
     components are correlated, ``scores`` is the gradient of minus the log density of the values, which for normal
     distributions is the residual of each value given all others times a constant.
+
+    If the distribution of a site has a method ``draw_on_host(mean, rng)``, ``values`` are the measured ones alone, and
+    `completed` adds the replicates: JAX draws counts by loops of rejection, which take 20 times as long as NumPy's.
     """
     integrated = integrated_in(program)
 
@@ -162,7 +166,12 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
         pools = {}
         for name, site in structure.observed.items():
             fn, mask = _distribution(trace[name]["fn"], measured[name])
-            drawn = jax.vmap(fn.sample)(jax.random.split(jax.random.fold_in(key, zlib.crc32(name.encode())), num))
+            site_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            if _draws_on_host(fn):
+                means = jnp.broadcast_to(fn.mean, (num, *jnp.shape(fn.mean)))
+                pools[name, "given latents"] = _for_host(measured[name], fn, means, site_key) | {"valid": mask}
+                continue
+            drawn = jax.vmap(fn.sample)(jax.random.split(site_key, num))
             pool = {"values": jnp.concatenate([measured[name][None], drawn.astype(measured[name].dtype)])}
             if site.conditional:
                 pool["scores"] = jax.vmap(jax.grad(lambda value, fn=fn: -fn.log_prob(value).sum()))(pool["values"])
@@ -174,18 +183,51 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
 
             def replicate(key):
                 drawn = trace_at(key, fixed, fill_population)
-                return {
-                    name: _distribution(drawn[name]["fn"], value)[0].sample(jax.random.fold_in(key, i))
-                    for i, (name, value) in enumerate(measured.items())
-                }
+                values = {}
+                for i, (name, value) in enumerate(measured.items()):
+                    fn, _ = _distribution(drawn[name]["fn"], value)
+                    values[name] = fn.mean if _draws_on_host(fn) else fn.sample(jax.random.fold_in(key, i))
+                return values
 
-            drawn = jax.vmap(replicate)(jax.random.split(jax.random.fold_in(key, 1), num))
-            for name, values in drawn.items():
-                values = jnp.concatenate([measured[name][None], values.astype(measured[name].dtype)])
-                pools[name, "population"] = {"values": values, "valid": pools[name, "given latents"]["valid"]}
+            population_key = jax.random.fold_in(key, 1)
+            drawn = jax.vmap(replicate)(jax.random.split(population_key, num))
+            for i, (name, values) in enumerate(drawn.items()):
+                pool = pools[name, "given latents"]
+                if "distribution" in pool:
+                    site_key = jax.random.fold_in(population_key, num + i)
+                    filled = _for_host(measured[name], pool["distribution"], values, site_key)
+                else:
+                    filled = {"values": jnp.concatenate([measured[name][None], values.astype(measured[name].dtype)])}
+                pools[name, "population"] = filled | {"valid": pool["valid"]}
         return pools
 
     return run
+
+
+def completed(pool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a pool of `replicator` with the replicates that NumPy draws on the host."""
+    if "distribution" not in pool:
+        return pool
+    rng = np.random.default_rng(np.asarray(pool["seed"]))
+    drawn = pool["distribution"].draw_on_host(np.asarray(pool["means"]), rng)
+    return {"values": np.concatenate([np.asarray(pool["values"]), drawn]), "valid": pool["valid"]}
+
+
+def _draws_on_host(fn: Any) -> bool:
+    """Return whether NumPy draws the values of a distribution, masked or expanded or not."""
+    return hasattr(_innermost(fn), "draw_on_host")
+
+
+def _innermost(fn: Any) -> Any:
+    """Return the distribution that masks and expansions wrap."""
+    while isinstance(fn, dist.MaskedDistribution | dist.ExpandedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _for_host(measured, fn, means, key) -> dict[str, Any]:
+    """Return what `completed` needs: measured values, distribution, means of the replicates (num, ...), and a seed."""
+    return {"values": measured[None], "distribution": _innermost(fn), "means": means, "seed": jax.random.key_data(key)}
 
 
 def _substituting(latents: Mapping[str, Any]) -> Callable:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from hbm_jax.inference.arguments import arguments_with_nan, rows_with_nan
+from hbm_jax.inference.arguments import arguments_with_nan, rows_with_nan, without_support_warnings
 
 
 class Diagnosis(NamedTuple):
@@ -51,7 +51,8 @@ def diagnose(program: Callable, proper: Callable, args: tuple, sites: Callable[[
         is_real = jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating)
         if site["is_observed"] and is_real and (rows := rows_with_nan(site["value"])):
             invalid.append(f"observed site {name!r} has NaN in {rows}")
-        total = np.asarray(jnp.sum(site["fn"].log_prob(site["value"])))
+        with without_support_warnings():
+            total = np.asarray(jnp.sum(site["fn"].log_prob(site["value"])))
         if not np.isfinite(total):
             infinite.append(f"{name!r} ({total:g})")
     sites_text = (

@@ -8,7 +8,7 @@ import xarray as xr
 
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
-from hbm_jax.inference.sampler.ensemble.statistics import statistics, superchains_of
+from hbm_jax.inference.sampler.ensemble.statistics import element_statistics, statistics, superchains_of
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
@@ -69,6 +69,7 @@ class Loop:
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_WATCHED]
         self.lost = LostChains(chains.num_warmup if chains.restarts_lost else 0)
         self.notes: list[str] = []  # for the verdict
+        self.checked: tuple[int, dict[str, np.ndarray]] = (0, {})  # draws at the last check, statistics of the sites
         if store is not None:
             self._restore_blocks(store, check_now)
 
@@ -277,7 +278,9 @@ class Loop:
         labels = list(self.chains.target.labels)
         position = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, ["chain", "draw", "parameter"])
         num_superchains = self.chains.num_superchains
-        sampled = diagnose_sampled(posterior, position, num_superchains=num_superchains)
+        known = {name: element_statistics(variable, num_superchains) for name, variable in posterior.items()}
+        self.checked = self.draws.num_draws, known
+        sampled = diagnose_sampled(posterior, position, num_superchains=num_superchains, known=known)
         immobile = ""
         for names, problem in ((sampled.stuck, "never moved"), (sampled.coarse, "moved in coarse steps")):
             if names and not immobile:
@@ -287,6 +290,12 @@ class Loop:
         )
         num_draws = MIN_SAMPLES if num_superchains else self.draws.num_draws  # no larger margin for superchains
         return self.rule.shortfall(sampled.table, num_draws), immobile, bool(in_different_modes)
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Statistics of the sites, as in `hbm_jax.inference.verdict.diagnose`; empty if draws came after the check."""
+        num_draws, known = self.checked
+        return known if num_draws == self.draws.num_draws else {}
 
     def _report(self, block: Block):
         """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""

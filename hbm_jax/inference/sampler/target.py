@@ -21,7 +21,13 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import latents_of, naming_arguments, plain_arguments, prior_trace
+from hbm_jax.inference.arguments import (
+    latents_of,
+    naming_arguments,
+    plain_arguments,
+    prior_trace,
+    without_support_warnings,
+)
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.compilation.separation import Separated, separated
 from hbm_jax.inference.program import binds, traceable_priors
@@ -312,7 +318,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         return np.where(np.isnan(start_values), np.concatenate(columns, axis=1), start_values)
 
     def potential(flat, data):
-        return potential_energy(*given(data), {}, unravel(flat))
+        with without_support_warnings():
+            return potential_energy(*given(data), {}, unravel(flat))
 
     def sites(flat, data):
         return constrain_fn(*given(data), {}, unravel(flat), return_deterministic=True)

@@ -18,11 +18,13 @@ from jax.scipy.special import log_ndtr, logsumexp
 from hbm_jax.data.bursts.bursts import Bursts
 from hbm_jax.distributions.detected import Detected
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Line
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.partial_centering import sample_whitened
 from hbm_jax.models.selection import NONE, Selection
 from hbm_jax.validation import DataError, OptionError, Remedy
 
 INTERVALS, WHOLE = "log10_flux", "log10_peak_flux"
+MEASURED = ("log10_E_peak", INTERVALS)  # of every interval
 TRUNCATION = f"{INTERVALS} > {INTERVALS}_limit"  # with the limits of the bursts in the data
 PIVOT = 2.0  # log10 of 100 keV
 NO_LIMIT = -1e3  # log10 of a flux
@@ -312,9 +314,9 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
         return sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], bound.slopes, detected=detected)
 
 
-def detection_of(selections: Sequence[Selection], bound: Any, values: Any) -> tuple[Any, Any]:
+def detection_of(selections: Sequence[Any], bound: Any, values: Any) -> tuple[Any, Any]:
     """Return limit and width of the selection of bound bursts, (B, 1) or numbers; None for one that is not used."""
-    if not selections:
+    if not selections or not isinstance(selections[0], Selection):
         return None, None
     (part,) = selections
     limit, width = part.names
@@ -324,12 +326,26 @@ def detection_of(selections: Sequence[Selection], bound: Any, values: Any) -> tu
     return value, None if part.is_step else values[width]
 
 
+def efficiency_of(selections: Sequence[Any]) -> Any:
+    """Return the detection probability of measured (log10_E_peak, log10_flux), or None if the selection has none."""
+    if not selections or isinstance(selections[0], Selection):
+        return None
+    return selections[0].detection({}, np.array([float(name == selections[0].quantity) for name in MEASURED]))
+
+
 def check_options(model: Any) -> None:
     """Raise OptionError for a selection that `hbm_jax.models.Golenetskii` does not support."""
     option = "truncated=True" if model.truncated else f"selection={model.selection!r}"
     if model.truncated and model.selection != NONE:
         raise OptionError(f"Golenetskii: {option} expects no other selection; found {model.selection!r}.")
     for part in model.selections:
+        if isinstance(part, Efficiency) and part.quantity not in MEASURED:
+            raise OptionError(
+                f"Golenetskii: {option}: expected an efficiency in a measured quantity of intervals, one of "
+                f"{', '.join(MEASURED)}; found {part.quantity!r}."
+            )
+        if not isinstance(part, Selection):
+            continue
         is_supported = part.quantity in (INTERVALS, WHOLE) and part.missing == "below"
         if len(model.selections) > 1 or not is_supported or part.by_group:
             raise OptionError(
@@ -358,8 +374,23 @@ def check_options_of_counts(model: Any) -> None:
                 raise OptionError(message, [Remedy(name, value)])
 
 
-def check_selected(data: Bursts, selection: Selection, model: Any) -> None:
-    """Raise DataError where the data have no limits, or fluxes below the limit of a step."""
+def _check_probability(data: Bursts, selection: Efficiency | DetectionFunction) -> None:
+    """Raise DataError for intervals that a table or a function does not detect."""
+    probability = np.asarray(efficiency_of([selection]).probability(np.asarray(data.observed)))
+    wrong = np.asarray(data.used) & ~((probability > 0.0) & (probability <= 1.0))
+    if wrong.any():
+        row = int(wrong.any(axis=1).argmax())
+        raise DataError(
+            f"Golenetskii: selection {selection}: expected a probability above 0 and up to 1 at every interval; found "
+            f"{probability[row][wrong[row]][0]:.6g} in {data.name[row]}."
+        )
+
+
+def check_selected(data: Bursts, selection: Any, model: Any) -> None:
+    """Raise DataError where the data have no limits, or values that the selection does not detect."""
+    if not isinstance(selection, Selection):
+        _check_probability(data, selection)
+        return
     truncated, whole = model.truncated, selection.quantity == WHOLE
     option = "Golenetskii(truncated=True)" if truncated else f"Golenetskii: selection {selection}"
     if whole and model.pooling == "complete" and np.shape(data.used)[1] > 1:
@@ -390,10 +421,13 @@ def check_selected(data: Bursts, selection: Selection, model: Any) -> None:
         )
 
 
-def moved_to_limit(data: Bursts, selections: Sequence[Selection]) -> Bursts:
-    """Return bursts as the design of a simulation: measured fluxes below a sharp limit are raised to it."""
+def moved_to_limit(data: Bursts, selections: Sequence[Any]) -> Bursts:
+    """Return bursts as the design of a simulation: values that are never detected are moved to where they are."""
     observed = np.array(data.observed)
     for part in selections:
+        if isinstance(part, Efficiency):
+            column = MEASURED.index(part.quantity)
+            observed[..., column] = np.where(data.used, part.moved_inside(observed[..., column]), observed[..., column])
         if part.is_step and not part.of_objects:
             flux = np.where(np.asarray(data.used), observed[..., 1], -np.inf)
             flux = flux.max(axis=1, keepdims=True) if part.quantity == WHOLE else flux
@@ -401,6 +435,6 @@ def moved_to_limit(data: Bursts, selections: Sequence[Selection]) -> Bursts:
     return data.replace_observations(observed)
 
 
-def selects_whole_bursts(selections: Sequence[Selection]) -> bool:
+def selects_whole_bursts(selections: Sequence[Any]) -> bool:
     """Return True if bursts are missing with all of their intervals."""
     return any(part.quantity == WHOLE for part in selections)

@@ -37,6 +37,7 @@ from hbm_jax.models.bursts.detection import (
     check_options,
     check_selected,
     detection_of,
+    efficiency_of,
     moved_to_limit,
     offsets,
     sample_slopes,
@@ -44,9 +45,10 @@ from hbm_jax.models.bursts.detection import (
 )
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, stored
 from hbm_jax.names import choose
 from hbm_jax.precomputation import padded_axis, padded_size, precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
@@ -197,13 +199,15 @@ class Golenetskii(SelectiveModel):
     truncated : bool
         Whether the data contain only intervals above the flux limit `Bursts.log10_flux_limit`: the selection
         ``"log10_flux > log10_flux_limit"``.
-    selection : str or Selection
+    selection : str, Selection, Efficiency or DetectionFunction
         Intervals that are missing because of their measured flux: ``"log10_flux > -6.5"``, or ``"log10_flux >
         Normal(-6.5, 0.2) +- 0.1"`` for a smooth limit with a prior, see `hbm_jax.models.selection`. The density of each
         interval is then that of detected intervals. Or bursts that are missing with all of their intervals, because
         none of them is bright enough: ``"log10_peak_flux > -6"``, or ``"log10_peak_flux > log10_peak_flux_limit"`` for
         the limits of the bursts in the data. Limits are fluxes in the band of the measured ones, so that the limit in
-        luminosity depends on redshift.
+        luminosity depends on redshift. Intervals may be selected by an efficiency tabulated in log10_flux or in the
+        observed log10_E_peak, ``"log10_flux from efficiency.csv"``, or by a function of measured log10_E_peak and
+        log10_flux (`hbm_jax.models.DetectionFunction`).
     cosmology : str, optional
         Cosmology with free parameters, one of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``, which makes the relation a
         distance indicator. Fixed and flat by default.
@@ -234,7 +238,7 @@ class Golenetskii(SelectiveModel):
     latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     correlated: bool = field(default=False, metadata={"help": "whether gamma and log10_N are correlated"})
     truncated: bool = field(default=False, metadata={"help": "whether intervals below the flux limit are missing"})
-    selection: str | Selection = field(
+    selection: str | Selection | Efficiency | DetectionFunction = field(
         default=NONE,
         metadata={"help": "intervals or bursts that are missing, as in 'log10_flux > -6.5' or 'log10_peak_flux > -6'"},
     )
@@ -249,15 +253,15 @@ class Golenetskii(SelectiveModel):
             choose("cosmology", self.cosmology, expansion.FREE)
         if self.correlated and self.pooling == "complete":
             raise ValueError("Golenetskii: correlated=True expects pooling='partial'; found 'complete'.")
-        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Golenetskii")))
+        object.__setattr__(self, "selection", stored(as_selections(self.selection, "Golenetskii", limits_only=False)))
         check_options(self)
         object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
 
     @cached_property
-    def _stated_selections(self) -> tuple[Selection, ...]:
+    def _stated_selections(self) -> tuple[Any, ...]:
         """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         text = TRUNCATION if self.truncated else self.selection
-        return precomputed(lambda: as_selections(text, "Golenetskii"))
+        return precomputed(lambda: as_selections(text, "Golenetskii", limits_only=False))
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -357,8 +361,9 @@ class Golenetskii(SelectiveModel):
                 x = sample_whitened("log10_E_peak", x_mean + PIVOT, x_scale, likelihood)
                 center, x_scale = shift + x - PIVOT, 0.0
             relation = LinearRelation(
-                center, x_scale, intercept, gamma, scatter, jnp.asarray(bound.errors), limit, width
-            )
+                center, x_scale, intercept, gamma, scatter, jnp.asarray(bound.errors), limit, width,
+                efficiency_of(self.selections),
+            )  # fmt: skip
             with handlers.mask(mask=bound.used):
                 drawn = numpyro.sample("observed", relation, obs=values)
         if recover:
@@ -481,5 +486,5 @@ class Golenetskii(SelectiveModel):
     def description(self) -> str:
         """Description of the model in one line, for reports."""
         history = "" if self.cosmology is None else f", {expansion.DESCRIPTIONS[self.cosmology]}"
-        limit = ", above a flux limit" if self.selections else ""
+        limit = f", selected by {self.selections[0]}" if self.selections else ""
         return f"Golenetskii relation of bursts, {self.pooling} pooling, {self.latents} latents{limit}{history}"

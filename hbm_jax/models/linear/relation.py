@@ -40,7 +40,7 @@ from hbm_jax.models.linear.lines import (
 )
 from hbm_jax.models.linear.selected_points import effective_injections, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
-from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, as_selections, stored
 from hbm_jax.precomputation import padded_size, precomputed
 from hbm_jax.validation import OptionError, Remedy
 
@@ -218,8 +218,7 @@ class Relation(PopulationModel):
                     raise OptionError(message, [Remedy(name, value)])
             return
         chosen = as_selections(self.selection, "Relation", limits_only=False)
-        is_function = any(isinstance(selection, DetectionFunction) for selection in chosen)
-        object.__setattr__(self, "selection", chosen[0] if is_function else selections_to_text(chosen))
+        object.__setattr__(self, "selection", stored(chosen))
         if len(self.selections) > 2:  # building the selections also checks their priors
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
         if self.selections and self.latents == "sampled":

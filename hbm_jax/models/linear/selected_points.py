@@ -48,7 +48,7 @@ def inside(data: PointsInGroups, selections: Sequence[Any]) -> PointsInGroups:
     for selection in selections:
         if isinstance(selection, Efficiency):
             column = values[..., _coordinate(data, selection)]
-            column[_efficiency(data, selection) == 0.0] = selection.at[int(np.argmax(selection.probability))]
+            column[...] = selection.moved_inside(column)
         if not isinstance(selection, Selection):
             continue
         column = values[..., _coordinate(data, selection)]  # a view
@@ -61,7 +61,7 @@ def inside(data: PointsInGroups, selections: Sequence[Any]) -> PointsInGroups:
 def _efficiency(data: PointsInGroups, selection: Efficiency) -> np.ndarray:
     """Return the efficiency at the measured values, (J, M)."""
     value = np.asarray(data.values)[..., _coordinate(data, selection)]
-    return np.interp(value, selection.at, selection.probability)
+    return selection.probability_at(value)
 
 
 def check_probability(data: PointsInGroups, selection: Efficiency | DetectionFunction) -> None:

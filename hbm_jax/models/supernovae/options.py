@@ -1,5 +1,6 @@
 """Checks of the options of the supernova model."""
 
+from hbm_jax.models.supernovae.laws import DetectedBy
 from hbm_jax.validation import OptionError, Remedy
 
 
@@ -27,6 +28,17 @@ def check(model) -> None:
     if model.velocity == "redshift" and model.sigma_v is None:
         message = "Supernova: velocity='redshift' expects a dispersion [km/s], such as sigma_v=250; found none."
         raise OptionError(message, [Remedy("velocity", "redshift"), Remedy("sigma_v", 250)])
+    if isinstance(model.laws.selection, DetectedBy):
+        expected = {"stretch": ("normal", "two"), "colour": ("normal",)}
+        for name, allowed in expected.items():
+            if (found := getattr(model.laws, name).name) not in allowed:
+                message = (
+                    f"Supernova: selection {model.laws.selection} expects {name}={' or '.join(map(repr, allowed))}"
+                )
+                raise OptionError(f"{message}; found {found!r}.", [Remedy(name, "normal")])
+        if model.observations == "joint":
+            message = f"Supernova: selection {model.laws.selection} expects observations='separate'; found 'joint'."
+            raise OptionError(message, [Remedy("observations", "separate")])
     mixture = mixture_options(model)
     if model.offsets == "marginal" and (model.latents != "marginal" or mixture):
         used_options = ", ".join(mixture) or f"latents={model.latents!r}"

@@ -25,6 +25,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Supernovae
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae import options, program
 from hbm_jax.models.supernovae.bound import (
@@ -126,12 +127,16 @@ class Supernova(PopulationModel):
     outliers : bool
         Whether a fraction outlier_fraction of supernovae has an additional scatter outlier_scatter. `hbm_jax.latents`
         then returns the ``outlier_probability`` of each supernova.
-    selection : str or SelectionLaw
+    selection : str, SelectionLaw, Efficiency or DetectionFunction
         ``"none"``: all supernovae are detected. ``"common"``: they are detected with probability
         Phi((m_lim + m_lim_colour c - m_b) / m_lim_width), for observed c and m_b. ``"survey"``: likewise, with m_lim
         and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
         surveys in observed bands, from the data, with a shift and a factor of the width for each
-        (`hbm_jax.models.supernovae.laws.BandLimits`).
+        (`hbm_jax.models.supernovae.laws.BandLimits`). ``"colour"``: supernovae redder than c_lim, 0.3 unless it has
+        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`).
+        ``"m_b from efficiency.csv"`` or ``"m_b efficiency 22:1 24:0"``: a tabulated efficiency in the observed m_b, c
+        or x1. A `hbm_jax.models.DetectionFunction`: any smooth function of observed c and m_b, integrated by a fixed
+        quadrature. The last two expect normal populations of x1 and c.
     observations : str
         Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
         observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,
@@ -198,7 +203,7 @@ class Supernova(PopulationModel):
         default="flat", metadata={"help": "prior of redshifts: flat, volume"}
     )
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
-    selection: str | SelectionLaw = field(
+    selection: str | SelectionLaw | Efficiency | DetectionFunction = field(
         default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
     )
     observations: Literal["separate", "joint"] = field(
@@ -219,7 +224,7 @@ class Supernova(PopulationModel):
         expansion.named(self.cosmology)  # raises for unknown names
         for name in ("stretch", "colour", "scatter", "selection"):
             law = getattr(self.laws, name)  # raises for unknown names
-            object.__setattr__(self, name, law.name if law.is_registered else law)
+            object.__setattr__(self, name, law.to_config() if law.is_registered else law)
         options.check(self)
 
     @cached_property
@@ -369,7 +374,8 @@ class Supernova(PopulationModel):
         needs_mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
         needs_mixture |= self.observations == "joint" or self.scatter != "magnitude"
         # Otherwise the true x1, c and m_b are sites only of the program with latents.
-        model = self if needs_mixture else dataclasses.replace(self, latents="noncentred")
+        model = self if needs_mixture else dataclasses.replace(self, latents="noncentred", offsets="sampled")
+        data = self.laws.selection.moved_inside(data)
         observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
 

@@ -28,14 +28,16 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
+from hbm_jax.models.efficiency import Efficiency
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
-from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, stored
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.detection import check_options as check_selection
 from hbm_jax.models.xray.detection import detection_of, with_selection
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
+from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.area_errors import AreaErrors
 from hbm_jax.spectra.model.components import Absorption, Component, Whim
 from hbm_jax.spectra.model.composition import components_of
@@ -93,13 +95,14 @@ class Afterglow(SelectiveModel):
     statistic : str, optional
         ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. The default depends on
         the backgrounds: ``marginal`` where background counts were measured.
-    selection : str or Selection
+    selection : str, Selection or Efficiency
         Sources that are missing because they are faint: ``"log10_flux > -12 +- 0.1"`` for a smooth limit of the
         unabsorbed flux, whose position and width may have priors, see `hbm_jax.models.selection`;
-        ``"log10_flux > log10_flux_limit +- 0.1"`` for limits of the sources in a column; ``"counts > 99"`` for sources
-        with 100 counts or more in the groups of the fit, background included, which depends on exposure, response,
-        redshift and columns of each source. The latter expects absorbed power laws at known redshifts, without a WHIM,
-        and fixed Galactic columns.
+        ``"log10_flux > log10_flux_limit +- 0.1"`` for limits of the sources in a column;
+        ``"log10_flux from efficiency.csv"`` for an efficiency tabulated in the flux, above 0; ``"counts > 99"``
+        for sources with 100 counts or more in the groups of the fit, background included, which depends on exposure,
+        response, redshift and columns of each source. The latter expects absorbed power laws at known redshifts,
+        no WHIM and fixed Galactic columns.
     abundances : str
         Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
@@ -137,7 +140,7 @@ class Afterglow(SelectiveModel):
     galactic: Literal["fixed", "error", "free"] = field(default="fixed", metadata={"help": "fixed, error, free"})
     host: Literal["normal", "skew-normal"] = field(default="normal", metadata={"help": "normal, skew-normal"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
-    selection: str | Selection = field(
+    selection: str | Selection | Efficiency = field(
         default=NONE, metadata={"help": "sources that are missing, as in 'log10_flux > -12 +- 0.1' or 'counts > 99'"}
     )
     abundances: str = field(default="wilm", metadata={"help": ", ".join(ABUNDANCES)})
@@ -156,8 +159,13 @@ class Afterglow(SelectiveModel):
         if self.sightlines and not self.whim:
             raise ValueError("Afterglow: expected whim=True with sightlines=True; found whim=False.")
         object.__setattr__(self, "band", energy_band(self.band, "Afterglow: band"))
-        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Afterglow")))
+        object.__setattr__(self, "selection", stored(as_selections(self.selection, "Afterglow", limits_only=False)))
         check_selection(self)
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Any, ...]:
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
+        return precomputed(lambda: as_selections(self.selection, "Afterglow", limits_only=False))
 
     def _read_expression(self) -> None:
         """Check the model expression and store it as text."""

@@ -19,6 +19,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.xray.afterglows import LIMIT
 from hbm_jax.distributions.detected import Detected
+from hbm_jax.models.efficiency import Efficiency
 from hbm_jax.models.selection import Selection
 from hbm_jax.validation import DataError, OptionError, Remedy
 
@@ -151,7 +152,7 @@ class SourceDetection:
 
     Attributes
     ----------
-    selection : Selection
+    selection : Selection or Efficiency
         The selection.
     p : mapping of str to scalar
         Means and standard deviations of the populations, and the parameters of the selection.
@@ -159,7 +160,7 @@ class SourceDetection:
         Limit of counts; None for a limit of the flux.
     """
 
-    selection: Selection
+    selection: Any
     p: Any
     counts: CountLimit | None = field(default=None)
 
@@ -188,6 +189,17 @@ class SourceDetection:
             log10 of the columns.
         """
         p, limit = self.p, self.counts
+        if site == FLUX and isinstance(self.selection, Efficiency):
+            mean, std = p["log10_flux_mean"], p["log10_flux_std"]
+            table = self.selection.detection({}, np.ones(1))
+            fraction_of_table = jnp.broadcast_to(table.log_detected([mean], [[std**2]]), prior.batch_shape)
+
+            def log_efficiency_of_table(v):
+                return table.log_probability((mean + std * v)[..., None])
+
+            return Detected(
+                prior, lambda v: jnp.exp(log_efficiency_of_table(v)), fraction_of_table, log_efficiency_of_table
+            )
         if site == FLUX and limit is None:
             name, name_of_width = self.selection.names
             margin = (p["log10_flux_mean"] - p[name]) / p["log10_flux_std"]
@@ -299,7 +311,7 @@ def _table(bound: Any, band: tuple[float, float]) -> np.ndarray:
     return np.einsum("ki,jin,lj->nkl", from_index, values, coefficients)
 
 
-def detection_of(selections: Sequence[Selection], p: Any, bound: Any) -> SourceDetection | None:
+def detection_of(selections: Sequence[Any], p: Any, bound: Any) -> SourceDetection | None:
     """Return the selection of detected sources at parameters of the population; None without a selection."""
     if not selections:
         return None
@@ -339,12 +351,28 @@ def with_selection(model: Any, bound: Any, data: Any) -> Any:
     return dataclasses.replace(bound, detection=detection)
 
 
+def _check_efficiency(part: Efficiency, option: str, sites: Sequence[str]) -> None:
+    """Raise OptionError for an efficiency in another quantity, of 0, or of spectra without the flux."""
+    if part.quantity != FLUX or FLUX not in sites:
+        raise OptionError(f"{option}: expected an efficiency in {FLUX}, a parameter of the spectrum; found {part}.")
+    if min(part.probability) == 0.0:
+        raise OptionError(
+            f"{option} expects probabilities above 0, such as 0.001, because the true flux of a source is a parameter, "
+            "and its density cannot be sampled up to where it is 0; found 0."
+        )
+
+
 def check_options(model: Any) -> None:
     """Raise OptionError for a selection that `hbm_jax.models.Afterglow` does not support."""
     if not model.selections:
         return
-    option = f"Afterglow: selection={model.selection!r}"
+    option = f"Afterglow: selection={str(model.selection)!r}"
     part, sites = model.selections[0], [varying.site for varying in model.medium.sites]
+    if isinstance(part, Efficiency):
+        _check_efficiency(part, option, sites)
+        return
+    if not isinstance(part, Selection):
+        raise OptionError(f"{option}: expected a limit, or an efficiency in {FLUX}; found a function.")
     is_supported = part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.by_group
     if part.of_objects:
         is_supported = is_supported and part.quantity == FLUX and part.limit == LIMIT

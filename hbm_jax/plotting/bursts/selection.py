@@ -14,6 +14,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.bursts.detection import WHOLE
+from hbm_jax.models.selection import Selection
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import (
     BLACK,
@@ -63,7 +64,7 @@ def selected_bursts(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Golenetskii` with a selection, a fixed cosmology and known redshifts, or of
+        Fit of `hbm_jax.models.Golenetskii` with a limit as a selection, a fixed cosmology and known redshifts, or of
         `GolenetskiiCounts` with a selection, with its program and data.
 
     Returns
@@ -79,10 +80,6 @@ def selected_bursts(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is of another model, has no selection, a free cosmology or unknown or uncertain redshifts.
-
-    Examples
-    --------
-    >>> selected_bursts(fit).savefig("selection.pdf")  # doctest: +SKIP
     """
     counts = isinstance(model_of(fit), GolenetskiiCounts)
     model: Any
@@ -92,7 +89,7 @@ def selected_bursts(fit: Fit) -> Figure:
     )
     if not drawable(model, data):
         raise ValueError(
-            "selected_bursts: expected a fit with a selection, a fixed cosmology and known redshifts; found "
+            "selected_bursts: expected a fit with a limit as a selection, a fixed cosmology and known redshifts; found "
             f"{model.description}."
         )
     shown = _from_counts(fit, model, data) if counts else _from_catalogue(fit, model.pooled_for(data), data)
@@ -170,7 +167,8 @@ def drawable(model: Any, data: Any) -> bool:
     """Return True if `selected_bursts` can draw a fit of this model and these data."""
     if isinstance(model, GolenetskiiCounts):
         return bool(model.selections)
-    return bool(model.selections) and model.cosmology is None and bool(np.all(data.knows_redshift))
+    limits = bool(model.selections) and isinstance(model.selections[0], Selection)
+    return limits and model.cosmology is None and bool(np.all(data.knows_redshift))
 
 
 def _log10_conversion(model: Any, quantity: str, z: np.ndarray) -> np.ndarray:

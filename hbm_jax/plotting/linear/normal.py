@@ -49,10 +49,6 @@ def forest(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is of another model.
-
-    Examples
-    --------
-    >>> forest(fit).savefig("forest.pdf")  # doctest: +SKIP
     """
     model, data = _model_and_data(fit, "forest")
     theta = _true_value_draws(fit, data)
@@ -120,10 +116,6 @@ def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int =
     ------
     ValueError
         If a fit is of another model or has tau fixed, or for an unknown group or component.
-
-    Examples
-    --------
-    >>> funnel({"centred": fit, "marginal": other}, "A").savefig("funnel.pdf")  # doctest: +SKIP
     """
     fits = {"": fits} if isinstance(fits, Fit) else dict(fits)
     drawn = {title: _funnel_draws(fit, group, component) for title, fit in fits.items()}

@@ -58,10 +58,6 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     ------
     ValueError
         If the fit is of another model, or for an unknown group or predictor.
-
-    Examples
-    --------
-    >>> lines(fit).savefig("lines.pdf")  # doctest: +SKIP
     """
     model, data = model_and_data(fit, Relation, PointsInGroups, "lines")
     index = _predictor_index(data, predictor, "lines")

@@ -71,10 +71,6 @@ def selected_points(fit: Fit) -> Figure:
     ValueError
         If the fit is of another model or without a selection, has several predictors or populations of x, predictors of
         groups, lines without pooling, or injections with outliers.
-
-    Examples
-    --------
-    >>> selected_points(fit).savefig("selection.pdf")  # doctest: +SKIP
     """
     model, data = model_and_data(fit, Relation, PointsInGroups, "selected_points")
     if not drawable(model, data):

@@ -49,10 +49,6 @@ def expansion_contour(
     ------
     ValueError
         If the fit is not of one of these models, or does not have two such free parameters.
-
-    Examples
-    --------
-    >>> expansion_contour(fit, ("Om0", "w0")).savefig("contour.pdf")  # doctest: +SKIP
     """
     model = _model(fit, "expansion_contour")
     free = [key for key, prior in model.all_priors.items() if isinstance(prior, dist.Distribution)]
@@ -118,10 +114,6 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
     ------
     ValueError
         If the fit is not of one of these models, or its cosmology is defined by distances only.
-
-    Examples
-    --------
-    >>> equation_of_state(fit).savefig("w.pdf")  # doctest: +SKIP
     """
     model = _model(fit, "equation_of_state")
     z = np.linspace(0.0, float(np.max(fit.data.z_cmb)) if z_max is None else z_max, NUM_GRID)

@@ -80,10 +80,6 @@ def distance_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     ------
     ValueError
         If the fit is not one of `HubbleDiagram`, or was loaded without its program and data.
-
-    Examples
-    --------
-    >>> distance_diagram(fit).savefig("hubble.pdf")  # doctest: +SKIP
     """
     _, data = model_and_data(fit, HubbleDiagram, DistanceModuli, "distance_diagram")
     shown = data.subset(~data.is_calibrator)
@@ -122,10 +118,6 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
     ------
     ValueError
         As for `distance_diagram`.
-
-    Examples
-    --------
-    >>> distance_residuals(fit).savefig("residuals.pdf")  # doctest: +SKIP
     """
     _, data = model_and_data(fit, HubbleDiagram, DistanceModuli, "distance_residuals")
     moduli, offset = modulus_draws(revealed(fit), data, num_draws)  # residuals do not reveal blinded values

@@ -134,10 +134,6 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
     ------
     ValueError
         If the fit is not one of supernovae, or was loaded without its program and data.
-
-    Examples
-    --------
-    >>> populations(fit).savefig("populations.pdf")  # doctest: +SKIP
     """
     _, data = model_and_data(fit, Supernova, Supernovae, "populations")
     truth = true_values(fit, num_draws=num_draws)

@@ -42,10 +42,6 @@ def hubble_residuals(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is not one of supernovae, or was loaded without its program and data.
-
-    Examples
-    --------
-    >>> hubble_residuals(fit).savefig("residuals.pdf")  # doctest: +SKIP
     """
     _, data = model_and_data(fit, Supernova, Supernovae, "hubble_residuals")
     points = standardise(fit)

@@ -9,7 +9,7 @@ from scipy.special import gammainc, ndtr
 from hbm_jax.data import Afterglows
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow
+from hbm_jax.models import Afterglow, Efficiency
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import (
@@ -46,10 +46,6 @@ def selected_afterglows(fit: Fit) -> Figure:
     ------
     ValueError
         If the fit is of another model or without selection.
-
-    Examples
-    --------
-    >>> selected_afterglows(fit).savefig("selection.pdf")  # doctest: +SKIP
     """
     model, _ = model_and_data(fit, Afterglow, Afterglows, "selected_afterglows")
     if not drawable(model):
@@ -60,7 +56,8 @@ def selected_afterglows(fit: Fit) -> Figure:
     detected = np.random.default_rng(SEED).random(NUM) < probability
     name = next(name for name in OTHER if name in drawn)
     medians = {site: np.median(parameter(fit, site), axis=0) for site in ("log10_flux", name)}
-    limit = float(np.median(_flux_limits(fit, part))) if part.quantity == "log10_flux" else None
+    has_limit = part.quantity == "log10_flux" and not isinstance(part, Efficiency)
+    limit = float(np.median(_flux_limits(fit, part))) if has_limit else None
     with house_style():
         figure = Figure(figsize=(7.3, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
@@ -107,6 +104,8 @@ def _flux_limits(fit: Fit, part: Any) -> np.ndarray:
 def _probability(fit: Fit, model: Afterglow, drawn: dict[str, np.ndarray]) -> np.ndarray:
     """Return the probability that each simulated source is detected, with the exposures of the sample in turn."""
     (part,) = model.selections
+    if isinstance(part, Efficiency):
+        return part.probability_at(drawn["log10_flux"])
     if part.quantity == "log10_flux":
         width = float(parameter(fit, part.names[1]).mean())
         return ndtr((drawn["log10_flux"] - np.resize(_flux_limits(fit, part), NUM)) / width)

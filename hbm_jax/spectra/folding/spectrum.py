@@ -1,6 +1,7 @@
 """Observed spectrum: counts in detector channels, with exposure, background and response."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -104,3 +105,45 @@ class Spectrum:
             return (background.exposure * background.backscal * background.areascal) / (
                 self.exposure * self.backscal * self.areascal
             )
+
+
+def summed_background(backgrounds: Sequence[Spectrum]) -> Spectrum:
+    """Return the sum of several background regions of one source, which have the same background per area and time.
+
+    For Poisson counts the sum has all the information of the regions. Its exposure is that of the first region, and its
+    BACKSCAL, with an AREASCAL of 1, is the sum of exposure x BACKSCAL x AREASCAL of the regions over this exposure. A
+    channel is bad if it is bad in any region. Raises DataError if the regions have different channels, or if the counts
+    of only some have Gaussian errors.
+
+    Parameters
+    ----------
+    backgrounds : sequence of Spectrum
+        One or more background regions; a single one is returned as it is.
+    """
+    first = backgrounds[0]
+    if len(backgrounds) == 1:
+        return first
+    for region in backgrounds[1:]:
+        if not np.array_equal(region.channels, first.channels):
+            raise DataError(f"{region.name}: expected the channels of {first.name}, to which it is added.")
+    has_errors = [region.error is not None for region in backgrounds]
+    if any(has_errors) and not all(has_errors):
+        names = [region.name for region in backgrounds]
+        raise DataError(
+            "backgrounds: expected Poisson counts in all regions that are added, or Gaussian errors in all; found "
+            f"Gaussian errors only in {names[has_errors.index(True)]}."
+        )
+    scales = [region.exposure * region.backscal * region.areascal for region in backgrounds]
+    variances = [region.error**2 for region in backgrounds if region.error is not None]
+    return replace(
+        first,
+        name=" + ".join(region.name for region in backgrounds),
+        counts=np.sum([region.counts for region in backgrounds], axis=0),
+        error=np.sqrt(np.sum(variances, axis=0)) if variances else None,
+        backscal=np.sum(scales, axis=0) / first.exposure,
+        areascal=np.ones(len(first)),
+        quality=np.max([region.quality for region in backgrounds], axis=0),
+        systematic=None,
+        response=None,
+        warnings=tuple(text for region in backgrounds for text in region.warnings),
+    )

@@ -14,9 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.names import listed
-from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.folding.spectrum import Spectrum, summed_background
 from hbm_jax.spectra.ogip.gratings import background_columns, orders_of, selected_rows
-from hbm_jax.spectra.ogip.response_files import NONE, OPTIONS, align, cached_in, file_of, number_in_file, response_of
+from hbm_jax.spectra.ogip.response_files import (
+    NONE,
+    OPTIONS,
+    align,
+    cached_in,
+    files_of,
+    number_in_file,
+    response_of,
+)
 from hbm_jax.spectra.ogip.tables import as_floats, consecutive, keyword, opened, reject, spectrum_table, whole
 from hbm_jax.validation import DataError, Floats, Remedy, warn_unusual
 
@@ -254,6 +262,8 @@ def read_spectrum(
         to the folder of the spectrum; files are also looked for directly in that folder, and with the suffix ``.gz``. A
         number in braces selects one of several spectra or matrices in a file; the default is the row of the spectrum.
         Responses of several files are added, as in ``rmf="leg_1.rmf + leg_2.rmf"`` for overlapping orders of a grating.
+        Backgrounds of several files, as in ``background="left.pha + right.pha"``, are added as regions with one
+        background; see `hbm_jax.spectra.folding.spectrum.summed_background`.
         In names of responses ``{arm}`` (meg), ``{ARM}`` (MEG) and ``{order}`` (-1) are those of a grating spectrum.
     name : str, optional
         Name of the source; default: the name of the file.
@@ -330,20 +340,30 @@ def _with_files(
 ) -> Spectrum | None:
     """Return the spectrum in `row` with its background and response; None if the background has no exposure."""
     cached = cached_in(cache)
-    background_file = file_of(spectrum, base, "BACKFILE", files.get("background"))
+    background_files = files_of(spectrum, base, "BACKFILE", files.get("background"))
     if files.get("background") is not None:
         spectrum = replace(spectrum, background=None)  # also that of columns of the spectrum
-    background_base = base
-    if background_file is not None:
-        backgrounds = cached(_rows, background_file[0], None, True)
-        background_row = number_in_file(background_file, len(backgrounds), row, "spectra", "background")
-        background_base = background_file[0]
-        _reject_own_file(background_base, background_row, base, row or 1)
-        background = backgrounds[background_row - 1]
-        if background is None:
-            return None
-        align(background_base, background.channels, base, spectrum)
+    background_base = background_files[0][0] if background_files else base
+    if background_files:
+        backgrounds = []
+        for file in background_files:
+            rows = cached(_rows, file[0], None, True)
+            number = number_in_file(file, len(rows), row, "spectra", "background")
+            _reject_own_file(file[0], number, base, row or 1)
+            background = rows[number - 1]
+            if background is None:
+                return None
+            align(file[0], background.channels, base, spectrum)
+            backgrounds.append(background)
+        if len(set(background_files)) < len(background_files):
+            raise DataError(f"{base}: expected different backgrounds to add; found {files['background']!r}.")
+        background = summed_background(backgrounds)
         spectrum = replace(spectrum, background=background, warnings=(*spectrum.warnings, *background.warnings))
+    if files.get("background_rmf") is not None and len(background_files) > 1:
+        raise DataError(
+            f"{base}: expected one background where it has a response of its own; found {len(background_files)} that "
+            "are added. Use background_response 'rmf' or 'source'."
+        )
     if files.get("background_rmf") is not None and spectrum.background is not None:
         names = (files["background_rmf"], files.get("background_arf"))
         rmf, arf = (None if name == HEADER else name for name in names)

@@ -16,7 +16,7 @@ from hbm_jax.validation import DataError, Remedy, warn_unusual
 
 NONE = ("", "none", "null")  # values of a header keyword that mean no file
 OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
-PLUS = " + "  # between the names of response files that are added
+PLUS = " + "  # between the names of background or response files that are added
 File = tuple[Path, int | None]
 
 
@@ -46,7 +46,7 @@ def response_of(
         Result of `cached_in`.
     """
     names = {"RESPFILE": rmf, "ANCRFILE": arf}
-    rmf_files, arf_files = (_files_of(spectrum, base, key, name) for key, name in names.items())
+    rmf_files, arf_files = (files_of(spectrum, base, key, name) for key, name in names.items())
     if not rmf_files:
         return None, ()
     if arf_files and len(arf_files) != len(rmf_files):
@@ -75,8 +75,8 @@ def _summed(*parts: tuple[Rmf, Arf | None]) -> Response:
     return summed_response([Response.of(*part) for part in parts])
 
 
-def _files_of(spectrum: Spectrum, base: Path, key: str, name: str | Path | None) -> list[File]:
-    """Return the response files of a spectrum of one kind (RESPFILE or ANCRFILE); of several, those that are added."""
+def files_of(spectrum: Spectrum, base: Path, key: str, name: str | Path | None) -> list[File]:
+    """Return the files of a spectrum of one kind (BACKFILE, RESPFILE or ANCRFILE); of several, those that are added."""
     if name is None:
         names: list[str | None] = [None]
     else:

@@ -55,6 +55,19 @@ def statistics(elements: np.ndarray, num_superchains: int = 0) -> np.ndarray:
     return np.stack(filled, axis=-1)
 
 
+def element_statistics(variable: xr.DataArray, num_superchains: int = 0) -> np.ndarray:
+    """Return `statistics` of every element of a variable, (n, 5); NaN for elements that never vary."""
+    values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
+    elements = values.reshape(*values.shape[:2], -1)
+    table = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
+    varies = elements.max(axis=(0, 1)) != elements.min(axis=(0, 1))
+    if varies.any():
+        # Chains stuck at different values have zero variance within chains, so their R-hat is infinite.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            table[varies] = statistics(elements[..., varies], num_superchains)
+    return table
+
+
 def nested_r_hat(draws: np.ndarray, num_superchains: int) -> np.ndarray:
     """Return rank-normalised nested R-hat, the larger of that of the draws and of their distances from the median.
 

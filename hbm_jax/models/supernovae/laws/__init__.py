@@ -6,16 +6,26 @@ from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.host import MassStep
 from hbm_jax.models.supernovae.laws.outliers import Outliers
 from hbm_jax.models.supernovae.laws.scatter import CorrelatedScatter, MagnitudeScatter, ScatterLaw, SharedScatter
-from hbm_jax.models.supernovae.laws.selection import BandLimits, CommonLimit, NoSelection, SelectionLaw, SurveyLimits
+from hbm_jax.models.supernovae.laws.selection import (
+    BandLimits,
+    ColourCut,
+    CommonLimit,
+    DetectedBy,
+    NoSelection,
+    SelectionLaw,
+    SurveyLimits,
+)
 from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
 __all__ = [
     "BandLimits",
     "BrokenColour",
+    "ColourCut",
     "ColourLaw",
     "ColourTail",
     "CommonLimit",
     "CorrelatedScatter",
+    "DetectedBy",
     "Drift",
     "Dust",
     "Latent",

@@ -10,10 +10,14 @@ from numpyro import distributions as dist
 
 from hbm_jax.data import DataError, Supernovae
 from hbm_jax.distributions import ProbitSelection
+from hbm_jax.distributions.selection import FunctionSelection
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, efficiency_from_text
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.selection import Selection
 from hbm_jax.models.supernovae.laws.base import Law
-from hbm_jax.validation import Remedy
+from hbm_jax.validation import OptionError, Remedy
+
+MEASURED = ("x1", "c", "m_b")
 
 
 class SelectionLaw(Law):
@@ -22,7 +26,18 @@ class SelectionLaw(Law):
     kind = "selection"
     registry: ClassVar[dict[str, type]] = {}
 
-    def detection(self, p: Mapping[str, Any]) -> ProbitSelection | None:
+    @classmethod
+    def named(cls, choice: Any) -> Any:
+        """Return the law with this name, or of an efficiency (also as text) or a function; a law is unchanged."""
+        if isinstance(choice, str):
+            choice = efficiency_from_text(choice) or choice
+        return DetectedBy(choice) if isinstance(choice, Efficiency | DetectionFunction) else super().named(choice)
+
+    def moved_inside(self, data: Supernovae) -> Supernovae:
+        """Return the design of a simulation, without values that are never detected."""
+        return data
+
+    def detection(self, p: Mapping[str, Any]) -> Any:
         """Return the detection probability for values of the parameters, numbers or (N,); None if all are detected.
 
         The `columns` of the law are in ``p`` too.
@@ -64,6 +79,28 @@ class SurveyLimits(CommonLimit):
 
     name = "survey"
     by_survey = ("m_lim", "m_lim_width")
+
+
+@dataclass(frozen=True)
+class ColourCut(SelectionLaw):
+    """Cut of the sample at an observed colour c_lim: redder supernovae are missing.
+
+    The detection probability is Phi((c_lim - c) / c_lim_width), for observed c. By default c_lim is 0.3, as in many
+    published samples, and c_lim_width 1e-3 mag: practically a step. A cut on the blue side, where such samples have no
+    supernovae, is left out.
+    """
+
+    name = "colour"
+    units: ClassVar[Mapping[str, str]] = {"c_lim": "mag", "c_lim_width": "mag"}
+    symbols: ClassVar[Mapping[str, str]] = {
+        "c_lim": r"$c_\mathrm{lim}$",
+        "c_lim_width": r"$\sigma_{c,\mathrm{lim}}$",
+    }
+    priors: ClassVar[Mapping[str, Prior]] = {"c_lim": 0.3, "c_lim_width": 1e-3}
+
+    def detection(self, p: Mapping[str, Any]) -> ProbitSelection:
+        """Return the detection probability."""
+        return ProbitSelection(jnp.asarray(p["c_lim"]), jnp.asarray(p["c_lim_width"]), jnp.array([0.0, 1.0, 0.0]))
 
 
 _NO_LIMIT = 100.0  # limit, in widths, of surveys without one: their detection probability is 1
@@ -121,3 +158,67 @@ class BandLimits(SelectionLaw):
         return ProbitSelection(
             jnp.where(has_limit > 0.0, limit, _NO_LIMIT), jnp.where(has_limit > 0.0, width, 1.0), slope
         )
+
+
+@dataclass(frozen=True)
+class DetectedBy(SelectionLaw):
+    """Detection probability that is tabulated in m_b, c or x1, or is a function of measured c and m_b.
+
+    Parameters
+    ----------
+    choice : Efficiency or DetectionFunction
+        The table, or the function.
+
+    Raises
+    ------
+    OptionError
+        For a table in another quantity.
+    """
+
+    choice: Efficiency | DetectionFunction
+
+    def __post_init__(self):
+        if isinstance(self.choice, Efficiency) and self.choice.quantity not in MEASURED:
+            raise OptionError(
+                f"Supernova: selection {self.choice}: expected an efficiency in one of {', '.join(MEASURED)}; found "
+                f"{self.choice.quantity!r}."
+            )
+
+    def __str__(self):
+        return str(self.choice)
+
+    @property
+    def is_registered(self) -> bool:
+        """True for a table, which its text restores."""
+        return isinstance(self.choice, Efficiency)
+
+    def to_config(self) -> str:
+        """Return the text of the table, or the name of the function."""
+        return str(self.choice)
+
+    def detection(self, p: Mapping[str, Any]) -> Any:
+        """Return the detection probability."""
+        if isinstance(self.choice, DetectionFunction):
+            return FunctionSelection(self.choice.function, (MEASURED.index("c"), MEASURED.index("m_b")))
+        return self.choice.detection(p, np.array([float(name == self.choice.quantity) for name in MEASURED]))
+
+    def columns_of(self, data: Supernovae) -> dict[str, Any]:
+        """Return no columns; raise DataError for a supernova that is never detected."""
+        values = np.stack([np.asarray(getattr(data, name)) for name in MEASURED], axis=-1)
+        probability = np.broadcast_to(np.asarray(self.detection({}).probability(values)), len(values))
+        wrong = ~((probability > 0.0) & (probability <= 1.0))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"Supernova: selection {self}: expected a probability above 0 and up to 1 at every supernova; found "
+                f"{probability[row]:.6g} for {data.name[row]}."
+            )
+        return {}
+
+    def moved_inside(self, data: Supernovae) -> Supernovae:
+        """Return the design of a simulation, without values that are never detected."""
+        if isinstance(self.choice, DetectionFunction):
+            return data
+        columns = {name: np.asarray(getattr(data, name)) for name in MEASURED}
+        columns[self.choice.quantity] = self.choice.moved_inside(columns[self.choice.quantity])
+        return data.replace_observations(**columns)
