@@ -348,7 +348,8 @@ def test_simulate_writes_what_is_read_back(suffix, sample_csv, tmp_path, capsys)
     np.testing.assert_allclose(back.covariance, FEW.covariance, rtol=1e-15)
     assert back.name == FEW.name
     assert not np.any(back.m_b == FEW.m_b)
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert {path.name for path in out.parent.iterdir()} == {out.name, "simulated_truth.json"}
+    assert json.loads((out.parent / "simulated_truth.json").read_text())["alpha"] == 0.14
     if suffix != "csv":
         stored = {key.lower(): value for key, value in Table.read(out).meta.items()}["truth"]
         assert (json.loads(stored) if suffix == "fits" else stored)["alpha"] == 0.14

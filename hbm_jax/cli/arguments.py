@@ -214,7 +214,7 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
         The arguments; if they ask for help, it lists the parameters of the model that they describe.
     """
     parser = Parser(f"hbm-jax {command} {name}", "[options]", _sentence(entry.summary), _examples(command, name, entry))
-    draws = command == "simulate" and entry.simulate is not None
+    draws = command == "simulate" and (entry.simulate is not None or entry.design is not None)
     takes_design = entry.takes_design or not draws
     model = parser.add_argument_group("model")
     data = parser.add_argument_group("data") if takes_design else None
@@ -329,6 +329,9 @@ def _add_population(parser: Parser, group, entry) -> None:
     """Add the flags of a population that is drawn without a design."""
     for name, kind in entry.simulator_options.items():
         parser.add_option(group, f"simulator.{name}", kind, entry.help_of(name, entry.simulate))
+    if entry.simulate is None:
+        group.description = "With --num, the design is made up: redshifts, predictors, errors and groups."
+        return
     parser.add_table(group, "population")
     text = "Without --design, a population is drawn." if entry.takes_design else ""
     if entry.population is not None:

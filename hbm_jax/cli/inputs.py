@@ -34,12 +34,12 @@ def message_in_flags(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         for remedy in getattr(cause, "remedies", ()):
-            text = text.replace(str(remedy), _flags(remedy.option, remedy.value))
+            text = text.replace(str(remedy), flags_of(remedy.option, remedy.value))
         cause = cause.__cause__
     return text
 
 
-def _flags(option: str, value: Any) -> str:
+def flags_of(option: str, value: Any) -> str:
     """Return the flags that set an option."""
     flag = option.replace("_", "-")
     if isinstance(value, bool):

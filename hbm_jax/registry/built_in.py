@@ -19,10 +19,12 @@ BUILT_IN = {
         {"jla": "hbm_jax.data:load_jla"},
         default_source="jla",
         figures="hbm_jax.plotting.supernovae.figures:FIGURES",
+        design="hbm_jax.simulation.designs:supernova",
         summary="cosmology and standardisation from light curves of type Ia supernovae",
         examples=(
             "hbm-jax fit supernova --data jla --cosmology wcdm --out runs/jla",
             "hbm-jax fit supernova --data mine.csv --column m_b=mB --prior 'Om0=Normal(0.3, 0.05)' --out runs/mine",
+            "hbm-jax simulate supernova --num 200 --out simulated.ecsv",
             "hbm-jax simulate supernova --design jla --truth Om0=0.3 --out simulated.ecsv",
             "hbm-jax calibrate supernova --design jla --subset 60 --out runs/calibration",
         ),
@@ -37,9 +39,11 @@ BUILT_IN = {
         "hbm_jax.models:CorrelatedSupernova",
         "hbm_jax.data:CorrelatedSupernovae",
         "hbm_jax.data:read_correlated_supernovae",
+        design="hbm_jax.simulation.designs:supernova_correlated",
         summary="cosmology from light curves of type Ia supernovae with a published joint covariance",
         examples=(
             "hbm-jax fit supernova-correlated --data jla_lcparams.txt --covariance C_eta.fits --out runs/jla",
+            "hbm-jax simulate supernova-correlated --num 100 --out simulated.ecsv",
             "hbm-jax simulate supernova-correlated --design jla_lcparams.txt --covariance C_eta.fits --out new.fits",
         ),
         help={"covariance": "blocks of a covariance in alpha and beta: .npz, .fits, or a folder"},
@@ -49,10 +53,12 @@ BUILT_IN = {
         "hbm_jax.data:DistanceModuli",
         "hbm_jax.data:read_distance_moduli",
         figures="hbm_jax.plotting.supernovae.distance_moduli:figures",
+        design="hbm_jax.simulation.designs:hubble_diagram",
         summary="cosmology from published distance moduli with their covariance",
         examples=(
             "hbm-jax fit hubble-diagram --data Pantheon+SH0ES.dat --format pantheon+ --covariance "
             "Pantheon+SH0ES_STAT+SYS.cov --cosmology wcdm --out runs/pantheon",
+            "hbm-jax simulate hubble-diagram --num 200 --out simulated.ecsv",
             "hbm-jax simulate hubble-diagram --design mine.csv --covariance mine.npy --truth Om0=0.3 --out new.ecsv",
         ),
         help={
@@ -162,10 +168,12 @@ BUILT_IN = {
         "hbm_jax.data:PointsInGroups",
         "hbm_jax.data:read_relation",
         figures="hbm_jax.plotting.linear.relation:figures",
+        design="hbm_jax.simulation.designs:relation",
         summary="straight line through points with errors in both variables, with or without groups",
         examples=(
             "hbm-jax fit relation --data galaxies.csv --column x=log_M --column y=log_L --column sigma_x=e_M "
             "--column sigma_y=e_L --pooling complete --out runs/galaxies",
+            "hbm-jax simulate relation --num 100 --out simulated.ecsv",
             "hbm-jax simulate relation --design galaxies.csv --pooling complete --truth alpha=2 --out new.csv",
         ),
         help={
@@ -181,11 +189,13 @@ BUILT_IN = {
         "hbm_jax.data:read_values",
         {"eight-schools": "hbm_jax.data:load_eight_schools"},
         figures="hbm_jax.plotting.linear.normal:figures",
+        design="hbm_jax.simulation.designs:normal",
         summary="values in groups whose means come from a normal population",
         examples=(
             "hbm-jax fit normal --data eight-schools --out runs/schools",
             "hbm-jax fit normal --data stars.csv --column y=velocity --column group=cluster --sigma inferred "
             "--out runs/stars",
+            "hbm-jax simulate normal --num 50 --out simulated.ecsv",
             "hbm-jax simulate normal --design eight-schools --truth tau=5 --out simulated.csv",
         ),
         help=COMPONENTS_HELP,
@@ -195,9 +205,11 @@ BUILT_IN = {
         "hbm_jax.data:ValuesInGroups",
         "hbm_jax.data:read_values",
         figures="hbm_jax.plotting.linear.normal:figures",
+        design="hbm_jax.simulation.designs:normal_vectors",
         summary="vectors in groups whose means come from a correlated normal population",
         examples=(
             "hbm-jax fit normal-vectors --data stars.csv --components ra --components dec --out runs/stars",
+            "hbm-jax simulate normal-vectors --num 50 --out simulated.ecsv",
             "hbm-jax simulate normal-vectors --design stars.csv --components ra --components dec --out simulated.ecsv",
         ),
         help=COMPONENTS_HELP,
@@ -207,10 +219,12 @@ BUILT_IN = {
         "hbm_jax.data:RegressionData",
         "hbm_jax.data:read_regression",
         figures="hbm_jax.plotting.regression.figures:figures",
+        design="hbm_jax.simulation.designs:regression",
         summary="generalised linear regression with group effects, from a formula",
         examples=(
             "hbm-jax fit regression --data table.csv --formula 'y ~ x + (1 | g)' --family poisson --exposure time "
             "--out runs/counts",
+            "hbm-jax simulate regression --num 200 --out simulated.ecsv",
             "hbm-jax simulate regression --design table.csv --formula 'y ~ x' --truth sigma=0.1 --out simulated.csv",
         ),
         help=REGRESSION_HELP,
@@ -220,9 +234,11 @@ BUILT_IN = {
         "hbm_jax.data:RegressionData",
         "hbm_jax.data:read_regression",
         figures="hbm_jax.plotting.regression.figures:figures",
+        design="hbm_jax.simulation.designs:rates",
         summary="rates of groups (binomial or Poisson), integrated out",
         examples=(
             "hbm-jax fit rates --data hits.csv --formula 'hits ~ 1' --trials at_bats --out runs/rates",
+            "hbm-jax simulate rates --num 50 --out simulated.ecsv",
             "hbm-jax simulate rates --design hits.csv --formula 'hits ~ 1' --trials at_bats --out simulated.csv",
         ),
         help=REGRESSION_HELP,

@@ -91,6 +91,9 @@ class Entry:
         ``simulate(config, out, *, overwrite, ...)`` for populations that can be simulated without a design. It writes
         the file or folder `out` and returns the text to print. Further keyword-only arguments are options of the
         command line; they are None where not given.
+    design : callable, optional
+        ``design(model, num, rng, ...)`` returns a `hbm_jax.simulation.designs.Design` of `num` objects, with which a
+        sample is simulated from nothing. Further keyword-only arguments are options of the reader.
     best_fit : callable, optional
         ``best_fit(model, data, *, ...)`` fits by maximum likelihood and returns an object with a text form, a
         ``save(folder, figures=...)`` and the attribute ``likelihood``; further keyword-only arguments are options of
@@ -116,6 +119,7 @@ class Entry:
     default_source: str | None = None
     figures: Any = Imported(None)
     simulate: Any = Imported(None)
+    design: Any = Imported(None)
     best_fit: Any = Imported(None)
     population: Any = Imported(None)
     population_options: tuple[str, ...] = ()
@@ -143,10 +147,26 @@ class Entry:
     @property
     def simulator_options(self) -> dict[str, Any]:
         """Keyword-only arguments of the simulator other than ``overwrite``, with their types."""
-        return {} if self.simulate is None else _keywords(self.simulate, "overwrite")
+        if self.simulate is None:
+            return {} if self.design is None else {"num": int | None}
+        return _keywords(self.simulate, "overwrite")
 
-    def help_of(self, name: str, function: Callable) -> str:
+    @property
+    def design_options(self) -> tuple[str, ...]:
+        """Options of the reader that describe a sample, not its file: those of the made-up design."""
+        return () if self.design is None else tuple(_keywords(self.design, ""))
+
+    @property
+    def options_of_samples(self) -> tuple[str, ...]:
+        """Options of the reader that a simulated sample needs as well: `design_options`, and those without default."""
+        parameters = inspect.signature(self.read).parameters
+        required = [name for name in self.reader_options if parameters[name].default is inspect.Parameter.empty]
+        return (*self.design_options, *required)
+
+    def help_of(self, name: str, function: Callable | None) -> str:
         """Return the help of an option of the reader or simulator; empty if there is none."""
+        if function is None:
+            return HELP[name]
         hint = typing.get_type_hints(function, include_extras=True).get(name)
         annotated = next((text for text in getattr(hint, "__metadata__", ()) if isinstance(text, str)), "")
         return self.help.get(name) or annotated or HELP.get(name, "")

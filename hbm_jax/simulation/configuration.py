@@ -2,9 +2,11 @@
 
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hbm_jax.configuration import ConfigError, read_value
 from hbm_jax.files import atomic_write
@@ -113,9 +115,17 @@ def refuse_bad_table(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out}: expected a new file, found an existing one. Pass --overwrite to replace it.")
 
 
-def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
-    """Write a simulated table atomically, with the true values of the population in its header."""
-    population_truth = _population_truth(truth)
+def write_table(table, truth: Mapping[str, Any], out: Path, vectors: Collection[str] = ()) -> Path:
+    """Write a simulated table atomically, and the true values of the population in its header and in a file beside it.
+
+    True values that are arrays belong to single objects, except those whose names are in `vectors`.
+
+    Returns
+    -------
+    Path
+        The file of true values, ``NAME_truth.json``; the header of CSV cannot contain them.
+    """
+    population_truth = _population_truth(truth, vectors)
     if out.suffix == ".csv":  # CSV has no vector columns
         for name in [name for name in table.colnames if table[name].ndim == 2]:
             for index in range(table[name].shape[1]):
@@ -124,15 +134,37 @@ def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
     # A FITS header cannot contain a mapping, but it can contain text.
     table.meta["truth"] = json.dumps(population_truth) if out.suffix == ".fits" else population_truth
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as part:
+    beside = out.with_name(f"{out.stem}_truth.json")
+    with atomic_write(out) as part, atomic_write(beside) as truth_part:
         table.write(part, overwrite=True)
+        truth_part.write_text(json.dumps(population_truth, indent=2) + "\n", encoding="utf-8")
+    return beside
 
 
-def _population_truth(truth: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scalar true values, without those of single objects."""
-    return {key: float(value) for key, value in truth.items() if not getattr(value, "shape", ()) and key != "num_drawn"}
+def write_arrays(arrays: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, Path]:
+    """Write arrays to ``NAME_OPTION.npz`` beside a simulated table; return the files by option."""
+    files = {option: out.with_name(f"{out.stem}_{option}.npz") for option in arrays}
+    for option, file in files.items():
+        with atomic_write(file) as part, part.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays[option])
+    return files
 
 
-def format_truth(truth: Mapping[str, Any]) -> str:
+def _population_truth(truth: Mapping[str, Any], vectors: Collection[str] = ()) -> dict[str, Any]:
+    """Return the true values of the population as numbers and lists, without those of single objects."""
+    return {
+        key: np.asarray(value, float).tolist()
+        for key, value in truth.items()
+        if key != "num_drawn" and (np.ndim(value) == 0 or key in vectors)
+    }
+
+
+def format_truth(truth: Mapping[str, Any], vectors: Collection[str] = ()) -> str:
     """Return the true values of the population as text, without those of single objects."""
-    return f"truth: {', '.join(f'{key} = {value:.4g}' for key, value in _population_truth(truth).items())}"
+    texts = [f"{key} = {_format(value)}" for key, value in _population_truth(truth, vectors).items()]
+    return f"truth: {', '.join(texts)}"
+
+
+def _format(value: Any) -> str:
+    """Return a number, or a list of numbers, with four digits."""
+    return f"[{', '.join(map(_format, value))}]" if isinstance(value, list) else f"{value:.4g}"
