@@ -78,6 +78,8 @@ def folder(tmp_path_factory):
     lines().to_csv(folder / "stars.csv", index=False)
     found = {"x": [9.0, 10.0, 11.0], "y": [11.0, 12.0, 13.0], "density": 0.1, "found": [0, 1, 1]}
     pd.DataFrame(found).to_csv(folder / "injections.csv", index=False)
+    efficiency = {"log10_flux": [-13.0, -12.0, -11.0], "fraction": [0.1, 0.5, 1.0]}
+    pd.DataFrame(efficiency).to_csv(folder / "efficiency.csv", index=False)
     bursts().to_csv(folder / "bursts.csv", index=False)
     rng = np.random.default_rng(3)
     np.savez(folder / "posteriors.npz", **{f"A{i}": rng.normal(rng.normal(2.0, 0.5), 0.3, 500) for i in range(12)})
