@@ -67,7 +67,7 @@ class Loop:
         # Sites with the fewest elements first: population parameters are usually the slowest to converge.
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_WATCHED]
-        self.lost = LostChains(chains.num_warmup if chains.restarts_lost else 0)
+        self.lost = LostChains(chains.num_warmup if chains.restarts_lost else 0, chains.start.metric.from_position)
         self.notes: list[str] = []  # for the verdict
         self.checked: tuple[int, dict[str, np.ndarray]] = (0, {})  # draws at the last check, statistics of the sites
         if store is not None:
