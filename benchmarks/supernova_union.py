@@ -58,6 +58,7 @@ CONFIGURATIONS = {  # nuisances, options
     "all with sampled offsets": ("offsets", PUBLISHED),
     "all with sampled offsets and flows": (ALL, PUBLISHED),
     "limits in bands, sampled offsets": ("offsets", {"selection": "band"}),
+    "limits in bands, sampled offsets and flows": (ALL, {"selection": "band"}),
     "offsets": ("offsets", NORMAL),
     "offsets and flows": (ALL, NORMAL),
     "normal populations of hosts, offsets and flows": (

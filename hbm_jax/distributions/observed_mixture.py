@@ -46,7 +46,7 @@ class ObservedMixture(dist.Distribution):
     Parameters
     ----------
     log_weights : array (..., K)
-        Log weights of the components; their exponentials add up to 1.
+        Log weights of the components; their exponentials add up to 1, or to the density of what was observed besides.
     loc : array (..., K, n), or a tuple of n arrays (..., K)
         Means of the true values. Tuples are faster.
     scale_tril : array (..., K, n, n), or a tuple of rows
@@ -173,7 +173,7 @@ class ObservedMixture(dist.Distribution):
     @property
     def undetected_mean(self):
         """Mean of the observed vectors of all objects, detected or not, (..., n)."""
-        weight = jnp.exp(self.log_weights)
+        weight = jax.nn.softmax(self.log_weights, axis=-1)
         parts = () if self.half_line is None else self.half_line.parts
         latents = [sum(part.direction[i] * part.mean for part in parts) for i in range(len(self.loc))]
         mean = [jnp.sum(weight * (self._mean(i) + latent), axis=-1) for i, latent in enumerate(latents)]

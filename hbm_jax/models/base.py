@@ -22,7 +22,7 @@ from numpyro import handlers
 
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.priors import Prior, Priors, complete_priors, in_data_units, prior_lines, priors_to_text
-from hbm_jax.models.symbols import SYMBOLS
+from hbm_jax.models.symbols import SYMBOLS, symbol_of
 from hbm_jax.names import choose
 from hbm_jax.precomputation import TRACED, precomputed
 from hbm_jax.validation import DataError
@@ -280,7 +280,8 @@ class PopulationModel:
     @property
     def symbols(self) -> Mapping[str, str]:
         """Symbols by name of the site; may include sites of other models."""
-        return SYMBOLS
+        own = {name: symbol_of(name) for name in (*self.all_priors, *self.units)}
+        return SYMBOLS | {name: symbol for name, symbol in own.items() if symbol}
 
     @property
     def target_accept_prob(self) -> float:

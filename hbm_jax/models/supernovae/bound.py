@@ -1,6 +1,6 @@
 """Supernovae bound to the supernova model: observed values, and arrays precomputed from the design."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from hbm_jax.distributions.normal.offset_groups import CommonOffsets, bind_offse
 from hbm_jax.distributions.normal.repeated_observations import Repeats, bind_repeats
 from hbm_jax.distributions.normal.repeated_offsets import RepeatedOffsets, bind_repeated
 from hbm_jax.models import expansion
+from hbm_jax.models.supernovae.laws import RedshiftLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES
 from hbm_jax.precomputation import padded_axis
 from hbm_jax.validation import Remedy, reject_rows
@@ -27,7 +28,7 @@ ORDER = np.array([1, 2, 0])  # of OBSERVABLES, from the container's (m_b, x1, c)
 
 # Equal steps of 0.31 standard deviations. The error of the sum is exp(-2 (pi s / 0.31)^2) for an integrand of a width
 # of s standard deviations: 1e-9 where the redshift error changes the magnitude by 3 times its scatter.
-_NODES = np.linspace(-5.0, 5.0, 33)
+_STEP = 0.3125
 _MAX_ERROR = 0.25  # largest error relative to the redshift that these steps resolve
 _TYPICAL = {"alpha": 0.14, "beta": 3.0, "sigma_int": 0.12}  # for the coordinates of calibration offsets
 _SMOOTH = 8  # degree of the polynomials in log(1 + z) there
@@ -51,7 +52,7 @@ class BoundSupernovae:
     z_cmb : (S,)
         Redshifts at which drifting populations are evaluated.
     log_nodes : (S, Z) or None
-        Log weights of the redshift nodes for a flat prior; None where redshifts have no errors.
+        Log weights of the redshift nodes for a flat prior, which add up to about 1; None for exact redshifts.
     massive : (S,) or None
         Weight of the high-mass side of the mass step; None without a step.
     prob_ia : (S,) or None
@@ -105,16 +106,16 @@ class BoundSupernovae:
         """Return values (S, ...) of the supernovae for each observation, (N, ...)."""
         return values if self.repeats is None else values[self.repeats.object_index]
 
-    def log_node_weights(self, prior: str, cosmology: Cosmology) -> jax.Array:
-        """Return log weights of the redshift nodes, (N, Z), for a ``redshift_prior`` of the model."""
+    def log_node_weights(self, law: RedshiftLaw, parameters: Mapping[str, Any], cosmology: Cosmology) -> jax.Array:
+        """Return log weights of the redshift nodes, (N, Z), for a distribution of true redshifts."""
         if self.log_nodes is None:
             return jnp.zeros((self.num_objects, 1))
-        log_weights = self.log_nodes
-        if prior == "volume":
-            # A constant rate per volume is observed reduced by the time dilation 1 + z.
-            volume = self.distances.differential_comoving_volume(cosmology) / (1.0 + self.distances.z)
-            log_weights = log_weights + jnp.log(volume).reshape(log_weights.shape)
-        return log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True)
+        shape = np.shape(self.log_nodes)
+
+        def volume():
+            return self.distances.differential_comoving_volume(cosmology).reshape(shape)
+
+        return law.log_weights(parameters, self.log_nodes, self.distances.z.reshape(shape), volume)
 
 
 def padded(bound: BoundSupernovae, size: int) -> BoundSupernovae:
@@ -193,7 +194,7 @@ def bind(
                 "latents='marginal'.",
                 [Remedy("latents", "marginal")],
             )
-        nodes = redshift_nodes(objects, redshift_variance(model, objects))
+        nodes = redshift_nodes(objects, redshift_variance(model, objects), model.laws.redshifts.reach)
         design = replace(objects, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
         log_nodes = nodes.log_weights
     if model.offsets == "marginal":
@@ -341,14 +342,14 @@ def velocity_variances(model, data: Supernovae) -> VelocityVariances:
 
 
 class RedshiftNodes(NamedTuple):
-    """True redshifts (N, Z) in both frames and the logarithms of their weights, up to a constant."""
+    """True redshifts (N, Z) in both frames, and the log of the error's density at them times the step, normalised."""
 
     z_cmb: np.ndarray
     z_hel: np.ndarray
     log_weights: np.ndarray
 
 
-def redshift_nodes(data: Supernovae, variance: np.ndarray) -> RedshiftNodes:
+def redshift_nodes(data: Supernovae, variance: np.ndarray, reach: float) -> RedshiftNodes:
     """Return quadrature nodes in the true redshift of each supernova, weighted by the error of the observed one.
 
     Parameters
@@ -357,6 +358,8 @@ def redshift_nodes(data: Supernovae, variance: np.ndarray) -> RedshiftNodes:
         N supernovae.
     variance : (N,)
         Variance of the redshift, from `redshift_variance`.
+    reach : float
+        Largest distance of a node from the observed redshift, in standard deviations.
 
     Raises
     ------
@@ -366,10 +369,14 @@ def redshift_nodes(data: Supernovae, variance: np.ndarray) -> RedshiftNodes:
     sigma = np.sqrt(variance)
     expected = f"a redshift error, peculiar velocity included, of at most {_MAX_ERROR} z_cmb"
     reject_rows(sigma > _MAX_ERROR * data.z_cmb, sigma / data.z_cmb, "error relative to z_cmb", expected, data.name)
-    z_cmb = data.z_cmb[:, None] + sigma[:, None] * _NODES
+    half = round(reach / _STEP)
+    steps = _STEP * np.arange(-half, half + 1)
+    z_cmb = data.z_cmb[:, None] + sigma[:, None] * steps
     inside = z_cmb > _MIN_NODE * data.z_cmb[:, None]
     z_cmb = np.where(inside, z_cmb, data.z_cmb[:, None])
     # A peculiar velocity changes the measured redshift in both frames, so z_hel is exact; only the distance, computed
     # from z_cmb, is uncertain. A measurement error applies to both redshifts.
     z_hel = data.z_hel[:, None] + np.where(data.sigma_z[:, None] > 0, z_cmb - data.z_cmb[:, None], 0.0)
-    return RedshiftNodes(z_cmb, z_hel, np.where(inside, -0.5 * _NODES**2, -np.inf))
+    return RedshiftNodes(
+        z_cmb, z_hel, np.where(inside, -0.5 * steps**2 + np.log(_STEP / np.sqrt(2.0 * np.pi)), -np.inf)
+    )

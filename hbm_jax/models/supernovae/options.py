@@ -39,6 +39,13 @@ def check(model) -> None:
         if model.observations == "joint":
             message = f"Supernova: selection {model.laws.selection} expects observations='separate'; found 'joint'."
             raise OptionError(message, [Remedy("observations", "separate")])
+    if model.laws.redshifts.is_population:
+        for name, needed in {"selection": "none", "observations": "separate"}.items():
+            if (found := getattr(model, name)) != needed:
+                raise OptionError(
+                    f"Supernova: redshift_prior={model.redshift_prior!r} expects {name}={needed!r}; found {found!r}.",
+                    [Remedy(name, needed), Remedy("redshift_prior", "flat")],
+                )
     mixture = mixture_options(model)
     if model.offsets == "marginal" and (model.latents != "marginal" or mixture):
         used_options = ", ".join(mixture) or f"latents={model.latents!r}"

@@ -36,7 +36,16 @@ from hbm_jax.models.supernovae.bound import (
     padded,
     redshift_variance,
 )
-from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, ScatterLaw, SelectionLaw, StretchLaw
+from hbm_jax.models.supernovae.laws import (
+    ColourLaw,
+    Drift,
+    MassStep,
+    Outliers,
+    RedshiftLaw,
+    ScatterLaw,
+    SelectionLaw,
+    StretchLaw,
+)
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
 from hbm_jax.precomputation import padded_size
@@ -121,9 +130,11 @@ class Supernova(PopulationModel):
         Effect of ``sigma_v``: ``"distance"``, a scatter of the magnitude; or ``"redshift"``, an error of the redshift
         from which the distance is computed. The latter is integrated numerically and also holds where velocities are
         not small compared with the recession velocity.
-    redshift_prior : str
+    redshift_prior : str or RedshiftLaw
         Distribution of true redshifts where they have errors (``velocity="redshift"``, or ``sigma_z`` of the data):
-        ``"flat"``, or ``"volume"`` for a constant rate per comoving volume.
+        ``"flat"``; ``"volume"`` for a constant rate per comoving volume; or ``"gamma"``, a gamma distribution with
+        mean z_mean and shape z_shape of the photometric redshifts (``sigma_z`` above 0), which are then data too
+        (`hbm_jax.models.supernovae.laws.GammaRedshifts`). The last expects ``selection="none"``.
     outliers : bool
         Whether a fraction outlier_fraction of supernovae has an additional scatter outlier_scatter. `hbm_jax.latents`
         then returns the ``outlier_probability`` of each supernova.
@@ -199,8 +210,8 @@ class Supernova(PopulationModel):
     velocity: Literal["distance", "redshift"] = field(
         default="distance", metadata={"help": "effect of sigma_v: distance, redshift"}
     )
-    redshift_prior: Literal["flat", "volume"] = field(
-        default="flat", metadata={"help": "prior of redshifts: flat, volume"}
+    redshift_prior: str | RedshiftLaw = field(
+        default="flat", metadata={"help": f"distribution of redshifts: {', '.join(RedshiftLaw.registry)}"}
     )
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str | SelectionLaw | Efficiency | DetectionFunction = field(
@@ -222,8 +233,8 @@ class Supernova(PopulationModel):
     def check_options(self) -> None:
         """Raise an error for option values out of range and for incompatible options."""
         expansion.named(self.cosmology)  # raises for unknown names
-        for name in ("stretch", "colour", "scatter", "selection"):
-            law = getattr(self.laws, name)  # raises for unknown names
+        for name in ("stretch", "colour", "scatter", "selection", "redshift_prior"):
+            law = getattr(self.laws, name.replace("redshift_prior", "redshifts"))  # raises for unknown names
             object.__setattr__(self, name, law.to_config() if law.is_registered else law)
         options.check(self)
 
@@ -238,6 +249,7 @@ class Supernova(PopulationModel):
             outliers=Outliers() if self.outliers else None,
             scatter=ScatterLaw.named(self.scatter),
             selection=SelectionLaw.named(self.selection),
+            redshifts=RedshiftLaw.named(self.redshift_prior),
         )
 
     @property
@@ -376,8 +388,20 @@ class Supernova(PopulationModel):
         # Otherwise the true x1, c and m_b are sites only of the program with latents.
         model = self if needs_mixture else dataclasses.replace(self, latents="noncentred", offsets="sampled")
         data = self.laws.selection.moved_inside(data)
+        if self.laws.redshifts.is_population:
+            data, parameters = self._with_drawn_redshifts(key, data, parameters)
         observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
+
+    def _with_drawn_redshifts(self, key, data: Supernovae, parameters: Mapping[str, float] | None):
+        """Return the design with redshifts of the population, and the parameters with those of the population."""
+        law, key = self.laws.redshifts, jax.random.fold_in(key, 1)
+        drawn: dict[str, Any] = dict(parameters or {})
+        for index, name in enumerate(law.priors):
+            prior: Any = drawn.get(name, self.all_priors[name])
+            is_free = isinstance(prior, dist.Distribution)
+            drawn[name] = float(prior.sample(jax.random.fold_in(key, index)) if is_free else prior)
+        return law.drawn(key, data, np.sqrt(redshift_variance(self, data)), drawn), drawn
 
     def with_observed(self, data: Supernovae, values: Mapping[str, Any]) -> Supernovae:
         """Return the sample with other observed (x1, c, m_b); ValueError for a supernova that was never detected."""
