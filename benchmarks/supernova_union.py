@@ -55,6 +55,13 @@ CONFIGURATIONS = {  # nuisances, options
     "all but the tail of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "normal"}),
     "all, with two populations of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "two"}),
     "all, no offsets": (NONE, PUBLISHED),
+    "limits in bands and cut in colour, no offsets": (NONE, {"selection": "band and colour"}),
+    "limits in bands, cut in colour and outliers, no offsets": (
+        NONE,
+        {"selection": "band and colour", "outliers": True},
+    ),
+    "all but the tail of stretch, sampled offsets": ("offsets", PUBLISHED | {"stretch": "normal"}),
+    "all but the tail of stretch, sampled offsets and flows": (ALL, PUBLISHED | {"stretch": "normal"}),
     "all with sampled offsets": ("offsets", PUBLISHED),
     "all with sampled offsets and flows": (ALL, PUBLISHED),
     "limits in bands, sampled offsets": ("offsets", {"selection": "band"}),

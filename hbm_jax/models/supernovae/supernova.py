@@ -144,10 +144,11 @@ class Supernova(PopulationModel):
         and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
         surveys in observed bands, from the data, with a shift and a factor of the width for each
         (`hbm_jax.models.supernovae.laws.BandLimits`). ``"colour"``: supernovae redder than c_lim, 0.3 unless it has
-        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`).
+        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`). ``"band and colour"``,
+        and likewise the other limits: both.
         ``"m_b from efficiency.csv"`` or ``"m_b efficiency 22:1 24:0"``: a tabulated efficiency in the observed m_b, c
         or x1. A `hbm_jax.models.DetectionFunction`: any smooth function of observed c and m_b, integrated by a fixed
-        quadrature. The last two expect normal populations of x1 and c.
+        quadrature. The last two, and a cut beside limits, expect normal populations of x1 and c.
     observations : str
         Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
         observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,
