@@ -15,6 +15,7 @@ from hbm_jax.models.supernovae.laws.selection import (
     NoSelection,
     SelectionLaw,
     SurveyLimits,
+    WithColourCut,
 )
 from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
@@ -51,4 +52,5 @@ __all__ = [
     "SurveyLimits",
     "TwoStretches",
     "VolumeRedshifts",
+    "WithColourCut",
 ]
