@@ -30,6 +30,9 @@ def test_chains_in_a_region_without_mass_are_found_and_begun_again():
     steep[1] *= 30.0
     dense[1] -= 3.0 * np.log(30.0)
     assert lost_chains(narrow, steep, dense) == {}
+    # A flat density, whose gradients are rounding errors.
+    errors = 1e-16 * positions * np.array([1.0, 100.0, 0.0, 1e-3])[:, None, None]
+    assert lost_chains(positions, errors, np.zeros((4, 100))) == {}
     # A chain that never moved, or whose density is NaN.
     narrow[1], steep[1], far[3] = 0.0, 1.0, np.nan
     lost = lost_chains(narrow, steep, far)

@@ -22,14 +22,11 @@ class LostChains:
 
     Attributes
     ----------
-    from_position : callable
-        (..., size) -> (..., size), the variables of the sampler at unconstrained positions.
     notes : list of str
         A sentence for each chain that was restarted.
     """
 
-    def __init__(self, num_warmup: int, from_position: Callable):
-        self.from_position = from_position
+    def __init__(self, num_warmup: int):
         self.comparisons = [n for n in (num_warmup // 4, num_warmup // 2) if num_warmup // 4 >= FEWEST_DRAWS]
         self.blocks: list[Block] = []  # since the last comparison
         self.num_draws = 0
@@ -50,14 +47,17 @@ class LostChains:
         if self.comparisons:
             self.blocks.append(block)
 
-    def compare(self) -> dict[int, int]:
-        """Return the chains to restart, each with the chain from which it is restarted."""
+    def compare(self, from_position: Callable) -> dict[int, int]:
+        """Return the chains to restart, each with the chain from which it is restarted.
+
+        ``from_position`` returns the variables of the sampler at unconstrained positions, (..., size) each.
+        """
         self.comparisons.remove(self.num_draws)
         positions, gradients, potentials = (
             np.concatenate([getattr(block, name) for block in self.blocks], axis=1)
             for name in ("position", "gradient", "potential_energy")
         )
-        lost = lost_chains(self.from_position(positions), gradients, potentials)
+        lost = lost_chains(from_position(positions), gradients, potentials)
         self.blocks = []
         self.notes += [
             f"chain {chain} was restarted from chain {donor} after {self.num_draws} warm-up draws, because it was in a "
@@ -73,9 +73,10 @@ def lost_chains(positions: np.ndarray, gradients: np.ndarray, potentials: np.nda
     The logarithm of the mass around a chain is that of a typical density plus that of the volume it fills. The density
     alone does not suffice: in the neck of a funnel it is high, but the volume is tiny. The product of the standard
     deviations of the positions is an upper bound of the volume, reached without correlations, and that of the inverse
-    widths of the gradients a lower bound. A chain is lost if its upper bound, with the median density, is far below the
-    largest lower bound, with the first quartile of the density and the middle half of the gradients. In these, a chain
-    on its way out of a neck has the widths of the neck, unless half of its draws, and so the density, are in the bulk.
+    widths of the gradients, where these are smaller, a lower bound. A chain is lost if its upper bound, with the median
+    density, is far below the largest lower bound, with the first quartile of the density and the middle halves of
+    positions and gradients. In these, a chain on its way out of a neck has the widths of the neck, unless half of its
+    draws, and so the density, are in the bulk.
 
     Parameters
     ----------
@@ -92,14 +93,20 @@ def lost_chains(positions: np.ndarray, gradients: np.ndarray, potentials: np.nda
     """
     with np.errstate(all="ignore"):
         highest = np.log(positions.std(axis=1)).sum(axis=-1) - np.median(potentials, axis=1)
-        middle = np.diff(np.quantile(gradients, (0.25, 0.75), axis=1), axis=0)[0] / NORMAL_MIDDLE
-        lowest = -np.log(middle).sum(axis=-1) - np.quantile(potentials, 0.75, axis=1)
+        smallest = np.minimum(_middle(positions), 1.0 / _middle(gradients))
+        lowest = np.log(smallest).sum(axis=-1) - np.quantile(potentials, 0.75, axis=1)
     highest, lowest = (np.where(np.isfinite(x), x, -np.inf) for x in (highest, lowest))
     if not np.isfinite(lowest).any():
         return {}
     lost = highest < lowest.max() - NEGLIGIBLE - positions.shape[-1]
     donors = sorted(np.flatnonzero(~lost), key=lambda chain: -lowest[chain])
     return {int(chain): int(donors[i % len(donors)]) for i, chain in enumerate(np.flatnonzero(lost))}
+
+
+def _middle(values: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of a normal distribution with the middle half of the draws, (num_chains, size)."""
+    lower, upper = np.quantile(values, (0.25, 0.75), axis=1)
+    return (upper - lower) / NORMAL_MIDDLE
 
 
 def with_restarted(state: Any, lost: Mapping[int, int]) -> Any:
