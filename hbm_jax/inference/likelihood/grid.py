@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2
+from scipy.special import ndtri
 
 from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference.arguments import plain_arguments
@@ -131,7 +131,7 @@ class _Surface:
         self.minimum = likelihood.value_and_grad(self.best)[0]
         self.limits = np.stack([likelihood.lower[self.index], likelihood.upper[self.index]], axis=1)
         self.slopes = self._slopes(best.covariance.to_numpy(float))
-        self.level = float(chi2.ppf(best.level, 1))
+        self.level = float(ndtri(0.5 + 0.5 * best.level)) ** 2
         self.points: dict[tuple[int, ...], _Point] = {}
 
     def _slopes(self, covariance: np.ndarray) -> np.ndarray:

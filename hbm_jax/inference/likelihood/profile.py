@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.stats import chi2
+from scipy.special import ndtri
 
 from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference.arguments import arguments_with_nan, naming_arguments, plain_arguments
@@ -167,7 +167,7 @@ def maximum_likelihood(
         raise ValueError(f"maximum_likelihood: level: expected a number between 0 and 1; found {level}.")
     if num_starts < 1:
         raise ValueError(f"maximum_likelihood: num_starts: expected at least 1; found {num_starts}.")
-    rise = 0.5 * float(chi2.ppf(level, 1))
+    rise = 0.5 * float(ndtri(0.5 + 0.5 * level)) ** 2
     args = plain_arguments(program, args, keywords)
     with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
         with naming_arguments(program, args):

@@ -29,12 +29,13 @@ from hbm_jax.inference.arguments import (
     without_support_warnings,
 )
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
+from hbm_jax.inference.compilation.identity import identity_of, of_function
 from hbm_jax.inference.compilation.separation import Separated, separated
 from hbm_jax.inference.program import binds, traceable_priors
 from hbm_jax.inference.sampler.diagnosis import diagnose
+from hbm_jax.inference.storage import require_storable_names
 from hbm_jax.xla_options import QUICK
 
-RESERVED = {"chain", "draw", "sample"}
 PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
 
 
@@ -50,13 +51,19 @@ class OneProcess:
     _interrupted = False  # whether a Ctrl-C is pending
 
     def compile(
-        self, fn: Callable, *args: Any, compared: bool = True, options: Any = None, arrays: Sequence[Any] = ()
+        self,
+        fn: Callable,
+        *args: Any,
+        compared: bool = True,
+        options: Any = None,
+        arrays: Sequence[Any] = (),
+        identity: Any = None,
     ) -> Callable:
-        """Compile a function for arguments of these shapes, with options of XLA; ``arrays`` as in `compiled`.
+        """Compile a function for arguments of these shapes, with options of XLA; others as in `compiled`.
 
         ``compared`` has no effect in a single process.
         """
-        return compiled(fn, *args, compiler_options=options, arrays=arrays)
+        return compiled(fn, *args, compiler_options=options, arrays=arrays, identity=identity)
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` and return its result; raise KeyboardInterrupt first if a Ctrl-C is pending."""
@@ -201,11 +208,25 @@ class Target:
     @cached_property
     def value_and_grad(self) -> Callable:
         """Function (size,) -> potential, gradient; compiled at the first call and shared by all uses."""
-        return Compiled(jax.value_and_grad(self.potential), partial(self.compile, compared=False))
+        compile = partial(self.compile, compared=False, identity="value and gradient")
+        return Compiled(jax.value_and_grad(self.potential), compile)
 
-    def compile(self, fn: Callable, *args: Any, arrays: Sequence[Any] = (), **options: Any) -> Callable:
-        """Compile a function of potential or sites, as `OneProcess.compile`; arrays of the data are arguments too."""
-        return self.processes.compile(fn, *args, arrays=[*self.arrays(), *arrays], **options)
+    def compile(
+        self, fn: Callable, *args: Any, arrays: Sequence[Any] = (), identity: Any = None, **options: Any
+    ) -> Callable:
+        """Compile a function of potential or sites, as `OneProcess.compile`.
+
+        Arrays of the data are arguments too. ``identity`` says what the function does with potential and sites.
+        """
+        arrays = [*self.arrays(), *arrays]
+        if identity is not None and self.identity is not None:
+            options["identity"] = [self.identity, identity]
+        return self.processes.compile(fn, *args, arrays=arrays, **options)
+
+    @cached_property
+    def identity(self) -> list[str] | None:
+        """Digests of potential, with its gradient, and sites; None if they cannot be compared with others."""
+        return identity_of(self.potential, self.sites, self.start)
 
     @cached_property
     def latent_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -302,10 +323,14 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
 
         if draws and key is not None:
             program_of_draws = compiled(
-                lambda key: draw(jax.random.split(key, PRIOR_DRAWS)), key, compiler_options=QUICK, arrays=prior.arrays
+                lambda key: draw(jax.random.split(key, PRIOR_DRAWS)),
+                key,
+                compiler_options=QUICK,
+                arrays=prior.arrays,
+                identity=of_function("draws of the prior", prior),
             )
             draws = jax.device_get(program_of_draws(key))
-    _require_storable_names(structure["dims"])
+    require_storable_names(structure["dims"])
     if not draws:
         raise ValueError(
             "The program has nothing to sample: expected at least one latent site, found none. Call numpyro.sample for "
@@ -420,19 +445,6 @@ def _require_matching_shapes(trace) -> None:
             raise ValueError(
                 f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {actual}."
             ) from None
-
-
-def _require_storable_names(dims: dict[str, list[str]]) -> None:
-    """Raise ValueError if a site or plate has a name that a result file cannot hold."""
-    for kind, names in (("site", dims), ("plate", {plate for plates in dims.values() for plate in plates})):
-        for name in RESERVED & set(names):
-            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
-        for name in names:
-            if "/" in name:
-                raise ValueError(
-                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
-                    "result files. In numpyro.handlers.scope, pass divider='.'."
-                )
 
 
 def is_observation(site) -> bool:
