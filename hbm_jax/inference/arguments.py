@@ -3,8 +3,10 @@
 import contextlib
 import inspect
 import itertools
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 
 MAX_COMBINATIONS = 64  # of forms of the arguments that are tried
+LISTS_AS_ARRAYS = ".*requires ndarray or scalar arguments"  # JAX's warning that it will not take lists any more
 
 
 def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
@@ -182,6 +185,7 @@ def _failure(program: Callable, args: tuple, strict: bool = False) -> Exception 
 
     try:
         with naming_arguments(program, args), without_support_warnings():
+            warnings.filterwarnings("error", LISTS_AS_ARRAYS, DeprecationWarning)
             jax.eval_shape(density, jax.random.key(0))
     except Exception as error:  # pandas, xarray and JAX each raise different exceptions
         return error
@@ -354,22 +358,48 @@ def arguments_with_nan(program: Callable, args: tuple) -> str:
 def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
     """Context that adds the arguments to an error of the program.
 
-    Those that are collections are added to errors about types, and the lengths of arrays, if they differ, to errors
-    about shapes.
+    Those that are collections are added to errors about types, the lengths of arrays, if they differ, to errors about
+    shapes, and values that are not positive to errors about parameters of distributions. Functions of NumPy that meet a
+    parameter are named with their line.
     """
     try:
         yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            f"The program failed{_line_of(program, error)}: a parameter was passed to a function of NumPy, or of "
+            "another library without gradients. Expected jax.numpy in place of numpy (import jax.numpy as jnp)."
+        ) from error
     except (TypeError, ValueError) as error:
         named = list(zip(_argument_names(program, args), args, strict=True))
         others = [f"{name} is a {type(v).__name__}" for name, v in named if isinstance(v, dict | list | tuple | range)]
         if isinstance(error, TypeError) and others and not isinstance(error, jax.errors.JAXTypeError):
             raise TypeError(f"The program failed: {error}. Expected other arguments? {'; '.join(others)}.") from error
+        if isinstance(error, ValueError) and "distribution got invalid" in str(error):
+            invalid = [f"{name} has {found}" for name, value in named if (found := _first_not_positive(value))]
+            values = f" Expected positive values? {'; '.join(invalid)}." if invalid else ""
+            raise ValueError(f"The program failed{_line_of(program, error)}: {error}{values}") from error
         lengths = {name: len(v) for name, v in named if isinstance(v, np.ndarray | jax.Array) and np.ndim(v)}
         is_about_shapes = any(word in str(error).lower() for word in ("shape", "broadcast", "size"))
         if len(set(lengths.values())) < 2 or not is_about_shapes or "Expected arguments of equal length" in str(error):
             raise
         numbers = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"The program failed: {error} Expected arguments of equal length? {numbers} rows.") from error
+
+
+def _line_of(program: Callable, error: Exception) -> str:
+    """Return the last line of the file of a program that an error passed, such as " in line 7 of lines.py"."""
+    file = getattr(getattr(program, "__code__", None), "co_filename", None)
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f" in line {lines[-1]} of {Path(file).name}" if file and lines else ""
+
+
+def _first_not_positive(value: Any) -> str:
+    """Return the first value of an array that is not positive, with its row; an empty text if there is none."""
+    if not isinstance(value, np.ndarray | jax.Array) or value.dtype.kind not in "fiu":
+        return ""
+    values = np.atleast_1d(np.asarray(value))
+    rows = np.argwhere(~(values > 0))
+    return f"{values[tuple(rows[0])]:g} in row {rows[0][0]} (counted from 0)" if len(rows) else ""
 
 
 @contextlib.contextmanager
