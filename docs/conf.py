@@ -2,7 +2,6 @@
 
 import base64
 import importlib
-import importlib.metadata
 import inspect
 import json
 import shutil
@@ -17,9 +16,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
+import hbm_jax  # noqa: E402, of this source tree
+
 project = "hbm_jax"
 author = copyright = "the hbm_jax developers"
-version = release = importlib.metadata.version("hbm_jax")
+version = release = hbm_jax.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "myst_nb"]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]

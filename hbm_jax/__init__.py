@@ -13,6 +13,8 @@ Submodules are imported on first use. Importing the package computes nothing and
 
 import importlib
 
+__version__ = "0.2.0"
+
 _MODULES = (
     "absorption",
     "best_fits",
@@ -58,8 +60,6 @@ __all__ = [*_MODULES, *_NAMES]
 
 
 def __getattr__(name):
-    if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("hbm_jax")
     if name in _MODULES:
         return importlib.import_module(f"hbm_jax.{name}")
     if name in _NAMES:

@@ -43,7 +43,7 @@ def test_examination_of_this_installation():
     lines, problems = examine()
     assert problems == []
     starts = {line.split()[0] for line in lines}
-    assert {"python", "cores", "device", "float64", "kernels", *PACKAGES} <= starts
+    assert {"python", "hbm_jax", "cores", "device", "float64", "kernels", *PACKAGES} <= starts
     (line,) = (line for line in lines if line.startswith("jax "))
     assert line.split()[1] == jax.__version__
     assert sum(line.startswith("device") for line in lines) == len(jax.devices())

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import hbm_jax
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PROJECT["project"]["urls"]["Repository"]
@@ -70,13 +72,16 @@ def test_the_package_runs_as_the_console_command():
     assert callable(getattr(importlib.import_module(name), function))
     done = subprocess.run([sys.executable, "-m", "hbm_jax", "--version"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == PROJECT["project"]["version"]
+    assert done.stdout.split()[-1] == hbm_jax.__version__
 
 
 def test_version_and_address_are_the_same_everywhere():
-    version = PROJECT["project"]["version"]
+    version = hbm_jax.__version__
     codemeta = json.loads(read("codemeta.json"))
-    assert codemeta["version"] == version
+    assert codemeta["version"] == json.loads(read(".zenodo.json"))["version"] == version
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert str(ROOT / PROJECT["tool"]["hatch"]["version"]["path"]) == hbm_jax.__file__
+    assert re.search(r"^## (\d\S+),", read("CHANGELOG.md"), re.MULTILINE).group(1) == version
     assert re.search(r"^version: (\S+)$", read("CITATION.cff"), re.MULTILINE).group(1) == version
     assert codemeta["codeRepository"] == REPOSITORY
     for name in ("README.md", "CONTRIBUTING.md"):

@@ -20,7 +20,7 @@ from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.grid import NUM_STARTS
 from hbm_jax.inference.likelihood.profile import _Profile
 from hbm_jax.inference.likelihood.search import Point, newton
-from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.energetics import equivalent_width, equivalent_width_function, gaussian_lines
 
@@ -30,7 +30,7 @@ _LN10 = math.log(10.0)
 _LINE_BAND = (1e-3, 1e4)  # keV
 
 
-def line_table(best: Any, level: float | None = None, *, progress: bool = False) -> pd.DataFrame:
+def line_table(best: Any, level: float | None = None, *, progress: Progress = False) -> pd.DataFrame:
     """Return photon fluxes and equivalent widths of the Gaussian emission lines of a best fit.
 
     Parameters
@@ -39,8 +39,8 @@ def line_table(best: Any, level: float | None = None, *, progress: bool = False)
         The best fit.
     level : float, optional
         Confidence level of the intervals; by default that of the best fit.
-    progress : bool
-        Whether to show the progress line.
+    progress : bool or callable
+        Whether to show the progress line, or a function that is called with its texts.
 
     Returns
     -------

@@ -196,9 +196,9 @@ def _main_parser(show_version: bool) -> Parser:
     parser = Parser("hbm-jax", "COMMAND [options]", about, "\n".join(lines))
     text = ""
     if show_version:
-        from importlib.metadata import version
+        from hbm_jax import __version__
 
-        text = f"hbm_jax {version('hbm_jax')}"
+        text = f"hbm_jax {__version__}"
     parser.add_argument("--version", action="version", version=text)
     return parser
 

@@ -5,8 +5,9 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
+from hbm_jax import __version__
+
 PACKAGES = (
-    "hbm_jax",
     "jax",
     "jaxlib",
     "numpyro",
@@ -25,7 +26,7 @@ PLOTS = ("arviz-plots", "matplotlib", "jinja2")
 
 def installed() -> dict[str, str | None]:
     """Return the version of each package that hbm_jax uses, None where it is not installed."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {"hbm_jax": __version__}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

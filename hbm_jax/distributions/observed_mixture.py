@@ -31,6 +31,7 @@ from hbm_jax.distributions.normal.small_matrices import (
     with_noise,
 )
 from hbm_jax.distributions.selection import (
+    BothSelections,
     ProbitSelection,
     draw_detected,
     log_detected_fraction,
@@ -46,7 +47,7 @@ class ObservedMixture(dist.Distribution):
     Parameters
     ----------
     log_weights : array (..., K)
-        Log weights of the components; their exponentials add up to 1.
+        Log weights of the components; their exponentials add up to 1, or to the density of what was observed besides.
     loc : array (..., K, n), or a tuple of n arrays (..., K)
         Means of the true values. Tuples are faster.
     scale_tril : array (..., K, n, n), or a tuple of rows
@@ -58,9 +59,9 @@ class ObservedMixture(dist.Distribution):
     half_line : HalfLine or Quadrant, optional
         Positive latent, or two, of each component: ``direction`` shaped like ``loc``, ``rate`` and ``precision``
         (..., K).
-    selection : ProbitSelection, TabulatedSelection or FunctionSelection, optional
-        Detection probability in the observed values; the density is then that of detected objects. The last two expect
-        no positive latent.
+    selection : ProbitSelection, TabulatedSelection, FunctionSelection or BothSelections, optional
+        Detection probability in the observed values; the density is then that of detected objects. All but the first
+        expect no positive latent.
 
     Notes
     -----
@@ -173,7 +174,7 @@ class ObservedMixture(dist.Distribution):
     @property
     def undetected_mean(self):
         """Mean of the observed vectors of all objects, detected or not, (..., n)."""
-        weight = jnp.exp(self.log_weights)
+        weight = jax.nn.softmax(self.log_weights, axis=-1)
         parts = () if self.half_line is None else self.half_line.parts
         latents = [sum(part.direction[i] * part.mean for part in parts) for i in range(len(self.loc))]
         mean = [jnp.sum(weight * (self._mean(i) + latent), axis=-1) for i, latent in enumerate(latents)]
@@ -195,9 +196,10 @@ class ObservedMixture(dist.Distribution):
         """Draw observed values of detected objects, ``(*sample_shape, ..., n)``."""
         shape = sample_shape + self.batch_shape
         if not (self.selection is None or isinstance(self.selection, ProbitSelection)):
-            everything = self.with_observation(offset=self.offset)
-            draw = partial(everything.sample, sample_shape=sample_shape)
-            return draw_detected(key, shape, len(self.loc), draw, self.selection.probability)
+            first, second = self.selection if isinstance(self.selection, BothSelections) else (None, self.selection)
+            objects = self.with_observation(offset=self.offset, selection=first)
+            draw = partial(objects.sample, sample_shape=sample_shape)
+            return draw_detected(key, shape, len(self.loc), draw, second.probability)
         keys = random.split(key, 5)
         log_weights, selection = self.log_weights, self.selection
         if selection is not None:

@@ -92,7 +92,8 @@ class Exports:
         Returns
         -------
         astropy.table.Table
-            The name of each parameter and the columns of `Fit.summary`; the verdict is in ``meta``.
+            The name of each parameter and the columns of `Fit.summary`; the verdict is in ``meta``. Numbers are shown,
+            and written as CSV, with at least two digits of each parameter's standard deviation.
 
         Examples
         --------
@@ -103,7 +104,10 @@ class Exports:
         summary = self.summary(parameters)
         columns = {"parameter": summary.index.to_numpy(str)}
         columns |= {str(name): summary[name].to_numpy(str if name == "unit" else float) for name in summary}
-        return Table(columns, meta={"verdict": str(self.verdict)})
+        table = Table(columns, meta={"verdict": str(self.verdict)})
+        for name in set(table.colnames) - {"parameter", "unit"}:
+            table[name].format = _table_format(name, summary)
+        return table
 
     def to_dataframe(self, parameters: Sequence[str] | None = None, *, max_size: int = 20) -> pd.DataFrame:
         """Return the draws as a pandas DataFrame.
@@ -202,6 +206,19 @@ def labelled_draws(posterior: xr.Dataset, verdict: Verdict) -> Iterator[tuple[st
         values = variable.transpose("chain", "draw", ...).to_numpy()
         values = values.reshape(*values.shape[:2], -1)
         yield str(name), [next(labels) for _ in range(values.shape[-1])], values
+
+
+def _table_format(name: str, summary: pd.DataFrame) -> str:
+    """Return the format of a column of `Fit.summary`: enough digits for every row."""
+    if name.startswith("ess"):
+        return ".0f"
+    if name == "r_hat":
+        return ".4f"
+    if name in ("sd", "mcse_mean", "mcse_sd"):
+        return ".3g"
+    sizes = summary[["median", "lower_68", "upper_68"]].abs().max(axis=1) / summary["sd"]
+    sizes = sizes[np.isfinite(sizes)]
+    return f".{int(np.clip(2 + np.ceil(np.log10(max([1.0, *sizes]))), 3, 17))}g"
 
 
 def tabular(summary: pd.DataFrame, symbols: Mapping[str, str]) -> str:

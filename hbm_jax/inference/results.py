@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from hbm_jax import __version__
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.blinding.blinding import Blinding
 from hbm_jax.inference.centering.location_scale import ReparametrisedProgram, with_partial_centring
@@ -372,22 +373,15 @@ def _verdict_of(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any], know
 
 def provenance() -> dict[str, Any]:
     """Return package versions, device, machine and time."""
-    packages = ("hbm_jax", "jax", "jaxlib", "numpyro", "arviz-base", "numpy")
+    packages = ("jax", "jaxlib", "numpyro", "arviz-base", "numpy")
     device = jax.local_devices()[0]
+    versions = {"python": platform.python_version(), "hbm_jax": __version__}
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "versions": versions | {name: version(name) for name in packages},
         "device": f"{len(jax.local_devices())} x {device.platform} ({device.device_kind})",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _version(package: str) -> str:
-    """Return the version of an installed package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from source
-        return "not installed"
 
 
 def describe(program, data) -> dict[str, Any]:

@@ -90,8 +90,80 @@ SYMBOLS: dict[str, str] = {
     "delta": r"$\delta$",
     "theta": r"$\theta$",
     "mu0": r"$\mu_0$",
+    "nu": r"$\nu$",
     "rho": r"$\rho$",
     "sigma": r"$\sigma$",
     "tau": r"$\tau$",
 }
 """Symbol by name, in the notation of matplotlib and LaTeX; laws, cosmologies and components add theirs."""
+
+IN_MODELS: dict[str, str] = {
+    # regression and rates
+    "intercept": r"$b_0$",
+    "coef": r"$b$",
+    "sd": r"$\sigma_\mathrm{group}$",
+    "overdispersion": r"$a$",
+    "mean": r"$\langle \theta \rangle$",
+    "dispersion": r"$D$",
+    "rate": r"$\theta$",
+    # components of spectra
+    "kT": r"$kT$",
+    "energy": r"$E$",
+    "energy_break": r"$E_\mathrm{break}$",
+    "e_cut": r"$E_\mathrm{cut}$",
+    "e_fold": r"$E_\mathrm{fold}$",
+    "e_peak": r"$E_\mathrm{peak}$",
+    "factor": r"$f$",
+    "fraction": r"$f_\mathrm{cov}$",
+    "log10_amplitude": r"$\log_{10}\,K$",
+    "log10_bolometric_luminosity": r"$\log_{10}\,L_\mathrm{bol}$",
+    "max_tau": r"$\tau_\mathrm{max}$",
+    "photon_index_high": r"$\Gamma_\mathrm{high}$",
+    "strength": r"$d$",
+    # instruments
+    "calibration": r"$f_\mathrm{cal}$",
+    "effective_area": r"$f_\mathrm{area}$",
+    **{f"area_{k}": f"$a_{{{k}}}$" for k in range(1, 31)},
+}
+"""Symbols of names that are too general for programs of users."""
+
+MOMENTS = {"_mean": r"$\langle %s \rangle$", "_std": r"$\sigma(%s)$"}
+SCALES = {"log10_": r"$\log_{10}\,%s$", "logit_": r"$\mathrm{logit}\,%s$"}
+
+
+def symbol_of(name: str) -> str | None:
+    r"""Return the symbol of a parameter of a model, or None if its name has none.
+
+    The name may have the label of a component, the moment of a population, and a logarithm, in this order from the
+    outside: ``log10_disc_kT_mean``.
+
+    Examples
+    --------
+    >>> symbol_of("log10_disc_kT_mean")
+    '$\\langle \\log_{10}\\,kT \\rangle$ (disc)'
+    """
+    symbol, labels = _parts(name)
+    return f"{symbol} ({' '.join(labels)})" if symbol and labels else symbol
+
+
+def _parts(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the symbol of a name without its labels, and these."""
+    if symbol := SYMBOLS.get(name) or IN_MODELS.get(name):
+        return symbol, ()
+    for ending, form in MOMENTS.items():
+        if name.endswith(ending):
+            return _within(form, name.removesuffix(ending))
+    for start, form in SCALES.items():
+        if name.startswith(start) and (found := _within(form, name.removeprefix(start)))[0]:
+            return found
+    label, _, rest = name.partition("_")
+    if not rest:
+        return None, ()
+    symbol, labels = _parts(rest)
+    return symbol, (label, *labels)
+
+
+def _within(form: str, name: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the parts of a name with its symbol put into a form."""
+    symbol, labels = _parts(name)
+    return symbol and form % symbol.strip("$"), labels

@@ -16,7 +16,7 @@ from numpyro.infer import NUTS
 
 import hbm_jax as hbm
 from hbm_jax.data import ValuesInGroups
-from hbm_jax.inference.arguments import plain_arguments
+from hbm_jax.inference.arguments import plain_arguments, plain_objects
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.metric import Metric
@@ -424,6 +424,24 @@ def test_masked_values_and_units_are_refused_by_name():
     with pytest.raises(ValueError, match=r"x: expected plain numbers; found a Quantity in km / s\. Pass x\.to_value"):
         build_target(regression, (X * u.km / u.s, Y), None)
     assert density_of(regression, X * u.dimensionless_unscaled, Y) == pytest.approx(PLAIN(), rel=1e-12)
+
+
+def test_columns_with_different_indices_are_refused_by_name():
+    """They would be paired by position."""
+    x, y = pd.Series(X), pd.Series(Y)
+    found = r"y: expected the index of x, .*; found {} instead of {} in row {} .*{}"
+    with pytest.raises(ValueError, match=found.format(29, 0, 0, r"reset_index\(drop=True\)")):
+        plain_arguments(regression, (x, y[::-1]))
+    with pytest.raises(ValueError, match=found.format("'c'", 28, 28, "reset_index")):
+        plain_arguments(regression, (x, pd.DataFrame({"y": Y}, index=[*range(28), "c", "d"])))
+    arrays = (xr.DataArray(a, dims="p", coords={"p": p}) for a, p in ((X, np.arange(30)), (Y, np.arange(30) + 1)))
+    with pytest.raises(ValueError, match=found.format(1, 0, 0, "drop_vars")):
+        plain_arguments(regression, tuple(arrays))
+    with pytest.raises(ValueError, match=r"object 1, y: expected the index of object 1, x"):
+        plain_objects(regression, [(x, y), (x, y[::-1])])
+    # Of equal indices, other lengths, other labels, or without an index.
+    for other in (y, y[:29], y[::-1].reset_index(drop=True), y.set_axis([f"g{i}" for i in range(30)]), Y):
+        np.testing.assert_array_equal(plain_arguments(lambda x, y: None, (x, other))[1], other)
 
 
 @pytest.mark.parametrize(

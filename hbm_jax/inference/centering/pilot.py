@@ -25,7 +25,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
-from hbm_jax.inference.arguments import latents_of, plain_arguments, prior_trace
+from hbm_jax.inference.arguments import latents_of, plain_arguments, prior_trace, without_support_warnings
 from hbm_jax.inference.centering.location_scale import (
     PartialNonCentring,
     ReparametrisedProgram,
@@ -136,7 +136,7 @@ def choose_centering(
     num_pilots: int = 100,
 ) -> Centering:
     """Choose the partial non-centring of a program with bound arguments; see `centre`."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), without_support_warnings():
         key_sites, key_start, key_rounds = jax.random.split(jax.random.fold_in(jax.random.key(seed), PILOT), 3)
         shapes = find_sites(program, args, key_sites)
         unknown = [name for name in sites or () if name not in shapes]

@@ -16,7 +16,7 @@ from hbm_jax.inference.arguments import plain_arguments
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood
 from hbm_jax.inference.likelihood.search import SAME, Point, newton
-from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.names import choose
 
 REACH = 13.0  # rise of -2 log likelihood at the ends of the default range, if the likelihood were normal
@@ -62,7 +62,7 @@ def profile_grid(
     *args: Any,
     best: MaximumLikelihood,
     grid: Mapping[str, ArrayLike | int],
-    progress: bool = False,
+    progress: Progress = False,
 ) -> ProfileGrid:
     """Maximise a likelihood over all other parameters at each point of a grid of one or two parameters.
 
@@ -76,8 +76,8 @@ def profile_grid(
         One or two parameters, by their labels in ``best.table``, with their increasing values; or with a number of
         values, whose range is chosen from the errors: it extends until the statistic has risen by more than 9.21, or to
         the bounds of the priors.
-    progress : bool
-        Whether to show the progress line.
+    progress : bool or callable
+        Whether to show the progress line, or a function that is called with its texts.
 
     Raises
     ------

@@ -20,7 +20,7 @@ from hbm_jax.inference.arguments import arguments_with_nan, naming_arguments, pl
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.search import SAME, Point, Search, covariance_at, newton
 from hbm_jax.inference.program import cautions_of
-from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.notation import rounded
 
 ERRORS = ("profile", "curvature", None)
@@ -95,7 +95,7 @@ def maximum_likelihood(
     num_starts: int = 8,
     errors: str | None = "profile",
     level: float = 0.683,
-    progress: bool = False,
+    progress: Progress = False,
     **keywords: Any,
 ) -> MaximumLikelihood:
     """Maximise the likelihood of a NumPyro program over its parameters, within the supports of their priors.
@@ -117,8 +117,8 @@ def maximum_likelihood(
         square root of that quantile times the standard deviation. None: standard deviations only.
     level : float
         Confidence level of the interval: 0.683 is a fall by 1.00, 0.9 by 2.706.
-    progress : bool
-        Whether to show the progress line.
+    progress : bool or callable
+        Whether to show the progress line, or a function that is called with its texts.
 
     Returns
     -------

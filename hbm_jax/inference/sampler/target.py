@@ -310,7 +310,10 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
             draws = jax.device_get(program_of_draws(key))
     _require_storable_names(structure["dims"])
     if not draws:
-        raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
+        raise ValueError(
+            "The program has nothing to sample: expected at least one latent site, found none. Call numpyro.sample for "
+            "each parameter; a log probability is not returned, as for emcee, but passed to numpyro.factor."
+        )
     template = {name: draws[name][0] for name in sorted(draws)}
     # NaN except for standard components, whose sites declare their starts.
     start_values = np.concatenate([np.full(v.size, structure["start"].get(n, np.nan)) for n, v in template.items()])

@@ -1,6 +1,6 @@
 """Supernovae bound to the supernova model: observed values, and arrays precomputed from the design."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from hbm_jax.distributions.normal.offset_groups import CommonOffsets, bind_offse
 from hbm_jax.distributions.normal.repeated_observations import Repeats, bind_repeats
 from hbm_jax.distributions.normal.repeated_offsets import RepeatedOffsets, bind_repeated
 from hbm_jax.models import expansion
+from hbm_jax.models.supernovae.laws import RedshiftLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES
 from hbm_jax.precomputation import padded_axis
 from hbm_jax.validation import Remedy, reject_rows
@@ -27,7 +28,7 @@ ORDER = np.array([1, 2, 0])  # of OBSERVABLES, from the container's (m_b, x1, c)
 
 # Equal steps of 0.31 standard deviations. The error of the sum is exp(-2 (pi s / 0.31)^2) for an integrand of a width
 # of s standard deviations: 1e-9 where the redshift error changes the magnitude by 3 times its scatter.
-_NODES = np.linspace(-5.0, 5.0, 33)
+_STEP = 0.3125
 _MAX_ERROR = 0.25  # largest error relative to the redshift that these steps resolve
 _TYPICAL = {"alpha": 0.14, "beta": 3.0, "sigma_int": 0.12}  # for the coordinates of calibration offsets
 _SMOOTH = 8  # degree of the polynomials in log(1 + z) there
@@ -51,11 +52,13 @@ class BoundSupernovae:
     z_cmb : (S,)
         Redshifts at which drifting populations are evaluated.
     log_nodes : (S, Z) or None
-        Log weights of the redshift nodes for a flat prior; None where redshifts have no errors.
+        Log weights of the redshift nodes for a flat prior, which add up to about 1; None for exact redshifts.
     massive : (S,) or None
         Weight of the high-mass side of the mass step; None without a step.
     prob_ia : (S,) or None
         Probability of type Ia of each object; None where it is 1, or does not enter.
+    mu_calibrator : (S,) or None
+        Modulus of the hosts of calibrators [mag], NaN of others; None without calibrators.
     survey : (N,) or None
         Index of the survey of each supernova; None where no parameter differs between surveys.
     offsets : CommonOffsets or None
@@ -83,6 +86,7 @@ class BoundSupernovae:
     log_nodes: Any
     massive: Any
     prob_ia: Any
+    mu_calibrator: Any
     survey: Any
     offsets: CommonOffsets | None
     design: Supernovae | None
@@ -101,20 +105,27 @@ class BoundSupernovae:
         """Number of supernovae, S."""
         return len(self.noise)
 
+    def with_calibrators(self, modulus):
+        """Return the moduli (S,), or (S Z,) at all redshift nodes, with those of calibrators replaced by their own."""
+        if self.mu_calibrator is None:
+            return modulus
+        known = jnp.asarray(self.mu_calibrator)[:, None]
+        return jnp.where(jnp.isnan(known), modulus.reshape(len(known), -1), known).reshape(modulus.shape)
+
     def rows(self, values):
         """Return values (S, ...) of the supernovae for each observation, (N, ...)."""
         return values if self.repeats is None else values[self.repeats.object_index]
 
-    def log_node_weights(self, prior: str, cosmology: Cosmology) -> jax.Array:
-        """Return log weights of the redshift nodes, (N, Z), for a ``redshift_prior`` of the model."""
+    def log_node_weights(self, law: RedshiftLaw, parameters: Mapping[str, Any], cosmology: Cosmology) -> jax.Array:
+        """Return log weights of the redshift nodes, (N, Z), for a distribution of true redshifts."""
         if self.log_nodes is None:
             return jnp.zeros((self.num_objects, 1))
-        log_weights = self.log_nodes
-        if prior == "volume":
-            # A constant rate per volume is observed reduced by the time dilation 1 + z.
-            volume = self.distances.differential_comoving_volume(cosmology) / (1.0 + self.distances.z)
-            log_weights = log_weights + jnp.log(volume).reshape(log_weights.shape)
-        return log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True)
+        shape = np.shape(self.log_nodes)
+
+        def volume():
+            return self.distances.differential_comoving_volume(cosmology).reshape(shape)
+
+        return law.log_weights(parameters, self.log_nodes, self.distances.z.reshape(shape), volume)
 
 
 def padded(bound: BoundSupernovae, size: int) -> BoundSupernovae:
@@ -128,7 +139,7 @@ def padded(bound: BoundSupernovae, size: int) -> BoundSupernovae:
         return padded_axis(np.reshape(array, (num, -1, *np.shape(array)[1:])), size).reshape(-1, *np.shape(array)[1:])
 
     nodes = {name: of_nodes(getattr(distances, name)) for name in ("z", "z_hel", "matrix", "u")}
-    fields = ("observed", "noise", "z_cmb", "log_nodes", "massive", "prob_ia", "survey")
+    fields = ("observed", "noise", "z_cmb", "log_nodes", "massive", "prob_ia", "mu_calibrator", "survey")
     arrays = {name: of_objects(getattr(bound, name)) for name in fields}
     arrays["columns"] = {name: of_objects(array) for name, array in bound.columns.items()}
     return replace(bound, distances=replace(distances, **nodes), in_sample=np.arange(size) < num, **arrays)
@@ -193,7 +204,7 @@ def bind(
                 "latents='marginal'.",
                 [Remedy("latents", "marginal")],
             )
-        nodes = redshift_nodes(objects, redshift_variance(model, objects))
+        nodes = redshift_nodes(objects, redshift_variance(model, objects), model.laws.redshifts.reach)
         design = replace(objects, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
         log_nodes = nodes.log_weights
     if model.offsets == "marginal":
@@ -211,6 +222,7 @@ def bind(
         log_nodes=log_nodes,
         massive=None if massive is None else np.asarray(massive),
         prob_ia=_type_probabilities(model, objects, like),
+        mu_calibrator=_calibrators(model, objects),
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
         offsets=bind_offsets(sensitivity, not like) if data.offset_name else None,
         design=design if model.overrides_distmod else None,
@@ -273,6 +285,17 @@ def _type_probabilities(model, data: Supernovae, like: Sequence[BoundSupernovae]
     return np.asarray(data.prob_ia) if uncertain or any(other.prob_ia is not None for other in like) else None
 
 
+def _calibrators(model, data: Supernovae) -> np.ndarray | None:
+    """Return the moduli of calibrators; DataError for calibrators without ``calibrated=True`` or the reverse."""
+    if model.calibrated != bool(data.is_calibrator.any()):
+        raise DataError(
+            f"Supernova: calibrated={model.calibrated} expects {'' if model.calibrated else 'no '}calibrators in the "
+            f"sample (mu_calibrator); found {int(data.is_calibrator.sum())}.",
+            [Remedy("calibrated", not model.calibrated)],
+        )
+    return np.asarray(data.mu_calibrator) if model.calibrated else None
+
+
 def _check_observations(model, data: Supernovae, repeats: Repeats | None) -> None:
     """Raise DataError for combined observations where detection or a parameter depends on the survey."""
     others = [name for name in model.by_survey if name not in model.laws.selection.by_survey]
@@ -308,10 +331,11 @@ def _check_offsets(data: Supernovae, uncertain: bool) -> None:
 
 
 def noise_covariance(model, data: Supernovae) -> np.ndarray:
-    """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing and velocity."""
+    """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing, velocity, calibrator."""
     covariance = data.covariance[:, ORDER[:, None], ORDER]
     lensing = data.variance_lensing if model.lensing is None else lensing_variance(data.z_cmb, model.lensing)
     variance = lensing + velocity_variances(model, data).magnitude
+    variance = variance + np.where(data.is_calibrator, data.sigma_mu_calibrator, 0.0) ** 2
     return covariance + variance[:, None, None] * np.diag([0.0, 0.0, 1.0])
 
 
@@ -330,25 +354,27 @@ class VelocityVariances(NamedTuple):
 def velocity_variances(model, data: Supernovae) -> VelocityVariances:
     """Return the variances from peculiar velocities, which enter either the magnitude or the redshift.
 
-    ``sigma_v`` of the model replaces the ``variance_velocity`` of the data.
+    ``sigma_v`` of the model replaces the ``variance_velocity`` of the data. The distance of a calibrator does not
+    depend on its redshift.
     """
+    moving = ~data.is_calibrator
     if model.velocity == "redshift":
         sigma = float(model.sigma_v) / speed_of_light_km_s * (1.0 + data.z_cmb)
-        return VelocityVariances(magnitude=0.0, redshift=sigma**2)
+        return VelocityVariances(magnitude=0.0, redshift=moving * sigma**2)
     if model.sigma_v is not None:
-        return VelocityVariances(magnitude=velocity_variance(data.z_cmb, model.sigma_v), redshift=0.0)
-    return VelocityVariances(magnitude=data.variance_velocity, redshift=0.0)
+        return VelocityVariances(magnitude=moving * velocity_variance(data.z_cmb, model.sigma_v), redshift=0.0)
+    return VelocityVariances(magnitude=moving * data.variance_velocity, redshift=0.0)
 
 
 class RedshiftNodes(NamedTuple):
-    """True redshifts (N, Z) in both frames and the logarithms of their weights, up to a constant."""
+    """True redshifts (N, Z) in both frames, and the log of the error's density at them times the step, normalised."""
 
     z_cmb: np.ndarray
     z_hel: np.ndarray
     log_weights: np.ndarray
 
 
-def redshift_nodes(data: Supernovae, variance: np.ndarray) -> RedshiftNodes:
+def redshift_nodes(data: Supernovae, variance: np.ndarray, reach: float) -> RedshiftNodes:
     """Return quadrature nodes in the true redshift of each supernova, weighted by the error of the observed one.
 
     Parameters
@@ -357,6 +383,8 @@ def redshift_nodes(data: Supernovae, variance: np.ndarray) -> RedshiftNodes:
         N supernovae.
     variance : (N,)
         Variance of the redshift, from `redshift_variance`.
+    reach : float
+        Largest distance of a node from the observed redshift, in standard deviations.
 
     Raises
     ------
@@ -366,10 +394,14 @@ def redshift_nodes(data: Supernovae, variance: np.ndarray) -> RedshiftNodes:
     sigma = np.sqrt(variance)
     expected = f"a redshift error, peculiar velocity included, of at most {_MAX_ERROR} z_cmb"
     reject_rows(sigma > _MAX_ERROR * data.z_cmb, sigma / data.z_cmb, "error relative to z_cmb", expected, data.name)
-    z_cmb = data.z_cmb[:, None] + sigma[:, None] * _NODES
+    half = round(reach / _STEP)
+    steps = _STEP * np.arange(-half, half + 1)
+    z_cmb = data.z_cmb[:, None] + sigma[:, None] * steps
     inside = z_cmb > _MIN_NODE * data.z_cmb[:, None]
     z_cmb = np.where(inside, z_cmb, data.z_cmb[:, None])
     # A peculiar velocity changes the measured redshift in both frames, so z_hel is exact; only the distance, computed
     # from z_cmb, is uncertain. A measurement error applies to both redshifts.
     z_hel = data.z_hel[:, None] + np.where(data.sigma_z[:, None] > 0, z_cmb - data.z_cmb[:, None], 0.0)
-    return RedshiftNodes(z_cmb, z_hel, np.where(inside, -0.5 * _NODES**2, -np.inf))
+    return RedshiftNodes(
+        z_cmb, z_hel, np.where(inside, -0.5 * steps**2 + np.log(_STEP / np.sqrt(2.0 * np.pi)), -np.inf)
+    )

@@ -34,7 +34,7 @@ DEFAULT_PRIORS: dict[str, Prior] = {
     "delta_M": dist.Normal(0.0, 0.2),
     "sigma_int": dist.HalfNormal(0.3),
 }
-UNITS = {"H0": "km/s/Mpc", "M0": "mag", "delta_M": "mag", "sigma_int": "mag"}
+UNITS = {"H0": "km/s/Mpc", "M0": "mag", "alpha": "mag", "delta_M": "mag", "sigma_int": "mag"}
 
 
 @register_dataclass

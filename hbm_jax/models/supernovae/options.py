@@ -1,6 +1,7 @@
 """Checks of the options of the supernova model."""
 
-from hbm_jax.models.supernovae.laws import DetectedBy
+from hbm_jax.models import expansion
+from hbm_jax.models.supernovae.laws import DetectedBy, WithColourCut
 from hbm_jax.validation import OptionError, Remedy
 
 
@@ -28,7 +29,10 @@ def check(model) -> None:
     if model.velocity == "redshift" and model.sigma_v is None:
         message = "Supernova: velocity='redshift' expects a dispersion [km/s], such as sigma_v=250; found none."
         raise OptionError(message, [Remedy("velocity", "redshift"), Remedy("sigma_v", 250)])
-    if isinstance(model.laws.selection, DetectedBy):
+    if model.calibrated and "M0" in (fixed := expansion.named(model.cosmology).fixed):
+        message = f"Supernova: calibrated=True expects a free M0; found {fixed['M0']} of cosmology={model.cosmology!r}."
+        raise OptionError(message, [Remedy("calibrated", False)])
+    if isinstance(model.laws.selection, DetectedBy | WithColourCut):
         expected = {"stretch": ("normal", "two"), "colour": ("normal",)}
         for name, allowed in expected.items():
             if (found := getattr(model.laws, name).name) not in allowed:
@@ -39,6 +43,13 @@ def check(model) -> None:
         if model.observations == "joint":
             message = f"Supernova: selection {model.laws.selection} expects observations='separate'; found 'joint'."
             raise OptionError(message, [Remedy("observations", "separate")])
+    if model.laws.redshifts.is_population:
+        for name, needed in {"selection": "none", "observations": "separate"}.items():
+            if (found := getattr(model, name)) != needed:
+                raise OptionError(
+                    f"Supernova: redshift_prior={model.redshift_prior!r} expects {name}={needed!r}; found {found!r}.",
+                    [Remedy(name, needed), Remedy("redshift_prior", "flat")],
+                )
     mixture = mixture_options(model)
     if model.offsets == "marginal" and (model.latents != "marginal" or mixture):
         used_options = ", ".join(mixture) or f"latents={model.latents!r}"

@@ -10,6 +10,7 @@ import numpy as np
 from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, Quadrant
 from hbm_jax.models.supernovae.laws import ColourLaw, Latent, Law, MassStep, Outliers, Population, StretchLaw
 from hbm_jax.models.supernovae.laws.drift import Drift
+from hbm_jax.models.supernovae.laws.redshifts import RedshiftLaw
 from hbm_jax.models.supernovae.laws.scatter import Scatter, ScatterLaw, scale_rows
 from hbm_jax.models.supernovae.laws.selection import SelectionLaw
 
@@ -39,6 +40,7 @@ class Laws(NamedTuple):
     outliers: Outliers | None
     scatter: ScatterLaw
     selection: SelectionLaw
+    redshifts: RedshiftLaw
 
     @property
     def used(self) -> tuple[Law, ...]:

@@ -29,11 +29,12 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     modulus = bound.distances.distmod(cosmology) if bound.design is None else model.distmod(bound.design, cosmology)
     if observed:
         modulus = expansion.require_big_bang(modulus)
+    modulus = bound.with_calibrators(modulus)
     if model.laws.drift is not None:
         parameters |= model.laws.drift.means(parameters, bound.z_cmb)
     values = bound.observed if observed else None
     if bound.log_nodes is not None or not model.laws.gaussian:
-        log_nodes = bound.log_node_weights(model.redshift_prior, cosmology)
+        log_nodes = bound.log_node_weights(model.laws.redshifts, parameters, cosmology)
         _mixture(model, bound, parameters, modulus, log_nodes, values, recover)
     else:
         _gaussian(model, bound, parameters, modulus, values, recover)

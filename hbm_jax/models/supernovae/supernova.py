@@ -36,7 +36,17 @@ from hbm_jax.models.supernovae.bound import (
     padded,
     redshift_variance,
 )
-from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, ScatterLaw, SelectionLaw, StretchLaw
+from hbm_jax.models.supernovae.cosmology_constraints import FREE_H0
+from hbm_jax.models.supernovae.laws import (
+    ColourLaw,
+    Drift,
+    MassStep,
+    Outliers,
+    RedshiftLaw,
+    ScatterLaw,
+    SelectionLaw,
+    StretchLaw,
+)
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
 from hbm_jax.precomputation import padded_size
@@ -121,9 +131,11 @@ class Supernova(PopulationModel):
         Effect of ``sigma_v``: ``"distance"``, a scatter of the magnitude; or ``"redshift"``, an error of the redshift
         from which the distance is computed. The latter is integrated numerically and also holds where velocities are
         not small compared with the recession velocity.
-    redshift_prior : str
+    redshift_prior : str or RedshiftLaw
         Distribution of true redshifts where they have errors (``velocity="redshift"``, or ``sigma_z`` of the data):
-        ``"flat"``, or ``"volume"`` for a constant rate per comoving volume.
+        ``"flat"``; ``"volume"`` for a constant rate per comoving volume; or ``"gamma"``, a gamma distribution with
+        mean z_mean and shape z_shape of the photometric redshifts (``sigma_z`` above 0), which are then data too
+        (`hbm_jax.models.supernovae.laws.GammaRedshifts`). The last expects ``selection="none"``.
     outliers : bool
         Whether a fraction outlier_fraction of supernovae has an additional scatter outlier_scatter. `hbm_jax.latents`
         then returns the ``outlier_probability`` of each supernova.
@@ -133,10 +145,15 @@ class Supernova(PopulationModel):
         and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
         surveys in observed bands, from the data, with a shift and a factor of the width for each
         (`hbm_jax.models.supernovae.laws.BandLimits`). ``"colour"``: supernovae redder than c_lim, 0.3 unless it has
-        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`).
+        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`). ``"band and colour"``,
+        and likewise the other limits: both.
         ``"m_b from efficiency.csv"`` or ``"m_b efficiency 22:1 24:0"``: a tabulated efficiency in the observed m_b, c
         or x1. A `hbm_jax.models.DetectionFunction`: any smooth function of observed c and m_b, integrated by a fixed
-        quadrature. The last two expect normal populations of x1 and c.
+        quadrature. The last two, and a cut beside limits, expect normal populations of x1 and c.
+    calibrated : bool
+        Whether calibrators determine H0: supernovae whose hosts have distance moduli of their own (``mu_calibrator``),
+        from Cepheids for example, with independent errors. An error that they have in common, such as that of the
+        anchors, is a calibration offset (``d_m_b_anchor``).
     observations : str
         Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
         observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,
@@ -199,8 +216,8 @@ class Supernova(PopulationModel):
     velocity: Literal["distance", "redshift"] = field(
         default="distance", metadata={"help": "effect of sigma_v: distance, redshift"}
     )
-    redshift_prior: Literal["flat", "volume"] = field(
-        default="flat", metadata={"help": "prior of redshifts: flat, volume"}
+    redshift_prior: str | RedshiftLaw = field(
+        default="flat", metadata={"help": f"distribution of redshifts: {', '.join(RedshiftLaw.registry)}"}
     )
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str | SelectionLaw | Efficiency | DetectionFunction = field(
@@ -209,6 +226,7 @@ class Supernova(PopulationModel):
     observations: Literal["separate", "joint"] = field(
         default="separate", metadata={"help": "rows of the same name: separate, joint (of one supernova)"}
     )
+    calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     offsets: Literal["sampled", "marginal"] = field(
         default="sampled", metadata={"help": "calibration offsets: sampled, marginal (integrated out)"}
     )
@@ -222,8 +240,8 @@ class Supernova(PopulationModel):
     def check_options(self) -> None:
         """Raise an error for option values out of range and for incompatible options."""
         expansion.named(self.cosmology)  # raises for unknown names
-        for name in ("stretch", "colour", "scatter", "selection"):
-            law = getattr(self.laws, name)  # raises for unknown names
+        for name in ("stretch", "colour", "scatter", "selection", "redshift_prior"):
+            law = getattr(self.laws, name.replace("redshift_prior", "redshifts"))  # raises for unknown names
             object.__setattr__(self, name, law.to_config() if law.is_registered else law)
         options.check(self)
 
@@ -238,6 +256,7 @@ class Supernova(PopulationModel):
             outliers=Outliers() if self.outliers else None,
             scatter=ScatterLaw.named(self.scatter),
             selection=SelectionLaw.named(self.selection),
+            redshifts=RedshiftLaw.named(self.redshift_prior),
         )
 
     @property
@@ -262,7 +281,8 @@ class Supernova(PopulationModel):
         """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         relation, fixed = self._relation_priors, expansion.named(self.cosmology).fixed
         relation |= {name: value for name, value in fixed.items() if name in relation}
-        return expansion.default_priors(self.cosmology) | relation
+        free = {"H0": FREE_H0} if self.calibrated else {}
+        return expansion.default_priors(self.cosmology) | free | relation
 
     @property
     def _relation_priors(self) -> dict[str, Prior]:
@@ -376,8 +396,20 @@ class Supernova(PopulationModel):
         # Otherwise the true x1, c and m_b are sites only of the program with latents.
         model = self if needs_mixture else dataclasses.replace(self, latents="noncentred", offsets="sampled")
         data = self.laws.selection.moved_inside(data)
+        if self.laws.redshifts.is_population:
+            data, parameters = self._with_drawn_redshifts(key, data, parameters)
         observed, truth = simulated(model, key, data, parameters, recover=needs_mixture)
         return self.with_observed(data, observed), truth
+
+    def _with_drawn_redshifts(self, key, data: Supernovae, parameters: Mapping[str, float] | None):
+        """Return the design with redshifts of the population, and the parameters with those of the population."""
+        law, key = self.laws.redshifts, jax.random.fold_in(key, 1)
+        drawn: dict[str, Any] = dict(parameters or {})
+        for index, name in enumerate(law.priors):
+            prior: Any = drawn.get(name, self.all_priors[name])
+            is_free = isinstance(prior, dist.Distribution)
+            drawn[name] = float(prior.sample(jax.random.fold_in(key, index)) if is_free else prior)
+        return law.drawn(key, data, np.sqrt(redshift_variance(self, data)), drawn), drawn
 
     def with_observed(self, data: Supernovae, values: Mapping[str, Any]) -> Supernovae:
         """Return the sample with other observed (x1, c, m_b); ValueError for a supernova that was never detected."""

@@ -17,6 +17,7 @@ from hbm_jax.plotting.style import (
     MAX_DOTS,
     Figure,
     draw_distribution,
+    draw_efficiency,
     draw_simulated,
     house_style,
 )
@@ -40,7 +41,7 @@ def selected_afterglows(fit: Fit) -> Figure:
         Left: host column, or photon index, against flux: posterior medians of the sources in black; sources simulated
         at the posterior means of the population, detected ones in blue and missing ones in grey; dashed: the limit of
         the flux. Right: distribution of the fluxes of the sources, of simulated detected ones, and of all, scaled to
-        the number of detected ones.
+        the number of detected ones; dashed: the limit, or the efficiency.
 
     Raises
     ------
@@ -72,6 +73,8 @@ def selected_afterglows(fit: Fit) -> Figure:
         draw_distribution(right, medians["log10_flux"], drawn["log10_flux"], detected, limit)
         right.set(xlabel=text, ylabel="sources")
         right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
+        if isinstance(part, Efficiency):
+            draw_efficiency(right, part.at, part.probability)
         right.legend(loc="upper right")
     return figure
 

@@ -300,7 +300,7 @@ class _Composite(Component):
                     raise ValueError(
                         f"parameter {name!r} belongs to both {owner[name]} and {part}: expected different names. Give "
                         f"one of them a label, as in {type(components_of(part)[0]).__name__}(label='second'), or "
-                        "in text gauss(second)."
+                        "in text, such as diskbb(second)."
                     )
                 owner[name] = part
 

@@ -5,6 +5,7 @@ from hbm_jax.models.supernovae.laws.colour import BrokenColour, ColourLaw, Colou
 from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.host import MassStep
 from hbm_jax.models.supernovae.laws.outliers import Outliers
+from hbm_jax.models.supernovae.laws.redshifts import FlatRedshifts, GammaRedshifts, RedshiftLaw, VolumeRedshifts
 from hbm_jax.models.supernovae.laws.scatter import CorrelatedScatter, MagnitudeScatter, ScatterLaw, SharedScatter
 from hbm_jax.models.supernovae.laws.selection import (
     BandLimits,
@@ -14,6 +15,7 @@ from hbm_jax.models.supernovae.laws.selection import (
     NoSelection,
     SelectionLaw,
     SurveyLimits,
+    WithColourCut,
 )
 from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
@@ -28,6 +30,8 @@ __all__ = [
     "DetectedBy",
     "Drift",
     "Dust",
+    "FlatRedshifts",
+    "GammaRedshifts",
     "Latent",
     "Law",
     "MagnitudeScatter",
@@ -37,6 +41,7 @@ __all__ = [
     "NormalStretch",
     "Outliers",
     "Population",
+    "RedshiftLaw",
     "ScatterLaw",
     "SelectionLaw",
     "SharedScatter",
@@ -46,4 +51,6 @@ __all__ = [
     "StretchTail",
     "SurveyLimits",
     "TwoStretches",
+    "VolumeRedshifts",
+    "WithColourCut",
 ]
