@@ -31,7 +31,7 @@ from hbm_jax.inference.arguments import (
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.compilation.identity import identity_of, of_function
 from hbm_jax.inference.compilation.separation import Separated, separated
-from hbm_jax.inference.program import binds, traceable_priors
+from hbm_jax.inference.program import binds, further_starts_of, traceable_priors
 from hbm_jax.inference.sampler.diagnosis import diagnose
 from hbm_jax.inference.storage import require_storable_names
 from hbm_jax.xla_options import QUICK
@@ -145,6 +145,8 @@ class Target:
         Dict of site name to value, for every latent site -> (size,); None if unknown.
     diagnose : callable or None
         (size,) -> `Diagnosis` of the log density there; None if unknown. It runs the program without compilation.
+    further_starts : callable or None
+        `hbm_jax.inference.program.Program.further_starts` for the data.
     arrays : callable
         Returns the arrays of the data that are arguments of compiled programs, so that these serve other data of the
         same shapes; none if the data are constants of them.
@@ -167,6 +169,7 @@ class Target:
     prior: Callable | None = None
     unconstrain: Callable | None = None
     diagnose: Callable | None = None
+    further_starts: Callable | None = None
     arrays: Callable[[], Sequence[Any]] = tuple
     real: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -368,6 +371,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         prior=lambda keys: flat_draws(jax.jit(draw)(keys)),
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in template})[0],
         diagnose=lambda flat: diagnose(original, program, args, lambda: constrain_fn(program, args, {}, unravel(flat))),
+        further_starts=further_starts_of(original, args),
         arrays=lambda: [*of_potential.arrays, *of_sites.arrays],
         real=np.concatenate([structure["real"][name].ravel() for name in template]) if sizes else np.zeros(0, bool),
         sizes=sizes,
