@@ -162,3 +162,12 @@ def test_certificates_of_calibration_are_those_of_the_results():
     files = (ROOT / "benchmarks/results").glob("calibration*.txt")
     total = sum(len(list(certificates(path.read_text(encoding="utf-8")))) for path in files)
     assert len(rows) == total  # each certificate has a row
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_begin_with_their_aim_and_end_with_what_to_read_next(path):
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    assert cells[0].startswith("# ")
+    assert "You learn" in cells[0]
+    assert re.search(r"It (takes|took) .*(s|min)", cells[0])
+    assert "**What next:** " in cells[-1]
