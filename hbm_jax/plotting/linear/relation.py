@@ -89,8 +89,9 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
             axis.set_visible(False)
         axes[0].set_xlim(x[0], x[-1])
         axes[0].set_ylim(used_values[:, 1].min() - pad[1], used_values[:, 1].max() + pad[1])
-        figure.supxlabel(data.predictors[index])
-        figure.supylabel("y" if len(data.predictors) == 1 else "y minus the\nother predictors")
+        x_label, y_label = object_name(data.labels[index]), object_name(data.labels[-1])
+        figure.supxlabel(x_label)
+        figure.supylabel(y_label if len(data.predictors) == 1 else f"{y_label} minus the\nother predictors")
     return figure
 
 
