@@ -3,7 +3,7 @@
 from hbm_jax.models.bursts.golenetskii import Golenetskii
 from hbm_jax.models.bursts.golenetskii_counts import GolenetskiiCounts
 from hbm_jax.models.bursts.interval_fits import interval_fits
-from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections
 from hbm_jax.models.expansion import Expansion
 from hbm_jax.models.linear.normal import Normal, NormalVectors
 from hbm_jax.models.linear.relation import Relation
@@ -26,6 +26,7 @@ __all__ = [
     "Golenetskii",
     "GolenetskiiCounts",
     "HubbleDiagram",
+    "Injections",
     "Normal",
     "NormalVectors",
     "Rates",

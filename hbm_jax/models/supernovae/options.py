@@ -1,6 +1,7 @@
 """Checks of the options of the supernova model."""
 
-from hbm_jax.models.supernovae.laws import DetectedBy
+from hbm_jax.models.efficiency import Injections, refuse_narrow
+from hbm_jax.models.supernovae.laws import DetectedBy, MeasuredLimit
 from hbm_jax.validation import OptionError, Remedy
 
 
@@ -36,8 +37,16 @@ def check(model) -> None:
                     f"Supernova: selection {model.laws.selection} expects {name}={' or '.join(map(repr, allowed))}"
                 )
                 raise OptionError(f"{message}; found {found!r}.", [Remedy(name, "normal")])
+        if isinstance(model.laws.selection.choice, Injections):
+            names = ("sigma_int", "x1_std", "c_std")
+            refuse_narrow(f"Supernova: selection {model.laws.selection}", model.all_priors, names)
         if model.observations == "joint":
             message = f"Supernova: selection {model.laws.selection} expects observations='separate'; found 'joint'."
+            raise OptionError(message, [Remedy("observations", "separate")])
+    if isinstance(model.laws.selection, MeasuredLimit):
+        limit = model.laws.selection.limit.with_priors(model.all_priors)  # raises for priors that do not fit it
+        if model.observations == "joint" and limit.is_step:
+            message = f"Supernova: selection {limit} beside observations='joint' expects a width; found none."
             raise OptionError(message, [Remedy("observations", "separate")])
     if model.laws.redshifts.is_population:
         for name, needed in {"selection": "none", "observations": "separate"}.items():
