@@ -222,7 +222,7 @@ def test_intervals_of_several_bursts_share_injections():
 def test_a_fit_gives_the_line_back_and_judges_the_injections():
     population = hbm.data.BurstPopulation(num_intervals=1, redshift=(0.5, 3.0))
     data = population.draw(40, seed=1).data
-    table = injections(Golenetskii, 4000)
+    table = injections(Golenetskii, 2000)
     truth = LINE | {"gamma": 1.5}
     drawn, _ = Golenetskii(selection=FLUX, pooling="complete").simulate(jax.random.key(1), data, truth)
     options = {"seed": 1, "progress": False, "num_warmup": 300, "num_samples": 300, "num_chains": 2}
