@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from hbm_jax.models.bursts.golenetskii import Golenetskii
     from hbm_jax.models.bursts.golenetskii_counts import GolenetskiiCounts
     from hbm_jax.models.bursts.interval_fits import interval_fits
-    from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+    from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections
     from hbm_jax.models.expansion import Expansion
     from hbm_jax.models.linear.normal import Normal, NormalVectors
     from hbm_jax.models.linear.relation import Relation
@@ -31,6 +31,7 @@ _MODULES = {
     "Golenetskii": "bursts.golenetskii",
     "GolenetskiiCounts": "bursts.golenetskii_counts",
     "HubbleDiagram": "supernovae.hubble_diagram",
+    "Injections": "efficiency",
     "Normal": "linear.normal",
     "NormalVectors": "linear.normal",
     "Rates": "regression.rates",
