@@ -21,6 +21,7 @@ from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.notation import quote
 from hbm_jax.registry import entry_of_fit
 
+MAX_ELEMENT = 12  # letters of an element, such as a group's name, beyond which its symbol leaves it out
 MAX_PARAMETERS = 12  # in a corner or trace plot; more would be illegible
 # Figures have more pixels than CSS pixels, for print and high-density screens. A palette of 256 colours reduces
 # those of JLA from 2.9 MB to 0.9 MB without visible difference.
@@ -280,8 +281,10 @@ def _outline(fit: Fit, name: str) -> dict[str, str] | None:
     from hbm_jax.plotting.draws import label_of
     from hbm_jax.plotting.style import house_style
 
-    if name.partition("[")[0] not in _symbols(fit):
+    base, _, element = name.partition("[")
+    if base not in _symbols(fit):
         return None
+    name = name if len(element) <= MAX_ELEMENT else base  # the whole name stands beside it
     with house_style():
         outline = TextPath((0.0, 0.0), label_of(fit, name, unit=False), size=16)
     # The corners of polygons along the curves: their exact extents take ten times as long as the outline.

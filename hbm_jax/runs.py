@@ -18,6 +18,7 @@ from hbm_jax.inference import results
 from hbm_jax.inference.checksum import DamageWarning
 from hbm_jax.inference.results import Fit, ResultFileError
 from hbm_jax.inference.sampler.checkpoint import RUN, RUN_ID, START, Checkpoint, CheckpointError, read_run
+from hbm_jax.inference.sampler.progress import Progress
 from hbm_jax.registry import entry_of_stored
 
 BEST_FIT = "best_fit.npz"
@@ -117,7 +118,7 @@ def resume(
     until: float | Mapping[str, float] | None = None,
     max_num_samples: int | None = None,
     max_seconds: float | None = None,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> Fit:
     """Continue a run that was stopped. The draws are identical to those of an uninterrupted run.
 
@@ -131,8 +132,8 @@ def resume(
     num_samples, until, max_num_samples, max_seconds : optional
         Stopping criteria, as in `hbm_jax.sample`, that replace those of the run, to draw more or fewer samples. If
         ``max_seconds`` is omitted, this call has the same time budget as the previous one.
-    progress : bool
-        Whether to show the progress line.
+    progress : bool or callable
+        Whether to show the progress line, or a function that is called with its texts.
 
     Returns
     -------

@@ -20,6 +20,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.inference.likelihood.grid import profile_grid
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood
+from hbm_jax.inference.sampler.progress import Progress
 from hbm_jax.models import SpectralFit
 from hbm_jax.models.xray.folded_regions import FoldedRegions
 from hbm_jax.models.xray.spectral_fit import Deviance
@@ -71,10 +72,10 @@ class BestFit:
         statistic = self.data.statistic(self.model.statistic).name
         lines.append(f"{statistic} {self.deviance.total:.2f} for {self.deviance.degrees_of_freedom} degrees of freedom")
         if self.goodness is not None:
-            lines[-1] += (
-                f"; {100 * self.goodness.total_p_value:.3g} % of {len(self.goodness.simulated)} simulated data sets "
-                "have a larger statistic"
-            )
+            number, p_value = len(self.goodness.simulated), self.goodness.total_p_value
+            larger = round(p_value * (number + 1)) - 1  # of the definition of `Goodness.p_value`
+            verb = "has" if larger == 1 else "have"
+            lines[-1] += f"; p = {p_value:.2g}: {larger} of {number} simulated data sets {verb} a larger statistic"
         return "\n".join([*lines, "", printed_fluxes(self.fluxes)])
 
     @property
@@ -98,7 +99,7 @@ class BestFit:
         """The spectra with responses and tables precomputed for the model."""
         return self.model.bound(self.data)
 
-    def profile(self, parameter: str, values: Any = 31, *, progress: bool = False) -> Profile:
+    def profile(self, parameter: str, values: Any = 31, *, progress: Progress = False) -> Profile:
         """Return the rise of the statistic with one parameter, minimised over all others (XSPEC's steppar).
 
         Parameters
@@ -117,7 +118,7 @@ class BestFit:
         """
         return self._on_grid({parameter: values}, progress)
 
-    def contour(self, x: str, y: str, values: Any = (25, 25), *, progress: bool = False) -> Profile:
+    def contour(self, x: str, y: str, values: Any = (25, 25), *, progress: Progress = False) -> Profile:
         """Return the rise of the statistic with two parameters, minimised over all others, for contours.
 
         Parameters
@@ -138,7 +139,7 @@ class BestFit:
             raise ValueError(f"contour: expected two parameters, and values of each; found {x!r}, {y!r} and {values}.")
         return self._on_grid({x: values[0], y: values[1]}, progress)
 
-    def lines(self, level: float | None = None, *, progress: bool = False) -> pd.DataFrame:
+    def lines(self, level: float | None = None, *, progress: Progress = False) -> pd.DataFrame:
         """Return photon fluxes and equivalent widths of the emission lines, with intervals or upper limits.
 
         Parameters
@@ -152,7 +153,7 @@ class BestFit:
             tables[level] = line_table(self, level, progress=progress)
         return tables[level].copy()
 
-    def _on_grid(self, grid: dict[str, Any], progress: bool) -> Profile:
+    def _on_grid(self, grid: dict[str, Any], progress: Progress) -> Profile:
         """Return the profile likelihood on a grid, with the units of the parameters."""
         computed = profile_grid(self.model, self.bound, best=self.likelihood, grid=grid, progress=progress)
         return Profile(computed, self.model.units)
@@ -237,7 +238,7 @@ def best_fit(
     z: float | None = None,
     cosmology: Cosmology | None = None,
     num_simulations: int = NUM_SIMULATIONS,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> BestFit:
     """Fit spectra by maximum likelihood, without sampling.
 

@@ -18,7 +18,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.likelihood.derived import ProfileEnd, quantity_interval
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood
-from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.models import SpectralFit
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.composition import Component
@@ -71,7 +71,7 @@ def flux_table(
     distance: tuple[float, float],
     *,
     num_starts: int,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> pd.DataFrame:
     """Return the fluxes of a best fit with the intervals of their profile likelihood.
 
@@ -85,8 +85,8 @@ def flux_table(
         Results of `rows_of` and `distance_of`.
     num_starts : int
         Number of draws of the prior in the fit, for which programs are compiled.
-    progress : bool
-        Whether to show the progress line.
+    progress : bool or callable
+        Whether to show the progress line, or a function that is called with its texts.
     """
     names = names_of_spectra(model, data)
     shapes = tuple((name, np.shape(value)) for name, value in best.parameters.items())

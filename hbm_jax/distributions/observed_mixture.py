@@ -31,6 +31,7 @@ from hbm_jax.distributions.normal.small_matrices import (
     with_noise,
 )
 from hbm_jax.distributions.selection import (
+    BothSelections,
     FoundInjections,
     InjectedSelection,
     ProbitSelection,
@@ -60,7 +61,7 @@ class ObservedMixture(dist.Distribution):
     half_line : HalfLine or Quadrant, optional
         Positive latent, or two, of each component: ``direction`` shaped like ``loc``, ``rate`` and ``precision``
         (..., K).
-    selection : ProbitSelection, TabulatedSelection, FunctionSelection or InjectedSelection, optional
+    selection : ProbitSelection, TabulatedSelection, FunctionSelection, BothSelections or InjectedSelection, optional
         Detection probability in the observed values, or injections of true values; the density is then that of detected
         objects. All but the first expect no positive latent.
 
@@ -216,9 +217,10 @@ class ObservedMixture(dist.Distribution):
                 root = cholesky(jnp.asarray(self.noise_covariance))
                 noise = _matvec(root, random.normal(key_noise, (*shape, *self.event_shape)))
                 return self.offset + found.sample(key_true, shape) + noise
-            everything = self.with_observation(offset=self.offset)
-            draw = partial(everything.sample, sample_shape=sample_shape)
-            return draw_detected(key, shape, len(self.loc), draw, self.selection.probability)
+            first, second = self.selection if isinstance(self.selection, BothSelections) else (None, self.selection)
+            objects = self.with_observation(offset=self.offset, selection=first)
+            draw = partial(objects.sample, sample_shape=sample_shape)
+            return draw_detected(key, shape, len(self.loc), draw, second.probability)
         keys = random.split(key, 5)
         log_weights, selection = self.log_weights, self.selection
         if selection is not None:

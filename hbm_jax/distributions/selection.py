@@ -188,6 +188,31 @@ class FunctionSelection:
         return jnp.log(jnp.sum(weights * self.function(x, y), axis=(-2, -1)))
 
 
+class BothSelections(NamedTuple):
+    """Two selections that are independent of each other given the observed vector: objects pass both.
+
+    Attributes
+    ----------
+    first, second : ProbitSelection
+        The selections, with widths.
+    """
+
+    first: ProbitSelection
+    second: ProbitSelection
+
+    def log_probability(self, value):
+        """Return the log probability that an object observed at ``value`` (..., n) passes both."""
+        return self.first.log_probability(value) + self.second.log_probability(value)
+
+    def probability(self, value):
+        """Return the probability that an object observed at ``value`` (..., n) passes both."""
+        return self.first.probability(value) * self.second.probability(value)
+
+    def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
+        """Return the log mean probability over normal observed vectors, with arrays as in `log_detected_normal`."""
+        return log_detected_normal(self, mean, covariance)
+
+
 class FoundInjections(NamedTuple):
     """Injections that were found, with weights that make them a sample of a population's detected objects.
 
@@ -312,7 +337,7 @@ def log_detected_normal(
     ----------
     selections : sequence of one or two ProbitSelection
         Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n). A
-        single one may be a `TabulatedSelection` or a `FunctionSelection`.
+        single one may be a `TabulatedSelection`, a `FunctionSelection` or `BothSelections`.
     mean : sequence of n arrays (..., C)
         Elements of the mean, of C components.
     covariance : rows of arrays (..., C)
@@ -326,7 +351,7 @@ def log_detected_normal(
         In closed form: a normal distribution function, of one or two dimensions, or its mean over the latent; of a
         function, by a fixed quadrature.
     """
-    if isinstance(selections[0], TabulatedSelection | FunctionSelection):
+    if isinstance(selections[0], TabulatedSelection | FunctionSelection | BothSelections):
         return selections[0].log_detected(mean, covariance)
     axes = range(len(mean))
     slopes = [[jnp.asarray(selection.slope)[..., i, None] for i in axes] for selection in selections]

@@ -3,8 +3,10 @@
 import contextlib
 import inspect
 import itertools
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 
 MAX_COMBINATIONS = 64  # of forms of the arguments that are tried
+LISTS_AS_ARRAYS = ".*requires ndarray or scalar arguments"  # JAX's warning that it will not take lists any more
 
 
 def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
@@ -36,8 +39,10 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     TypeError
         For keywords that the program does not have.
     ValueError
-        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit, and
-        for tables, and columns and lists of anything but numbers, if the program cannot use them.
+        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit, for
+        Series and DataFrames of one length with the same labels in different rows, or DataArrays along a dimension,
+        which would be paired by position, and for tables, and columns and lists of anything but numbers, if the program
+        cannot use them.
     """
     if keywords:
         bound = inspect.signature(program).bind(*args, **keywords)
@@ -50,6 +55,7 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
             )
         args = bound.args[: max(num_given, len(args))]
     names = _argument_names(program, args)
+    _require_equal_rows(names, args)
     args = tuple(_new_view(_require_plain(name, value)) for name, value in zip(names, args, strict=True))
     choice = _usable_forms(program, names, args, [_forms(name, value) for name, value in zip(names, args, strict=True)])
     return args if choice is None else tuple(map(_new_view, choice))
@@ -71,6 +77,7 @@ def plain_objects(program: Callable, objects: Sequence[tuple]) -> list[tuple]:
     plain, forms = [], []
     for index, args in enumerate(objects):
         names = [f"object {index}, {name}" for name in _argument_names(program, args)]
+        _require_equal_rows(names, args)
         plain.append(tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True)))
         for name, value, first in zip(names, plain[-1], plain[0], strict=False):
             if (text := _not_numbers(value)) and not _not_numbers(first):
@@ -178,6 +185,7 @@ def _failure(program: Callable, args: tuple, strict: bool = False) -> Exception 
 
     try:
         with naming_arguments(program, args), without_support_warnings():
+            warnings.filterwarnings("error", LISTS_AS_ARRAYS, DeprecationWarning)
             jax.eval_shape(density, jax.random.key(0))
     except Exception as error:  # pandas, xarray and JAX each raise different exceptions
         return error
@@ -208,10 +216,41 @@ def _require_plain(name: str, value: Any) -> Any:
         if str(value.unit):
             raise ValueError(
                 f"{name}: expected plain numbers; found a Quantity in {value.unit}. Pass "
-                f"{name}.to_value({str(value.unit)!r}); the priors are then in this unit."
+                f"{name.split(', ')[-1]}.to_value({str(value.unit)!r}); the priors are then in this unit."
             )
         return np.asarray(value.to_value())
     return value
+
+
+def _require_equal_rows(names: list[str], args: tuple) -> None:
+    """Raise ValueError if two arguments of one length have the same labels in different rows of their indices.
+
+    Indices without a common label, such as those of objects and of groups, say nothing about how rows belong together.
+    """
+    first: dict[tuple, tuple[str, pd.Index]] = {}
+    for name, value in zip(names, args, strict=True):
+        for dimension, index in _indices(value).items():
+            other, expected = first.setdefault((dimension, len(index)), (name, index))
+            labels, expected_labels = index.tolist(), expected.tolist()
+            if index.equals(expected) or set(labels).isdisjoint(expected_labels):
+                continue
+            # Compared as text, because missing labels are not equal to themselves.
+            row = [repr(a) == repr(b) for a, b in zip(labels, expected_labels, strict=True)].index(False)
+            remedy = "drop_vars" if dimension else "reset_index(drop=True)"
+            raise ValueError(
+                f"{name}: expected the index of {other}, because rows are paired by position; found {labels[row]!r} "
+                f"instead of {expected_labels[row]!r} in row {row} (counted from 0). Align the two, such as by "
+                f"reindex, or, if their rows are in the same order, drop the index with {remedy}."
+            )
+
+
+def _indices(value: Any) -> dict[str, pd.Index]:
+    """Return the index of a Series or DataFrame, under an empty name, or those of a DataArray or Dataset."""
+    if isinstance(value, pd.Series | pd.DataFrame):
+        return {"": value.index}
+    if isinstance(value, xr.DataArray | xr.Dataset):
+        return {str(dimension): index for dimension, index in value.indexes.items()}
+    return {}
 
 
 def _new_view(value: Any) -> Any:
@@ -319,22 +358,48 @@ def arguments_with_nan(program: Callable, args: tuple) -> str:
 def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
     """Context that adds the arguments to an error of the program.
 
-    Those that are collections are added to errors about types, and the lengths of arrays, if they differ, to errors
-    about shapes.
+    Those that are collections are added to errors about types, the lengths of arrays, if they differ, to errors about
+    shapes, and values that are not positive to errors about parameters of distributions. Functions of NumPy that meet a
+    parameter are named with their line.
     """
     try:
         yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            f"The program failed{_line_of(program, error)}: a parameter was passed to a function of NumPy, or of "
+            "another library without gradients. Expected jax.numpy in place of numpy (import jax.numpy as jnp)."
+        ) from error
     except (TypeError, ValueError) as error:
         named = list(zip(_argument_names(program, args), args, strict=True))
         others = [f"{name} is a {type(v).__name__}" for name, v in named if isinstance(v, dict | list | tuple | range)]
         if isinstance(error, TypeError) and others and not isinstance(error, jax.errors.JAXTypeError):
             raise TypeError(f"The program failed: {error}. Expected other arguments? {'; '.join(others)}.") from error
+        if isinstance(error, ValueError) and "distribution got invalid" in str(error):
+            invalid = [f"{name} has {found}" for name, value in named if (found := _first_not_positive(value))]
+            values = f" Expected positive values? {'; '.join(invalid)}." if invalid else ""
+            raise ValueError(f"The program failed{_line_of(program, error)}: {error}{values}") from error
         lengths = {name: len(v) for name, v in named if isinstance(v, np.ndarray | jax.Array) and np.ndim(v)}
         is_about_shapes = any(word in str(error).lower() for word in ("shape", "broadcast", "size"))
         if len(set(lengths.values())) < 2 or not is_about_shapes or "Expected arguments of equal length" in str(error):
             raise
         numbers = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"The program failed: {error} Expected arguments of equal length? {numbers} rows.") from error
+
+
+def _line_of(program: Callable, error: Exception) -> str:
+    """Return the last line of the file of a program that an error passed, such as " in line 7 of lines.py"."""
+    file = getattr(getattr(program, "__code__", None), "co_filename", None)
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f" in line {lines[-1]} of {Path(file).name}" if file and lines else ""
+
+
+def _first_not_positive(value: Any) -> str:
+    """Return the first value of an array that is not positive, with its row; an empty text if there is none."""
+    if not isinstance(value, np.ndarray | jax.Array) or value.dtype.kind not in "fiu":
+        return ""
+    values = np.atleast_1d(np.asarray(value))
+    rows = np.argwhere(~(values > 0))
+    return f"{values[tuple(rows[0])]:g} in row {rows[0][0]} (counted from 0)" if len(rows) else ""
 
 
 @contextlib.contextmanager

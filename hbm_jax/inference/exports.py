@@ -14,7 +14,7 @@ from hbm_jax.inference.blinding.blinding import WORD, Blinding
 from hbm_jax.inference.program import supports_of, symbols_of
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.verdict import Verdict
-from hbm_jax.notation import UNIT_SYMBOLS, escaped, quote, quoted_math
+from hbm_jax.notation import UNIT_SYMBOLS, column_format, escaped, quote, quoted_math
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -79,7 +79,8 @@ class Exports:
         \end{tabular}
         """
         summary = self.summary(parameters)
-        return tabular(summary[summary["sd"] != 0.0], self.symbols | dict(symbols or {}))
+        varies = summary["sd"] > 1e-12 * summary["median"].abs()  # not by rounding only
+        return tabular(summary[varies], self.symbols | dict(symbols or {}))
 
     def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
         """Return the summary as an astropy Table, which can be written as ECSV, FITS and other formats.
@@ -92,7 +93,8 @@ class Exports:
         Returns
         -------
         astropy.table.Table
-            The name of each parameter and the columns of `Fit.summary`; the verdict is in ``meta``.
+            The name of each parameter and the columns of `Fit.summary`; the verdict is in ``meta``. Numbers are shown,
+            and written as CSV, with at least two digits of each parameter's standard deviation.
 
         Examples
         --------
@@ -103,7 +105,10 @@ class Exports:
         summary = self.summary(parameters)
         columns = {"parameter": summary.index.to_numpy(str)}
         columns |= {str(name): summary[name].to_numpy(str if name == "unit" else float) for name in summary}
-        return Table(columns, meta={"verdict": str(self.verdict)})
+        table = Table(columns, meta={"verdict": str(self.verdict)})
+        for name in set(table.colnames) - {"parameter", "unit"}:
+            table[name].format = _table_format(name, summary)
+        return table
 
     def to_dataframe(self, parameters: Sequence[str] | None = None, *, max_size: int = 20) -> pd.DataFrame:
         """Return the draws as a pandas DataFrame.
@@ -202,6 +207,15 @@ def labelled_draws(posterior: xr.Dataset, verdict: Verdict) -> Iterator[tuple[st
         values = variable.transpose("chain", "draw", ...).to_numpy()
         values = values.reshape(*values.shape[:2], -1)
         yield str(name), [next(labels) for _ in range(values.shape[-1])], values
+
+
+def _table_format(name: str, summary: pd.DataFrame) -> str:
+    """Return the format of a column of `Fit.summary`: enough digits for every row."""
+    formats = {"r_hat": ".4f", "ess_bulk": ".0f", "ess_tail": ".0f", "sd": ".3g", "mcse_mean": ".3g", "mcse_sd": ".3g"}
+    if name in formats:
+        return formats[name]
+    largest = summary[["median", "lower_68", "upper_68"]].abs().max(axis=1)
+    return column_format(largest.to_numpy(), summary["sd"].to_numpy())
 
 
 def tabular(summary: pd.DataFrame, symbols: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sampler_of
 from hbm_jax.inference.sampler.loop import Interrupted, Loop
-from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.inference.sampler.stopping import StopRule
 from hbm_jax.inference.sampler.target import OneProcess, Padded, Target, build_target
 from hbm_jax.inference.storage import arrays_of, check_storable
@@ -87,7 +87,7 @@ class Run:
         The processes that evaluate the density.
     split : str, int or None
         Plate, or number of objects, that is split over the processes.
-    progress : bool
+    progress : bool or callable
         Whether to show the progress line.
     store : Checkpoint or None
         Its checkpoint.
@@ -100,7 +100,7 @@ class Run:
     settings: Settings
     processes: OneProcess
     split: str | int | None
-    progress: bool
+    progress: Progress
     store: Any = None
     init: Any = None
     timing: dict[str, float] = field(default_factory=dict, init=False)
@@ -122,7 +122,7 @@ class Run:
         self.start_time = self._lap_start = time.perf_counter()
         in_double = jax.enable_x64(self.settings.run.dtype == "float64")
         with (
-            ProgressLine(self.progress and self.processes.leads) as self.progress_line,
+            ProgressLine(self.progress if self.processes.leads else False) as self.progress_line,
             in_double,
             self.processes.listening(),
         ):

@@ -17,6 +17,7 @@ from hbm_jax.inference.sampler.fingerprint import differences, identify
 from hbm_jax.inference.sampler.kernels.automatic import Automatic
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, without_replaced
+from hbm_jax.inference.sampler.progress import Progress
 from hbm_jax.inference.sampler.stopping import StopRule
 from hbm_jax.inference.storage import plain_labels
 
@@ -28,7 +29,7 @@ def sample(
     sampler: Sampler | None = None,
     init: Any = None,
     checkpoint: str | os.PathLike | None = None,
-    progress: bool = True,
+    progress: Progress = True,
     split: str | int | None = None,
     dims: Mapping[str, list[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
@@ -83,8 +84,9 @@ def sample(
     checkpoint : path, optional
         Folder in which every block of draws is saved as soon as it is complete. `resume` continues from it and gives
         bitwise the same draws.
-    progress : bool
-        Whether to show the progress line.
+    progress : bool or callable
+        Whether to show the progress line; or a function that is called with each of its texts. If `logging` shows
+        messages of the level INFO, they go to the logger ``hbm_jax``.
     split : str or int, optional
         Name of the plate, or number of objects, to split over the processes of `jax.distributed`; see
         `hbm_jax.inference.distributed`. Only process 0 writes the checkpoint and shows the progress line.
@@ -167,7 +169,7 @@ def resume(
     until: float | Mapping[str, float] | None = None,
     max_num_samples: int | None = None,
     max_seconds: float | None = None,
-    progress: bool = True,
+    progress: Progress = True,
     split: str | int | None = None,
 ) -> Fit:
     """Continue a run from its checkpoint, with the draws that the uninterrupted run would have had.
@@ -182,8 +184,8 @@ def resume(
     num_samples, until, max_num_samples, max_seconds : optional
         New stopping criteria, as in `sample`, to draw more or to stop earlier than the original run. If ``max_seconds``
         is omitted, this call has the time budget of the previous one.
-    progress : bool
-        Whether to show the progress line.
+    progress : bool or callable
+        Whether to show the progress line, or a function that is called with its texts.
     split : str or int, optional
         As in `sample`. It may differ from the original run; the draws then differ by rounding.
 

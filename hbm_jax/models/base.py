@@ -23,7 +23,7 @@ from numpyro import handlers
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.priors import Prior, Priors, complete_priors, in_data_units, prior_lines, priors_to_text
 from hbm_jax.models.symbols import SYMBOLS, symbol_of
-from hbm_jax.names import choose
+from hbm_jax.names import choose, did_you_mean, listed
 from hbm_jax.precomputation import TRACED, precomputed
 from hbm_jax.validation import DataError
 
@@ -45,6 +45,8 @@ class PopulationModel:
     ------
     ValueError
         For an unknown option value or parameter name; the message suggests the nearest.
+    TypeError
+        For an unknown option.
     """
 
     Bound: ClassVar[type]
@@ -62,6 +64,15 @@ class PopulationModel:
     def read_prior(text: str, name: str) -> Any:
         """Read a prior given as text; ``name`` is for error messages."""
         return distribution_from_text(text, name)
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Raise TypeError for an unknown option; the message suggests the nearest."""
+        known = [item.name for item in dataclasses.fields(cls) if item.init]
+        for name in options:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise TypeError(f"{cls.__name__}: unknown option {name!r}{hint}: expected one of {listed(known)}.")
+        return super().__new__(cls)
 
     def __post_init__(self):
         for name, (values, exclusive) in _choices(type(self)).items():

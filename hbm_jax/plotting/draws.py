@@ -8,6 +8,7 @@ import xarray as xr
 
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
+from hbm_jax.names import did_you_mean
 from hbm_jax.plotting.labels import label
 
 Model = TypeVar("Model")
@@ -49,7 +50,10 @@ def named_draws(fit: Fit, names: Iterable[str] | None = None) -> dict[str, np.nd
         requested = [names] if isinstance(names, str) else list(names)
         for name in requested:
             if name not in available:
-                raise ValueError(f"the fit has no parameter {name!r}: expected names among {', '.join(elements)}.")
+                raise ValueError(
+                    f"the fit has no parameter {name!r}{did_you_mean(name, available)}: expected names among "
+                    f"{', '.join(elements)}."
+                )
         return {label: values for name in requested for label, values in available[name].items()}
     position = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
     ordered = sorted(elements, key=lambda name: position.get(name, len(position)))
@@ -85,7 +89,8 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
     value = priors.get(name, default)
     if value is None:
         raise ValueError(
-            f"the fit has no parameter {name!r}: expected names among {', '.join(map(str, fit.posterior))}."
+            f"the fit has no parameter {name!r}{did_you_mean(name, map(str, fit.posterior))}: expected names among "
+            f"{', '.join(map(str, fit.posterior))}."
         )
     return np.array([float(value)])
 

@@ -52,6 +52,17 @@ def test_summary_in_the_order_that_is_asked_for():
     assert list(fit.summary(["beta", "Om0"]).index) == ["beta", "Om0"]
 
 
+def test_a_table_shows_the_digits_of_its_errors_and_keeps_all(tmp_path):
+    fit = load("supernova")
+    table = fit.to_table()
+    shown = {row[0]: row for row in (line.split() for line in table["parameter", "median", "r_hat"].pformat()[2:])}
+    for name, row in fit.summary().iterrows():
+        assert abs(float(shown[name][1]) - row["median"]) < 0.05 * row["sd"]
+        assert len(shown[name][1].lstrip("-0.")) <= 8
+    table.write(tmp_path / "fit.ecsv")
+    np.testing.assert_array_equal(Table.read(tmp_path / "fit.ecsv")["median"], fit.summary()["median"])
+
+
 def test_latex_has_symbols_and_units():
     fit = load("supernova")
     row = fit.summary().loc["M0"]
@@ -108,7 +119,8 @@ def test_files_of_getdist(tmp_path):
 def test_many_fits_are_saved_and_read(fits, tmp_path):
     path = fits.save(tmp_path / "out" / "fits")
     assert path.name == "fits.npz"
-    again = Fits.load(path)
+    again = Fits.load(tmp_path / "out" / "fits")  # the name that was given, or the path that was returned
+    assert Fits.load(path).summary().equals(again.summary())
     assert again.names == fits.names
     assert (again.cost, again.run) == (fits.cost, fits.run)
     pd.testing.assert_frame_equal(again.verdicts, fits.verdicts)

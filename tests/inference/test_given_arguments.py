@@ -58,6 +58,50 @@ def test_lists_and_tables_give_what_arrays_give(monkeypatch):
     assert isinstance(array, np.ndarray | jax.Array)
 
 
+def line(x, y, sigma):
+    slope = numpyro.sample("slope", dist.Normal(0.0, 10.0))
+    with numpyro.plate("point", len(x)):
+        numpyro.sample("y", dist.Normal(slope * x, sigma), obs=y)
+
+
+def numpy_of_a_parameter():
+    numpyro.sample("y", dist.Normal(np.exp(numpyro.sample("a", dist.Normal())), 1.0), obs=1.0)
+
+
+def log_probability(theta):
+    return -0.5 * jnp.sum(theta**2)
+
+
+X = np.arange(1.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("program", "args", "error", "message"),
+    [
+        (line, (X, Y[:4], 0.1), ValueError, "Expected arguments of equal length. x has 5, y has 4 rows"),
+        (
+            line,
+            (X, Y, np.array([0.1, 0.1, 0.0, 0.1, 0.1])),
+            ValueError,
+            r"line \d+ of test_given_arguments.py: Normal distribution got invalid scale parameter. Expected positive "
+            r"values. sigma has 0 in row 2",
+        ),
+        (line, (X, np.where(X == 3.0, np.nan, Y), 0.1), hbm_jax.inference.StartError, "'y' has NaN in row 2"),
+        (
+            numpy_of_a_parameter,
+            (),
+            TypeError,
+            r"line \d+ of test_given_arguments.py: a parameter was passed to a function of NumPy.* Expected jax.numpy",
+        ),
+        (log_probability, (X,), ValueError, "is not returned, as for emcee, but passed to numpyro.factor"),
+    ],
+    ids=["lengths", "scale", "nan", "numpy", "log probability"],
+)
+def test_what_goes_wrong_first_in_a_program_of_ones_own_is_named(program, args, error, message):
+    with pytest.raises(error, match=message):
+        hbm_jax.sample(program, *args, **OPTIONS)
+
+
 @pytest.mark.long
 def test_chains_start_at_given_values_and_at_an_earlier_fit():
     first = hbm_jax.sample(normal, Y, init={"mu": [0.0, 1.0, 2.0]}, **OPTIONS)

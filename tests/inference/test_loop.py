@@ -1,5 +1,6 @@
 """How long blocks are, what the live line says, and how a run ends that is interrupted or out of time."""
 
+import logging
 import re
 from types import SimpleNamespace
 from typing import ClassVar
@@ -308,4 +309,20 @@ def test_the_progress_line_in_a_log_file_has_a_line_for_each_text(capsys):
     with ProgressLine(False, every=0.0) as line:
         line.show("not shown")
         line.close("not shown")
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_goes_to_logging_where_it_is_set_up_and_to_a_function(caplog, capsys):
+    with caplog.at_level(logging.INFO, logger="hbm_jax"), ProgressLine(True, every=0.0) as line:
+        line.show("warm-up 10/30")
+        line.close("stopped")
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [
+        ("hbm_jax", "warm-up 10/30"),
+        ("hbm_jax", "stopped"),
+    ]
+    texts = []
+    with ProgressLine(texts.append) as line:
+        line.show("warm-up 10/30")
+        line.close("stopped")
+    assert texts == ["warm-up 10/30", "stopped"]
     assert capsys.readouterr().err == ""

@@ -284,6 +284,8 @@ def test_bad_vectors_choices_and_tables(tmp_path):
         Normal(latents="central")
     with pytest.raises(ValueError, match=r"Normal has no parameter 'ta'.*did you mean 'tau'"):
         Normal(priors={"ta": 1.0})
+    with pytest.raises(TypeError, match=r"Normal: unknown option 'latent' \(did you mean 'latents'\?\)"):
+        Normal(latent="centred")
     with pytest.raises(ValueError, match=r"concentration: expected a positive number; found 0"):
         NormalVectors(concentration=0.0)
 

@@ -281,7 +281,7 @@ def test_a_factor_of_an_expression_is_read_as_in_xspec(text, same):
         ("tbabs * apec", r"'apec' is unknown: expected a table model for a thermal plasma, atable\('file.mod'\)"),
         ("atable(apec.mod)", "apec.mod is not a literal value; put names of files in quotation marks"),
         ("tbabs * atable{no file.mod}", "no file.mod: expected a table model; the file does not exist"),
-        ("po + gauss", r"or in text gauss\(second\)"),
+        ("po + gauss", r"or in text, such as diskbb\(second\)"),
     ],
 )
 def test_names_of_xspec_that_are_not_components(text, message):

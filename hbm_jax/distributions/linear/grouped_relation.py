@@ -119,13 +119,21 @@ class GroupedLinearRelation(dist.Distribution):
 
     def sample(self, key, sample_shape=()):
         """Draw measured values, ``(*sample_shape, ..., J, 2)``."""
-        key_m, key_c, key_points = random.split(key, 3)
         if sample_shape:
             raise NotImplementedError("GroupedLinearRelation draws one sample at a time; use jax.vmap for more.")
+        return self.from_normals(random.normal(key, self.shape_of_normals))
+
+    @property
+    def shape_of_normals(self) -> tuple[int, ...]:
+        """Shape of the standard normals that `from_normals` needs: two for each group, and for each of its points."""
+        return (*self.batch_shape, self.event_shape[0] + 1, 2)
+
+    def from_normals(self, normals):
+        """Return measured values from standard normals of `shape_of_normals`, (..., J, 2)."""
         group_scale = 0.0 if self.group_scale is None else self.group_scale
-        m = self.group_loc + group_scale * random.normal(key_m, self.batch_shape)
-        c = self.offset_loc + self.offset_scale * random.normal(key_c, self.batch_shape)
-        return jnp.where(self.used[..., None], self._points(m, c).sample(key_points), 0.0)
+        m = self.group_loc + group_scale * normals[..., 0, 0]
+        c = self.offset_loc + self.offset_scale * normals[..., 0, 1]
+        return jnp.where(self.used[..., None], self._points(m, c).from_normals(normals[..., 1:, :]), 0.0)
 
     def groups(self, value):
         """Return the exact conditional distribution of (m, c) of every group, (..., 2), given measured values."""

@@ -192,6 +192,14 @@ class LinearRelation(dist.Distribution):
         x = x + jnp.sqrt(jnp.maximum(variance_x, 0.0)) * random.normal(key_x, shape)
         return jnp.stack([x, y], axis=-1)
 
+    def from_normals(self, normals):
+        """Return measured values from standard normals (..., 2), without selection."""
+        covariance, mean = self._covariance, self.mean
+        y = jnp.sqrt(covariance.yy) * normals[..., 1]
+        variance_x = covariance.xx - covariance.xy**2 / covariance.yy
+        x = covariance.xy / covariance.yy * y + jnp.sqrt(jnp.maximum(variance_x, 0.0)) * normals[..., 0]
+        return mean + jnp.stack([x, y], axis=-1)
+
     def conditional(self, value):
         """Return the exact conditional distribution of the true (x, y), (..., 2); it does not depend on the limit."""
         true = _true_covariance(self.x_scale, self.slope, self.scatter)

@@ -28,7 +28,7 @@ from hbm_jax.inference.options import require_known, with_options
 from hbm_jax.inference.program import binds
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
 from hbm_jax.inference.sampler import stopping
-from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.names import renamed_keyword
 
 INTERRUPTED = "interrupted before it was done"
@@ -113,7 +113,7 @@ def fit_each(
     *,
     names: Sequence[str] | None = None,
     executor: Executor | None = None,
-    progress: bool = True,
+    progress: Progress = True,
     **options: Any,
 ) -> Fits:
     """Sample the posterior of each object of a population independently.
@@ -158,8 +158,8 @@ def fit_each(
     executor : concurrent.futures.Executor, optional
         Executor that runs tasks of several objects each; by default all run in this process. A task that fails is
         submitted again, three attempts in all.
-    progress : bool
-        Whether to show a progress line.
+    progress : bool or callable
+        Whether to show a progress line, or a function that is called with its texts.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
 from hbm_jax.xla_options import QUICK
 
@@ -83,6 +83,11 @@ class Separated:
         return self._parts.out_info
 
     @property
+    def closed(self) -> ClosedJaxpr:
+        """Trace of the function of the parameters and the arrays of the data."""
+        return self._parts.closed
+
+    @property
     def arrays(self) -> list[jax.Array]:
         """Arrays that depend on the data alone, which are arguments of compiled programs."""
         return self._parts.arrays
@@ -118,7 +123,7 @@ class _Parts:
     """Operations of a traced function of parameters and arrays of data, those of the data alone separate."""
 
     def __init__(self, traced: Any, leaves: Sequence[Any]):
-        self.out_info, self._leaves = traced.out_info, leaves
+        self.out_info, self.closed, self._leaves = traced.out_info, traced.jaxpr, leaves
         jaxpr, constants = traced.jaxpr.jaxpr, traced.jaxpr.consts
         self._operations: list[_Operation] = []
         self._broadcasts: dict[_Value, _Operation] = {}

@@ -33,6 +33,7 @@ from hbm_jax.inference.program import binds
 from hbm_jax.inference.results import describe, provenance
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
+from hbm_jax.inference.sampler.progress import Progress
 from hbm_jax.names import did_you_mean, renamed_keyword, require_parameters
 
 LARGEST_SITE = 20  # elements of the largest site ranked by default; this leaves out the latents of a large population
@@ -142,7 +143,7 @@ def calibrate(
     num_warmup: int = 200,
     max_num_samples: int = 1000,
     executor: Executor | None = None,
-    progress: bool = True,
+    progress: Progress = True,
     fitted: Callable | None = None,
     **options: Any,
 ) -> Calibration:
@@ -165,8 +166,8 @@ def calibrate(
         same latent sites.
     num_chains, num_warmup, max_num_samples, executor
         As in `fit_each`.
-    progress : bool
-        Whether to show a progress line.
+    progress : bool or callable
+        Whether to show a progress line, or a function that is called with its texts.
     fitted : callable, optional
         Another program with the same sites to fit to the data of ``program``, to see the effect of a wrong model.
     **options

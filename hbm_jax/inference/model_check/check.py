@@ -122,14 +122,18 @@ def check_model(
             draws = _choose_draws(fit, structure, num_draws, seed)
             num = num_replicates or number_of_replicates(structure.size)
             run = replicator(fit.program, fit.bound_args, structure, num)
-            key = np.asarray(jax.random.key_data(jax.random.key(seed)))
-            example = {name: values[0] for name, values in draws.items()}
+            rng = np.random.default_rng(seed)
+            arguments = [
+                (
+                    {name: values[k] for name, values in draws.items()},
+                    np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k))),
+                    structure.standard_normals(rng, num),
+                )
+                for k in range(num_draws)
+            ]
             options = QUICK_LOOPS if structure.draws_many_counts(num) else QUICK
-            program = compiled(run, example, key, compiler_options=options)
-            pools = []
-            for k in range(num_draws):
-                key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))
-                pools.append(program({name: values[k] for name, values in draws.items()}, key))
+            program = compiled(run, *arguments[0], compiler_options=options)
+            pools = [program(*each) for each in arguments]
         # Replicates of the later draws are computed while those of the first are judged.
         return judge_pools(pools, structure, fit.args, remedies_of(fit.program))
     except Exception as error:  # a failed check must not discard the fit

@@ -19,7 +19,7 @@ from hbm_jax.inference.modes.masses import Masses, masses_of
 from hbm_jax.inference.modes.searches import MAX_SIZE, NUM_SEARCHES, points_of_modes
 from hbm_jax.inference.modes.tempering import Tempered
 from hbm_jax.inference.sampler.initialisation import in_units
-from hbm_jax.inference.sampler.progress import ProgressLine
+from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.inference.sampler.target import Target, build_target
 
 PARTICLES_GROUPED, DRAWS_GROUPED = 300, 100  # particles of each run, and draws of each chain, grouped into modes
@@ -61,7 +61,7 @@ class Modes:
 
 
 def look_for_modes(
-    fit: Any, *, num_particles: int = 1000, num_runs: int = 4, seed: int = 0, progress: bool = True
+    fit: Any, *, num_particles: int = 1000, num_runs: int = 4, seed: int = 0, progress: Progress = True
 ) -> Modes:
     """Look for modes of a posterior by tempered runs from its prior, and compare them with the draws of a fit.
 
@@ -85,8 +85,8 @@ def look_for_modes(
         Independent runs, at least 2.
     seed : int
         Seed of the runs.
-    progress : bool
-        Whether to show a progress line.
+    progress : bool or callable
+        Whether to show a progress line, or a function that is called with its texts.
 
     Raises
     ------

@@ -79,7 +79,7 @@ class Loop:
         for saved in store.blocks():
             last = saved
             if saved.warmup and self.lost.due:
-                self.chains.adaptation.leave_out(self.lost.compare())
+                self.chains.adaptation.leave_out(self._lost_chains())
             self.chains.count_draws(saved.block)
             if saved.warmup:
                 self._count_warm_up(saved.block)
@@ -146,6 +146,10 @@ class Loop:
         self.warmed += block.energy.shape[1]
         self.lost.add(block)
 
+    def _lost_chains(self) -> dict[int, int]:
+        """Return the chains to restart, each with the chain from which it is restarted."""
+        return self.lost.compare(self.chains.start.metric.from_position)
+
     def _write(self, store: Checkpoint, block: Block, warmup: bool):
         """Write a block, with the state of sampler and loop, to a checkpoint."""
         progress = {"seconds": self.seconds, "seconds_per_draw": self.seconds_per_draw, "next_check": self.next_check}
@@ -172,7 +176,7 @@ class Loop:
                     reason = f"the time budget of {self.rule.max_seconds:g} s ended"
                     raise KeyboardInterrupt
                 if self.lost.due:
-                    lost = self.lost.compare()
+                    lost = self._lost_chains()
                     self.chains.adaptation.leave_out(lost)
                     self.chains.state = with_restarted(self.chains.state, lost)
                 block = self._draw_block(self.lost.draws_before_comparison(self.num_warmup - self.warmed), warmup=True)

@@ -31,6 +31,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     modulus = bound.distances.distmod(cosmology) if bound.design is None else model.distmod(bound.design, cosmology)
     if observed:
         modulus = expansion.require_big_bang(modulus)
+    modulus = bound.with_calibrators(modulus)
     if model.laws.drift is not None:
         parameters |= model.laws.drift.means(parameters, bound.z_cmb)
     values = bound.observed if observed else None

@@ -37,6 +37,7 @@ from hbm_jax.models.supernovae.bound import (
     padded,
     redshift_variance,
 )
+from hbm_jax.models.supernovae.cosmology_constraints import FREE_H0
 from hbm_jax.models.supernovae.laws import (
     ColourLaw,
     Drift,
@@ -145,13 +146,18 @@ class Supernova(PopulationModel):
         and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
         surveys in observed bands, from the data, with a shift and a factor of the width for each
         (`hbm_jax.models.supernovae.laws.BandLimits`). ``"colour"``: supernovae redder than c_lim, 0.3 unless it has
-        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`).
+        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`). ``"band and colour"``,
+        and likewise the other limits: both.
         A limit of the observed m_b, c or x1: ``"m_b < 24 +- 0.2"``, ``"m_b < Normal(24, 1) +- 0.2 by group"`` for one
         of every survey, or ``"c < 0.3"``, see `hbm_jax.models.selection`.
         ``"m_b from efficiency.csv"`` or ``"m_b efficiency 22:1 24:0"``: a tabulated efficiency in the observed m_b, c
         or x1. A `hbm_jax.models.DetectionFunction`: any smooth function of observed c and m_b, integrated by a fixed
         quadrature. ``"injections from injections.csv"``: the detected fraction is that of simulated supernovae, see
-        `hbm_jax.models.Injections`. The last three expect normal populations of x1 and c.
+        `hbm_jax.models.Injections`. The last three, and a cut beside limits, expect normal populations of x1 and c.
+    calibrated : bool
+        Whether calibrators determine H0: supernovae whose hosts have distance moduli of their own (``mu_calibrator``),
+        from Cepheids for example, with independent errors. An error that they have in common, such as that of the
+        anchors, is a calibration offset (``d_m_b_anchor``).
     observations : str
         Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
         observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,
@@ -224,6 +230,7 @@ class Supernova(PopulationModel):
     observations: Literal["separate", "joint"] = field(
         default="separate", metadata={"help": "rows of the same name: separate, joint (of one supernova)"}
     )
+    calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     offsets: Literal["sampled", "marginal"] = field(
         default="sampled", metadata={"help": "calibration offsets: sampled, marginal (integrated out)"}
     )
@@ -278,7 +285,8 @@ class Supernova(PopulationModel):
         """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         relation, fixed = self._relation_priors, expansion.named(self.cosmology).fixed
         relation |= {name: value for name, value in fixed.items() if name in relation}
-        return expansion.default_priors(self.cosmology) | relation
+        free = {"H0": FREE_H0} if self.calibrated else {}
+        return expansion.default_priors(self.cosmology) | free | relation
 
     @property
     def _relation_priors(self) -> dict[str, Prior]:

@@ -63,6 +63,7 @@ class Component:
     smooth: ClassVar[bool] = False  # between the energies of `discontinuities` and `slope_discontinuities`
     integrable: ClassVar[bool] = False  # the photons in a bin have a closed form (`_integrals`)
     has_moving_feature: ClassVar[bool] = False  # a break, edge or line whose energy is a free parameter
+    localised: ClassVar[bool] = False  # a line or edge: first parameter its energy, last its strength
 
     @property
     def logarithmic(self) -> bool:
@@ -299,7 +300,7 @@ class _Composite(Component):
                     raise ValueError(
                         f"parameter {name!r} belongs to both {owner[name]} and {part}: expected different names. Give "
                         f"one of them a label, as in {type(components_of(part)[0]).__name__}(label='second'), or "
-                        "in text gauss(second)."
+                        "in text, such as diskbb(second)."
                     )
                 owner[name] = part
 

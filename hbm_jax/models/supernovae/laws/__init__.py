@@ -16,6 +16,7 @@ from hbm_jax.models.supernovae.laws.selection import (
     NoSelection,
     SelectionLaw,
     SurveyLimits,
+    WithColourCut,
 )
 from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
@@ -53,4 +54,5 @@ __all__ = [
     "SurveyLimits",
     "TwoStretches",
     "VolumeRedshifts",
+    "WithColourCut",
 ]

@@ -10,7 +10,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.data import DataError, Supernovae
 from hbm_jax.distributions import ProbitSelection
-from hbm_jax.distributions.selection import FunctionSelection
+from hbm_jax.distributions.selection import BothSelections, FunctionSelection
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections, efficiency_from_text
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.selection import Selection, as_selections
@@ -18,6 +18,7 @@ from hbm_jax.models.supernovae.laws.base import Law
 from hbm_jax.validation import OptionError, Remedy
 
 MEASURED = ("x1", "c", "m_b")
+_AND_COLOUR = " and colour"
 
 
 class SelectionLaw(Law):
@@ -29,8 +30,12 @@ class SelectionLaw(Law):
     @classmethod
     def named(cls, choice: Any) -> Any:
         """Return the law with this name, or of a limit, an efficiency, a function or injections."""
+        if isinstance(choice, str) and choice.endswith(_AND_COLOUR):
+            return WithColourCut(super().named(choice.removesuffix(_AND_COLOUR)))
         if isinstance(choice, str) and any(sign in choice for sign in "<>"):
-            (choice,) = as_selections(choice, "Supernova")
+            choice, *others = as_selections(choice, "Supernova")
+            if others:
+                raise OptionError(f"Supernova: selection: expected one limit; found {choice} and {others[0]}.")
         elif isinstance(choice, str):
             choice = efficiency_from_text(choice) or choice
         if isinstance(choice, Selection):
@@ -252,6 +257,70 @@ class BandLimits(SelectionLaw):
         return ProbitSelection(
             jnp.where(has_limit > 0.0, limit, _NO_LIMIT), jnp.where(has_limit > 0.0, width, 1.0), slope
         )
+
+
+@dataclass(frozen=True)
+class WithColourCut(SelectionLaw):
+    """Detection limits of magnitude, with the cut of `ColourCut` beside them: supernovae in the sample pass both.
+
+    The names are ``"band and colour"``, ``"survey and colour"`` and ``"common and colour"``. The fraction that passes
+    is a bivariate normal distribution function.
+
+    Parameters
+    ----------
+    limit : CommonLimit, SurveyLimits or BandLimits
+        The detection limits.
+
+    Raises
+    ------
+    OptionError
+        For another law.
+    """
+
+    limit: SelectionLaw
+    cut: ClassVar[ColourCut] = ColourCut()
+
+    def __post_init__(self):
+        if not isinstance(self.limit, CommonLimit | BandLimits):
+            raise OptionError(
+                f"Supernova: selection={self.to_config()!r}: expected common, survey or band limits beside the cut in "
+                f"colour; found {self.limit.name!r}."
+            )
+
+    def __str__(self):
+        return repr(self.to_config())
+
+    @property
+    def is_registered(self) -> bool:
+        """True if the limits can be restored from their name."""
+        return self.limit.is_registered
+
+    def to_config(self) -> str:
+        """Return the name stored in run folders."""
+        return self.limit.to_config() + _AND_COLOUR
+
+    @property
+    def priors(self) -> dict[str, Prior]:  # type: ignore[override]
+        """Default priors of both."""
+        return {**self.limit.priors, **self.cut.priors}
+
+    @property
+    def units(self) -> dict[str, str]:  # type: ignore[override]
+        """Units of both."""
+        return {**self.limit.units, **self.cut.units}
+
+    @property
+    def by_survey(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Parameters of the limits that have one value for each survey."""
+        return self.limit.by_survey
+
+    def columns_of(self, data: Supernovae) -> dict[str, Any]:
+        """Return the columns of the limits."""
+        return self.limit.columns_of(data)
+
+    def detection(self, p: Mapping[str, Any]) -> BothSelections:
+        """Return the probability to pass both."""
+        return BothSelections(self.limit.detection(p), self.cut.detection(p))
 
 
 @dataclass(frozen=True)
