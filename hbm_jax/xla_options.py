@@ -3,8 +3,9 @@
 from importlib.metadata import version
 from typing import Any
 
-# The loops that XLA's newer emitters of CPU kernels write take LLVM half of the compile time, and are no faster in our
-# programs (benchmarks/results/compile_options.txt). Later versions of jaxlib have no such option.
+# The loops that XLA's newer emitters of CPU kernels write take LLVM half of the compile time, more than they save in a
+# run (benchmarks/results/compile_options.txt). They are faster where an array is written in the place of an operand,
+# which the older ones do not vectorise. Later versions of jaxlib have no such option.
 OLDER_EMITTERS: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False} if version("jaxlib").startswith("0.10.") else {}
 
 # Of programs that run a few times only, so that compilation takes most of the time: XLA optimises nothing.
@@ -29,7 +30,8 @@ def sampling_options(platform: str) -> dict[str, Any]:
     Notes
     -----
     Programs of chains compile in 0.52 to 0.74 of the time with XLA's defaults, and a leapfrog step takes 0.89 to 1.07
-    times as long, median 0.95, on a busy machine (``benchmarks/results/compile_options.txt``). Level 1 compiles hardly
+    times as long, median 0.95, on a busy machine (``benchmarks/results/compile_options.txt``); later, a gradient of JLA
+    1.25 times (``gradient_beside.txt``). Level 1 compiles hardly
     sooner, and its step took 1.07 times as long for afterglows; only level 0 compiles in half that time, with steps 1.7
     to 2.9 times as long.
     """
