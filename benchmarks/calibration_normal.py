@@ -62,7 +62,7 @@ def certificate(cases: Iterable[tuple[str, object, object]], replicates: int, ou
     hbm.use_every_core()
     lines = [
         f"{replicates} replicates each, float64; {datetime.date.today()}, {platform.machine()}, "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, hbm_jax {version('hbm_jax')}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, hbm_jax {hbm.__version__}, "
         f"jax {version('jax')}, numpyro {version('numpyro')}"
     ]
     print(lines[0], flush=True)

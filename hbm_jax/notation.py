@@ -75,6 +75,14 @@ def quote(median: float, lower: float, upper: float) -> Quoted:
     return Quoted(centre, above, below, exponent)
 
 
+def column_format(values: np.ndarray, errors: np.ndarray) -> str:
+    """Return the format of a column of numbers: significant digits for two digits of every error, at least three."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sizes = np.abs(np.asarray(values)) / np.asarray(errors)
+    sizes = sizes[sizes < 1e12]  # without constants, and NaN
+    return f".{int(np.clip(2 + np.ceil(np.log10(max([1.0, *sizes]))), 3, 17))}g"
+
+
 def quoted_math(quoted: Quoted) -> str:
     """Return a quoted number in matplotlib's mathematical notation."""
     numbers = f"{quoted.median}^{{+{quoted.plus}}}_{{-{quoted.minus}}}"

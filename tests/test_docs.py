@@ -140,3 +140,34 @@ def test_every_result_of_a_benchmark_is_shown(built):
     results = [path.name for path in (ROOT / "benchmarks" / "results").glob("*.txt")]
     assert len(results) > 20
     assert [name for name in results if f"<h2>{name}" not in page] == []
+
+
+def certificates(text):
+    """Return (quantities, replicates, without a usable posterior, smallest p-value) of each block of a result file."""
+    for block in re.split(r"^calibrated: ", text, flags=re.MULTILINE)[1:]:
+        numbers = re.match(r"the ranks of (\d+) quantities in (\d+) replicates are uniform", block).groups()
+        without = re.search(r"\((\d+) replicates gave no usable posterior", block.splitlines()[0])
+        p_values = [float(p) for p in re.findall(r"^\S.*?\s+(\d\.\d{4}) .* uniform$", block, re.MULTILINE)]
+        yield *map(int, numbers), int(without[1]) if without else 0, min(p_values)
+
+
+def test_certificates_of_calibration_are_those_of_the_results():
+    text = (ROOT / "docs/measured.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| `(calibration\w*\.txt)` \|$", text, re.MULTILINE)
+    assert len(rows) > 20
+    for *numbers, p, file in rows:
+        measured = certificates((ROOT / "benchmarks/results" / file).read_text(encoding="utf-8"))
+        same = [smallest for *found, smallest in measured if found == list(map(int, numbers))]
+        assert any(abs(smallest - float(p)) <= 0.06 * float(p) for smallest in same), (file, numbers, p)
+    files = (ROOT / "benchmarks/results").glob("calibration*.txt")
+    total = sum(len(list(certificates(path.read_text(encoding="utf-8")))) for path in files)
+    assert len(rows) == total  # each certificate has a row
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_begin_with_their_aim_and_end_with_what_to_read_next(path):
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    assert cells[0].startswith("# ")
+    assert "You learn" in cells[0]
+    assert re.search(r"It (takes|took) .*(s|min)", cells[0])
+    assert "**What next:** " in cells[-1]

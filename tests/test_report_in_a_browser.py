@@ -70,6 +70,8 @@ MEASURE = """
       return { wide: table.scrollWidth > box.clientWidth, scrolls: getComputedStyle(box).overflowX === "auto",
         right: box.getBoundingClientRect().right };
     }),
+    intervals: [...document.querySelectorAll(".parameters tbody td.plus")]
+      .map((cell) => cell.getBoundingClientRect().right),
     buttons: [...document.querySelectorAll("button.copy")].filter((button) => button.checkVisibility()).length,
     copyable: document.querySelectorAll("table, pre").length,
   };
@@ -188,6 +190,8 @@ def test_tables_scroll_in_their_own_box_on_a_phone(seen, page):
     assert all(table["right"] <= 390 for table in tables)
     assert all(table["scrolls"] for table in tables if table["wide"])
     assert tables[0]["wide"] == tables[0]["scrolls"] == True  # noqa: E712 - the parameters, in seven columns
+    # Medians and intervals are on the screen before any scrolling, however long the names of parameters are.
+    assert all(right <= 390 for right in seen[page, "light", "phone"].value["intervals"])
     if page != "unusable":  # whose words are wider than a desktop, too
         assert not any(table["wide"] for table in seen[page, "light", "desktop"].value["tables"])
 

@@ -216,7 +216,7 @@ def _require_plain(name: str, value: Any) -> Any:
         if str(value.unit):
             raise ValueError(
                 f"{name}: expected plain numbers; found a Quantity in {value.unit}. Pass "
-                f"{name}.to_value({str(value.unit)!r}); the priors are then in this unit."
+                f"{name.split(', ')[-1]}.to_value({str(value.unit)!r}); the priors are then in this unit."
             )
         return np.asarray(value.to_value())
     return value

@@ -14,7 +14,7 @@ from hbm_jax.inference.blinding.blinding import WORD, Blinding
 from hbm_jax.inference.program import supports_of, symbols_of
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.verdict import Verdict
-from hbm_jax.notation import UNIT_SYMBOLS, escaped, quote, quoted_math
+from hbm_jax.notation import UNIT_SYMBOLS, column_format, escaped, quote, quoted_math
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -79,7 +79,8 @@ class Exports:
         \end{tabular}
         """
         summary = self.summary(parameters)
-        return tabular(summary[summary["sd"] != 0.0], self.symbols | dict(symbols or {}))
+        varies = summary["sd"] > 1e-12 * summary["median"].abs()  # not by rounding only
+        return tabular(summary[varies], self.symbols | dict(symbols or {}))
 
     def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
         """Return the summary as an astropy Table, which can be written as ECSV, FITS and other formats.
@@ -210,15 +211,11 @@ def labelled_draws(posterior: xr.Dataset, verdict: Verdict) -> Iterator[tuple[st
 
 def _table_format(name: str, summary: pd.DataFrame) -> str:
     """Return the format of a column of `Fit.summary`: enough digits for every row."""
-    if name.startswith("ess"):
-        return ".0f"
-    if name == "r_hat":
-        return ".4f"
-    if name in ("sd", "mcse_mean", "mcse_sd"):
-        return ".3g"
-    sizes = summary[["median", "lower_68", "upper_68"]].abs().max(axis=1) / summary["sd"]
-    sizes = sizes[np.isfinite(sizes)]
-    return f".{int(np.clip(2 + np.ceil(np.log10(max([1.0, *sizes]))), 3, 17))}g"
+    formats = {"r_hat": ".4f", "ess_bulk": ".0f", "ess_tail": ".0f", "sd": ".3g", "mcse_mean": ".3g", "mcse_sd": ".3g"}
+    if name in formats:
+        return formats[name]
+    largest = summary[["median", "lower_68", "upper_68"]].abs().max(axis=1)
+    return column_format(largest.to_numpy(), summary["sd"].to_numpy())
 
 
 def tabular(summary: pd.DataFrame, symbols: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from hbm_jax.inference.batch.results import Fits
 from hbm_jax.names import require_parameters
-from hbm_jax.plotting.labels import label
+from hbm_jax.plotting.labels import label, object_name
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, VERMILION, Figure, house_style
 
 MAX_NAMED = 40  # objects drawn as rows with their names
@@ -49,7 +49,7 @@ def population(fits: Fits, parameter: str) -> Figure:
         if len(table) < len(fits):
             axes.plot([], [], "x", color=GREY, markersize=4.0, label=f"without a posterior ({len(fits) - len(table)})")
         if named:
-            axes.set_yticks(position, [str(name).replace("$", r"\$") for name in table.index])
+            axes.set_yticks(position, [object_name(name) for name in table.index])
             axes.tick_params(axis="y", which="both", length=0)
             axes.yaxis.set_minor_locator(NullLocator())
             axes.set_ylim(0.3, len(table) + 0.7)

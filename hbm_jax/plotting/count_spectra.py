@@ -28,6 +28,7 @@ from hbm_jax.plotting.folded_draws import (
     stack_of,
     values_of,
 )
+from hbm_jax.plotting.labels import object_name
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style, panels
 from hbm_jax.plotting.xray.absorption import ALL_ABSORBERS, energy_axis
 from hbm_jax.spectra.folding.area_errors import without_instrument
@@ -148,7 +149,7 @@ def _draw_counts(upper, lower, data: Any, row: int, model: ExpectedCounts) -> No
     upper.set_ylim(max(floor, LOWEST * top), 4.0 * top)
     upper.tick_params(labelbottom=False)
     total = int(np.asarray(stack.counts[row]).sum())
-    name = (stack.name if isinstance(data, BurstSpectra | SourceSpectra) else data.name)[row].replace("$", r"\$")
+    name = object_name((stack.name if isinstance(data, BurstSpectra | SourceSpectra) else data.name)[row])
     z = data.z[row] if isinstance(data, Afterglows) else data.z[data.source[row]] if _has_redshifts(data) else None
     redshift = "" if z is None else f", $z$ = {float(z):.3g}"
     upper.set_title(f"{name}{redshift}, {total} counts", fontsize=8.0, pad=2.5, y=1.0)
@@ -273,7 +274,7 @@ def unfolded_spectrum(
         bottom = max(0.4 * shown.min(initial=top), LOWEST * top)
         _logarithmic(upper, bottom, 2.0 * top)
         upper.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
-        source_name = fit.data.name[row].replace("$", r"\$")
+        source_name = object_name(fit.data.name[row])
         redshift = f", $z$ = {float(fit.data.z[row]):.3g}" if isinstance(fit.data, Afterglows) else ""
         upper.set_title(source_name + redshift)
         handles, texts = upper.get_legend_handles_labels()

@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from hbm_jax.inference import Comparison, Loo, Sensitivity
 from hbm_jax.inference.criticism.comparison import SMALL_DIFFERENCE
 from hbm_jax.inference.criticism.sensitivity import THRESHOLD
-from hbm_jax.plotting.labels import label
+from hbm_jax.plotting.labels import label, object_name
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, VERMILION, Figure, house_style
 
 MAX_TICKS = 12  # largest number of units that are named at the axis
@@ -62,7 +62,7 @@ def pareto_k(result: Loo) -> Figure:
         axes.set_xlim(0.5 - 0.01 * len(k), len(k) + 0.5 + 0.01 * len(k))
         axes.xaxis.set_minor_locator(NullLocator())
         if len(k) <= MAX_TICKS:
-            axes.set_xticks(position, [str(name).replace("$", r"\$") for name in names])
+            axes.set_xticks(position, [object_name(name) for name in names])
             axes.set_xlabel(result.unit)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -87,7 +87,7 @@ def _annotate_largest(axes, position, k, names, selected) -> None:
         placed.append((position[index], height))
         on_left = position[index] > 0.7 * len(k)
         axes.annotate(
-            str(names[index]).replace("$", r"\$"),
+            object_name(names[index]),
             (position[index], k[index]),
             xytext=(-8 if on_left else 8, (height - k[index]) / (high - low) * 180),
             textcoords="offset points",
@@ -141,7 +141,7 @@ def comparison(result: Comparison) -> Figure:
                 va="center",
                 fontsize=9.0,
             )
-        axes.set_yticks(rows, [str(name).replace("$", r"\$") for name in table.index])
+        axes.set_yticks(rows, [object_name(name) for name in table.index])
         axes.tick_params(axis="y", which="both", length=0)
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(-0.6, len(table) - 0.4)

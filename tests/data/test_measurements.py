@@ -140,3 +140,15 @@ ERRORS = {"sigma_x": np.full(4, 0.1), "sigma_y": np.full(4, 0.1)}
 def test_measurements_that_do_not_fit_are_refused(change, log10, words):
     with pytest.raises(DataError, match=words):
         PointsInGroups.from_columns({"x": X, "y": Y} | ERRORS | change, log10=log10)
+
+
+def test_coordinates_keep_the_names_of_their_columns():
+    rng = np.random.default_rng(1)
+    table = {"M500": 10.0 ** rng.normal(14.0, 0.5, 9), "L_X": rng.normal(1.0, 0.5, 9), "cluster": list("aaabbbccc")}
+    data = read_relation(table, columns={"x": "M500", "y": "L_X", "group": "cluster"}, log10=["x"])
+    assert data.labels == ("log10 M500", "L_X")
+    assert data.subset(np.array([0, 2])).labels == data.labels
+    assert PointsInGroups.from_dict(data.to_dict()).labels == data.labels
+    plain = read_relation({"x": table["L_X"] ** 2, "y": table["L_X"]})
+    assert plain.labels == ("x", "y")
+    assert "column_labels" not in plain.to_dict()

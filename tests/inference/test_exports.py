@@ -119,7 +119,8 @@ def test_files_of_getdist(tmp_path):
 def test_many_fits_are_saved_and_read(fits, tmp_path):
     path = fits.save(tmp_path / "out" / "fits")
     assert path.name == "fits.npz"
-    again = Fits.load(path)
+    again = Fits.load(tmp_path / "out" / "fits")  # the name that was given, or the path that was returned
+    assert Fits.load(path).summary().equals(again.summary())
     assert again.names == fits.names
     assert (again.cost, again.run) == (fits.cost, fits.run)
     pd.testing.assert_frame_equal(again.verdicts, fits.verdicts)

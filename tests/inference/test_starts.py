@@ -12,7 +12,6 @@ import pytest
 import xarray as xr
 from monte_carlo import seed
 from numpyro import distributions as dist
-from numpyro.infer import NUTS
 
 import hbm_jax as hbm
 from hbm_jax.data import ValuesInGroups
@@ -21,7 +20,6 @@ from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.metric import Metric
 from hbm_jax.inference.sampler.target import StartError, build_target
-from hbm_jax.inference.sampler.warmup.lost_chains import lost_chains, with_restarted
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -314,53 +312,6 @@ def test_a_start_without_a_step_size_is_one_of_an_older_version():
     assert again.step_size == 1.0
     u = np.arange(3.0)
     np.testing.assert_array_equal(again.metric.to_position(u), u)  # an empty scale is 1
-
-
-# Chains that are restarted
-
-
-def test_chains_in_a_region_without_mass_are_found_and_begun_again():
-    rng = np.random.default_rng(0)
-    positions = rng.normal(size=(4, 100, 3))
-    potentials = 0.5 * (positions**2).sum(axis=-1)
-    assert lost_chains(positions, potentials) == {}
-    far = potentials.copy()
-    far[2] += 300.0
-    best = int(np.argmin(potentials.mean(axis=1) - np.log(positions.std(axis=1)).sum(axis=-1)))
-    assert lost_chains(positions, far) == {2: best}
-    # The neck of a funnel: a density that is higher by far, in a volume that is smaller by more.
-    narrow, dense = positions.copy(), potentials.copy()
-    narrow[1] *= 1e-14
-    dense[1] -= 50.0
-    assert set(lost_chains(narrow, dense)) == {1}
-    # A wide mode of lower density has the same mass as a narrow one: 30 times as wide in three dimensions.
-    narrow, dense = positions.copy(), potentials.copy()
-    narrow[1] /= 30.0
-    dense[1] -= 3.0 * np.log(30.0)
-    assert lost_chains(narrow, dense) == {}
-    # A chain that never moved, or whose density is NaN.
-    narrow[1], far[3] = 0.0, np.nan
-    lost = lost_chains(narrow, far)
-    assert set(lost) == {1, 2, 3}
-    assert set(lost.values()) == {0}
-
-
-@pytest.mark.long
-def test_a_chain_begun_again_has_the_state_of_another_but_its_own_key():
-    target, start = started(small, np.array([1.0, 2.0, 4.0]))
-    with jax.enable_x64(True):
-        kernel = NUTS(potential_fn=target.potential)
-        keys = jax.random.split(jax.random.key(0), 4)
-        state = jax.vmap(lambda key, point: kernel.init(key, 20, point, (), {}))(keys, start.points)
-        again = with_restarted(state, {1: 3})
-    others = np.array([0, 2, 3])
-    for name in ("z", "potential_energy", "z_grad"):
-        np.testing.assert_array_equal(getattr(again, name)[1], getattr(state, name)[3])
-        np.testing.assert_array_equal(getattr(again, name)[others], getattr(state, name)[others])
-    np.testing.assert_array_equal(again.adapt_state.step_size[1], state.adapt_state.step_size[3])
-    for new, old in ((again, state), (again.adapt_state, state.adapt_state)):
-        np.testing.assert_array_equal(jax.random.key_data(new.rng_key), jax.random.key_data(old.rng_key))
-    assert with_restarted(state, {}) is state
 
 
 # Data that are no arrays

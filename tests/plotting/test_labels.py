@@ -15,6 +15,7 @@ from hbm_jax.plotting.labels import LABELS
         ("my_slope", "", "my_slope"),
         ("price_$", "", r"price_\$"),
         ("theta[3]", "keV", r"$\theta$[3] [keV]"),
+        ("theta[a cluster with a long name, 3]", "", "$\\theta$[a cluster w\u2026long name, 3]"),
         ("H0", "km/s/Mpc", r"$H_0$ [km s$^{-1}$ Mpc$^{-1}$]"),
     ],
 )

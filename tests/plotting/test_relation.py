@@ -1,5 +1,6 @@
 """Figures of linear relations show the points and lines that they are of."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -29,6 +30,13 @@ def test_every_group_has_its_points_and_its_line():
     expected = float(np.median(fit.posterior["alpha"].isel(group=1)))
     assert slope == pytest.approx(expected, abs=0.05)
     assert [axis.get_title() for axis in lines(fit, ["g3"]).axes] == ["g3"]
+
+
+def test_axes_are_named_after_the_columns_of_the_table():
+    fit = load("relation")
+    fit.args = (dataclasses.replace(fit.args[0], column_labels=("log10 M500", "L_X")),)
+    figure = lines(fit)
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("log10 M500", "L_X")
 
 
 def test_shrinkage_shows_groups_and_population():

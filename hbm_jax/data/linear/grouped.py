@@ -25,7 +25,10 @@ from hbm_jax.validation import (
 class InGroups(HasWarnings):
     """Base class of containers of points in groups, padded to the largest group."""
 
-    whole = ("predictors", "group_predictor_names", "components", "center", "unit", "injections", "num_injections")
+    whole = (
+        "predictors", "group_predictor_names", "components", "center", "unit", "injections", "num_injections",
+        "column_labels",
+    )  # fmt: skip
     object_name = "group"
     values: Any
     errors: Any

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.building import build_from_table
 from hbm_jax.data.columns import TEXT, UNCONVERTED
+from hbm_jax.data.injections import read_injections
 from hbm_jax.data.linear.grouped import GroupedRows, InGroups, pairs_of
-from hbm_jax.data.linear.injections import read_injections
 from hbm_jax.data.linear.measurements import (
     COMBINED,
     LIMITS,
@@ -75,6 +75,9 @@ class PointsInGroups(InGroups):
         drawn; see `with_injections`.
     num_injections : ()
         Number of injections, found or not.
+    column_labels : tuple of str
+        Names of the columns of predictors and response in the user's table; empty if they are the names of the
+        coordinates.
     warnings : tuple of str
         One sentence for each unusual feature of the data.
     """
@@ -99,6 +102,7 @@ class PointsInGroups(InGroups):
     common_error_x: Any = None
     injections: Any = None
     num_injections: Any = None
+    column_labels: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     @classmethod
     @renamed_keyword("called", "column_names")
@@ -146,7 +150,7 @@ class PointsInGroups(InGroups):
             decimal logarithms. The ends of the interval of one standard deviation are converted, as those of asymmetric
             errors.
         column_names : mapping, optional
-            Column names to use in messages, by standard name.
+            Column names to use in messages and figures, by standard name.
 
         Raises
         ------
@@ -166,11 +170,15 @@ class PointsInGroups(InGroups):
             raise DataError(f"predictors: expected names that differ from each other and from 'y'; found {predictors}.")
         column_names = column_names or {}
         columns = with_normal_errors(columns, coordinates, log10, column_names)
+        labels = tuple(("log10 " if key in log10 else "") + column_names.get(key, key) for key in coordinates)
+        labels = () if labels == coordinates else labels
         if COMBINED not in columns:
-            return cls._from_rows(GroupedRows(columns, coordinates, column_names, 3), group_predictors)
+            data = cls._from_rows(GroupedRows(columns, coordinates, column_names, 3), group_predictors)
+            return replace(data, column_labels=labels)
         columns, warnings = combined_by_object(columns, coordinates, column_names)
         try:
-            return cls._from_rows(GroupedRows(columns, coordinates, column_names, 3), group_predictors, warnings)
+            data = cls._from_rows(GroupedRows(columns, coordinates, column_names, 3), group_predictors, warnings)
+            return replace(data, column_labels=labels)
         except DataError as error:
             error.rows = () if warnings else error.rows  # objects, not rows of the table
             raise
@@ -218,6 +226,11 @@ class PointsInGroups(InGroups):
         )
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of predictors and response for figures: those of the user's columns."""
+        return self.column_labels or (*self.predictors, "y")
+
+    @property
     def num_points(self) -> int:
         """Number of points in all groups."""
         return int(np.sum(self.used))
@@ -253,6 +266,7 @@ class PointsInGroups(InGroups):
             "common_error_x": np.any(self.common_error_x),
             "injections": len(self.injections) > 0,
             "num_injections": len(self.injections) > 0,
+            "column_labels": bool(self.column_labels),
         }
         return {key: value for key, value in stored.items() if present.get(key, True)}
 
@@ -267,6 +281,7 @@ class PointsInGroups(InGroups):
             "common_error_x": np.zeros((len(values), values.shape[-1] - 1)),
             "injections": np.zeros((0, values.shape[-1] + 1)),
             "num_injections": 0.0,
+            "column_labels": (),
         }
         return super().from_dict({**missing, **stored})
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_base import from_dict
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.checksum import ResultFileError
 from hbm_jax.inference.options import plain
+from hbm_jax.inference.storage import dataset_of_draws
 from hbm_jax.names import require_parameters
+from hbm_jax.notation import column_format
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -150,7 +151,7 @@ class Fits:
             else:
                 reason = "it has no draws" if name in self.names else "no object has this name"
             raise KeyError(f"draws of {name!r}: expected an object whose draws were kept; {reason}.")
-        return from_dict({"posterior": self.kept[name]})
+        return xr.DataTree.from_dict({"posterior": dataset_of_draws(self.kept[name])})
 
     def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
         """Return a catalogue as an astropy Table, which can be written as ECSV, FITS and other formats.
@@ -164,7 +165,8 @@ class Fits:
         -------
         astropy.table.Table
             One row per object: ``object``, ``usable``, ``why``, and for each parameter or element ``name_median``,
-            ``name_lower_68``, ``name_upper_68`` and ``name_sd``, NaN where an object has no draws.
+            ``name_lower_68``, ``name_upper_68`` and ``name_sd``, NaN where an object has no draws. Numbers are shown
+            with the digits of their errors.
 
         Examples
         --------
@@ -175,10 +177,17 @@ class Fits:
         summary = self.summary(parameters)
         columns = {"object": np.array([str(name) for name in self.names])}
         columns |= {"usable": self.usable.to_numpy(bool), "why": self.verdicts["why"].to_numpy(str)}
+        formats = {}
         for label in dict.fromkeys(summary.index.get_level_values("parameter")):
             rows = summary.xs(label, level="parameter").reindex(self.names)
             columns |= {f"{label}_{name}": rows[name].to_numpy() for name in ("median", "lower_68", "upper_68", "sd")}
-        return Table(columns)
+            formats[label] = column_format(columns[f"{label}_median"], columns[f"{label}_sd"])
+        table = Table(columns)
+        for label, digits in formats.items():
+            for name in ("median", "lower_68", "upper_68"):
+                table[f"{label}_{name}"].format = digits
+            table[f"{label}_sd"].format = ".3g"
+        return table
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write all results to one file, atomically; `load` reads it.
@@ -213,13 +222,15 @@ class Fits:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Fits":
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote, by the path that was given to it or returned by it.
 
         Raises
         ------
         ResultFileError
             If the file is missing, damaged, or was not written by `save`.
         """
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".npz")
         try:
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))

@@ -1,7 +1,8 @@
 """Checks of the options of the supernova model."""
 
 from hbm_jax.models import expansion
-from hbm_jax.models.supernovae.laws import DetectedBy, WithColourCut
+from hbm_jax.models.efficiency import Injections, refuse_narrow
+from hbm_jax.models.supernovae.laws import DetectedBy, MeasuredLimit, WithColourCut
 from hbm_jax.validation import OptionError, Remedy
 
 
@@ -40,8 +41,16 @@ def check(model) -> None:
                     f"Supernova: selection {model.laws.selection} expects {name}={' or '.join(map(repr, allowed))}"
                 )
                 raise OptionError(f"{message}; found {found!r}.", [Remedy(name, "normal")])
+        if isinstance(getattr(model.laws.selection, "choice", None), Injections):
+            names = ("sigma_int", "x1_std", "c_std")
+            refuse_narrow(f"Supernova: selection {model.laws.selection}", model.all_priors, names)
         if model.observations == "joint":
             message = f"Supernova: selection {model.laws.selection} expects observations='separate'; found 'joint'."
+            raise OptionError(message, [Remedy("observations", "separate")])
+    if isinstance(model.laws.selection, MeasuredLimit):
+        limit = model.laws.selection.limit.with_priors(model.all_priors)  # raises for priors that do not fit it
+        if model.observations == "joint" and limit.is_step:
+            message = f"Supernova: selection {limit} beside observations='joint' expects a width; found none."
             raise OptionError(message, [Remedy("observations", "separate")])
     if model.laws.redshifts.is_population:
         for name, needed in {"selection": "none", "observations": "separate"}.items():

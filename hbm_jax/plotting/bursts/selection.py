@@ -14,7 +14,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.bursts.detection import MEASURED, WHOLE
-from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import (
     BLACK,
@@ -70,7 +70,8 @@ def selected_bursts(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Golenetskii` with a selection, a fixed cosmology and known redshifts, or of
+        Fit of `hbm_jax.models.Golenetskii` with a selection other than by injections, a fixed cosmology and known
+        redshifts, or of
         `GolenetskiiCounts` with a selection, with its program and data.
 
     Returns
@@ -96,7 +97,8 @@ def selected_bursts(fit: Fit) -> Figure:
     )
     if not drawable(model, data):
         raise ValueError(
-            "selected_bursts: expected a fit with a selection, a fixed cosmology and known redshifts; found "
+            "selected_bursts: expected a fit with a selection other than by injections, a fixed cosmology and "
+            "known redshifts; found "
             f"{model.description}."
         )
     shown = _from_counts(fit, model, data) if counts else _from_catalogue(fit, model.pooled_for(data), data)
@@ -148,10 +150,9 @@ def _from_catalogue(fit: Fit, model: Golenetskii, data: Bursts) -> Shown:
     parameters = {name: means[name] for name in unselected.all_priors if name != "z"}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
     if isinstance(part, Efficiency | DetectionFunction):
-        simulated, measured = (_intervals(bursts) for bursts in (drawn, data))
-        peaks: Any = (simulated[1], measured[1]) if part.quantity == MEASURED[0] else (None, None)
-        probability = _probability(part, *simulated[1:])
-        return Shown(simulated[0], simulated[2], probability, measured[0], measured[2], None, *peaks)
+        (z, peak, flux), (measured_z, measured_peak, measured) = _intervals(drawn), _intervals(data)
+        peaks: Any = (peak, measured_peak) if part.quantity == MEASURED[0] else (None, None)
+        return Shown(z, flux, _probability(part, peak, flux), measured_z, measured, None, *peaks)
     z, flux, probability = _detected(drawn, part, means, whole)
     measured_z, measured, _ = _detected(data, part, means, whole)
     return Shown(z, flux, probability, measured_z, measured, float(np.median(_limits(part, data, means))))
@@ -186,7 +187,9 @@ def drawable(model: Any, data: Any) -> bool:
     """Return True if `selected_bursts` can draw a fit of this model and these data."""
     if isinstance(model, GolenetskiiCounts):
         return bool(model.selections)
-    return bool(model.selections) and model.cosmology is None and bool(np.all(data.knows_redshift))
+    if not model.selections or isinstance(model.selections[0], Injections):
+        return False
+    return model.cosmology is None and bool(np.all(data.knows_redshift))
 
 
 def _log10_conversion(model: Any, quantity: str, z: np.ndarray) -> np.ndarray:

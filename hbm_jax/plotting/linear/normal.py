@@ -11,6 +11,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Normal, NormalVectors
 from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, true_values
+from hbm_jax.plotting.labels import object_name
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -71,7 +72,7 @@ def forest(fit: Fit) -> Figure:
             axis.set_xlabel(rf"$\theta$ of {data.components[d]}" if size > 1 else r"$\theta$")
             axis.tick_params(axis="y", which="both", length=0)
             axis.yaxis.set_minor_locator(NullLocator())
-        axes[0].set_yticks(rows, [data.name[k].replace("$", r"\$") for k in shown])
+        axes[0].set_yticks(rows, [object_name(data.name[k]) for k in shown])
         axes[0].set_ylim(0.3, len(shown) + 0.7)
         if model.latents == "mixed":
             _label_weights(axes[-1], model, data, shown, rows)

@@ -13,6 +13,7 @@ from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
 from hbm_jax.models.linear.bound_points import log_evolution
 from hbm_jax.plotting.draws import evenly_spaced, model_and_data, parameter, true_values
+from hbm_jax.plotting.labels import object_name
 from hbm_jax.plotting.linear.selection import drawable, selected_points
 from hbm_jax.plotting.style import (
     BAND_68,
@@ -83,13 +84,14 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
             axis.plot(x, bands[2], color=BLUE, lw=1.0)
             _draw_points(axis, data, row, values[row], index)
             if len(data) > 1:
-                axis.set_title(data.name[row].replace("$", r"\$"), fontsize=8.0, pad=2.5)
+                axis.set_title(object_name(data.name[row]), fontsize=8.0, pad=2.5)
         for axis in axes[len(rows) :]:
             axis.set_visible(False)
         axes[0].set_xlim(x[0], x[-1])
         axes[0].set_ylim(used_values[:, 1].min() - pad[1], used_values[:, 1].max() + pad[1])
-        figure.supxlabel(data.predictors[index])
-        figure.supylabel("y" if len(data.predictors) == 1 else "y minus the\nother predictors")
+        x_label, y_label = object_name(data.labels[index]), object_name(data.labels[-1])
+        figure.supxlabel(x_label)
+        figure.supylabel(y_label if len(data.predictors) == 1 else f"{y_label} minus the\nother predictors")
     return figure
 
 

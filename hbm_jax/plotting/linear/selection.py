@@ -14,6 +14,7 @@ from hbm_jax.models import Relation
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.selection import Selection
 from hbm_jax.plotting.draws import model_and_data, parameter
+from hbm_jax.plotting.labels import object_name
 from hbm_jax.plotting.style import (
     BLACK,
     MAX_DOTS,
@@ -89,7 +90,7 @@ def selected_points(fit: Fit) -> Figure:
     else:
         simulated = _population(unselected, model.selections, data, means)
     measured = np.asarray(data.values)[np.asarray(data.used)]
-    labels, others = (data.predictors[0], "y"), "all" if model.by_injections else "missing"
+    labels, others = [object_name(name) for name in data.labels], "all" if model.by_injections else "missing"
     columns = _columns(model, data)
     with house_style():
         figure = Figure(figsize=(4.6 + 2.7 * len(columns), 3.6), layout="constrained")

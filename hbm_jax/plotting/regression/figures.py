@@ -12,6 +12,7 @@ from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
 from hbm_jax.models.regression.families import working
 from hbm_jax.plotting.draws import model_and_data, parameter, require_values, true_values
+from hbm_jax.plotting.labels import object_name
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -75,7 +76,7 @@ def _forest(axis, names, draws: np.ndarray) -> None:
     """Draw the median and the intervals of each column of draws (draw, n), from top to bottom."""
     rows = np.arange(len(names))[::-1]
     draw_intervals(axis, rows, np.quantile(draws, QUANTILES, axis=0))
-    axis.set_yticks(rows, [name.replace("$", r"\$") for name in names])
+    axis.set_yticks(rows, [object_name(name, 40) for name in names])
     axis.tick_params(axis="y", which="minor", left=False, right=False)
     axis.set_ylim(-0.7, len(names) - 0.3)
 

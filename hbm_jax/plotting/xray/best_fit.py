@@ -20,6 +20,7 @@ from hbm_jax.plotting.count_spectra import (
     unfolded_points,
 )
 from hbm_jax.plotting.folded_draws import points
+from hbm_jax.plotting.labels import object_name
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, Figure, house_style, panels
 from hbm_jax.spectra.folding.area_errors import without_instrument
 
@@ -86,7 +87,7 @@ def _draw(upper, lower, best: Any, row: int) -> None:
     top = max(float((total / width).max()), float((binned.counts / width).max()))
     upper.set_ylim(max(LOWEST * top, 0.3 * float((total / width).min())), 4.0 * top)
     upper.set_ylabel(r"counts s$^{-1}$ keV$^{-1}$")
-    upper.set_title(str(data.name[row]).replace("$", r"\$"), fontsize=8.0, pad=2.5)
+    upper.set_title(object_name(data.name[row]), fontsize=8.0, pad=2.5)
     upper.tick_params(labelbottom=False)
     error = binned.error
     residual = residuals(binned.counts, total) if error is None else (binned.counts - total) / error
@@ -145,7 +146,7 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
         axis.set_yscale("log")
         axis.set_ylim(max(0.3 * shown.min(initial=top), LOWEST * top), 3.0 * top)
         axis.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
-        axis.set_title(str(data.name[row]).replace("$", r"\$"), fontsize=8.0, pad=2.5)
+        axis.set_title(object_name(data.name[row]), fontsize=8.0, pad=2.5)
         _few_ticks(axis, energy[0], energy[-1])  # removes the label
         axis.set_xlabel("observed energy [keV]")
         axis.legend(loc="best")

@@ -9,7 +9,7 @@ from scipy.special import gammainc, ndtr
 from hbm_jax.data import Afterglows
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow, Efficiency
+from hbm_jax.models import Afterglow, Efficiency, Injections
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import (
@@ -46,11 +46,13 @@ def selected_afterglows(fit: Fit) -> Figure:
     Raises
     ------
     ValueError
-        If the fit is of another model or without selection.
+        If the fit is of another model, without selection, or with one by injections.
     """
     model, _ = model_and_data(fit, Afterglow, Afterglows, "selected_afterglows")
     if not drawable(model):
-        raise ValueError(f"selected_afterglows: expected a fit with a selection; found {model.description}.")
+        raise ValueError(
+            f"selected_afterglows: expected a fit with a selection other than by injections; found {model.description}."
+        )
     (part,) = model.selections
     drawn = _population(fit, model)
     probability = _probability(fit, model, drawn)
@@ -81,7 +83,8 @@ def selected_afterglows(fit: Fit) -> Figure:
 
 def drawable(model: Any) -> bool:
     """Return True if `selected_afterglows` can draw a fit of this model."""
-    return bool(getattr(model, "selections", ()))
+    selections: Any = getattr(model, "selections", ())
+    return bool(selections) and not isinstance(selections[0], Injections)
 
 
 def _population(fit: Fit, model: Afterglow) -> dict[str, np.ndarray]:
