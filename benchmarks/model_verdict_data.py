@@ -2,28 +2,27 @@
 
     python benchmarks/model_verdict_data.py [--data ../shared/data] [--only NAME ...] [--out FILE]
 
-Data sets that are not bundled (Union3.1, DES-Dovekie) are read from ``--data`` and left out where they are absent. Each
-row is written as soon as it is computed, and replaces the former row of that name.
+Data sets that are not bundled (Union3.1, DES-Dovekie, some of the gallery) are read from ``--data`` and left out where
+they are absent. Each row is written as soon as it is computed, and replaces the former row of that name.
 """
 
 import argparse
+import dataclasses
+import functools
 import textwrap
 import time
 import warnings
 from pathlib import Path
 
+import gallery
 import numpy as np
-from gallery import GALLERY
 from supernova_union import NONE, read_union
 
 import hbm_jax as hbm
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared" / "data"
-CLASSICS = (
-    "eight schools", "dugongs", "baseball", "hogg line, outliers", "rat tumour", "radon, complete pooling",
-    "radon, varying intercept", "rats", "surgical", "pumps",
-)  # fmt: skip
+KONUS_LIMITS = {"yonetoku": ("flux", -6.0), "amati": ("fluence", -5.4)}  # log10, below which few bursts were measured
 
 
 def cut_relation():
@@ -63,13 +62,27 @@ def union(folder: Path):
     return (hbm.models.Supernova(), read_union(folder, NONE)) if folder.exists() else None
 
 
+def konus(relation: str, with_limit: bool):
+    """Return the relation of Konus-Wind, whose fainter bursts are left out if the limit is part of the model."""
+    data, limit = hbm.data.load_konus(relation), KONUS_LIMITS[relation][1]
+    if not with_limit:
+        return hbm.models.Golenetskii(), data
+    data = data.subset(np.flatnonzero((np.asarray(data.log10_flux) >= limit).all(axis=-1)))
+    return hbm.models.Golenetskii(truncated=True), dataclasses.replace(data, log10_flux_limit=np.full(len(data), limit))
+
+
 def cases(folder: Path) -> dict:
     """Return functions that give model and data by name."""
+    gallery.SHARED = folder / "hierarchical" / "posteriordb"
     return {
         "relation, x cut": cut_relation,
         "JLA": lambda: (hbm.models.Supernova(cosmology="wcdm"), hbm.data.load_jla()),
-        "Konus, no flux limit": lambda: (hbm.models.Golenetskii(), hbm.data.load_konus("yonetoku")),
-        **{name: GALLERY[name] for name in CLASSICS},
+        **{
+            f"Konus {quantity}{', limit' * limited}": functools.partial(konus, relation, limited)
+            for relation, (quantity, _) in KONUS_LIMITS.items()
+            for limited in (False, True)
+        },
+        **gallery.GALLERY,
         "Union3.1": lambda: union(folder),
         "DES-Dovekie": lambda: dovekie(folder),
     }

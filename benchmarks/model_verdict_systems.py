@@ -264,7 +264,7 @@ def afterglows() -> System:
             y[2] += rng.poisson(strength * y[2] * (place[2] > 0.5))
         return np.where(used, y, 0.0)
 
-    strengths = {"contaminants": 20.0, "cut": 20, "errors": 3.0, "trend": 0.8, "group": 12.0, "whole": 120}
+    strengths = {"contaminants": 20.0, "cut": 20, "errors": 3.0, "trend": 0.8, "group": 6.0, "whole": 120}
     options = {"num_warmup": 300, "num_samples": 200, "max_steps": 64}
     with jax.enable_x64(True):
         bound = model.prepare(data, tolerance=FOLD_TOLERANCE)
