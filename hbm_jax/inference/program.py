@@ -228,7 +228,42 @@ def supports_of(program: Callable) -> dict[str, Any]:
     return {name: prior.support for name, prior in priors.items() if hasattr(prior, "support")}
 
 
-def traceable_priors(program: Any) -> dict[str, Any]:
+@jax.tree_util.register_pytree_node_class
+class OrderedPrior:
+    """A NumPyro distribution as a pytree whose numbers are in the order of their names.
+
+    In NumPyro's own pytree their order changes from process to process, and with it the compiled programs.
+    """
+
+    def __init__(self, prior: Distribution):
+        self.prior = prior
+
+    def tree_flatten(self):
+        """Return the numbers in the order of their names, and the type with all else."""
+        children, rest = self.prior.tree_flatten()
+        order = np.argsort(type(self.prior).gather_pytree_data_fields())
+        return tuple(_ordered(children[i]) for i in order), (type(self.prior), rest)
+
+    @classmethod
+    def tree_unflatten(cls, kind_and_rest, children):
+        """Return the distribution with these numbers."""
+        kind, rest = kind_and_rest
+        order = np.argsort(kind.gather_pytree_data_fields())
+        parts = [child.prior if isinstance(child, cls) else child for child in children]
+        return cls(kind.tree_unflatten(rest, tuple(parts[i] for i in np.argsort(order))))
+
+
+def _ordered(part: Any) -> Any:
+    """Return a part of a distribution; if it is a distribution itself, as an `OrderedPrior`."""
+    return OrderedPrior(part) if isinstance(part, Distribution) else part
+
+
+def with_traced(program: Any, priors: Mapping[str, OrderedPrior]) -> Any:
+    """Return a program with priors of `traceable_priors`, whose numbers may be traced; itself if there are none."""
+    return program.with_priors({name: ordered.prior for name, ordered in priors.items()}) if priors else program
+
+
+def traceable_priors(program: Any) -> dict[str, OrderedPrior]:
     """Return the priors whose parameters may be traced, with arrays as parameters: those of NumPyro's distributions.
 
     Empty for programs without `Program.with_priors`, and where their attribute ``traces_priors`` is False.
@@ -236,7 +271,7 @@ def traceable_priors(program: Any) -> dict[str, Any]:
     traced = hasattr(program, "with_priors") and getattr(program, "traces_priors", True)
     priors = getattr(program, "all_priors", {}) if traced else {}
     return {
-        name: jax.tree.map(lambda number: np.asarray(number, float), prior)
+        name: jax.tree.map(lambda number: np.asarray(number, float), OrderedPrior(prior))
         for name, prior in priors.items()
         if isinstance(prior, Distribution) and _is_of_numpyro(prior)
     }

@@ -10,7 +10,7 @@ from numpyro import distributions as dist
 import hbm_jax as hbm
 from hbm_jax.data.supernovae.distance_moduli import DistanceModuli
 from hbm_jax.inference.compilation.constants_as_arguments import lowered
-from hbm_jax.inference.program import bound_args, traceable_priors
+from hbm_jax.inference.program import OrderedPrior, bound_args, traceable_priors
 from hbm_jax.inference.sampler.target import build_target
 from hbm_jax.models import Golenetskii, HubbleDiagram, Normal, Relation
 
@@ -98,3 +98,19 @@ def test_distributions_of_users_are_constants():
     with jax.enable_x64(True):
         args = bound_args(model, (values(),))
         assert_density(model, args, build_target(model, args, jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [dist.Normal(1.0, 2.0), dist.TruncatedNormal(1.0, 2.0, low=-3.0), dist.StudentT(3.0, 1.0, 2.0), dist.Uniform(1, 3)],
+)
+def test_numbers_of_priors_are_in_the_order_of_their_names(prior):
+    # In NumPyro's own pytree they have that of a set, so that one program in two is compiled again in another process.
+    leaves, structure = jax.tree.flatten(OrderedPrior(prior))
+    names = [n for n in sorted(type(prior).gather_pytree_data_fields()) if prior.__dict__.get(n) is not None]
+    parts = [vars(prior)[name] for name in names]
+    parts = [OrderedPrior(part) if isinstance(part, dist.Distribution) else part for part in parts]
+    np.testing.assert_array_equal(leaves, jax.tree.leaves(parts))
+    again = jax.tree.unflatten(structure, [2.0 * leaf for leaf in leaves]).prior
+    assert again.loc == 2.0 * prior.loc if hasattr(prior, "loc") else again.low == 2.0 * prior.low
+    assert jax.tree.unflatten(structure, leaves).prior.log_prob(1.5) == prior.log_prob(1.5)

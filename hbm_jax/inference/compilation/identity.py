@@ -86,6 +86,19 @@ def identity_of(potential: Any, sites: Any, start: np.ndarray) -> list[str] | No
     return None
 
 
+def _needed(jaxpr: Jaxpr) -> list[Any]:
+    """Return the operations of which the results are used.
+
+    Others, such as tests of parameters by NumPyro, differ from process to process.
+    """
+    used, equations = set(map(id, jaxpr.outvars)), []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or used.intersection(map(id, equation.outvars)):
+            equations.append(equation)
+            used.update(map(id, equation.invars))
+    return equations[::-1]
+
+
 class _Writer:
     """Writes all parts of a trace into a hash."""
 
@@ -135,7 +148,7 @@ class _Writer:
                     self.text(numbers[atom])
 
         define([*jaxpr.constvars, *jaxpr.invars])
-        for equation in jaxpr.eqns:
+        for equation in _needed(jaxpr):
             self.text("operation", equation.primitive.name)
             for name in sorted(equation.params):
                 if self.derivatives or name not in RULES:

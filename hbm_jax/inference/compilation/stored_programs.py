@@ -23,6 +23,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.compilation.cache import folder_in_use
 
+MISS = "/jax/compilation_cache/cache_misses"
 STORED_FROM = "jax_persistent_cache_min_compile_time_secs"  # the time from which JAX stores a program
 PACKAGES = ("jax", "jaxlib", "numpyro", "numpy")
 IRRELEVANT = ("cache", "log", "traceback", "debug_info")  # in names of settings of JAX that do not change programs
@@ -122,7 +123,8 @@ def fresh(fn: Callable) -> Callable:
 
 @contextlib.contextmanager
 def without_second_copy() -> Iterator[None]:
-    """Context in which JAX does not store compiled programs itself."""
+    """Context in which JAX does not store a compiled program itself; it counts as a miss of the cache, as others do."""
+    jax.monitoring.record_event(MISS)
     seconds = jax.config.values[STORED_FROM]
     jax.config.update(STORED_FROM, float("inf"))
     try:

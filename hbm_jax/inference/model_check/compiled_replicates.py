@@ -10,7 +10,7 @@ import numpy as np
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.compilation.separation import OF_TRACED_DATA, is_numeric
 from hbm_jax.inference.model_check.replicates import Structure, inspect_program, number_of_replicates, replicator
-from hbm_jax.inference.program import binds, padded_of, traceable_priors
+from hbm_jax.inference.program import binds, padded_of, traceable_priors, with_traced
 from hbm_jax.xla_options import QUICK, QUICK_LOOPS
 
 
@@ -85,8 +85,7 @@ def _of_traced_data(
     def run(latents, key_data, normals, arrays):
         replaced = dict(zip(numeric, arrays, strict=True))
         priors, args = jax.tree.unflatten(tree, [replaced.get(i, leaf) for i, leaf in enumerate(leaves)])
-        named = program.with_priors(priors) if priors else program
-        return replicator(named, args, structure, num)(latents, key_data, normals)
+        return replicator(with_traced(program, priors), args, structure, num)(latents, key_data, normals)
 
     normals = structure.standard_normals(rng, num)
     lowered = jax.jit(run).lower(_filled(latents, structure), key_data, normals, arrays)

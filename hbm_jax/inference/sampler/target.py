@@ -31,7 +31,7 @@ from hbm_jax.inference.arguments import (
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 from hbm_jax.inference.compilation.identity import identity_of, of_function
 from hbm_jax.inference.compilation.separation import Separated, separated
-from hbm_jax.inference.program import binds, further_starts_of, traceable_priors
+from hbm_jax.inference.program import binds, further_starts_of, traceable_priors, with_traced
 from hbm_jax.inference.sampler.diagnosis import diagnose, require_continuous, require_matching_shapes
 from hbm_jax.inference.storage import require_storable_names
 from hbm_jax.xla_options import QUICK
@@ -301,8 +301,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
     def given(data):
         # The program with the parameters of its priors, which may be traced, and its arguments.
         priors, args = data
-        named: Any = original
-        return ProperAuxiliaries(named.with_priors(priors)) if priors else program, args
+        return ProperAuxiliaries(with_traced(original, priors)) if priors else program, args
 
     def start(key, data):
         # Compiled as a whole, not operation by operation; static properties are recorded in `structure`.
