@@ -250,8 +250,8 @@ def test_a_fit_gives_the_line_back_and_judges_the_injections():
     assert "For single objects" in note
     for name in ("gamma", "log10_N", "intrinsic_scatter"):
         a, b = (run.posterior[name].to_numpy() for run in (fit, same))
-        # The table acts on measured and the injections on true fluxes, whose errors are a tenth of the scatter.
-        assert abs(a.mean() - b.mean()) < 0.4 * b.std(), name
+        # The table acts on measured and the injections on true fluxes, and has no Monte Carlo error.
+        assert abs(a.mean() - b.mean()) < 0.7 * b.std(), name
         assert abs(a.mean() - truth[name]) < 4.0 * a.std(), name
 
 
