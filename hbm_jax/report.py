@@ -4,6 +4,7 @@ import base64
 import gc
 import math
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.blinding.blinding import WORD
 from hbm_jax.inference.exports import tabular
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
-from hbm_jax.notation import quote
+from hbm_jax.notation import escaped, quote
 from hbm_jax.registry import entry_of_fit
 
 MAX_ELEMENT = 12  # letters of an element, such as a group's name, beyond which its symbol leaves it out
@@ -144,6 +145,8 @@ def write_report(
         left_out=_variables_not_in_table(fit),
         figures=drawn,
         priors=fit.run.get("config", {}).get("priors", {}),
+        methods=methods_paragraph(fit),
+        bibliography=bibliography(fit),
         sections=_provenance(fit),
         posterior=str(posterior) if posterior is not None else "posterior.nc",
         stored=posterior is not None,
@@ -312,6 +315,62 @@ def _variables_not_in_table(fit: Fit) -> list[str]:
 def _number(value: float, spec: str) -> str:
     """Format a number; a dash if it is not finite."""
     return format(value, spec) if np.isfinite(value) else "–"
+
+
+SAMPLERS = {  # words for the sampler, with its citation, by its name in `fit.run`
+    "nuts": r"the No-U-Turn sampler \citep{Hoffman2014}",
+    "hmc": r"Hamiltonian Monte Carlo \citep{Duane1987}",
+    "walnuts": r"the within-orbit adaptive No-U-Turn sampler \citep{BouRabee2025}",
+    "chees": r"Hamiltonian Monte Carlo with adapted trajectory lengths \citep{Hoffman2021}",
+    "nutpie": r"the No-U-Turn sampler \citep{Hoffman2014} of nutpie",
+    "independent_proposals": "a Metropolis-Hastings sampler with independent proposals",
+}
+PHYSICS = {  # sentences on the physics of a model, by a pattern in its description
+    "Golenetskii": r"The relation is that of \citet{Golenetskii1983}.",
+    "bsor|tbabs|phabs": r"Photoelectric absorption has the cross sections of \citet{Verner1996}.",
+}
+
+
+def methods_paragraph(fit: Fit) -> str:
+    r"""Return a paragraph in LaTeX on how the posterior was computed, for the section on methods of a paper.
+
+    Its citations have the keys of `bibliography`. What the priors are and where the data come from is left to the
+    authors.
+
+    Examples
+    --------
+    >>> print(methods_paragraph(fit))  # doctest: +SKIP
+    The posterior of the model (Type Ia supernovae, flat wCDM, marginal latents) was sampled with hbm\_jax 0.2.0 ...
+    """
+    run, verdict = fit.run, fit.verdict
+    name = run.get("trajectories") or run.get("sampler") or "nuts"
+    name = "independent_proposals" if run.get("independent_proposals") else name
+    description = run.get("description", run.get("program", ""))
+    version = run.get("versions", {}).get("hbm_jax", "")
+    r_hat, ess = verdict.worst_r_hat[1], verdict.smallest_ess[1]
+    sentences = [
+        rf"The posterior of the model ({escaped(description)}) was sampled with hbm\_jax {version} \citep{{hbm_jax}}, "
+        r"which is based on JAX \citep{jax} and NumPyro \citep{Phan2019}, by "
+        f"{SAMPLERS.get(name, SAMPLERS['nuts'])}, with {run.get('num_chains')} chains and {verdict.num_draws} draws in "
+        "total after the warm-up.",
+        r"The rank-normalised $\hat{R}$ and the effective sample size \citep{Vehtari2021}, computed with ArviZ "
+        rf"\citep{{Kumar2019}}, were at most {r_hat:.3f} and at least {ess:.0f} for all parameters, and "
+        f"{verdict.num_divergences or 'no'} transitions diverged.",
+    ]
+    if not verdict.usable:
+        sentences.append("These values do not meet the usual criteria of convergence.")
+    sentences += [sentence for pattern, sentence in PHYSICS.items() if re.search(pattern, description)]
+    return "\n".join(sentences)
+
+
+def bibliography(fit: Fit) -> str:
+    """Return the BibTeX entries of all that `methods_paragraph` cites."""
+    text = (Path(__file__).parent / "templates" / "references.bib").read_text(encoding="utf-8")
+    entries = {entry.partition("{")[2].partition(",")[0]: entry for entry in re.split(r"\n(?=@)", text.strip())}
+    groups = re.findall(r"\\cite[pt]\{([^}]+)\}", methods_paragraph(fit))
+    cited = dict.fromkeys(key for group in groups for key in group.split(","))
+    version = str(fit.run.get("versions", {}).get("hbm_jax", ""))
+    return "\n".join(entries[key] for key in cited).replace("VERSION", version)
 
 
 def _provenance(fit: Fit) -> dict[str, dict[str, str]]:

@@ -5,6 +5,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from PIL import Image
 from stored_fits import load
 
 import hbm_jax as hbm
+from hbm_jax import report as report_module
 from hbm_jax.inference import judge
+from hbm_jax.inference.sampler.kernels import selection
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_ESS
 from hbm_jax.notation import quote
-from hbm_jax.report import MAX_PARAMETERS, figures_for, write_report
+from hbm_jax.report import MAX_PARAMETERS, SAMPLERS, bibliography, figures_for, methods_paragraph, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -280,3 +283,31 @@ def test_names_and_text_of_a_result_are_no_markup(tmp_path):
     text = write_report(fit, tmp_path / "report", {"evil": (evil, fail)}, posterior=evil).read_text("utf-8")
     assert "alert(1)" in text
     assert not re.search(r"<script>alert|<img src=x|1337", text)
+
+
+@pytest.mark.parametrize("name", ["supernova", "afterglow", "golenetskii", "own"])
+def test_paragraph_on_methods_cites_entries_that_exist(name):
+    fit = load(name)
+    text, entries = methods_paragraph(fit), bibliography(fit)
+    cited = {key for group in re.findall(r"\\cite[pt]\{([^}]+)\}", text) for key in group.split(",")}
+    assert set(re.findall(r"^@\w+\{(\w+),", entries, re.MULTILINE)) == cited
+    assert {"hbm_jax", "jax", "Phan2019", "Kumar2019", "Vehtari2021", "Hoffman2014"} <= cited
+    assert ("Verner1996" in cited) == (name == "afterglow")
+    assert ("Golenetskii1983" in cited) == (name == "golenetskii")
+    assert entries.count("{") == entries.count("}")
+    numbers = f"at most {fit.verdict.worst_r_hat[1]:.3f} and at least {fit.verdict.smallest_ess[1]:.0f}"
+    assert numbers in text
+    assert ("do not meet" in text) == (not fit.verdict.usable)
+
+
+def test_every_sampler_has_a_name_in_the_paragraph():
+    assert set(SAMPLERS) == set(selection.SAMPLERS) - {"automatic"}
+    entries = (Path(report_module.__file__).parent / "templates/references.bib").read_text()
+    for words in SAMPLERS.values():
+        assert all(f"{{{key}," in entries for key in re.findall(r"\\citep\{(\w+)\}", words))
+
+
+def test_report_has_the_paragraph_and_the_references(supernova_report):
+    text = html.unescape(supernova_report)
+    assert methods_paragraph(load("supernova")) in text
+    assert bibliography(load("supernova")) in text

@@ -354,7 +354,7 @@ class MadeUp(Pilot):
 
     def given_mode(self, forms, key):
         assert all((form.weight == 0.0).all() for form in forms)
-        return {"mu": np.zeros(()), "_theta_free": np.zeros((2, 1)), "phi": np.zeros((2, 3))}
+        return {"mu": np.zeros(()), "_theta_free": np.zeros((2, 1)), "phi": np.zeros((2, 3))}, True
 
     def given_run(self, forms, params, key):
         draws = {"mu": np.zeros(10), "_theta_free": RNG.normal(size=(10, 2, 1)), "phi": RNG.normal(size=(10, 2, 3))}

@@ -6,7 +6,8 @@ import pytest
 from inference.test_starts import small, started
 from numpyro.infer import NUTS
 
-from hbm_jax.inference.sampler.warmup.lost_chains import lost_chains, with_restarted
+from hbm_jax.inference.sampler.kernels.protocol import Block
+from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, lost_chains, with_restarted
 
 
 def test_chains_in_a_region_without_mass_are_found_and_begun_again():
@@ -63,6 +64,19 @@ def test_a_chain_far_from_the_others_at_its_first_draws_is_not_lost():
     positions = rng.normal(size=(4, 100, 3))
     positions[0, :5] += 1e4
     assert lost_chains(positions, positions, 0.5 * (positions**2).sum(axis=-1)) == {}
+
+
+def test_draws_without_gradients_are_not_compared():
+    """Checkpoints of older versions have none."""
+    positions, numbers = np.random.default_rng(0).normal(size=(2, 25, 3)), np.zeros((2, 25))
+    lost = LostChains(100)
+    lost.add(Block(positions, np.array([[0.0], [1e3]]) + numbers, numbers, numbers, numbers, numbers))
+    assert lost.due
+    assert lost.compare(lambda x: x) == {}
+    lost = LostChains(100)
+    lost.add(Block(positions, np.array([[0.0], [1e3]]) + numbers, numbers, numbers, numbers, numbers, positions))
+    assert lost.compare(lambda x: x) == {1: 0}
+    assert lost.notes[0].startswith("chain 1 was restarted from chain 0 after 25 warm-up draws")
 
 
 @pytest.mark.long

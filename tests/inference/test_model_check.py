@@ -277,7 +277,7 @@ def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, m
             run = replicator(program, (counts,), structure, num)
             latents = {"scale": np.log(0.5), "level": log_rate[:, None]}
             pools = jax.device_get(run(latents, jax.random.key_data(jax.random.key(seed(5))), {}))
-        return structure, {level: completed(pool) for (_, level), pool in pools.items()}
+        return structure, {level: completed(pool, structure.observed[name]) for (name, level), pool in pools.items()}
 
     structure, by_numpy = pools()
     assert not structure.observed["counts"].loops

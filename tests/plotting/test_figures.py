@@ -320,7 +320,9 @@ def test_ranks_of_a_stuck_chain_leave_the_band(own_fit):
 
 
 def test_errors_name_what_was_expected(own_fit, supernova_fit):
-    with pytest.raises(ValueError, match=r"no parameter 'slop': expected names among .*my_slope"):
+    with pytest.raises(
+        ValueError, match=r"no parameter 'slop' .did you mean 'my_slope'\?.: expected names among .*my_slope"
+    ):
         hbm.plotting.corner(own_fit, ["slop"])
     for name in ("hubble_diagram", "populations"):
         with pytest.raises(ValueError, match=f"{name}: expected a fit of hbm_jax.models.Supernova"):

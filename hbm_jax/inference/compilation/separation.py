@@ -68,7 +68,7 @@ class Separated:
     def _parts(self) -> "_Parts":
         """Both parts of the function."""
         leaves, structure = jax.tree.flatten(self.data)
-        numeric = [i for i, leaf in enumerate(leaves) if self.traced and _is_numeric(leaf)]
+        numeric = [i for i, leaf in enumerate(leaves) if self.traced and is_numeric(leaf)]
         arrays = [leaves[i] if isinstance(leaves[i], jax.Array) else np.asarray(leaves[i]) for i in numeric]
 
         def of_arrays(x, arrays):
@@ -114,7 +114,7 @@ def separated(fn: Callable, example: Any, choices: Sequence[Any], otherwise: Any
     return Separated(fn, example, otherwise, traced=False)
 
 
-def _is_numeric(leaf: Any) -> bool:
+def is_numeric(leaf: Any) -> bool:
     """Return whether a leaf of the data is an array of numbers, a number or a random key."""
     return isinstance(leaf, jax.Array) or np.asarray(leaf).dtype.kind in "biufc"
 

@@ -225,10 +225,17 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
     return run
 
 
-def completed(pool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a pool of `replicator` with the replicates that NumPy draws on the host."""
+def without_padding(values: Any, site: Site, num_leading: int = 0) -> np.ndarray:
+    """Return values of a site without those of padding; ``num_leading`` axes come before those of the site."""
+    values = np.asarray(values)
+    num = values.ndim - num_leading
+    return values[(..., *map(slice, site.shape[:num]), *[slice(None)] * (num - len(site.shape)))]
+
+
+def completed(pool: Mapping[str, Any], site: Site) -> Mapping[str, Any]:
+    """Return a pool of `replicator` without padding, and with the replicates that NumPy draws on the host."""
     if "distribution" not in pool:
-        return pool
+        return {name: without_padding(values, site, name != "valid") for name, values in pool.items()}
     rng = np.random.default_rng(np.asarray(pool["seed"]))
     drawn = pool["distribution"].draw_on_host(np.asarray(pool["means"]), rng)
     return {"values": np.concatenate([np.asarray(pool["values"]), drawn]), "valid": pool["valid"]}

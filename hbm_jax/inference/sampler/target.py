@@ -32,7 +32,7 @@ from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compi
 from hbm_jax.inference.compilation.identity import identity_of, of_function
 from hbm_jax.inference.compilation.separation import Separated, separated
 from hbm_jax.inference.program import binds, further_starts_of, traceable_priors
-from hbm_jax.inference.sampler.diagnosis import diagnose
+from hbm_jax.inference.sampler.diagnosis import diagnose, require_continuous, require_matching_shapes
 from hbm_jax.inference.storage import require_storable_names
 from hbm_jax.xla_options import QUICK
 
@@ -309,8 +309,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         program, args = given(data)
         trace = prior_trace(program, args, key)
         free = latents_of(trace)
-        _require_continuous(free)
-        _require_matching_shapes(trace)
+        require_continuous(free)
+        require_matching_shapes(trace)
         structure.update(_structure(trace, free, sizes))
         bounds = {n: _ends(site["fn"].support) for n, site in free.items() if not site["fn"].event_shape}
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}, bounds
@@ -422,33 +422,6 @@ class ProperAuxiliaries(Messenger):
         is_auxiliary = msg["type"] == "sample" and not msg["is_observed"] and msg["name"].endswith("_unobserved")
         if is_auxiliary and isinstance(msg["fn"], dist.MaskedDistribution):
             msg["fn"] = msg["fn"].base_dist
-
-
-def _require_continuous(free: dict[str, Any]) -> None:
-    """Raise ValueError if a latent site is discrete."""
-    for name, site in free.items():
-        if site["fn"].support.is_discrete:
-            raise ValueError(
-                f"The program has a discrete latent site {name!r}: expected continuous latents only, because NUTS "
-                "needs gradients. Sum over its values in the program: where it selects a component, use "
-                "numpyro.distributions.MixtureSameFamily or MixtureGeneral; otherwise add the log densities of all "
-                "values with jax.nn.logsumexp in a numpyro.factor. (NumPyro's own enumeration needs funsor, which "
-                "hbm_jax does not use.)"
-            )
-
-
-def _require_matching_shapes(trace) -> None:
-    """Raise ValueError if the values of an observed site do not fit its distribution."""
-    for name, site in trace.items():
-        if site["type"] != "sample" or not site["is_observed"]:
-            continue
-        expected, actual = tuple(site["fn"].shape()), jnp.shape(site["value"])
-        try:
-            np.broadcast_shapes(expected, actual)
-        except ValueError:
-            raise ValueError(
-                f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {actual}."
-            ) from None
 
 
 def is_observation(site) -> bool:

@@ -40,6 +40,7 @@ from hbm_jax.validation import DataError
 from hbm_jax.xla_options import QUICK
 
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
+NUM_REPEATED = 2  # times one data set of `fit_each` may be repeated
 NUM_TRIALS = 32  # draws from the prior at which the error of the folds is measured
 RESERVED = ("calibration", "counts", "spectrum", "group", "calibrated_spectrum")  # sites and plates of the program
 
@@ -227,21 +228,38 @@ class SpectralFit(PopulationModel):
     def bind_alike(self, data: Sequence[SpectrumStack]) -> list[FoldedSpectra]:
         """Return bound data of several data sets, with arrays of the same shapes, for `hbm_jax.fit_each`.
 
-        Raises ValueError if the data sets differ in their number of spectra, and for many spectra with narrow lines.
+        Raises ValueError if the data sets differ in their number of spectra, and for large responses with lines.
         """
         if self.background_spectrum is not None or any(isinstance(entry, RegionStack) for entry in data):
             return [self.bound(entry) for entry in data]
         sizes = {len(entry) for entry in data}
         if len(sizes) > 1:
             raise ValueError(f"fit_each: expected as many spectra in each data set; found {sorted(sizes)}.")
-        together = precomputed(lambda: self.bind(SpectrumStack.joined(data)))
-        bound = together.each(sizes.pop())
+        for num_repeated in range(NUM_REPEATED + 1):
+            bound = self._divided([*data, *num_repeated * [data[-1]]], next(iter(sizes)))
+            if bound is not None:
+                return bound[: len(data)]
+        raise ValueError(f"fit_each: {len(data)} data sets of this model cannot be divided; fit them in groups.")
+
+    def _divided(self, data: list[SpectrumStack], size: int) -> list[FoldedSpectra] | None:
+        """Return bound data of each data set from those of all together; None if an expected count then differs.
+
+        The axis of the spectra is found by its length, which another axis may have too.
+        """
+        joined, num = SpectrumStack.joined(data), len(data)
+        statistic = self._statistics * num if isinstance(self.statistic, tuple) else self.statistic
+        together = precomputed(
+            lambda: FoldedSpectra.of(self.spectrum, joined, statistic, self.trials, num_together=size)
+        )
+        bound = together.each(size)
         values = {name: value[0] for name, value in self.trials.items() if name in self.spectrum.parameters}
-        whole, ends = _fold(together, values, None), (_fold(bound[0], values, None), _fold(bound[-1], values, None))
-        for rows, part in zip((slice(len(ends[0])), slice(-len(ends[1]), None)), ends, strict=True):
-            if not np.allclose(whole[rows], part, rtol=1e-9, atol=0.0):
-                raise ValueError(f"fit_each: {len(data)} data sets of this model cannot be divided; leave one out.")
-        return bound
+        with jax.enable_x64(True):
+            whole = np.asarray(_fold(together, values, None))
+            try:
+                parts = np.concatenate([_fold(part, values, None) for part in bound])
+            except (TypeError, ValueError):  # arrays of shapes that do not match
+                return None
+        return bound if np.allclose(whole, parts, rtol=1e-9, atol=0.0) else None
 
     @cached_property
     def trials(self) -> dict[str, np.ndarray]:
@@ -250,7 +268,7 @@ class SpectralFit(PopulationModel):
         try:
             hash(self)
             run = functools.partial(_drawn_trials, self)
-        except TypeError:  # a user-defined prior may have no hash
+        except (TypeError, ValueError):  # a user-defined prior may have no hash
             run = jax.jit(functools.partial(_draw_trials, self), compiler_options=QUICK)
         return precomputed(lambda: {name: np.asarray(value) for name, value in run(jax.random.key(0)).items()})
 

@@ -156,7 +156,7 @@ def peaks(
     Parameters
     ----------
     bound : FoldedSpectra
-        Spectra, with ``expected(values, factor)`` and ``statistic``.
+        Spectra, with ``expected(values, factor)``, ``statistic`` and ``num_sources``.
     values, factor
         Values of all parameters, and calibration factors, as in `FoldedSpectra.expected`.
     feature : Feature
@@ -178,8 +178,8 @@ def peaks(
     fall, scale = (np.asarray(array) for array in _falls(bound, others, factor, feature, (energies, widths, unit)))
     fall = np.where(np.isfinite(fall), fall, -np.inf)  # (K, number of strengths, N)
     own_energy, own_strength = untied[0] and untied[1], untied[1]
-    if not own_strength:
-        fall = fall.sum(axis=-1, keepdims=True)
+    # Of untied strengths, each belongs to a source; the regions of the background come after them.
+    fall = fall[..., : bound.num_sources] if own_strength else fall.sum(axis=-1, keepdims=True)
     best = fall.argmax(axis=1)  # (K, N)
     strength = (unit * scale)[:, None] * _multiples()[best]
     strength = np.log10(strength) if feature.is_logarithmic else strength

@@ -57,8 +57,10 @@ class LostChains:
             np.concatenate([getattr(block, name) for block in self.blocks], axis=1)
             for name in ("position", "gradient", "potential_energy")
         )
-        lost = lost_chains(from_position(positions), gradients, potentials)
         self.blocks = []
+        if gradients.shape != positions.shape:  # of a checkpoint of an older version, with a complete warm-up
+            return {}
+        lost = lost_chains(from_position(positions), gradients, potentials)
         self.notes += [
             f"chain {chain} was restarted from chain {donor} after {self.num_draws} warm-up draws, because it was in a "
             "region of negligible posterior mass"

@@ -29,13 +29,11 @@ class SelectionLaw(Law):
 
     @classmethod
     def named(cls, choice: Any) -> Any:
-        """Return the law with this name, or of a limit, an efficiency, a function or injections."""
+        """Return the law with this name, or of a limit, an efficiency, a function or injections; a law is unchanged."""
         if isinstance(choice, str) and choice.endswith(_AND_COLOUR):
             return WithColourCut(super().named(choice.removesuffix(_AND_COLOUR)))
         if isinstance(choice, str) and any(sign in choice for sign in "<>"):
-            choice, *others = as_selections(choice, "Supernova")
-            if others:
-                raise OptionError(f"Supernova: selection: expected one limit; found {choice} and {others[0]}.")
+            (choice,) = as_selections(choice, "Supernova")
         elif isinstance(choice, str):
             choice = efficiency_from_text(choice) or choice
         if isinstance(choice, Selection):
