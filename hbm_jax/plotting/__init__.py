@@ -32,6 +32,7 @@ from hbm_jax.plotting.supernovae.distance_moduli import distance_diagram, distan
 from hbm_jax.plotting.supernovae.hubble import hubble_diagram
 from hbm_jax.plotting.supernovae.populations import populations
 from hbm_jax.plotting.supernovae.residuals import hubble_residuals, influence
+from hbm_jax.plotting.supernovae.selection import selected_supernovae
 from hbm_jax.plotting.xray.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
 from hbm_jax.plotting.xray.any_fit import spectra, unfolded_spectrum
 from hbm_jax.plotting.xray.populations import (
@@ -75,6 +76,7 @@ __all__ = [
     "selected_afterglows",
     "selected_bursts",
     "selected_points",
+    "selected_supernovae",
     "sensitivity",
     "shrinkage",
     "shrinkage_of_lines",

@@ -18,7 +18,7 @@ BUILT_IN = {
         "hbm_jax.data:read_supernovae",
         {"jla": "hbm_jax.data:load_jla"},
         default_source="jla",
-        figures="hbm_jax.plotting.supernovae.figures:FIGURES",
+        figures="hbm_jax.plotting.supernovae.figures:figures",
         design="hbm_jax.simulation.designs:supernova",
         summary="cosmology and standardisation from light curves of type Ia supernovae",
         examples=(

@@ -179,6 +179,23 @@ def test_objects_away_from_all_injections_have_the_likelihood_without_selection(
         assert float(padded.smallest_number) == pytest.approx(4000.0, rel=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS[:2], ids=lambda kind: kind.__name__)
+def test_padding_has_no_weight(kind):
+    """Density and effective numbers of samples padded to sizes in steps."""
+    options, _, p = case(kind)
+    model = kind(selection=Injections(injections(kind, 1000)), **options)
+    names = ("effective_injections", "injections_per_object")
+    with jax.enable_x64(True):
+        values = {name: np.asarray(value, float) for name, value in p.items()}
+        bound = model.bound((bursts if kind is Golenetskii else supernovae)(11))
+        found = []
+        for arrays in (bound, model.padded(bound)[0]):
+            density, trace = log_density(model, (arrays,), {}, values)
+            found.append([float(density), *(float(trace[name]["value"]) for name in names)])
+    assert np.shape(jax.tree.leaves(model.padded(bound)[0])[0])[0] == 36
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
 @pytest.mark.long
 def test_intervals_of_several_bursts_share_injections():
     """With a line for each burst, of whose intervals some are padding."""
@@ -233,8 +250,8 @@ def test_a_fit_gives_the_line_back_and_judges_the_injections():
     assert "For single objects" in note
     for name in ("gamma", "log10_N", "intrinsic_scatter"):
         a, b = (run.posterior[name].to_numpy() for run in (fit, same))
-        # The table acts on measured and the injections on true fluxes, whose errors are a tenth of the scatter.
-        assert abs(a.mean() - b.mean()) < 0.4 * b.std(), name
+        # The table acts on measured and the injections on true fluxes, and has no Monte Carlo error.
+        assert abs(a.mean() - b.mean()) < 0.7 * b.std(), name
         assert abs(a.mean() - truth[name]) < 4.0 * a.std(), name
 
 

@@ -1,8 +1,13 @@
 """Figures of supernovae in a report, in addition to those of every posterior."""
 
+from collections.abc import Callable
+from typing import Any
+
+from hbm_jax.inference import Fit
 from hbm_jax.plotting.supernovae.hubble import hubble_diagram
 from hbm_jax.plotting.supernovae.populations import populations
 from hbm_jax.plotting.supernovae.residuals import hubble_residuals
+from hbm_jax.plotting.supernovae.selection import drawable, selected_supernovae
 
 FIGURES = {
     "hubble_diagram": (
@@ -24,3 +29,16 @@ FIGURES = {
         hubble_residuals,
     ),
 }
+
+SELECTED = (
+    "Selection. Left, the observed magnitudes less a distance modulus, with a sample simulated at the posterior means, "
+    "of which the selection detects a part. Right, the distribution of the observed values, of simulated detected ones "
+    "and of all.",
+    selected_supernovae,
+)
+
+
+def figures(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
+    """Return captions and functions of the figures of a fit, by name."""
+    selected: dict[str, tuple[str, Callable[[Fit], Any]]] = dict(FIGURES)
+    return selected | ({"selected_supernovae": SELECTED} if drawable(fit.program) else {})
