@@ -71,12 +71,12 @@ class Search:
         num_from_prior = len(self.ends)
         self.run(self.further_starts(self.best_end[1], self.refitted))
         best, same = self.refined()
+        better = self.better_starts(best)
         for _ in range(ROUNDS):
-            better = self.better_starts(best)
-            if not better:
-                break
-            self.run(better)
-            best, same = self.refined()
+            if better:
+                self.run(better)
+                best, same = self.refined()
+                better = self.better_starts(best)
         notes = [f"{len(same)} of {self.num_started} searches ended at this maximum"]
         if same[0] >= num_from_prior:
             notes[-1] += "; each had begun at values that the model proposed"
@@ -86,7 +86,7 @@ class Search:
                 f"only one of {self.num_started} searches ended at this maximum, and there may be a higher one: start "
                 f"more searches, or give a narrower prior to {names}"
             )
-        if better := self.better_starts(best):
+        if better:
             self.unfinished = self.caution(best, better[0])
         return best, notes
 
