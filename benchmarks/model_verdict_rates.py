@@ -129,21 +129,22 @@ def checks(system: System, block: dict[str, np.ndarray], number: int) -> list[di
     structure = structure_of(system)
     num = replicates.number_of_replicates(structure.size)
 
-    def pool(values, args, key):
+    def pool(values, args, key, normals):
         seeded = handlers.substitute(handlers.seed(program, jax.random.key(0)), data=values)
         trace = handlers.trace(seeded).get_trace(*args)
         latents = {name: biject_to(trace[name]["fn"].support).inv(trace[name]["value"]) for name in structure.latents}
-        return replicates.replicator(program, args, structure, num)(latents, key)
+        return replicates.replicator(program, args, structure, num)(latents, key, normals)
 
     run = jax.jit(pool)
     results = []
     for i in range(len(block["shift"])):
         pools = []
+        rng = np.random.default_rng([number, i])
         with jax.enable_x64(True):
             for k in range(model_check.NUM_DRAWS):
                 values = {name: block[f"draws {name}"][i, k] for name in structure.latents}
                 key = np.asarray(jax.random.key_data(jax.random.key(100_000 * number + 1000 * i + k)))
-                pools.append(run(values, args[i], key))
+                pools.append(run(values, args[i], key, structure.standard_normals(rng, num)))
         check = model_check.judge_pools(pools, structure, (system.measured(block[system.site][i]),))
         results.append({
             "p": check.p_value, "says": str(check), "moved": str(block["moved"][i]), "shift": float(block["shift"][i]),

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 from numpyro import handlers
+from scipy.stats import poisson
 
 import hbm_jax as hbm
 
 FOLD_TOLERANCE = 0.1  # largest change of the log likelihood of an afterglow by the nodes of its response, at any column
 NUM_SOURCES = 100  # draws of each source, of which one above a limit is taken
-REPEATS = 2000  # values drawn for each expected value, from which one above a limit is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,39 +240,41 @@ def afterglows() -> System:
     used = np.asarray(stack.used)
     place = np.arange(used.shape[1]) / np.maximum(used.sum(axis=1, keepdims=True) - 1, 1)  # in energy, from 0 to 1
     model = hbm.models.Afterglow()
-    draw = program_draws(model, data, "counts", truth, repeats=REPEATS)
-    draw_sources = program_draws(model, data, "counts", truth)
+    draw = program_draws(model, data, "counts", truth)
+    draw_expected = program_draws(model, data, "counts", truth, expected=True)
 
     def planted(rng, kind, strength):
         if kind == "whole":  # sources with fewer counts are lost
-            many = draw_sources(rng, NUM_SOURCES)
+            many = draw(rng, NUM_SOURCES)
             detected = (many * used).sum(axis=-1) >= strength
             return np.take_along_axis(many, detected.argmax(axis=0)[None, :, None], axis=0)[0] * used
-        many = draw(rng, 1)[0]  # (repeat, source, group), of the same expected counts
-        y = many[0].copy()
+        expected = np.maximum(draw_expected(rng, 1)[0], 1e-3)
+        y = rng.poisson(expected).astype(float)
         if kind == "contaminants":
             y += np.round(strength * np.sqrt(np.maximum(y, 1.0)) * (rng.uniform(size=y.shape) < 0.05))
         elif kind == "cut":  # groups with fewer counts are not used
-            y = np.take_along_axis(many, (many >= strength).argmax(axis=0)[None], axis=0)[0]
+            log_p = poisson.logpmf(strength + np.arange(500)[:, None, None], expected)
+            share = np.exp(log_p - log_p.max(axis=0)).cumsum(axis=0)
+            y = strength + (share < rng.uniform(size=y.shape) * share[-1]).sum(axis=0).astype(float)
         elif kind == "errors":  # variances larger than those of Poisson counts by this factor squared
             y = np.round(np.maximum(0.0, y + np.sqrt((strength**2 - 1.0) * y) * rng.normal(size=y.shape)))
         elif kind == "trend":  # a bump in energy
             y += rng.poisson(strength * y * ((place > 0.4) & (place < 0.7)))
         elif kind == "group":  # a source with more counts at high energies
             y[2] += rng.poisson(strength * y[2] * (place[2] > 0.5))
-        return y * used
+        return np.where(used, y, 0.0)
 
-    strengths = {"contaminants": 20.0, "cut": 32, "errors": 3.0, "trend": 0.8, "group": 6.0, "whole": 120}
+    strengths = {"contaminants": 20.0, "cut": 20, "errors": 3.0, "trend": 0.8, "group": 12.0, "whole": 120}
     options = {"num_warmup": 300, "num_samples": 200, "max_steps": 64}
     with jax.enable_x64(True):
         bound = model.prepare(data, tolerance=FOLD_TOLERANCE)
     return System(model, data, "counts", truth, strengths, planted, options, bound=bound)
 
 
-def program_draws(model: Any, design: Any, site: str, truth: dict, repeats: int = 0) -> Callable:
+def program_draws(model: Any, design: Any, site: str, truth: dict, expected: bool = False) -> Callable:
     """Return a function (rng, num) -> values that the program draws at the true parameters, (num, ...).
 
-    With ``repeats``, several values are drawn for each sample of latents of the objects, (num, repeats, ...).
+    With ``expected``, the means of the values are returned, given the latents of the objects.
     """
     model = dataclasses.replace(model, priors=dict(model.priors) | truth)
     if type(model).__name__ == "Golenetskii":
@@ -281,10 +283,7 @@ def program_draws(model: Any, design: Any, site: str, truth: dict, repeats: int 
 
     def draw(key):
         found = handlers.trace(handlers.seed(model, key)).get_trace(bound, observed=False)[site]
-        if not repeats:
-            return found["value"]
-        fn = getattr(found["fn"], "base_dist", found["fn"])
-        return jax.vmap(fn.sample)(jax.random.split(jax.random.fold_in(key, 1), repeats))
+        return getattr(found["fn"], "base_dist", found["fn"]).mean if expected else found["value"]
 
     run = jax.jit(jax.vmap(draw))
 

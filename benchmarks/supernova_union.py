@@ -6,6 +6,9 @@ FOLDER holds ``supernovae.csv.gz``, ``sensitivity.npz``, ``mag_cut.csv`` and ``s
 of UNITY1.8 (Rubin et al. 2026, arXiv:2601.19424; rubind/union3), which are not distributed with hbm_jax. Published for
 flat LCDM: Om0 = 0.356 +0.028 -0.026 (UNITY1.5) and 0.334 +0.025 -0.024 (UNITY1.8).
 
+One command from the table of light-curve parameters to Om0, w0-wa and distances at nodes, with both lines of the
+verdict, what each option changes, and the influence of each survey (of the configurations of ``--influence``).
+
 For each configuration: time of one evaluation of log density and gradient, time of the fit, verdict, and Om0. Rows are
 written as they are made; configurations that the output has already are left out.
 """
@@ -55,6 +58,13 @@ CONFIGURATIONS = {  # nuisances, options
     "all but the tail of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "normal"}),
     "all, with two populations of stretch, no offsets": (NONE, PUBLISHED | {"stretch": "two"}),
     "all, no offsets": (NONE, PUBLISHED),
+    "limits in bands and cut in colour, no offsets": (NONE, {"selection": "band and colour"}),
+    "limits in bands, cut in colour and outliers, no offsets": (
+        NONE,
+        {"selection": "band and colour", "outliers": True},
+    ),
+    "all but the tail of stretch, sampled offsets": ("offsets", PUBLISHED | {"stretch": "normal"}),
+    "all but the tail of stretch, sampled offsets and flows": (ALL, PUBLISHED | {"stretch": "normal"}),
     "all with sampled offsets": ("offsets", PUBLISHED),
     "all with sampled offsets and flows": (ALL, PUBLISHED),
     "limits in bands, sampled offsets": ("offsets", {"selection": "band"}),
@@ -203,7 +213,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sample")
     parser.add_argument("--only", nargs="*", default=list(CONFIGURATIONS), help="configurations")
     parser.add_argument("--out", type=Path, help="JSON lines file to which rows are added")
-    parser.add_argument("--influence", action="store_true", help="Om0 without each survey, of the configurations")
+    parser.add_argument("--influence", nargs="*", default=["no offsets"], help="configurations without each survey")
     for option, default in (("seed", 0), ("num-chains", 4), ("every", 1)):
         parser.add_argument(f"--{option}", type=int, default=default)
     for option in ("num-warmup", "num-samples", "max-seconds"):
@@ -212,12 +222,9 @@ def main() -> None:
     hbm.use_every_core()
     stored = given.out.read_text().splitlines() if given.out and given.out.exists() else []
     done = {json.loads(line)["configuration"] for line in stored}
-    for name in [name for name in given.only if given.influence or name not in done]:
-        names = ("seed", "num_chains", "num_warmup", "num_samples", "max_seconds")
-        options = {option: getattr(given, option) for option in names if getattr(given, option) is not None}
-        if given.influence:
-            print(influence(name, given.data, given.every, **options), flush=True)
-            continue
+    names = ("seed", "num_chains", "num_warmup", "num_samples", "max_seconds")
+    options = {option: getattr(given, option) for option in names if getattr(given, option) is not None}
+    for name in [name for name in given.only if name not in done]:
         row = row_of(name, given.data, given.every, **options)
         print(json.dumps(row), flush=True)
         if given.out:
@@ -225,6 +232,9 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
         stored.append(json.dumps(row))
     print(table([json.loads(line) for line in stored]))
+    options.pop("max_seconds", None)
+    for name in given.influence:
+        print(influence(name, given.data, given.every, **options), flush=True)
 
 
 if __name__ == "__main__":

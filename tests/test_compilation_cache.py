@@ -25,6 +25,7 @@ def keep_options(monkeypatch):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache._in_use.clear()
 
 
 def test_folder(monkeypatch):

@@ -21,7 +21,9 @@ hbm_jax.models.Supernova(cosmology="wcdm")
 result["statistics"] = sorted({"arviz_stats", "pandas", "scipy.stats", "xarray"} & set(sys.modules))
 result["matplotlib"] = "matplotlib" in sys.modules
 result["astropy"] = "astropy" in sys.modules
-hbm_jax.inference, hbm_jax.load
+hbm_jax.inference, hbm_jax.load, hbm_jax.sample
+slow = {"arviz_base", "arviz_stats", "matplotlib", "scipy.stats", "hbm_jax.spectra"}
+result["slow"] = sorted(slow & set(sys.modules))
 after = {name: repr(jax.config.values[name]) for name in names}
 result["changed"] = [name for name in names if before[name] != after[name]]
 result["backends"] = xla_bridge.backends_are_initialized()
@@ -48,6 +50,7 @@ def test_touching_the_rooms_starts_nothing(probe):
     assert probe["changed"] == []
     assert not probe["matplotlib"]
     assert not probe["astropy"]  # 0.3 s of every fit, which only files of spectra need
+    assert probe["slow"] == []  # together as long as JAX, and no fit of supernovae needs any
     assert probe["statistics"] == []  # data and models need none; SciPy's takes half a second
 
 

@@ -18,7 +18,8 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.likelihood.derived import ProfileEnd, quantity_interval
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.likelihood.grid import NUM_STARTS
-from hbm_jax.inference.likelihood.profile import _newton, _Point, _Profile
+from hbm_jax.inference.likelihood.profile import _Profile
+from hbm_jax.inference.likelihood.search import Point, newton
 from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.spectra.folding.area_errors import without_instrument
 from hbm_jax.spectra.model.energetics import equivalent_width, equivalent_width_function, gaussian_lines
@@ -176,19 +177,19 @@ def _ends_for_amplitude(
     rewritten = Rewritten(likelihood, quantity, curvature, index)
     y = rewritten.to_new(center)
     new_covariance = rewritten.covariance(covariance, quantity(center)[1])
-    point = _Point(y, rewritten.value_and_grad(y)[0], True)
+    point = Point(y, rewritten.value_and_grad(y)[0], True)
     # Each is (end, is open, converged), or a point better than the best fit.
     searches = [_Profile(rewritten, point, index, -1.0, new_covariance, rise).end()]
     at_bound = center[index] <= likelihood.lower[index]
-    if at_bound or (not isinstance(searches[0], _Point) and searches[0][1]):
+    if at_bound or (not isinstance(searches[0], Point) and searches[0][1]):
         # The likelihood may rise towards no line, by less than the search notices: limits refer to the larger one.
         without = np.where(np.arange(len(y)) == index, y - NO_LINE, y)
-        point = _Point(y, min(point.value, _newton(rewritten, without, index).value), True)
+        point = Point(y, min(point.value, newton(rewritten, without, index).value), True)
     searches.append(_Profile(rewritten, point, index, 1.0, new_covariance, rise).end())
     # At the lower bound of its prior the line is not required, though the likelihood may still rise below.
     lower, upper = (
         ProfileEnd(math.nan, at_bound and end is searches[0])
-        if isinstance(end, _Point)
+        if isinstance(end, Point)
         else ProfileEnd(end[0] if end[2] else math.nan, bool(end[1]))
         for end in searches
     )

@@ -41,7 +41,7 @@ class Detected(dist.Distribution):
     """
 
     arg_constraints: ClassVar[dict] = {}
-    pytree_data_fields = ("base", "log_detected_fraction", "objects")
+    pytree_data_fields: tuple[str, ...] = ("base", "log_detected_fraction", "objects")
     pytree_aux_fields = ("accepts", "log_efficiency")
     normalised_with_latents = True  # see the notes
 
@@ -107,3 +107,28 @@ class Detected(dist.Distribution):
         start = self.base.sample(key)
         start = jnp.full_like(start, jnp.nan) if jnp.issubdtype(start.dtype, jnp.inexact) else start
         return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(num, bool)))[2]
+
+
+class DrawnFromInjections(Detected):
+    """Distribution of one latent of objects whose detected fraction is that of injections.
+
+    Parameters
+    ----------
+    base : Distribution
+        Distribution of all objects, with one batch dimension of n objects.
+    drawn : array (n,) or None
+        Values of found injections, drawn for all latents of an object together, which `sample` returns; None outside
+        simulations.
+    log_detected_fraction : scalar or array (n,)
+        As in `Detected`.
+    """
+
+    pytree_data_fields: tuple[str, ...] = (*Detected.pytree_data_fields, "drawn")
+
+    def __init__(self, base: Any, drawn: Any, log_detected_fraction: Any = 0.0, *, validate_args=None):
+        self.drawn = drawn
+        super().__init__(base, lambda value: jnp.ones(()), log_detected_fraction, validate_args=validate_args)
+
+    def sample(self, key, sample_shape=()):
+        """Return the values of the found injections, or those of all objects where none were drawn."""
+        return self.base.sample(key, sample_shape) if self.drawn is None else self.drawn

@@ -31,6 +31,9 @@ from hbm_jax.distributions.normal.small_matrices import (
     with_noise,
 )
 from hbm_jax.distributions.selection import (
+    BothSelections,
+    FoundInjections,
+    InjectedSelection,
     ProbitSelection,
     draw_detected,
     log_detected_fraction,
@@ -58,9 +61,9 @@ class ObservedMixture(dist.Distribution):
     half_line : HalfLine or Quadrant, optional
         Positive latent, or two, of each component: ``direction`` shaped like ``loc``, ``rate`` and ``precision``
         (..., K).
-    selection : ProbitSelection, TabulatedSelection or FunctionSelection, optional
-        Detection probability in the observed values; the density is then that of detected objects. The last two expect
-        no positive latent.
+    selection : ProbitSelection, TabulatedSelection, FunctionSelection, BothSelections or InjectedSelection, optional
+        Detection probability in the observed values, or injections of true values; the density is then that of detected
+        objects. All but the first expect no positive latent.
 
     Notes
     -----
@@ -146,6 +149,8 @@ class ObservedMixture(dist.Distribution):
         log_density = logsumexp(self.log_weights + self._component_log_density(value)[0], axis=-1)
         if self.selection is None:
             return log_density
+        if isinstance(self.selection, InjectedSelection):
+            return log_density - self.log_detected
         return log_density + self.selection.log_probability(value) - self.log_detected
 
     @property
@@ -153,7 +158,19 @@ class ObservedMixture(dist.Distribution):
         """Log probability that an object is detected, (...)."""
         if self.selection is None:
             return jnp.zeros(self.batch_shape)
+        if (found := self.found) is not None:
+            return found.log_normalisation
         return logsumexp(self.log_weights + self._log_detected_components(self.selection), axis=-1)
+
+    @property
+    def found(self) -> FoundInjections | None:
+        """Injections that were found, weighted as the population of each object; None without injections."""
+        if not isinstance(self.selection, InjectedSelection):
+            return None
+        covariance = with_noise(np.zeros((len(self.loc), len(self.loc))), self.scale_tril)
+        shape = self._component_shape
+        rows = [[jnp.broadcast_to(entry, shape) for entry in row] for row in covariance]
+        return self.selection.found([jnp.broadcast_to(a, shape) for a in self.loc], rows, self.log_weights)
 
     def _log_detected_components(self, selection: Any):
         """Return the log probability that an object of each component is detected, (..., K)."""
@@ -195,9 +212,15 @@ class ObservedMixture(dist.Distribution):
         """Draw observed values of detected objects, ``(*sample_shape, ..., n)``."""
         shape = sample_shape + self.batch_shape
         if not (self.selection is None or isinstance(self.selection, ProbitSelection)):
-            everything = self.with_observation(offset=self.offset)
-            draw = partial(everything.sample, sample_shape=sample_shape)
-            return draw_detected(key, shape, len(self.loc), draw, self.selection.probability)
+            if (found := self.found) is not None:
+                key_true, key_noise = random.split(key)
+                root = cholesky(jnp.asarray(self.noise_covariance))
+                noise = _matvec(root, random.normal(key_noise, (*shape, *self.event_shape)))
+                return self.offset + found.sample(key_true, shape) + noise
+            first, second = self.selection if isinstance(self.selection, BothSelections) else (None, self.selection)
+            objects = self.with_observation(offset=self.offset, selection=first)
+            draw = partial(objects.sample, sample_shape=sample_shape)
+            return draw_detected(key, shape, len(self.loc), draw, second.probability)
         keys = random.split(key, 5)
         log_weights, selection = self.log_weights, self.selection
         if selection is not None:

@@ -13,6 +13,7 @@ from jax.tree_util import register_static
 from hbm_jax.distributions.half_line import HalfLine, Quadrant
 from hbm_jax.distributions.mills_ratio import log_mean_probit, log_mean_probit_of_two, mills_ratio
 from hbm_jax.distributions.normal.bivariate import log_bivariate_ndtr
+from hbm_jax.distributions.normal.small_matrices import normal_log_density
 
 ENOUGH = 4.0  # effective injections for each object
 # Trapezoidal rule over a normal distribution: range on each side in standard deviations, and number of nodes. The step
@@ -187,6 +188,31 @@ class FunctionSelection:
         return jnp.log(jnp.sum(weights * self.function(x, y), axis=(-2, -1)))
 
 
+class BothSelections(NamedTuple):
+    """Two selections that are independent of each other given the observed vector: objects pass both.
+
+    Attributes
+    ----------
+    first, second : ProbitSelection
+        The selections, with widths.
+    """
+
+    first: ProbitSelection
+    second: ProbitSelection
+
+    def log_probability(self, value):
+        """Return the log probability that an object observed at ``value`` (..., n) passes both."""
+        return self.first.log_probability(value) + self.second.log_probability(value)
+
+    def probability(self, value):
+        """Return the probability that an object observed at ``value`` (..., n) passes both."""
+        return self.first.probability(value) * self.second.probability(value)
+
+    def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
+        """Return the log mean probability over normal observed vectors, with arrays as in `log_detected_normal`."""
+        return log_detected_normal(self, mean, covariance)
+
+
 class FoundInjections(NamedTuple):
     """Injections that were found, with weights that make them a sample of a population's detected objects.
 
@@ -194,21 +220,24 @@ class FoundInjections(NamedTuple):
     ----------
     values : array (I, n)
         True values of each.
-    log_weights : array (I,)
-        Log of the density of the population at the values over the density from which they were drawn.
+    log_weights : array (..., I)
+        Log of the density of the population at the values over the density from which they were drawn. Populations of
+        a batch (...) share the injections.
     num : float
         Number of injections, found or not.
-    num_objects : float
-        Number of detected objects whose density is divided by the detected fraction.
+    num_objects : float or array (...)
+        Number of detected objects of each population, whose density is divided by the detected fraction.
 
     Notes
     -----
-    The detected fraction of the population is the sum of the weights over the number of injections (Tiwari 2018, CQG
-    35, 145009). Its effective number is its squared mean over its variance, as if it were a count; with fewer than
-    `ENOUGH` for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66). Where a population is away from
-    all injections the estimate is far too small, and the likelihood far too large. The log of the fraction is therefore
-    multiplied by a weight, which falls smoothly from 1 at `ENOUGH` effective injections for each object to 0 at one, so
-    that these populations have the likelihood without selection.
+    The detected fraction of a population is the sum of the weights over the number of injections (Tiwari 2018, CQG 35,
+    145009). The log likelihood of N detected objects has the sum of its logarithm, with a Monte Carlo variance V; the
+    effective number of injections is N^2 / V, for a single population the squared mean of the weights over the variance
+    of that mean. With fewer than `ENOUGH` for each object the likelihood is not reliable (Farr 2019, RNAAS 3, 66).
+    Where a population is away from all injections the estimate is far too small, and the likelihood far too large. The
+    log of the fraction is therefore multiplied by a weight, which falls smoothly from 1 at `ENOUGH` effective
+    injections for each object to 0 at one, so that these populations have the likelihood without selection. In a batch
+    both numbers count for a population, that of the whole batch and its own.
     """
 
     values: Any
@@ -218,24 +247,82 @@ class FoundInjections(NamedTuple):
 
     @property
     def log_normalisation(self):
-        """Log of the detected fraction, times a weight that is 1 where there are enough injections."""
-        ratio = jnp.log(self.effective_number) - jnp.log(jnp.maximum(self.num_objects, 1e-300))
-        step = jnp.clip(ratio / np.log(ENOUGH), 0.0, 1.0)
+        """Log of the detected fraction, times a weight that is 1 where there are enough injections, (...)."""
+        of_all = self.effective_number / jnp.maximum(jnp.sum(self._num_of_populations), 1e-300)
+        own = self._own_effective_number / jnp.maximum(self._num_of_populations, 1e-300)
+        step = jnp.clip(jnp.log(jnp.minimum(of_all, own)) / np.log(ENOUGH), 0.0, 1.0)
         weight = step**3 * (10.0 - 15.0 * step + 6.0 * step**2)
-        return weight * (logsumexp(self.log_weights) - jnp.log(self.num))
+        return weight * (logsumexp(self.log_weights, axis=-1) - jnp.log(self.num))
 
     @property
     def effective_number(self):
-        """Squared detected fraction over the variance of its estimate."""
+        """Squared number of objects over the Monte Carlo variance of the log likelihood."""
+        if jnp.ndim(self.log_weights) == 1:
+            return self._own_effective_number
+        num = self._num_of_populations
+        shares = jnp.exp(self.log_weights - logsumexp(self.log_weights, axis=-1, keepdims=True))
+        # Change of the log likelihood by each injection, per object.
+        shares = jnp.tensordot(num, shares, num.ndim) / jnp.maximum(jnp.sum(num), 1.0)
+        return 1.0 / jnp.maximum(jnp.sum(shares**2) - 1.0 / self.num, 1e-12)
+
+    @property
+    def smallest_number(self):
+        """Smallest effective number of the populations of a batch that have objects, each on its own."""
+        return jnp.min(jnp.where(self._num_of_populations > 0, self._own_effective_number, jnp.inf))
+
+    @property
+    def _num_of_populations(self):
+        """Number of objects of each population, (...)."""
+        return jnp.broadcast_to(self.num_objects, jnp.shape(self.log_weights)[:-1])
+
+    @property
+    def _own_effective_number(self):
+        """Squared detected fraction of each population over the variance of its estimate, (...)."""
         # Variance over squared mean: sum of w^2 over the squared sum of w, less 1 / num for the injections not found.
-        inverse = jnp.exp(logsumexp(2.0 * self.log_weights) - 2.0 * logsumexp(self.log_weights)) - 1.0 / self.num
-        return 1.0 / jnp.maximum(inverse, 1e-12)
+        sums = [logsumexp(power * self.log_weights, axis=-1) for power in (1.0, 2.0)]
+        return 1.0 / jnp.maximum(jnp.exp(sums[1] - 2.0 * sums[0]) - 1.0 / self.num, 1e-12)
 
     def sample(self, key, shape: tuple[int, ...]):
-        """Draw true values of detected objects, shape + (n,)."""
-        cumulative = jnp.cumsum(jnp.exp(self.log_weights - jnp.max(self.log_weights)))
-        index = jnp.searchsorted(cumulative, random.uniform(key, shape) * cumulative[-1])
-        return jnp.asarray(self.values)[index]
+        """Draw true values of detected objects, shape + (n,); the last axes of the shape are those of the batch."""
+        largest = jnp.max(self.log_weights, axis=-1, keepdims=True)
+        cumulative = jnp.cumsum(jnp.exp(self.log_weights - largest), axis=-1)
+        uniform = random.uniform(key, shape)
+        search = jnp.vectorize(jnp.searchsorted, signature="(i),()->()")
+        return jnp.asarray(self.values)[search(cumulative, uniform * cumulative[..., -1])]
+
+
+class InjectedSelection(NamedTuple):
+    """Injections, as the selection of objects with normal populations of true values.
+
+    Attributes
+    ----------
+    values : array (I, n)
+        True values of the injections that were found.
+    log_density : array (I,)
+        Log density of the distribution from which they were drawn.
+    num : float
+        Number of injections, found or not.
+    objects : array (...)
+        1 for every object of a batch, 0 for padding.
+    """
+
+    values: Any
+    log_density: Any
+    num: Any
+    objects: Any = 1.0
+
+    def found(self, mean: Sequence[Any], covariance: Sequence[Sequence], log_weights: Any = 0.0) -> FoundInjections:
+        """Return the found injections with weights in the population of each object.
+
+        Arrays are as in `log_detected_normal`, of true values, and the log weights of the C components (..., C).
+        """
+        # Without the barrier XLA takes seconds to evaluate functions of the injections when it compiles.
+        values, log_drawn = lax.optimization_barrier((jnp.asarray(self.values), jnp.asarray(self.log_density)))
+        residual = [values[:, i] - jnp.asarray(a)[..., None] for i, a in enumerate(mean)]
+        rows = [[jnp.asarray(entry)[..., None] for entry in row] for row in covariance]
+        log_density = jnp.asarray(log_weights)[..., None] + normal_log_density(residual, rows)
+        log_weights = logsumexp(log_density, axis=-2) - log_drawn
+        return FoundInjections(values, log_weights, self.num, jnp.asarray(self.objects) * 1.0)
 
 
 def log_detected_normal(
@@ -250,7 +337,7 @@ def log_detected_normal(
     ----------
     selections : sequence of one or two ProbitSelection
         Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n). A
-        single one may be a `TabulatedSelection` or a `FunctionSelection`.
+        single one may be a `TabulatedSelection`, a `FunctionSelection` or `BothSelections`.
     mean : sequence of n arrays (..., C)
         Elements of the mean, of C components.
     covariance : rows of arrays (..., C)
@@ -264,7 +351,7 @@ def log_detected_normal(
         In closed form: a normal distribution function, of one or two dimensions, or its mean over the latent; of a
         function, by a fixed quadrature.
     """
-    if isinstance(selections[0], TabulatedSelection | FunctionSelection):
+    if isinstance(selections[0], TabulatedSelection | FunctionSelection | BothSelections):
         return selections[0].log_detected(mean, covariance)
     axes = range(len(mean))
     slopes = [[jnp.asarray(selection.slope)[..., i, None] for i in axes] for selection in selections]

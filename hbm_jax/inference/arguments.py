@@ -39,8 +39,10 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     TypeError
         For keywords that the program does not have.
     ValueError
-        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit, and
-        for tables, and columns and lists of anything but numbers, if the program cannot use them.
+        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit, for
+        Series and DataFrames of one length with the same labels in different rows, or DataArrays along a dimension,
+        which would be paired by position, and for tables, and columns and lists of anything but numbers, if the program
+        cannot use them.
     """
     if keywords:
         bound = inspect.signature(program).bind(*args, **keywords)
@@ -53,6 +55,7 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
             )
         args = bound.args[: max(num_given, len(args))]
     names = _argument_names(program, args)
+    _require_equal_rows(names, args)
     args = tuple(_new_view(_require_plain(name, value)) for name, value in zip(names, args, strict=True))
     choice = _usable_forms(program, names, args, [_forms(name, value) for name, value in zip(names, args, strict=True)])
     return args if choice is None else tuple(map(_new_view, choice))
@@ -74,6 +77,7 @@ def plain_objects(program: Callable, objects: Sequence[tuple]) -> list[tuple]:
     plain, forms = [], []
     for index, args in enumerate(objects):
         names = [f"object {index}, {name}" for name in _argument_names(program, args)]
+        _require_equal_rows(names, args)
         plain.append(tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True)))
         for name, value, first in zip(names, plain[-1], plain[0], strict=False):
             if (text := _not_numbers(value)) and not _not_numbers(first):
@@ -212,10 +216,41 @@ def _require_plain(name: str, value: Any) -> Any:
         if str(value.unit):
             raise ValueError(
                 f"{name}: expected plain numbers; found a Quantity in {value.unit}. Pass "
-                f"{name}.to_value({str(value.unit)!r}); the priors are then in this unit."
+                f"{name.split(', ')[-1]}.to_value({str(value.unit)!r}); the priors are then in this unit."
             )
         return np.asarray(value.to_value())
     return value
+
+
+def _require_equal_rows(names: list[str], args: tuple) -> None:
+    """Raise ValueError if two arguments of one length have the same labels in different rows of their indices.
+
+    Indices without a common label, such as those of objects and of groups, say nothing about how rows belong together.
+    """
+    first: dict[tuple, tuple[str, pd.Index]] = {}
+    for name, value in zip(names, args, strict=True):
+        for dimension, index in _indices(value).items():
+            other, expected = first.setdefault((dimension, len(index)), (name, index))
+            labels, expected_labels = index.tolist(), expected.tolist()
+            if index.equals(expected) or set(labels).isdisjoint(expected_labels):
+                continue
+            # Compared as text, because missing labels are not equal to themselves.
+            row = [repr(a) == repr(b) for a, b in zip(labels, expected_labels, strict=True)].index(False)
+            remedy = "drop_vars" if dimension else "reset_index(drop=True)"
+            raise ValueError(
+                f"{name}: expected the index of {other}, because rows are paired by position; found {labels[row]!r} "
+                f"instead of {expected_labels[row]!r} in row {row} (counted from 0). Align the two, such as by "
+                f"reindex, or, if their rows are in the same order, drop the index with {remedy}."
+            )
+
+
+def _indices(value: Any) -> dict[str, pd.Index]:
+    """Return the index of a Series or DataFrame, under an empty name, or those of a DataArray or Dataset."""
+    if isinstance(value, pd.Series | pd.DataFrame):
+        return {"": value.index}
+    if isinstance(value, xr.DataArray | xr.Dataset):
+        return {str(dimension): index for dimension, index in value.indexes.items()}
+    return {}
 
 
 def _new_view(value: Any) -> Any:

@@ -195,11 +195,17 @@ class Processes(OneProcess):
         return jax.make_array_from_callback(padded.shape, NamedSharding(self.mesh, spec), lambda index: padded[index])
 
     def compile(
-        self, fn: Callable, *args: Any, compared: bool = True, options: Any = None, arrays: Sequence[Any] = ()
+        self,
+        fn: Callable,
+        *args: Any,
+        compared: bool = True,
+        options: Any = None,
+        arrays: Sequence[Any] = (),
+        identity: Any = None,
     ) -> "SplitProgram":
         """Compile a function of a split potential for arguments of these shapes; `SplitProgram` has the parameters.
 
-        ``arrays`` has no effect, because the arrays that are split are arguments.
+        ``arrays`` has no effect, because the arrays that are split are arguments, and neither has ``identity``.
         """
         return SplitProgram(self, fn, args, compared, options)
 

@@ -100,6 +100,14 @@ class Program(Protocol):
     def blinded(self) -> Sequence[str]:
         """Sites that ``blind=True`` of `hbm_jax.sample` hides: free parameters whose values are the result."""
 
+    @property
+    def further_starts(self) -> Callable[[Any, Mapping[str, Any], Callable], Sequence[Mapping[str, Any]]] | None:
+        """Starting points of searches for modes, besides draws of the prior; None for none.
+
+        A function of the bound data, values of the latent sites, and a function ``refit`` of values and names of
+        sites, which returns the values of highest likelihood near given ones, with the named sites held constant.
+        """
+
     def cautions(self, data: Any, bound: Any = None) -> Sequence[str]:
         """Return notes for the verdict about approximations for these data.
 
@@ -263,6 +271,12 @@ def cautions_of(program: Callable, args: tuple, bound: tuple) -> tuple[str, ...]
         return ()
     takes_bound = bool(args) and "bound" in inspect.signature(cautions).parameters
     return tuple(cautions(*args[:1], bound=bound[0]) if takes_bound else cautions(*args[:1]))
+
+
+def further_starts_of(program: Callable, bound: tuple) -> Callable[[Mapping[str, Any], Callable], Sequence[Any]] | None:
+    """Return `Program.further_starts` for bound arguments; None by default."""
+    further_starts = getattr(program, "further_starts", None)
+    return functools.partial(further_starts, bound[0]) if further_starts is not None and bound else None
 
 
 def remedies_of(program: Callable) -> Mapping[str, str]:

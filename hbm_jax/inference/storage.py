@@ -1,16 +1,15 @@
 """Draws and data as an ArviZ DataTree that can be stored, and a check of this before sampling."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_base import from_dict
 
 from hbm_jax.inference.program import arrays_of_reparametrisations, coords_of, dims_of, symbols_of, units_of
 
+RESERVED = {"chain", "draw", "sample"}
 KINDS = "biufcUS"  # NumPy kinds that a file can hold: numbers and text
 
 
@@ -58,6 +57,19 @@ def arrays_of(data) -> dict[str, np.ndarray] | None:
     return arrays
 
 
+def require_storable_names(dims: dict[str, list[str]]) -> None:
+    """Raise ValueError if a site or plate has a name that a result file cannot hold."""
+    for kind, names in (("site", dims), ("plate", {plate for plates in dims.values() for plate in plates})):
+        for name in RESERVED & set(names):
+            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
+        for name in names:
+            if "/" in name:
+                raise ValueError(
+                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
+                    "result files. In numpyro.handlers.scope, pass divider='.'."
+                )
+
+
 def tree_of(
     program: Callable,
     args: tuple,
@@ -101,14 +113,15 @@ def tree_of(
             f"a site and a plate or dimension are both called {name!r}: expected two names, because the coordinate of "
             "the dimension would replace the site. Rename one of them."
         )
-    unconstrained = {"unconstrained_posterior": {"position": positions}}
+    unconstrained = {"position": positions}
     parameters = {"parameter": list(target.real_labels)}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found chain dimension to be longer")  # many short chains
-        tree = from_dict({"posterior": dict(sites)}, dims=used_dims, coords=labels)
-        # Build each group separately: a site or plate may have the name of a sampler statistic.
-        tree.update(from_dict({"sample_stats": dict(sample_stats)}))
-        tree.update(from_dict(unconstrained, dims={"position": ["parameter"]}, coords=parameters))
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": dataset_of_draws(sites, used_dims, labels),
+            "sample_stats": dataset_of_draws(sample_stats),
+            "unconstrained_posterior": dataset_of_draws(unconstrained, {"position": ["parameter"]}, parameters),
+        }
+    )
     for attribute, texts in {"units": units_of(program), "symbol": symbols_of(program)}.items():
         for name in texts:
             if name in tree["posterior"]:
@@ -120,6 +133,45 @@ def tree_of(
         numbered = {n: ([f"{n}_dim_{axis}" for axis in range(value.ndim)], value) for n, value in arrays.items()}
         tree["centering"] = xr.DataTree(xr.Dataset(numbered))
     return tree
+
+
+def dataset_of_draws(
+    draws: Mapping[str, np.ndarray],
+    dims: Mapping[str, list[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Return draws as a Dataset with the names of ArviZ.
+
+    ArviZ's own ``from_dict`` does the same, but its import takes that of matplotlib.
+
+    Parameters
+    ----------
+    draws : mapping of str to array (chain, draw, ...)
+        Draws by name.
+    dims : mapping of str to list of str, optional
+        Dimensions of variables after ``chain`` and ``draw``; missing ones are named ``<variable>_dim_<number>``.
+    coords : mapping of str to sequence, optional
+        Labels of dimensions. Default: numbers from 0.
+
+    Raises
+    ------
+    ValueError
+        If a variable has fewer axes than dimensions, or a dimension has labels of another length.
+    """
+    dims, variables, labels = dims or {}, {}, dict(coords or {})
+    for name, values in draws.items():
+        named = ["chain", "draw", *dims.get(name, ())]
+        if len(named) > values.ndim:
+            raise ValueError(
+                f"{name} has the dimensions {', '.join(named)}: expected an array of as many axes; found {values.ndim}."
+            )
+        named += [f"{name}_dim_{i}" for i in range(values.ndim - len(named))]
+        variables[name] = (named, values)
+        for dim, size in zip(named, values.shape, strict=True):
+            labels.setdefault(dim, np.arange(size))
+            if len(labels[dim]) != size:
+                raise ValueError(f"{name}: expected {size} labels of {dim!r}; found {len(labels[dim])}.")
+    return xr.Dataset(variables, labels)
 
 
 def check_storable(program: Callable, args: tuple, target, dims, coords) -> None:

@@ -1,14 +1,17 @@
-"""Selections that are not limits: efficiencies tabulated in a measured quantity, and functions of two of them."""
+"""Selections that are not limits: tabulated efficiencies, functions of two measured quantities, and injections."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
 from typing import Any, ClassVar
 
 import numpy as np
 
+from hbm_jax.data.injections import read_injections
 from hbm_jax.data.tables import read_table
-from hbm_jax.distributions.selection import FunctionSelection, TabulatedSelection
+from hbm_jax.distributions.selection import ENOUGH, FunctionSelection, InjectedSelection, TabulatedSelection
 from hbm_jax.models.priors import Prior
 from hbm_jax.validation import DataError, OptionError, float_vector
 
@@ -129,8 +132,92 @@ class DetectionFunction(_Fixed):
         return FunctionSelection(self.function)
 
 
-def efficiency_from_text(text: str) -> Efficiency | None:
-    """Return the efficiency that a text describes, or None for the text of another selection.
+@dataclass(frozen=True, eq=False)
+class Injections(_Fixed):
+    """Detection of simulated objects, which estimates the detected fraction of a population.
+
+    Parameters
+    ----------
+    source : path or table
+        One row per simulated object, found or not: its true values; ``density``, the probability density of the
+        distribution from which they were drawn, per unit of every value; and ``found``, 1 or 0. The values are
+        log10_E_peak (observer's frame) and log10_flux of an interval for `hbm_jax.models.Golenetskii`; x1, c and m_b
+        for `Supernova`; and for `Afterglow` the parameters of the sources that have populations, such as photon_index,
+        log10_flux and log10_nh.
+
+    Notes
+    -----
+    As text it is ``"injections from injections.csv"``. Every found injection has a weight, the ratio of the density of
+    the population to ``density``, see `hbm_jax.distributions.selection.FoundInjections`. For bursts and supernovae the
+    population is that at the redshift of each object, so that detection should depend on redshift by these values only;
+    for afterglows it is that of all sources, whose redshifts, exposures and responses the injections should have.
+    `hbm_jax.models.Relation` takes its injections with the data.
+    """
+
+    source: Any
+    quantity: ClassVar[str] = "injections"
+
+    def __str__(self):
+        return f"injections from {self.source if self.is_registered else 'a table'}"
+
+    @property
+    def is_registered(self) -> bool:
+        """True for the path of a table, which the text restores."""
+        return isinstance(self.source, str | PathLike)
+
+    def to_config(self) -> str:
+        """Return the text."""
+        return str(self)
+
+    @cached_property
+    def _read(self) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
+        """Found injections and number of all, by names of the values."""
+        return {}
+
+    def selection(self, names: Sequence[str], objects: Any = 1.0) -> InjectedSelection:
+        """Return the injections as the selection of objects with these values.
+
+        Raises
+        ------
+        DataError
+            For missing columns, densities that are not positive, and tables in which none is found.
+        """
+        key = tuple(names)
+        if key not in self._read:
+            self._read[key] = read_injections(self.source, key)
+        found, num = self._read[key]
+        return InjectedSelection(found[:, :-1], found[:, -1], float(num), objects)
+
+
+def refuse_narrow(option: str, priors: Mapping[str, Prior], names: Sequence[str]) -> None:
+    """Raise OptionError for standard deviations fixed at 0, with which a population has no density."""
+    for name in names:
+        if isinstance(value := priors.get(name), float | int) and value <= 0.0:
+            raise OptionError(f"{option} expects {name} above 0, without which the population has no density; found 0.")
+
+
+def effective_injections(num_found: int, num_objects: int, posterior: Any) -> list[str]:
+    """Return a sentence about the smallest effective number of injections over the draws of a posterior."""
+    smallest = float(np.min(posterior["effective_injections"].to_numpy()))
+    error = num_objects / np.sqrt(smallest)
+    sentence = (
+        f"The detected fraction is estimated from {num_found} found injections; their effective number is "
+        f"{smallest:.3g} or more, {smallest / num_objects:.2g} times the {num_objects} objects, and the Monte Carlo "
+        f"error of the log likelihood is up to {error:.2g}"
+    )
+    enough = smallest >= ENOUGH * num_objects
+    if "injections_per_object" in posterior:
+        own = float(np.min(posterior["injections_per_object"].to_numpy()))
+        sentence += f". For single objects the effective number is {own:.3g} or more"
+        enough &= own >= ENOUGH
+    conclusion = f"; {ENOUGH:g} times are enough"
+    if not enough:
+        conclusion = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
+    return [sentence + conclusion]
+
+
+def efficiency_from_text(text: str) -> Efficiency | Injections | None:
+    """Return the efficiency, or the injections, that a text describes; None for the text of another selection.
 
     Raises
     ------
@@ -148,6 +235,8 @@ def efficiency_from_text(text: str) -> Efficiency | None:
             raise OptionError(f"selection: expected {expected}; found {text!r}.") from error
         return Efficiency(match["quantity"], at, probability)
     if match := FILE.fullmatch(text):
+        if match["quantity"] == Injections.quantity:
+            return Injections(match["path"].strip())
         table = read_table(match["path"].strip())
         names = list(table.columns)[:2]
         if len(names) < 2:

@@ -12,14 +12,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import jax.numpy as jnp
 import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.distributions import ProbitSelection, distribution_from_text, distribution_to_text
+from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.efficiency import DetectionFunction, Efficiency, efficiency_from_text
+from hbm_jax.models.efficiency import (
+    DetectionFunction,
+    Efficiency,
+    Injections,
+    effective_injections,
+    efficiency_from_text,
+)
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
@@ -187,10 +195,11 @@ def as_selections(choice: Any, model: str, *, limits_only: bool = True) -> tuple
 
     Parameters
     ----------
-    choice : str, Selection, Efficiency, DetectionFunction, or sequence of them
+    choice : str, Selection, Efficiency, DetectionFunction, Injections, or sequence of them
         Each part of the text is a quantity, ``>`` or ``<``, a limit, and optionally ``+-`` and a width. Limit and width
         are numbers or priors; the limit may be the name of a column, and may end with ``by group``. ``"none"`` is no
-        selection, and ``"x efficiency 0.5:0 2:1"`` or ``"x from efficiency.csv"`` a `hbm_jax.models.Efficiency`.
+        selection, ``"x efficiency 0.5:0 2:1"`` or ``"x from efficiency.csv"`` a `hbm_jax.models.Efficiency`, and
+        ``"injections from injections.csv"`` `hbm_jax.models.Injections`.
     model : str
         Name of the model in messages.
     limits_only : bool
@@ -208,7 +217,7 @@ def as_selections(choice: Any, model: str, *, limits_only: bool = True) -> tuple
     (Selection('x > 1.0'), Selection('y < Normal(loc=2.0, scale=0.5) +- 0.1'))
     """
     chosen: tuple[Any, ...]
-    if isinstance(choice, Selection | Efficiency | DetectionFunction):
+    if isinstance(choice, Selection | Efficiency | DetectionFunction | Injections):
         chosen = (choice,)
     elif isinstance(choice, str):
         parts = [] if choice.strip() in ("", NONE) else re.split(r"\s+and\s+", choice)
@@ -226,14 +235,25 @@ def as_selections(choice: Any, model: str, *, limits_only: bool = True) -> tuple
 
 
 def stored(chosen: Sequence[Any]) -> Any:
-    """Return selections as a model stores them: as text, or the object of a user's function."""
-    return next((part for part in chosen if isinstance(part, DetectionFunction)), selections_to_text(chosen))
+    """Return selections as a model stores them: as text, or the object of a user's function or of injections."""
+    objects = (part for part in chosen if isinstance(part, DetectionFunction | Injections))
+    return next(objects, selections_to_text(chosen))
+
+
+def record_effective(found: FoundInjections | None) -> None:
+    """Record the effective number of injections, if any, and the smallest one of single objects, as sites."""
+    if found is None:
+        return
+    numpyro.deterministic("effective_injections", found.effective_number)
+    if jnp.ndim(found.log_weights) > 1:
+        numpyro.deterministic("injections_per_object", found.smallest_number)
 
 
 class SelectiveModel(PopulationModel):
     """Base class of models with the option ``selection``, which states the objects that are missing in the data."""
 
     selection: Any
+    selected_values: ClassVar[Any] = ()  # names of the true values of injections
 
     @cached_property
     def selections(self) -> tuple[Any, ...]:
@@ -244,6 +264,17 @@ class SelectiveModel(PopulationModel):
     def _stated_selections(self) -> tuple[Selection, ...]:
         """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
         return precomputed(lambda: as_selections(self.selection, self.label))
+
+    def cautions_of_draws(self, data: Any, posterior: Any) -> list[str]:
+        """Return a sentence about the effective number of injections over the draws of a posterior."""
+        if "effective_injections" not in posterior:
+            return []
+        num_found = len(self.selections[0].selection(self.selected_values).values)
+        return effective_injections(num_found, self.num_selected(data), posterior)
+
+    def num_selected(self, data: Any) -> int:
+        """Return the number of objects, or intervals of bursts, in the data or bound data."""
+        return len(data.z)
 
 
 def selections_to_text(chosen: Sequence[Any]) -> str:

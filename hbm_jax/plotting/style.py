@@ -378,3 +378,14 @@ def draw_distribution(axis, measured, simulated, detected, limit: float | None, 
     axis.hist(measured, bins=edges, histtype="step", color=BLACK, lw=1.0, label="measured")
     if limit is not None:
         axis.axvline(limit, color=BLACK, lw=0.8, ls="--")
+
+
+def draw_efficiency(axis, at, probability) -> None:
+    """Draw a tabulated efficiency over a distribution, on an axis of its own from 0 to 1."""
+    low, high = axis.get_xlim()
+    shown = np.unique(np.clip([low, *at, high], low, high))
+    right = axis.twinx()
+    right.plot(shown, np.interp(shown, at, probability), color=BLACK, lw=0.8, ls="--")
+    right.set(ylim=(0.0, 1.25), yticks=[0.0, 0.5, 1.0], ylabel="efficiency")
+    right.grid(visible=False)
+    axis.set_xlim(low, high)

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.spectra.stack import SAME_RATIO, SpectrumStack, indices_of
+from hbm_jax.spectra.stack import SpectrumStack, indices_of
+from hbm_jax.spectra.statistics.grouped_counts import SAME_RATIO
 from hbm_jax.validation import DataError, frozen_array
 
 BackgroundResponse = Literal["rmf", "source", "own", "sky"]

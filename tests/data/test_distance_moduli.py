@@ -315,7 +315,14 @@ def test_checksums_are_those_of_files_at_hand(shared_data):
         assert hashlib.sha256(content).hexdigest() == downloads.DOWNLOADS[name].table[1]
 
 
-def test_published_constraints_by_name(shared_data):
+def table_of_hubble_constant(folder):
+    """Write a table with one measurement of H0; return its path."""
+    path = folder / "h0.csv"
+    path.write_text("quantity,value,sigma\nH0,73.0,1.0\n")
+    return path
+
+
+def test_published_constraints_by_name(shared_data, tmp_path):
     mean, covariance = (shared_data(f"constraints/desi_dr2_bao_{part}.txt") for part in ("mean", "cov"))
     released, retyped = read_constraints(mean, covariance=covariance), load_constraints("desi-dr2-bao")
     order = [*range(11), 12, 11]  # the release has D_H before D_M at the last redshift
@@ -329,6 +336,11 @@ def test_published_constraints_by_name(shared_data):
     assert HubbleDiagram(constraints="desi-dr2-bao").constraints.quantity == retyped.quantity
     both = load_constraints("planck-2018", "desi-dr2-bao")
     assert both.quantity == planck2018_distance_priors().quantity + retyped.quantity
+    joined = HubbleDiagram(constraints=f"planck-2018 + desi-dr2-bao + {table_of_hubble_constant(tmp_path)}").constraints
+    assert joined.quantity == (*both.quantity, "H0")
+    np.testing.assert_array_equal(joined.covariance[:-1, :-1], both.covariance)
+    with pytest.raises(ValueError, match=r"Unknown constraints 'desi-bao'.*did you mean"):
+        HubbleDiagram(constraints="planck-2018 + desi-bao")
     with pytest.raises(ValueError, match=r"Unknown constraints 'desi-dr3-bao'.*did you mean 'desi-dr2-bao'"):
         load_constraints("desi-dr3-bao")
     with pytest.raises(ValueError, match="expected one or more of planck-2018"):

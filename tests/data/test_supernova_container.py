@@ -223,7 +223,7 @@ def test_data_error_is_a_value_error_and_pickles():
 
 def test_pytree_round_trip_and_jit(three):
     leaves, structure = jax.tree.flatten(three)
-    assert len(leaves) == 19
+    assert len(leaves) == 21
     assert_same(three, jax.tree.unflatten(structure, leaves))
 
     traces = []
@@ -243,8 +243,8 @@ def test_pytree_round_trip_and_jit(three):
 
 def test_unflatten_does_not_validate(three):
     structure = jax.tree.structure(three)
-    assert jax.tree.unflatten(structure, [None] * 19).m_b is None
-    assert repr(jax.tree.unflatten(structure, [None] * 19)) == "Supernovae(3 objects)"
+    assert jax.tree.unflatten(structure, [None] * 21).m_b is None
+    assert repr(jax.tree.unflatten(structure, [None] * 21)) == "Supernovae(3 objects)"
 
 
 def test_probabilities_of_type_ia(three):

@@ -191,6 +191,24 @@ def test_true_points_given_their_group():
         np.testing.assert_allclose(covariance[i, j], true - gain @ true, rtol=1e-8, atol=1e-12)
 
 
+def test_standard_normals_become_values_with_the_covariance_of_the_density():
+    """Values are linear in the normals; the inverse covariance is minus the second derivative of the log density."""
+
+    @jax.jit
+    def derivatives(value):
+        d = GroupedLinearRelation(**GROUPS, group_scale=0.3, offset_scale=0.4, used=USED)
+        at_zero = np.zeros(d.shape_of_normals)
+        hessian = jax.hessian(lambda value: d.log_prob(value).sum())(value)
+        return d.from_normals(at_zero), d.mean, jax.jacfwd(d.from_normals)(at_zero), hessian
+
+    value, mean, factor, hessian = jax.device_get(derivatives(VALUE))
+    np.testing.assert_allclose(value[USED], mean[USED], rtol=1e-12)
+    kept = np.repeat(USED[1], 2)
+    linear = factor[1][:, :, 1].reshape(len(kept), -1)[kept]
+    precision = -hessian[1][:, :, 1].reshape(len(kept), -1)[np.ix_(kept, kept)]
+    np.testing.assert_allclose(linear @ linear.T @ precision, np.eye(kept.sum()), atol=1e-8)
+
+
 def test_several_draws_at_once_are_refused():
     d = GroupedLinearRelation(**GROUPS, group_scale=0.3, offset_scale=0.4, used=USED)
     with pytest.raises(NotImplementedError, match="one sample at a time"):

@@ -374,6 +374,8 @@ def test_priors_of_impossible_data_are_said(monkeypatch):
         ValueError, match="expected at least half of the prior draws to give finite data and densities; found"
     ):
         calibrate(often_impossible, np.array(0.0), num_replicates=50, progress=False)
+    with pytest.raises(ValueError, match=r"found 0 of 40\. .* The argument 'x' has NaN in row 2 \(counted from 0\)\.$"):
+        calibrate(line, np.array([0.0, 1.0, np.nan]), np.zeros(3), num_replicates=20, progress=False)
 
 
 def with_ties(x, y=None):

@@ -354,7 +354,7 @@ class MadeUp(Pilot):
 
     def given_mode(self, forms, key):
         assert all((form.weight == 0.0).all() for form in forms)
-        return {"mu": np.zeros(()), "_theta_free": np.zeros((2, 1)), "phi": np.zeros((2, 3))}
+        return {"mu": np.zeros(()), "_theta_free": np.zeros((2, 1)), "phi": np.zeros((2, 3))}, True
 
     def given_run(self, forms, params, key):
         draws = {"mu": np.zeros(10), "_theta_free": RNG.normal(size=(10, 2, 1)), "phi": RNG.normal(size=(10, 2, 3))}
@@ -394,6 +394,22 @@ def test_a_pilot_without_finite_scales_says_so():
     pilot = Pilot(groups, (), 0, 3)
     with pytest.raises(hbm.inference.StartError, match="finite scales; found NaN or infinity for 'theta'"):
         pilot.choose((PartialNonCentring("theta", np.zeros(2), np.ones(2)),), draws, KEY)
+
+
+def test_data_with_nan_are_refused_with_site_and_row():
+    def with_covariate(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+        with numpyro.plate("group", 3):
+            theta = numpyro.sample("theta", dist.Normal(slope, 1.0))
+            numpyro.sample("y", dist.Normal(theta + slope * x, 1.0), obs=y)
+
+    values = np.array([1.0, np.nan, 2.0])
+    for program, args, found in (
+        (mixed, (values, 1.0), "observed site 'y'"),
+        (with_covariate, (values, np.ones(3)), "argument 'x'"),
+    ):
+        with pytest.raises(hbm.inference.StartError, match=rf"found NaN\. The {found} has NaN in row 1 \(counted"):
+            centre(program, *args)
 
 
 # In `hbm_jax.sample`

@@ -15,6 +15,7 @@ from hbm_jax.inference import run as run_module
 from hbm_jax.inference import verdict as verdict_module
 from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import loop as loop_module
+from hbm_jax.inference.sampler import progress as progress_module
 from hbm_jax.inference.sampler.ensemble import statistics as statistics_module
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MARGIN, MIN_ESS, StopRule
@@ -61,7 +62,7 @@ def interrupted(monkeypatch):
             return advance(self, num_draws)
 
         monkeypatch.setattr(chains_module.Chains, "advance", stop_later)
-        monkeypatch.setattr(loop_module, "MAX_PROGRESS_FRACTION", np.inf)
+        monkeypatch.setattr(progress_module, "MAX_PROGRESS_FRACTION", np.inf)
         monkeypatch.setattr(run_module, "ProgressLine", Recorder)
         monkeypatch.setattr(Recorder, "lines", [])
         return hbm.sample(
@@ -160,17 +161,15 @@ def test_live_line_of_stuck_chains_warns_of_nothing(monkeypatch):
     stuck = np.repeat(np.arange(4.0)[:, None], 30, axis=1)
     block = chains_module.Block(stuck[..., None], *[stuck] * 5)
     draws = SimpleNamespace(num_draws=30, raw=lambda name: getattr(block, name))
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), num_warmup=0, **SEPARATE)
-    loop = loop_module.Loop(chains, draws, Recorder(True), StopRule(), 0, None, 0.0, False)
-    loop._report(block)
+    line = progress_module.DrawingLine(Recorder(True), ["a"])
+    line.show(draws, 0, 10.0, lambda smallest_ess: 60.0)
     assert float(re.search(r"worst R-hat (\S+) \(a\)", Recorder.lines[-1])[1]) > 1e6
 
 
 def test_rates_and_times_are_readable():
-    block = chains_module.Block(*[np.zeros((4, 10))] * 6)
-    assert loop_module._rate(0.001, block) == "4,000 draws/s"
-    assert loop_module._rate(10.0, block) == "0.4 draws/s"
-    assert [loop_module._time(t) for t in (3.2, 89, 600, 7200)] == ["3 s", "89 s", "10 min", "2.0 h"]
+    assert progress_module.rate(4000.0) == "4,000 draws/s"
+    assert progress_module.rate(0.4) == "0.4 draws/s"
+    assert [progress_module.duration(t) for t in (3.2, 89, 600, 7200)] == ["3 s", "89 s", "10 min", "2.0 h"]
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,9 @@ def test_the_better_of_two_maxima_is_found():
 @pytest.mark.parametrize("restarts", [0, profile.RESTARTS, profile.RESTARTS + 1])
 def test_a_profile_that_finds_a_better_maximum_restarts_the_fit(monkeypatch, restarts):
     better = [types.SimpleNamespace(x=i) for i in range(1, restarts + 1)]
-    monkeypatch.setattr(profile, "_covariance", lambda likelihood, best: (np.eye(1), []))
+    monkeypatch.setattr(profile, "covariance_at", lambda likelihood, best: (np.eye(1), []))
     monkeypatch.setattr(profile, "_table", lambda *args: ("table", [], better.pop(0) if better else None))
-    monkeypatch.setattr(profile, "_newton", lambda likelihood, x: types.SimpleNamespace(x=x))
+    monkeypatch.setattr(profile, "newton", lambda likelihood, x: types.SimpleNamespace(x=x))
     notes = []
     best, *_, failures = profile._with_errors(None, types.SimpleNamespace(x=0), "profile", 0.5, None, notes)
     assert best.x == restarts

@@ -229,7 +229,7 @@ def test_residuals_given_the_others_are_those_of_the_precision_matrix():
     with jax.enable_x64(True):
         structure = inspect_program(program, (y,))
         run = replicator(program, (y,), structure, 60)
-        pool = run({"mu": 0.2}, jax.random.key_data(jax.random.key(0)))["y", "given latents"]
+        pool = run({"mu": 0.2}, jax.random.key_data(jax.random.key(0)), {})["y", "given latents"]
     expected = (y - 0.2) @ np.linalg.inv(covariance)
     np.testing.assert_allclose(np.asarray(pool["scores"])[0], expected, rtol=1e-9)
     assert structure.observed["y"].components == ("component 1", "component 2")
@@ -276,8 +276,8 @@ def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, m
             structure = inspect_program(program, (counts,))
             run = replicator(program, (counts,), structure, num)
             latents = {"scale": np.log(0.5), "level": log_rate[:, None]}
-            pools = jax.device_get(run(latents, jax.random.key_data(jax.random.key(seed(5)))))
-        return structure, {level: completed(pool) for (_, level), pool in pools.items()}
+            pools = jax.device_get(run(latents, jax.random.key_data(jax.random.key(seed(5))), {}))
+        return structure, {level: completed(pool, structure.observed[name]) for (name, level), pool in pools.items()}
 
     structure, by_numpy = pools()
     assert not structure.observed["counts"].loops

@@ -12,16 +12,14 @@ import pytest
 import xarray as xr
 from monte_carlo import seed
 from numpyro import distributions as dist
-from numpyro.infer import NUTS
 
 import hbm_jax as hbm
 from hbm_jax.data import ValuesInGroups
-from hbm_jax.inference.arguments import plain_arguments
+from hbm_jax.inference.arguments import plain_arguments, plain_objects
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.metric import Metric
 from hbm_jax.inference.sampler.target import StartError, build_target
-from hbm_jax.inference.sampler.warmup.lost_chains import lost_chains, with_restarted
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -316,53 +314,6 @@ def test_a_start_without_a_step_size_is_one_of_an_older_version():
     np.testing.assert_array_equal(again.metric.to_position(u), u)  # an empty scale is 1
 
 
-# Chains that are restarted
-
-
-def test_chains_in_a_region_without_mass_are_found_and_begun_again():
-    rng = np.random.default_rng(0)
-    positions = rng.normal(size=(4, 100, 3))
-    potentials = 0.5 * (positions**2).sum(axis=-1)
-    assert lost_chains(positions, potentials) == {}
-    far = potentials.copy()
-    far[2] += 300.0
-    best = int(np.argmin(potentials.mean(axis=1) - np.log(positions.std(axis=1)).sum(axis=-1)))
-    assert lost_chains(positions, far) == {2: best}
-    # The neck of a funnel: a density that is higher by far, in a volume that is smaller by more.
-    narrow, dense = positions.copy(), potentials.copy()
-    narrow[1] *= 1e-14
-    dense[1] -= 50.0
-    assert set(lost_chains(narrow, dense)) == {1}
-    # A wide mode of lower density has the same mass as a narrow one: 30 times as wide in three dimensions.
-    narrow, dense = positions.copy(), potentials.copy()
-    narrow[1] /= 30.0
-    dense[1] -= 3.0 * np.log(30.0)
-    assert lost_chains(narrow, dense) == {}
-    # A chain that never moved, or whose density is NaN.
-    narrow[1], far[3] = 0.0, np.nan
-    lost = lost_chains(narrow, far)
-    assert set(lost) == {1, 2, 3}
-    assert set(lost.values()) == {0}
-
-
-@pytest.mark.long
-def test_a_chain_begun_again_has_the_state_of_another_but_its_own_key():
-    target, start = started(small, np.array([1.0, 2.0, 4.0]))
-    with jax.enable_x64(True):
-        kernel = NUTS(potential_fn=target.potential)
-        keys = jax.random.split(jax.random.key(0), 4)
-        state = jax.vmap(lambda key, point: kernel.init(key, 20, point, (), {}))(keys, start.points)
-        again = with_restarted(state, {1: 3})
-    others = np.array([0, 2, 3])
-    for name in ("z", "potential_energy", "z_grad"):
-        np.testing.assert_array_equal(getattr(again, name)[1], getattr(state, name)[3])
-        np.testing.assert_array_equal(getattr(again, name)[others], getattr(state, name)[others])
-    np.testing.assert_array_equal(again.adapt_state.step_size[1], state.adapt_state.step_size[3])
-    for new, old in ((again, state), (again.adapt_state, state.adapt_state)):
-        np.testing.assert_array_equal(jax.random.key_data(new.rng_key), jax.random.key_data(old.rng_key))
-    assert with_restarted(state, {}) is state
-
-
 # Data that are no arrays
 
 
@@ -424,6 +375,24 @@ def test_masked_values_and_units_are_refused_by_name():
     with pytest.raises(ValueError, match=r"x: expected plain numbers; found a Quantity in km / s\. Pass x\.to_value"):
         build_target(regression, (X * u.km / u.s, Y), None)
     assert density_of(regression, X * u.dimensionless_unscaled, Y) == pytest.approx(PLAIN(), rel=1e-12)
+
+
+def test_columns_with_different_indices_are_refused_by_name():
+    """They would be paired by position."""
+    x, y = pd.Series(X), pd.Series(Y)
+    found = r"y: expected the index of x, .*; found {} instead of {} in row {} .*{}"
+    with pytest.raises(ValueError, match=found.format(29, 0, 0, r"reset_index\(drop=True\)")):
+        plain_arguments(regression, (x, y[::-1]))
+    with pytest.raises(ValueError, match=found.format("'c'", 28, 28, "reset_index")):
+        plain_arguments(regression, (x, pd.DataFrame({"y": Y}, index=[*range(28), "c", "d"])))
+    arrays = (xr.DataArray(a, dims="p", coords={"p": p}) for a, p in ((X, np.arange(30)), (Y, np.arange(30) + 1)))
+    with pytest.raises(ValueError, match=found.format(1, 0, 0, "drop_vars")):
+        plain_arguments(regression, tuple(arrays))
+    with pytest.raises(ValueError, match=r"object 1, y: expected the index of object 1, x"):
+        plain_objects(regression, [(x, y), (x, y[::-1])])
+    # Of equal indices, other lengths, other labels, or without an index.
+    for other in (y, y[:29], y[::-1].reset_index(drop=True), y.set_axis([f"g{i}" for i in range(30)]), Y):
+        np.testing.assert_array_equal(plain_arguments(lambda x, y: None, (x, other))[1], other)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,10 @@ def test_the_sample_of_a_posterior_is_read_by_the_distance_model(tmp_path):
     sample = distance_nodes("nodes", {f"dmu_{k + 1}": draws[..., k] for k in range(22)})
     flat = draws.reshape(-1, 22)
     np.testing.assert_allclose(sample.covariance, np.cov(flat.T), rtol=1e-12)
+    (warning,) = sample.warnings
+    assert "from 2000 draws" in warning
+    assert "parameters fitted to 22 nodes by 0.10 of their errors" in warning
+    assert not distance_nodes("nodes", {f"dmu_{k + 1}": np.tile(draws[..., k], 2) for k in range(22)}).warnings
     with jax.enable_x64(True):
         fiducial = distmod(np.asarray(UNION3_NODES), Cosmology.flat(H0=70.0, Om0=0.3))
     np.testing.assert_allclose(sample.mu, fiducial + flat.mean(axis=0), atol=1e-9)

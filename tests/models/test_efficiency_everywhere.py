@@ -207,6 +207,42 @@ def test_fluxes_of_afterglows_are_those_of_detected_ones(monte_carlo):
     monte_carlo.p_value(stats.ks_2samp(mean + std * np.ravel(drawn), kept).pvalue)
 
 
+def test_limits_of_supernovae_are_texts_as_everywhere(monte_carlo):
+    """Densities, written out; draws; one of every survey; and what is refused."""
+    data, options = supernovae(), FIXED
+
+    def density(model, **more):
+        with jax.enable_x64(True):
+            return float(log_density(model, (model.bind(data),), {}, TRIPP | more)[0])
+
+    without = density(Supernova(**options))
+    common = Supernova(selection="common", mass_step=False, priors={"Om0": 0.3, "m_lim": 24.0, "m_lim_width": 0.2})
+    smooth = Supernova(selection="m_b < 24 +- 0.2", **options)
+    assert density(smooth) == pytest.approx(density(common), rel=1e-12)
+    assert Supernova(**smooth.to_config()).to_config() == smooth.to_config()
+    cut = Supernova(selection="c < 0.15", **options)
+    covariance = moments_of_supernovae(TRIPP, data)[1]
+    fraction = stats.norm.logcdf((0.15 - TRIPP["c_mean"]) / np.sqrt(covariance[:, 0, 0]))
+    assert density(cut) - without == pytest.approx(-fraction.sum(), rel=1e-10)
+    drawn, _ = cut.simulate(jax.random.key(seed(3)), supernovae(300), TRIPP)
+    loc, scale = TRIPP["c_mean"], np.sqrt(covariance[1, 0, 0])
+    expected = stats.truncnorm(-np.inf, (0.15 - loc) / scale, loc, scale)
+    monte_carlo.p_value(stats.kstest(drawn.c[1::3], expected.cdf).pvalue)
+    of_surveys = Supernova(selection="m_b < Normal(24, 0.5) +- 0.2 by group", **options)
+    assert of_surveys.by_survey == ("m_b_lim",)
+    assert density(of_surveys, m_b_lim=np.array([24.0])) == pytest.approx(
+        density(smooth) + stats.norm.logpdf(0.0, 0.0, 0.5), rel=1e-12
+    )
+    with pytest.raises(DataError, match="expected none beyond the limit; found 2, the first s1"):
+        Supernova(selection="m_b < 23", **options).bind(data)
+    with pytest.raises(OptionError, match=r"limit of one of x1, c, m_b; found 'm'"):
+        Supernova(selection="m < 23")
+    with pytest.raises(OptionError, match="'m_limit'"):
+        Supernova(selection="m_b < m_limit")
+    with pytest.raises(OptionError, match="beside observations='joint' expects a width"):
+        Supernova(selection="m_b < 24", observations="joint")
+
+
 def test_tables_are_read_and_stored(tmp_path):
     (tmp_path / "efficiency.csv").write_text("m_b,share\n21,1\n23,0.9\n23.6,0.3\n24.5,0.05\n")
     for choice in (MAGNITUDE, str(MAGNITUDE), f"m_b from {tmp_path / 'efficiency.csv'}"):

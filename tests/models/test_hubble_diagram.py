@@ -417,6 +417,18 @@ def test_constraints_are_a_term_of_the_prior():
         assert all(np.isfinite(slope) for slope in slopes.values())
 
 
+@pytest.mark.long
+def test_union3_with_planck_and_desi_dr2_is_the_published_result(shared_data):
+    """DESI DR2 (arXiv:2503.14738), to half an error; their Planck likelihood is not the compressed one."""
+    model = HubbleDiagram(cosmology="w0wacdm", constraints="planck-2018 + desi-dr2-bao")
+    fit = hbm.sample(model, published("union3", shared_data), seed=1, progress=False)
+    assert fit.verdict.usable
+    for name, value, error in (("w0", -0.674, 0.09), ("wa", -1.05, 0.32), ("H0", 66.1, 0.8), ("Om0", 0.328, 0.009)):
+        draws = np.asarray(fit.posterior[name])
+        assert abs(draws.mean() - value) < 0.5 * error
+        assert draws.std() == pytest.approx(error, rel=0.25)
+
+
 def test_what_is_refused():
     data = made_up(40, calibrators=3)
     flow = made_up(40)

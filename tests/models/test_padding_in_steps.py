@@ -10,6 +10,8 @@ import scipy.stats
 import hbm_jax as hbm
 from hbm_jax.data.supernovae.distance_moduli import DistanceModuli
 from hbm_jax.inference.compilation.constants_as_arguments import lowered
+from hbm_jax.inference.model_check.compiled_replicates import compiled_replicates
+from hbm_jax.inference.model_check.replicates import completed, inspect_program, replicator
 from hbm_jax.inference.program import bound_args, padded_of
 from hbm_jax.inference.sampler.target import Padded, build_target
 from hbm_jax.models import Golenetskii, HubbleDiagram, Normal, Relation, Supernova
@@ -106,6 +108,30 @@ def test_programs_are_those_of_a_sample_of_another_size(case):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c == "one line" else pytest.mark.long) for c in CASES])
+def test_the_check_of_the_model_has_the_data_and_no_padding(case):
+    model, data_of, nums = CASES[case]
+    with jax.enable_x64(True):
+        args = bound_args(model, (data_of(nums[0]),))
+        structure = inspect_program(model, args)
+        rng = np.random.default_rng(1)
+        latents = {name: 0.3 * rng.normal(size=shape) for name, shape in structure.latents.items()}
+        key = np.asarray(jax.random.key_data(jax.random.key(2)))
+        draw = compiled_replicates(model, args, structure, 20, latents, key)
+        direct = jax.jit(replicator(model, args, structure, 20))(latents, key)
+        pools = jax.device_get(draw(latents, key)), jax.device_get(direct)
+    for name, level in pools[1]:
+        site = structure.observed[name]
+        found, expected = (completed(pool[name, level], site) for pool in pools)
+        assert found["values"].shape == expected["values"].shape
+        np.testing.assert_allclose(found["values"][0], expected["values"][0], rtol=1e-12)
+        np.testing.assert_array_equal(found["valid"], expected["valid"])
+        np.testing.assert_allclose(found["values"][1:].std(), expected["values"][1:].std(), rtol=0.3)
+        if "scores" in expected:
+            scale = np.abs(expected["scores"][0]).max()
+            np.testing.assert_allclose(found["scores"][0], expected["scores"][0], rtol=1e-8, atol=1e-10 * scale)
+
+
 def test_steps():
     sizes = np.array([padded_size(num) for num in range(1, 3000)])
     num = np.arange(1, 3000)
@@ -169,6 +195,7 @@ def test_a_sample_of_another_size_with_another_prior_compiles_nothing(tmp_path):
             model = Relation(priors={"alpha_mean": prior})
             fit = hbm.sample(model, points(3 * num, num), seed=num, **settings)
             assert fit.posterior.sizes["group"] == num
+            assert fit.model_check.passed is not None
     finally:
         jax.monitoring.unregister_event_listener(count)
         for name, value in before.items():

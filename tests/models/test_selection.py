@@ -31,6 +31,7 @@ def points(**more):
 CASES = {
     "x > 0.5": ((0.5, 0.0), None, {}),
     "y < 3.0 +- 0.6": (None, (3.0, 0.6), {}),
+    "x > 0.5 and y < 3.0": ((0.5, 0.0), (3.0, 0.0), {}),
     "x > cut_x +- 0.3 and y < 3.0": ((CUT, 0.3), (3.0, 0.0), OUTLIERS),
 }
 
@@ -149,6 +150,27 @@ def test_a_limit_in_a_third_quantity_is_that_of_another_predictor():
     normal = stats.multivariate_normal([*mean, 1.1 + slopes @ mean], true + np.diag([ERROR_X, 0.2, ERROR_Y]) ** 2)
     share = stats.norm.logsf(1.0, mean[1], np.hypot(std[1], 0.2))
     np.testing.assert_allclose(found, normal.logpdf(data.values[0]) - share, rtol=1e-10)
+
+
+def test_scatter_in_x_is_degenerate_with_slope_and_scatter_in_y():
+    """Points on a line that scatter in x too have the density of a steeper line with more errors in x."""
+    p = TRUTH | {"intrinsic_scatter": 1.2}
+    assumed, variance = 0.3, TRUTH["x_std"] ** 2
+    ratio = variance / (variance - assumed**2)  # of the slopes, with and without a scatter in x
+    other = p | {"x_std": np.sqrt(variance / ratio), "alpha": p["alpha"] * ratio}
+    other["beta"] = p["beta"] + (p["alpha"] - other["alpha"]) * p["x_mean"]
+    rest = p["intrinsic_scatter"] ** 2 + p["alpha"] ** 2 * variance * (1.0 - ratio)
+    other["intrinsic_scatter"] = np.sqrt(rest)
+    broader = points(sigma_x=np.full(5, np.hypot(ERROR_X, assumed)))
+
+    def density(values, data, text):
+        model = Relation(pooling="complete", selection=text, pivot=0.0)
+        site = log_density(model, (model.bind(data),), {}, values)[1]["observed"]
+        return float(site["fn"].log_prob(site["value"]).sum())
+
+    for text in ("none", "x > 0.5", "y < 3.0 +- 0.6"):
+        with jax.enable_x64(True):
+            assert density(other, broader, text) == pytest.approx(density(p, points(), text), rel=1e-10)
 
 
 def test_text_and_objects_are_the_same(tmp_path):

@@ -18,6 +18,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
+from hbm_jax.spectra import write_table_model
 from hbm_jax.spectra.folding.grouping import group, groups, noticed
 from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.components import (
@@ -214,6 +215,27 @@ def test_spectra_of_a_survey_are_bound_with_arrays_of_the_same_shapes(two, spect
         assert log_likelihood(model, entry, values) == pytest.approx(alone, abs=2e-3)
     with pytest.raises(ValueError, match=r"expected as many spectra in each data set; found \[1, 2\]"):
         model.bind_alike([two, singles[0]])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spectrum", ["PowerLaw() * tbabs", "(PowerLaw() + gauss(fe)) * tbabs", "atable"])
+def test_a_survey_of_any_model_and_number_is_divided(two, spectrum, tmp_path):
+    """More elements than a common response may have, and as many spectra as groups of channels."""
+    values = {"photon_index": 2.0, "log10_flux": -10.8, "nh": 2.0}
+    if "gauss" in spectrum:
+        values |= {"fe_energy": 2.0, "fe_sigma": 0.01, "fe_log10_amplitude": -4.0}
+    if spectrum == "atable":
+        edges, grid = np.geomspace(0.2, 12.0, 201), {"kT": [0.5, 1.0, 2.0]}
+        write_table_model(tmp_path / "a.mod", lambda e, kT: -np.diff(np.exp(-e / kT)), edges, grid)
+        spectrum, values = f"atable('{tmp_path}/a.mod') * tbabs", {"kT": 0.8, "log10_amplitude": -2.0, "nh": 0.3}
+    model = SpectralFit(spectrum)
+    singles = [two.subset([row % 2]) for row in range(np.shape(two.counts)[1])]
+    bound = model.bind_alike(singles)
+    assert len(bound) == len(singles)
+    assert len({tuple(np.shape(leaf) for leaf in jax.tree.leaves(entry)) for entry in bound}) == 1
+    for row in (0, 1, len(singles) - 1):
+        alone = log_likelihood(model, model.bind(singles[row]), values)
+        assert log_likelihood(model, bound[row], values) == pytest.approx(alone, abs=2e-3)
 
 
 @pytest.mark.long

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from models.densities import LogDensity
 from models.test_supernova import FEW
-from models.test_supernova_options import MORE_PRIORS, Plain, T
+from models.test_supernova_options import MORE_PRIORS, Plain, T, normal
 from numpyro import distributions as dist
 from scipy import stats
 
 from hbm_jax.data import DataError
 from hbm_jax.models import Supernova
 from hbm_jax.models.supernovae.bound import padded
+from hbm_jax.validation import OptionError
 
 SHIFT, RATIO = np.array([0.3, -0.2, 0.5]), np.array([1.3, 0.8, 2.0])
 BAND_PRIORS = {"m_lim_shift": stats.norm(0, 0.5), "m_lim_width_ratio": stats.lognorm(0.5, 0, 1)}
@@ -133,3 +134,52 @@ def test_data_without_limits_are_refused(limited):
     lost = dataclasses.replace(limited, band_limit=np.full(6, np.nan))
     with pytest.raises(DataError, match=r"selection='band' expects detection limits of surveys.*found none"):
         Supernova(selection="band").bind(lost)
+
+
+@pytest.mark.parametrize("options", [{}, {"outliers": True, "mass_error": True}], ids=["normal", "mixture"])
+def test_limits_and_a_cut_in_colour_divide_by_the_fraction_that_passes_both(limited, options):
+    """The fraction of each component is P(m_obs < limit, c < cut) of two normal variables, by SciPy."""
+    model = Supernova(selection="band and colour", priors={"Om0": T["Om0"]}, **options)
+    sites = sites_of(model)
+    prior = sum(np.sum((MORE_PRIORS | BAND_PRIORS)[name].logpdf(value)) for name, value in sites.items())
+    index, total = {"a": 0, "c": 1, "b": 2}, 0.0
+    for n, survey in enumerate(limited.survey):
+        plain_model = Plain(Supernova(**options), limited.subset([n]), T)
+        y = np.array([limited.x1[n], limited.c[n], limited.m_b[n]])
+        slope, limit, width = np.zeros(3), 100.0, 1.0
+        if np.isfinite(limited.band_limit[n]):
+            slope = np.array([0.0, limited.band_colour[n], 1.0])
+            limit = limited.band_limit[n] + SHIFT[index[survey]] - limited.band_offset[n]
+            width = limited.band_limit_width[n] * RATIO[index[survey]]
+        slopes = np.stack([slope, [0.0, 1.0, 0.0]])
+        margins, widths = np.array([limit, 0.3]), np.array([width, 1e-3])
+        density = passed = 0.0
+        for weight, mean, covariance, grid in plain_model.components(0):
+            mean = mean + np.array([0.0, 0.0, plain_model.redshifts(0)[0][0]])
+            density += weight * np.sum(grid * np.exp(normal(y, mean, covariance)))
+            scatter = slopes @ covariance @ slopes.T + np.diag(widths**2)
+            fraction = stats.multivariate_normal(np.zeros(2), scatter).cdf(margins - mean @ slopes.T)
+            passed += weight * np.sum(grid * fraction)
+        total += np.log(density) - np.log(passed) + stats.norm.logcdf((margins - slopes @ y) / widths).sum()
+    density, gradient = LogDensity(model, limited).with_gradient(sites)
+    np.testing.assert_allclose(density - prior, total, rtol=1e-6)
+    assert all(np.isfinite(slope).all() for slope in gradient.values())
+
+
+def test_simulated_supernovae_pass_limits_and_cut(limited):
+    model = Supernova(selection="band and colour", priors={"c_lim": 0.05})
+    many = limited.subset(np.tile(np.arange(6), 20))
+    parameters = {name: T[name] for name in T if name in model.all_priors} | {"m_lim_shift": 0.0}
+    drawn, _ = model.simulate(jax.random.key(4), many, parameters | {"m_lim_width_ratio": 0.05})
+    assert drawn.c.max() < 0.05 + 5e-3
+    has_limit = np.isfinite(many.band_limit)
+    observed = (drawn.m_b + many.band_offset + many.band_colour * drawn.c)[has_limit]
+    assert np.all(observed < many.band_limit[has_limit] + 5 * 0.05 * 0.4)
+    assert np.std(drawn.c) > 0.03
+
+
+def test_a_cut_beside_limits_expects_normal_populations():
+    with pytest.raises(OptionError, match="selection 'band and colour' expects colour='normal'; found 'dust'"):
+        Supernova(selection="band and colour", colour="dust")
+    with pytest.raises(OptionError, match=r"expected common, survey or band limits.*found 'none'"):
+        Supernova(selection="none and colour")

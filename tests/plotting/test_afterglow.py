@@ -237,7 +237,9 @@ def test_figures_of_another_expression_are_those_of_its_parameters(fit):
     assert labels == [label("photon_index"), label("log10_flux", "erg/cm^2/s"), label("log10_nh", "1e22/cm^2")]
 
 
-@pytest.mark.parametrize("text", ["log10_flux > -11.6 +- 0.1", "counts > 99"])
+@pytest.mark.parametrize(
+    "text", ["log10_flux > -11.6 +- 0.1", "counts > 99", "log10_flux efficiency -12.0:0.0001 -11.2:1.0"]
+)
 def test_a_selection_of_afterglows_shows_what_it_leaves_out(fit, text):
     """For the flux, all sources far above the limit are detected; for counts, hidden sources are missing."""
     priors = {"photon_index_mean": 2.0, "photon_index_std": 0.2, "log10_flux_mean": -11.7, "log10_flux_std": 0.4}
@@ -247,7 +249,8 @@ def test_a_selection_of_afterglows_shows_what_it_leaves_out(fit, text):
         program=hbm.models.Afterglow(selection=text, priors=priors), data=fit.data, args=(fit.data,), blinding=None,
         posterior={name: fit.posterior[name] for name in names},
     )  # fmt: skip
-    left, right = selected_afterglows(selected).axes
+    left, right, *efficiency = selected_afterglows(selected).axes
+    assert len(efficiency) == ("efficiency" in text)
     missing, detected, sources = left.lines[:3]
     assert len(sources.get_xdata()) == len(fit.data)
     assert len(detected.get_xdata()) + len(missing.get_xdata()) == 1500

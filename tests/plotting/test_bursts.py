@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.cosmology import FlatwCDM
+from jax.scipy.special import ndtr
 from stored_fits import load
 
 from hbm_jax.data import BurstPopulation, BurstSpectra, BurstSpectraPopulation
-from hbm_jax.models import Golenetskii, GolenetskiiCounts
+from hbm_jax.models import DetectionFunction, Efficiency, Golenetskii, GolenetskiiCounts
 from hbm_jax.plotting import selected_bursts
 from hbm_jax.plotting.bursts.figures import _log10_area, figures, golenetskii_planes, redshift_predictions
 
@@ -100,8 +101,44 @@ def test_a_selection_of_bursts_shows_what_it_leaves_out(text):
     assert (missing.get_ydata() < edges[1] + blur).all()
     assert 0.1 < len(detected.get_xdata()) / (len(detected.get_xdata()) + len(missing.get_xdata())) < 0.95
     assert right.get_ylabel() == ("bursts" if whole else "intervals")
-    with pytest.raises(ValueError, match="selected_bursts: expected a fit with a limit as a selection"):
+    with pytest.raises(ValueError, match="selected_bursts: expected a fit with a selection"):
         selected_bursts(load("golenetskii"))
+
+
+TABLE, PEAKS = (-6.8, -6.0, -5.0), (1.8, 2.4, 3.0)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Efficiency("log10_flux", TABLE, (0.0, 0.2, 1.0)),
+        Efficiency("log10_E_peak", PEAKS, (0.0, 1.0, 0.3)),
+        DetectionFunction(lambda peak, flux: ndtr((flux + 6.0 - 0.5 * (peak - 2.3)) / 0.3), "a trigger"),
+    ],
+    ids=["flux", "peak", "function"],
+)
+def test_bursts_selected_by_tables_and_functions_show_what_is_missing(selection):
+    """The detected fraction of the objects in a bin is the efficiency there."""
+    data = BurstPopulation(num_intervals=1, log10_flux_limit=-6.2, redshift=(0.5, 3.0)).draw(20, seed=1).data
+    values = {"gamma": 1.5, "log10_N": 52.0, "intrinsic_scatter": 0.3, "log10_E_peak_mean": 2.6}
+    model = Golenetskii(selection=selection, pooling="complete", priors=values | {"log10_E_peak_std": 0.3})
+    fit = SimpleNamespace(program=model, data=data, args=(data,), posterior={})
+    left, right, *efficiency = selected_bursts(fit).axes
+    missing, detected, measured = left.lines
+    assert len(measured.get_xdata()) == 20
+    num = len(detected.get_xdata())
+    assert 0.1 < num / (num + len(missing.get_xdata())) < 0.95
+    assert right.get_ylabel() == "bursts"
+    if isinstance(selection, DetectionFunction):
+        assert not efficiency
+        return
+    every, found = (patch.get_xy() for patch in right.patches[:2])
+    full = every[:, 1] > 0.3 * every[:, 1].max()
+    fraction = found[full, 1] / every[full, 1]
+    assert np.abs(fraction - selection.probability_at(every[full, 0])).mean() < 0.1
+    (curve,) = efficiency[0].lines
+    np.testing.assert_allclose(curve.get_ydata(), selection.probability_at(curve.get_xdata()))
+    assert ("energy" in right.get_xlabel()) == (selection.quantity == "log10_E_peak")
 
 
 def test_a_selection_of_bursts_from_counts_shows_what_it_leaves_out():

@@ -120,6 +120,23 @@ def test_untied_parameters_of_each_region(observation):
         stack.subset([-1])
 
 
+@pytest.mark.parametrize("own", [(), ("x_log10_amplitude",), ("x_energy", "x_log10_amplitude")])
+def test_searches_start_at_lines_of_the_sources(observation, own):
+    """A line in source regions, of which some have a background region."""
+    stack = RegionStack.separated([observation[0], small_spectrum(seed=9, response=RESPONSE)])
+    model = SpectralFit("powerlaw + gauss(x)", background_spectrum="powerlaw(bkg)", own=own, priors={"x_sigma": 0.05})
+    values = TRUTH | {"x_energy": 3.0, "x_log10_amplitude": -3.0}
+    values = {n: np.full(2, v) if n in own else np.asarray(v) for n, v in values.items()}
+    with jax.enable_x64(True):
+        bound = model.prepare(stack)
+        starts = model.further_starts(bound, values, lambda values, constant: values)
+    absent = model.deviance(bound, values | {"x_log10_amplitude": np.full(np.shape(values["x_log10_amplitude"]), -60)})
+    assert starts
+    for start in starts:
+        assert {name: np.shape(value) for name, value in start.items()} == {n: np.shape(v) for n, v in values.items()}
+        assert model.deviance(bound, start).total <= absent.total + 1e-6
+
+
 def test_simulated_spectra_have_both_regions(stack):
     drawn, _ = MODEL.simulate(jax.random.key(1), stack, TRUTH)
     assert isinstance(drawn, RegionStack)

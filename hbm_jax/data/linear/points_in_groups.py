@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.building import build_from_table
 from hbm_jax.data.columns import TEXT, UNCONVERTED
+from hbm_jax.data.injections import read_injections
 from hbm_jax.data.linear.grouped import GroupedRows, InGroups, pairs_of
-from hbm_jax.data.linear.injections import read_injections
 from hbm_jax.data.linear.measurements import (
     COMBINED,
     LIMITS,

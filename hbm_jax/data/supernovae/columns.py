@@ -40,6 +40,7 @@ UNMEASURED_MASS_ERROR = 2.0  # dex; errors of this size or more mark unmeasured 
 # Detection limit of the survey in an observed band, m_obs = m_b + band_offset + band_colour c; a limit may be missing.
 LIMITS = ("band_limit", "band_limit_width")
 BANDS = ("band_offset", "band_colour")
+CALIBRATORS = ("mu_calibrator", "sigma_mu_calibrator")
 SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # column prefixes, before the offset name
 
 # All columns that `Supernovae.from_columns` accepts. Failed light-curve fits have parameters outside the usual range
@@ -73,6 +74,8 @@ COLUMNS: dict[str, Column] = {
     "band_limit_width": replace(POSITIVE_ERROR, unit="mag"),
     "band_offset": Column("mag"),
     "band_colour": Column(""),
+    "mu_calibrator": Column("mag", "a modulus of a calibrator", (10.0, 50.0), (18.0, 40.0)),
+    "sigma_mu_calibrator": replace(POSITIVE_ERROR, unit="mag"),
     "sensitivity": Column(None),
     "offset_name": Column(None),
 }
@@ -137,7 +140,9 @@ def checked_fields(columns: Mapping[str, Any], column_names: Mapping[str, str]) 
     labels = {key: f"column {column_names.get(key, key)!r}" for key in columns}
     labels |= {key: f"{labels[key]} ({key})" for key, name in column_names.items() if key in columns and name != key}
     single = {key: value for key, value in columns.items() if key not in ("covariance", "sensitivity", "offset_name")}
-    names, survey, numbers, warnings = checked_columns(single, COLUMNS, labels, (*MASSES, "prob_ia", *LIMITS))
+    names, survey, numbers, warnings = checked_columns(
+        single, COLUMNS, labels, (*MASSES, "prob_ia", *LIMITS, *CALIBRATORS)
+    )
     num = len(names)
     if "covariance" in columns:
         covariance = _full_covariance(columns, labels["covariance"], num, names)
@@ -147,6 +152,7 @@ def checked_fields(columns: Mapping[str, Any], column_names: Mapping[str, str]) 
     arrays |= {key: numbers.get(key, np.zeros(num)) for key in (*VARIANCES, "sigma_z")}
     arrays |= {key: numbers.get(key, np.ones(num)) for key in ("prob_ia", "num_observations")}
     arrays["prob_ia"] = np.where(np.isnan(arrays["prob_ia"]), 1.0, arrays["prob_ia"])
+    arrays |= _with_partner(CALIBRATORS, numbers, num, names)
     arrays |= _limits(numbers, num, names) | _host_masses(numbers, num) | {"covariance": covariance}
     texts = {"name": names, "survey": survey, "warnings": (*warnings, *repeated_names(names, "supernovae"))}
     return {key: frozen_array(value) for key, value in arrays.items()} | texts | _sensitivities(columns, num)
@@ -175,7 +181,7 @@ def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
 
 def _full_covariance(columns: Mapping[str, Any], label: str, num: int, names: tuple[str, ...]) -> Floats:
     """Return the validated (N, 3, 3) covariance of the column ``covariance``."""
-    error_columns = [key for key in columns if key.startswith(("sigma_m", "sigma_x", "sigma_c", "var_", "cov_"))]
+    error_columns = [key for key in columns if key.startswith(("sigma_m_b", "sigma_x", "sigma_c", "var_", "cov_"))]
     if error_columns:
         raise DataError(
             f"{label}: expected either this covariance or errors in separate columns, found also "
@@ -206,10 +212,18 @@ def _assembled_covariance(numbers: Mapping[str, Floats], num: int, names: tuple[
 
 def _limits(numbers: Mapping[str, Floats], num: int, names: tuple[str, ...]) -> dict[str, Floats]:
     """Return detection limits, NaN where there is none, and the coefficients of the observed band."""
-    arrays = {key: numbers.get(key, np.full(num, np.nan)) for key in LIMITS}
-    missing = np.isfinite(arrays["band_limit"]) & ~np.isfinite(arrays["band_limit_width"])
-    reject_rows(missing, arrays["band_limit"], "band_limit", "a band_limit_width beside it", names)
+    arrays = _with_partner(LIMITS, numbers, num, names)
     return arrays | {key: numbers.get(key, np.zeros(num)) for key in BANDS}
+
+
+def _with_partner(
+    keys: tuple[str, str], numbers: Mapping[str, Floats], num: int, names: tuple[str, ...]
+) -> dict[str, Floats]:
+    """Return two columns, NaN where missing; a value of the first without one of the second is refused."""
+    first, second = (numbers.get(key, np.full(num, np.nan)) for key in keys)
+    missing = np.isfinite(first) & ~np.isfinite(second)
+    reject_rows(missing, first, keys[0], f"a {keys[1]} beside it", names)
+    return dict(zip(keys, (first, second), strict=True))
 
 
 def _host_masses(numbers: Mapping[str, Floats], num: int) -> dict[str, Floats]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from hbm_jax.data.containers import warnings_of
 from hbm_jax.data.supernovae.columns import (
     BANDS,
+    CALIBRATORS,
     COVARIANCES,
     LIMITS,
     QUANTITIES,
@@ -71,6 +72,8 @@ class Supernovae(HasSurveys):
         [mag]; NaN for a survey without one.
     band_offset, band_colour : (N,)
         Coefficients of the magnitude in that band, m_b + band_offset + band_colour c, at the redshift; 0 by default.
+    mu_calibrator, sigma_mu_calibrator : (N,)
+        Distance modulus of the host from Cepheids or another calibrator, and its error [mag]; NaN if unknown.
     offset_name : tuple of str
         Names of the J calibration offsets, which are in units of their prior errors; may be empty.
     sensitivity : (N, J, 3)
@@ -99,6 +102,8 @@ class Supernovae(HasSurveys):
     band_limit_width: Floats
     band_offset: Floats
     band_colour: Floats
+    mu_calibrator: Floats
+    sigma_mu_calibrator: Floats
     sensitivity: Floats
     offset_name: tuple[str, ...] = field(metadata={"static": True})
     whole = ("offset_name",)
@@ -117,7 +122,8 @@ class Supernovae(HasSurveys):
             `variance_velocity`, `sigma_z`. Optional: `log10_mass` and `sigma_log10_mass` (default NaN; entries may be
             NaN or masked), `prob_ia` (default 1, for missing entries too), `num_observations` (default 1),
             `band_limit` and `band_limit_width` (default and missing entries: no limit), `band_offset` and `band_colour`
-            (default 0), `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"`` and
+            (default 0), `mu_calibrator` and `sigma_mu_calibrator` (default and missing entries: no calibrator),
+            `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"`` and
             so on).
         column_names
             Column names to use in messages, by standard name.
@@ -153,15 +159,22 @@ class Supernovae(HasSurveys):
         """Mask (N,) of the objects with a host mass."""
         return np.isfinite(self.log10_mass)
 
+    @property
+    def is_calibrator(self) -> NDArray[np.bool_]:
+        """Mask (N,) of the supernovae whose host has a distance of its own."""
+        return np.isfinite(self.mu_calibrator)
+
     def describe(self) -> str:
         """Return a one-paragraph summary: number of objects, surveys, redshifts, errors and host masses."""
         correlated = any(np.any(self.covariance[:, i, j]) for i, j in COVARIANCES.values())
         parts = [key.removeprefix("variance_") for key in VARIANCES if np.any(getattr(self, key))]
+        calibrators = f" {self.is_calibrator.sum()} are calibrators of known distance." * bool(self.is_calibrator.any())
         return (
             f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
             f"{self._survey_text()}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
             f"separate variances of m_b: {', '.join(parts) or 'none'}; "
             f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._type_text()}"
+            f"{calibrators}"
             f"{self._warning_text()}"
         )
 
@@ -268,14 +281,15 @@ class Supernovae(HasSurveys):
         """Return plain arrays by field name for storage, text as arrays of strings; omit absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
         absent |= {name for name in ("prob_ia", "num_observations") if np.all(getattr(self, name) == 1.0)}
-        absent |= self._unused_bands
+        absent |= self._unused
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
         return {key: value for key, value in super().to_dict().items() if key not in absent}
 
     @property
-    def _unused_bands(self) -> set[str]:
-        """Names of the fields of detection limits if no object has one."""
-        return set() if np.isfinite(self.band_limit).any() else {*LIMITS, *BANDS}
+    def _unused(self) -> set[str]:
+        """Names of the fields of detection limits, and of calibrators, if no object has one."""
+        unused = set() if np.isfinite(self.band_limit).any() else {*LIMITS, *BANDS}
+        return unused if self.is_calibrator.any() else {*unused, *CALIBRATORS}
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per supernova, which `hbm_jax.data.read_supernovae` reads.
@@ -297,7 +311,7 @@ class Supernovae(HasSurveys):
         for name in ("prob_ia", "num_observations"):
             if np.all(columns[name] == 1.0):
                 del columns[name]
-        for name in self._unused_bands:
+        for name in self._unused:
             del columns[name]
         if not self.has_host_mass.any():
             del columns["log10_mass"], columns["sigma_log10_mass"]

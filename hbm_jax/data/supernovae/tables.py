@@ -9,7 +9,7 @@ from scipy.special import chdtrc
 
 from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import unused_errors, without_repeated_names
-from hbm_jax.data.supernovae.columns import COLUMNS, MASSES, QUANTITIES, SENSITIVITIES, VARIANCES
+from hbm_jax.data.supernovae.columns import CALIBRATORS, COLUMNS, MASSES, QUANTITIES, SENSITIVITIES, VARIANCES
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernovae.snana import read_snana
 from hbm_jax.data.supernovae.supernovae import Supernovae
@@ -134,9 +134,10 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
     Returns
     -------
     Supernovae
-        In the order in which names first appear. Redshifts and the ``variance_*`` fields are means; the host mass is
-        the one with the smallest error, the probability of type Ia the largest, and the survey is, for example,
-        ``"DES+PS1"``. A warning names supernovae whose observations disagree (chi2 with a p-value below 1e-5).
+        In the order in which names first appear. Redshifts and the ``variance_*`` fields are means; the host mass and
+        the modulus of a calibrator are those with the smallest error, the probability of type Ia the largest, and the
+        survey is, for example, ``"DES+PS1"``. A warning names supernovae whose observations disagree (chi2 with a
+        p-value below 1e-5).
 
     Raises
     ------
@@ -161,6 +162,8 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
     rows_of = [np.flatnonzero(np.array(supernovae.name) == name) for name in dict.fromkeys(supernovae.name)]
     combined = [_combined_vector(supernovae, rows) for rows in rows_of]
     best = [_best_row(supernovae, rows) for rows in rows_of]
+    errors = np.where(supernovae.is_calibrator, supernovae.sigma_mu_calibrator, np.inf)
+    calibrators = [rows[errors[rows].argmin()] for rows in rows_of]
     means = ("z_cmb", "z_hel", "sigma_z", *VARIANCES)
     fields: dict[str, Any] = {
         "name": [supernovae.name[rows[0]] for rows in rows_of],
@@ -170,6 +173,7 @@ def combine_observations(supernovae: Supernovae) -> Supernovae:
         "num_observations": np.array([supernovae.num_observations[rows].sum() for rows in rows_of]),
         "prob_ia": np.array([supernovae.prob_ia[rows].max() for rows in rows_of]),
         **{key: getattr(supernovae, key)[best] for key in MASSES},
+        **{key: getattr(supernovae, key)[calibrators] for key in CALIBRATORS},
         **{key: np.array([getattr(supernovae, key)[rows].mean() for rows in rows_of]) for key in means},
     }
     disagreeing = [

@@ -16,7 +16,12 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from hbm_jax.distributions.half_line import truncated
-from hbm_jax.distributions.selection import draw_detected, log_detected_normal
+from hbm_jax.distributions.selection import (
+    FoundInjections,
+    InjectedSelection,
+    draw_detected,
+    log_detected_normal,
+)
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -66,8 +71,9 @@ class LinearRelation(dist.Distribution):
         probability that a point is in them. None for no selection.
     width : array (...), optional
         Width of a smooth selection, whose detection probability is Phi((y - limit) / width); None for a step.
-    efficiency : TabulatedSelection or FunctionSelection, optional
-        Detection probability of a measured (x, y), in place of a limit.
+    efficiency : TabulatedSelection, FunctionSelection or InjectedSelection, optional
+        Detection probability of a measured (x, y), in place of a limit; or injections of true (x, y), from which draws
+        are then taken and measured with errors.
 
     Notes
     -----
@@ -116,6 +122,16 @@ class LinearRelation(dist.Distribution):
         """Covariance of the measured (x, y)."""
         return _measured_covariance(_true_covariance(self.x_scale, self.slope, self.scatter), self.errors)
 
+    @property
+    def found(self) -> FoundInjections | None:
+        """Injections that were found, weighted as the points of each line; None without injections."""
+        if not isinstance(self.efficiency, InjectedSelection):
+            return None
+        true = _true_covariance(self.x_scale, self.slope, self.scatter)
+        xx, xy, yy = (jnp.broadcast_to(entry, self.batch_shape)[..., None] for entry in true)
+        x, y = self.mean[..., 0, None], self.mean[..., 1, None]
+        return self.efficiency.found((x, y), ((xx,), (xy, yy)))
+
     @validate_sample
     def log_prob(self, value):
         """Return the log density of measured values (..., 2).
@@ -128,6 +144,8 @@ class LinearRelation(dist.Distribution):
         x, y = residual[..., 0], residual[..., 1]
         a, b = covariance.solve(x, y)
         log_density = -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI
+        if (found := self.found) is not None:
+            return log_density - found.log_normalisation
         if self.efficiency is not None:
             mean, (xx, xy, yy) = self.mean, jnp.broadcast_arrays(*covariance)
             log_fraction = log_detected_normal([self.efficiency], (mean[..., 0], mean[..., 1]), ((xx,), (xy, yy)))
@@ -145,6 +163,11 @@ class LinearRelation(dist.Distribution):
         if self.efficiency is None:
             return self._draw(key, sample_shape)
         shape = sample_shape + self.batch_shape
+        if (found := self.found) is not None:
+            key_true, key_error = random.split(key)
+            noise = bivariate(jnp.zeros(2), Pair(*jnp.moveaxis(jnp.asarray(self.errors), -1, 0)))
+            errors = noise.expand(self.batch_shape).sample(key_error, sample_shape)
+            return found.sample(key_true, shape) + errors
         return draw_detected(key, shape, 2, lambda key: self._draw(key, sample_shape), self.efficiency.probability)
 
     def _draw(self, key, sample_shape):
@@ -168,6 +191,14 @@ class LinearRelation(dist.Distribution):
         x = mean[..., 0] + covariance.xy / covariance.yy * (y - mean[..., 1])
         x = x + jnp.sqrt(jnp.maximum(variance_x, 0.0)) * random.normal(key_x, shape)
         return jnp.stack([x, y], axis=-1)
+
+    def from_normals(self, normals):
+        """Return measured values from standard normals (..., 2), without selection."""
+        covariance, mean = self._covariance, self.mean
+        y = jnp.sqrt(covariance.yy) * normals[..., 1]
+        variance_x = covariance.xx - covariance.xy**2 / covariance.yy
+        x = covariance.xy / covariance.yy * y + jnp.sqrt(jnp.maximum(variance_x, 0.0)) * normals[..., 0]
+        return mean + jnp.stack([x, y], axis=-1)
 
     def conditional(self, value):
         """Return the exact conditional distribution of the true (x, y), (..., 2); it does not depend on the limit."""

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
 
 DIVERGENT = 1000.0  # energy error above which a trajectory is divergent, as in NumPyro and Stan
 LEARNING_RATE = 0.03  # of Adam, for the logarithm of the trajectory length
@@ -81,7 +80,8 @@ class Draw(NamedTuple):
 
 def halton(num: int) -> np.ndarray:
     """Return the first ``num`` points of the Halton sequence of base 2 after 0, (num,)."""
-    return qmc.Halton(1, scramble=False).random(num + 1)[1:, 0]
+    bits = np.arange(num.bit_length())
+    return ((np.arange(1, num + 1)[:, None] >> bits & 1) * 0.5 ** (bits + 1)).sum(axis=1)
 
 
 def operations(value_and_grad: Callable, size: int, num_chains: int) -> float:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_base import from_dict
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.checksum import ResultFileError
 from hbm_jax.inference.options import plain
+from hbm_jax.inference.storage import dataset_of_draws
 from hbm_jax.names import require_parameters
 from hbm_jax.notation import column_format
 
@@ -151,7 +151,7 @@ class Fits:
             else:
                 reason = "it has no draws" if name in self.names else "no object has this name"
             raise KeyError(f"draws of {name!r}: expected an object whose draws were kept; {reason}.")
-        return from_dict({"posterior": self.kept[name]})
+        return xr.DataTree.from_dict({"posterior": dataset_of_draws(self.kept[name])})
 
     def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
         """Return a catalogue as an astropy Table, which can be written as ECSV, FITS and other formats.

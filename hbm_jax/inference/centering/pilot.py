@@ -25,7 +25,13 @@ from numpyro.infer import NUTS
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
-from hbm_jax.inference.arguments import latents_of, plain_arguments, prior_trace
+from hbm_jax.inference.arguments import (
+    arguments_with_nan,
+    latents_of,
+    plain_arguments,
+    prior_trace,
+    without_support_warnings,
+)
 from hbm_jax.inference.centering.location_scale import (
     PartialNonCentring,
     ReparametrisedProgram,
@@ -35,6 +41,7 @@ from hbm_jax.inference.centering.location_scale import (
 )
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args
+from hbm_jax.inference.sampler.diagnosis import diagnose
 from hbm_jax.inference.sampler.target import StartError
 
 MAX_ROUNDS = 6
@@ -110,7 +117,7 @@ def centre(
     ValueError
         If a name in ``sites`` is not a location-scale site, or a latent is discrete.
     StartError
-        If the pilot run finds no finite density, so that its scales are not finite.
+        If the data have NaN, or the pilot run finds no finite density, so that its scales are not finite.
 
     Examples
     --------
@@ -136,7 +143,7 @@ def choose_centering(
     num_pilots: int = 100,
 ) -> Centering:
     """Choose the partial non-centring of a program with bound arguments; see `centre`."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), without_support_warnings():
         key_sites, key_start, key_rounds = jax.random.split(jax.random.fold_in(jax.random.key(seed), PILOT), 3)
         shapes = find_sites(program, args, key_sites)
         unknown = [name for name in sites or () if name not in shapes]
@@ -149,7 +156,9 @@ def choose_centering(
             return Centering(program, _table((), {}), "no latent site has a location or scale that is itself latent")
         reparams = tuple(PartialNonCentring(name, np.zeros(shape), np.ones(shape)) for name, shape in shapes.items())
         pilot = Pilot(program, args, num_warmup, num_pilots)
-        params = pilot.mode(reparams, key_start)
+        params, is_finite = pilot.mode(reparams, key_start)
+        if not is_finite:
+            pilot.require_data_without_nan(reparams, params)
         # First choice from the curvature at the mode: well-measured latents need long trees if non-centred.
         repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_pilots, *x.shape)), params)
         draws = jax.device_get(pilot.evaluate(reparams, repeated))
@@ -184,8 +193,9 @@ class Pilot:
         self.curvature = jax.jit(self._curvature, static_argnums=0)
 
     def _mode(self, reparams, key):
-        """Return parameters near the joint mode of the unconstrained parameters, searched from the prior median.
+        """Return parameters near the joint mode, searched from the prior median, and whether their density is finite.
 
+        The parameters are unconstrained, and those of the median if the density is not finite at the end of the search.
         The mode exists for the non-centred program; centred, the density is unbounded at a scale of zero. A chain
         started from the prior instead can end at a scale so small that the data no longer influence it.
         """
@@ -205,7 +215,17 @@ class Pilot:
         start = unconstrain_fn(program, self.args, {}, median)
         (params, _), _ = jax.lax.scan(step, (start, solver.init(start)), length=MODE_STEPS)
         is_finite = jnp.isfinite(potential(params))
-        return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), params, start)
+        return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), params, start), is_finite
+
+    def require_data_without_nan(self, reparams, params):
+        """Raise StartError if the density is not finite, and an observed site or an argument has NaN."""
+        if jnp.isfinite(jax.jit(self.potential)(reparams, params)):
+            return
+        program = ReparametrisedProgram(self.program, reparams)
+        sites = partial(constrain_fn, program, self.args, {}, params)
+        diagnosis = diagnose(self.program, program, self.args, sites)
+        if with_nan := diagnosis.observed or arguments_with_nan(self.program, self.args):
+            raise StartError(f"centre: expected data with a finite log density; found NaN. {with_nan.strip()}")
 
     def potential(self, reparams, params):
         """Return minus the log density of unconstrained parameters."""

@@ -8,6 +8,7 @@ import jax
 
 VARIABLE = "HBM_JAX_CACHE"
 MAX_BYTES = 1024**3  # largest size of the cache; a fit adds about two megabytes
+_in_use: list[Path] = []  # the folder, once `use_compilation_cache` has been called
 MIN_FREE = 100 * 1024**2  # on a full disk JAX writes an incomplete program, and warns of it at every later use
 
 
@@ -35,6 +36,7 @@ def use_compilation_cache() -> Path | None:
     --------
     >>> folder = use_compilation_cache()  # doctest: +SKIP
     """
+    _in_use.clear()
     folder = cache_folder()
     if folder is None:
         return None
@@ -51,7 +53,13 @@ def use_compilation_cache() -> Path | None:
     # A sampler is one large program and dozens of small ones, which together take longer to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    _in_use.append(folder)
     return folder
+
+
+def folder_in_use() -> Path | None:
+    """Return the folder that `use_compilation_cache` chose; None before that, or if there is none."""
+    return _in_use[-1] if _in_use else None
 
 
 def size(folder: Path) -> int:

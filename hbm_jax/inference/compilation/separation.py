@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
 from hbm_jax.xla_options import QUICK
 
@@ -68,7 +68,7 @@ class Separated:
     def _parts(self) -> "_Parts":
         """Both parts of the function."""
         leaves, structure = jax.tree.flatten(self.data)
-        numeric = [i for i, leaf in enumerate(leaves) if self.traced and _is_numeric(leaf)]
+        numeric = [i for i, leaf in enumerate(leaves) if self.traced and is_numeric(leaf)]
         arrays = [leaves[i] if isinstance(leaves[i], jax.Array) else np.asarray(leaves[i]) for i in numeric]
 
         def of_arrays(x, arrays):
@@ -81,6 +81,11 @@ class Separated:
     def shapes(self) -> Any:
         """Shapes and types of the result."""
         return self._parts.out_info
+
+    @property
+    def closed(self) -> ClosedJaxpr:
+        """Trace of the function of the parameters and the arrays of the data."""
+        return self._parts.closed
 
     @property
     def arrays(self) -> list[jax.Array]:
@@ -109,7 +114,7 @@ def separated(fn: Callable, example: Any, choices: Sequence[Any], otherwise: Any
     return Separated(fn, example, otherwise, traced=False)
 
 
-def _is_numeric(leaf: Any) -> bool:
+def is_numeric(leaf: Any) -> bool:
     """Return whether a leaf of the data is an array of numbers, a number or a random key."""
     return isinstance(leaf, jax.Array) or np.asarray(leaf).dtype.kind in "biufc"
 
@@ -118,7 +123,7 @@ class _Parts:
     """Operations of a traced function of parameters and arrays of data, those of the data alone separate."""
 
     def __init__(self, traced: Any, leaves: Sequence[Any]):
-        self.out_info, self._leaves = traced.out_info, leaves
+        self.out_info, self.closed, self._leaves = traced.out_info, traced.jaxpr, leaves
         jaxpr, constants = traced.jaxpr.jaxpr, traced.jaxpr.consts
         self._operations: list[_Operation] = []
         self._broadcasts: dict[_Value, _Operation] = {}

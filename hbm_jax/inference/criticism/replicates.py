@@ -13,7 +13,7 @@ from numpyro.distributions import Unit, biject_to
 from numpyro.infer.util import potential_energy
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import latents_of, prior_trace
+from hbm_jax.inference.arguments import arguments_with_nan, latents_of, prior_trace
 from hbm_jax.inference.program import bound_args, bound_objects, observing_of, unobserved
 
 LOG_DENSITY = "log density"
@@ -166,7 +166,8 @@ class Replicates:
             raise ValueError(
                 f"calibrate: expected at least half of the prior draws to give finite data and densities; found "
                 f"{len(rows)} of {len(keys)}. The first that does not is number "
-                f"{np.setdiff1d(np.arange(len(keys)), rows)[0]}."
+                f"{np.setdiff1d(np.arange(len(keys)), rows)[0]}. "
+                f"{arguments_with_nan(self.program, self.args)}".rstrip()
             )
         rows = rows[:num_replicates]
         return (

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hbm_jax.inference.likelihood.function import Likelihood
-from hbm_jax.inference.likelihood.profile import CROSSING, PROFILE_STEPS, SAME, _newton
+from hbm_jax.inference.likelihood.profile import CROSSING, PROFILE_STEPS
+from hbm_jax.inference.likelihood.search import SAME, newton
 
 STIFFNESS = 4.0  # curvature of the penalty relative to that of the profile; smaller ones jump where the profile bends
 
@@ -99,7 +100,7 @@ def _end(penalised: _Penalised, center: np.ndarray, sign: float, std: float, tar
     distance = target * std * (1.0 + 1.0 / STIFFNESS)  # exact for a normal likelihood
     for _ in range(PROFILE_STEPS):
         penalised.target = at_best + sign * distance
-        point = _newton(penalised, x)  # type: ignore[arg-type]
+        point = newton(penalised, x)  # type: ignore[arg-type]
         derived = penalised.quantity(point.x)[0]
         excess = penalised.likelihood.value_and_grad(point.x)[0] - lowest
         if not point.converged or excess < -SAME:  # a better maximum: the best fit is not the best

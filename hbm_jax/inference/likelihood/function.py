@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,8 +41,10 @@ class Likelihood:
 
     Attributes
     ----------
+    names : list of str
+        Names of the sites, in the order of the program.
     labels : list of str
-        Names of the parameters and elements, in the order of the program.
+        Names of their elements.
     lower, upper : (size,)
         Bounds of the supports of the priors; infinite if unbounded.
     starts : list of (size,)
@@ -66,6 +68,7 @@ class Likelihood:
         self.args = args
         inspect = inspect_latents_once if shared else inspect_latents
         names, values, bounds, elements, num_data = inspect(stated, args, jax.random.key(seed), num_starts)
+        self.names = names
         self.num_data = num_data if stated_num_data is None else stated_num_data
         template = [np.asarray(values[name][0]) for name in names]
         shapes = {name: value.shape for name, value in zip(names, template, strict=True)}
@@ -93,6 +96,10 @@ class Likelihood:
 
         self._value_and_grad = Compiled(jax.value_and_grad(minus_log_likelihood))
         self._hessian = Compiled(jax.hessian(minus_log_likelihood))
+
+    def ravel(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Return the inverse of `unravel`, (size,)."""
+        return np.concatenate([np.ravel(values[name]).astype(float) for name in self.names])
 
     @property
     def size(self) -> int:

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2
+from scipy.special import ndtri
 
 from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference.arguments import plain_arguments
 from hbm_jax.inference.likelihood.function import Likelihood
-from hbm_jax.inference.likelihood.profile import SAME, MaximumLikelihood, _newton, _Point
+from hbm_jax.inference.likelihood.profile import MaximumLikelihood
+from hbm_jax.inference.likelihood.search import SAME, Point, newton
 from hbm_jax.inference.sampler.progress import Progress, ProgressLine
 from hbm_jax.names import choose
 
@@ -131,8 +132,8 @@ class _Surface:
         self.minimum = likelihood.value_and_grad(self.best)[0]
         self.limits = np.stack([likelihood.lower[self.index], likelihood.upper[self.index]], axis=1)
         self.slopes = self._slopes(best.covariance.to_numpy(float))
-        self.level = float(chi2.ppf(best.level, 1))
-        self.points: dict[tuple[int, ...], _Point] = {}
+        self.level = float(ndtri(0.5 + 0.5 * best.level)) ** 2
+        self.points: dict[tuple[int, ...], Point] = {}
 
     def _slopes(self, covariance: np.ndarray) -> np.ndarray:
         """Return the change of all parameters with those of the grid, (size, number of names), for a normal shape."""
@@ -233,7 +234,7 @@ class _Surface:
 
     def _improve(self, cell: tuple[int, ...], start: np.ndarray) -> bool:
         """Search from a start, and keep the result if it is better than that of the cell."""
-        candidate, point = _newton(self.likelihood, start, self.index), self.points[cell]
+        candidate, point = newton(self.likelihood, start, self.index), self.points[cell]
         if not candidate.converged or (point.converged and candidate.value > point.value - SAME):
             return False
         self.points[cell] = candidate
@@ -245,12 +246,12 @@ class _Surface:
         start[self.index] = position
         return np.clip(start, self.likelihood.lower, self.likelihood.upper)
 
-    def _first_converged(self, position: np.ndarray, starts: list[np.ndarray]) -> _Point:
+    def _first_converged(self, position: np.ndarray, starts: list[np.ndarray]) -> Point:
         """Return the first point that converges, of searches from each start; without one, the last point."""
-        point = _Point(self._moved(starts[0], position), np.inf, False)
+        point = Point(self._moved(starts[0], position), np.inf, False)
         for start in starts:
             for slopes in (self.slopes, 0.0):
-                point = _newton(self.likelihood, self._moved(start, position, slopes), self.index)
+                point = newton(self.likelihood, self._moved(start, position, slopes), self.index)
                 if point.converged:
                     return point
         return point

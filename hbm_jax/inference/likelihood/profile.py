@@ -13,24 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
-from scipy.stats import chi2
+from scipy.special import ndtri
 
 from hbm_jax.blas import one_blas_thread
 from hbm_jax.inference.arguments import arguments_with_nan, naming_arguments, plain_arguments
 from hbm_jax.inference.likelihood.function import Likelihood
+from hbm_jax.inference.likelihood.search import SAME, Point, Search, covariance_at, newton
 from hbm_jax.inference.program import cautions_of
 from hbm_jax.inference.sampler.progress import Progress, ProgressLine
-from hbm_jax.inference.sampler.target import StartError
 from hbm_jax.notation import rounded
 
 ERRORS = ("profile", "curvature", None)
-SEARCH_ITERATIONS = 500
-NEWTON_STEPS = 60
-DECREMENT = 1e-10  # predicted increase of the log likelihood below which Newton steps stop
-CLOSE = 10.0  # difference in log likelihood from the best search, beyond which a search is dropped
-SAME = 1e-3  # difference in log likelihood within which two searches have found the same maximum
-FLAT = 1e-8  # eigenvalue of the scaled Hessian below which the data do not determine a direction
 CROSSING = 1e-5  # accuracy of the ends of a profile interval, relative to the error bar
 PROFILE_STEPS = 60
 FAR = 1e6  # error bars from the maximum beyond which a side of the interval is open
@@ -167,12 +160,13 @@ def maximum_likelihood(
         raise ValueError(f"maximum_likelihood: level: expected a number between 0 and 1; found {level}.")
     if num_starts < 1:
         raise ValueError(f"maximum_likelihood: num_starts: expected at least 1; found {num_starts}.")
-    rise = 0.5 * float(chi2.ppf(level, 1))
+    rise = 0.5 * float(ndtri(0.5 + 0.5 * level)) ** 2
     args = plain_arguments(program, args, keywords)
     with jax.enable_x64(True), one_blas_thread(), ProgressLine(progress) as progress_line:
         with naming_arguments(program, args):
             likelihood = Likelihood(program, args, seed, num_starts)
-            best, notes = _search(likelihood, progress_line, arguments_with_nan(program, args))
+            search = Search(program, likelihood, progress_line)
+            best, notes = search.best(arguments_with_nan(program, args))
         best, covariance, undetermined, table, failures = _with_errors(
             likelihood, best, errors, rise, progress_line, notes
         )
@@ -183,6 +177,8 @@ def maximum_likelihood(
     notes += cautions_of(program, args, likelihood.args)
     if undetermined:
         failures.append(f"the data do not determine {', '.join(undetermined)} (the curvature is singular)")
+    if search.unfinished:
+        failures.append(search.unfinished)
     if not best.converged:
         failures.append("the best search did not end at a maximum")
     names = pd.Index(likelihood.labels, name="parameter")
@@ -201,151 +197,28 @@ def maximum_likelihood(
 
 
 def _with_errors(
-    likelihood: Likelihood, best: "_Point", errors, rise: float, progress_line: ProgressLine, notes: list[str]
+    likelihood: Likelihood, best: Point, errors, rise: float, progress_line: ProgressLine, notes: list[str]
 ):
     """Return maximum, covariance, undetermined parameters, table, failures; restart at better maxima of profiles."""
     restarts = 0
     for _ in range(RESTARTS + 1):
-        covariance, undetermined = _covariance(likelihood, best)
+        covariance, undetermined = covariance_at(likelihood, best)
         table, failures, better = _table(likelihood, best, covariance, errors, rise, progress_line)
         if better is None:
             break
-        best = _newton(likelihood, better.x)
+        best = newton(likelihood, better.x)
         restarts += 1
     if restarts:
         notes.append(f"{restarts} times a profile found a better maximum, and the fit restarted there")
     if better is not None:
-        covariance, undetermined = _covariance(likelihood, best)
+        covariance, undetermined = covariance_at(likelihood, best)
         table, failures, _ = _table(likelihood, best, covariance, None, rise, progress_line)
         failures.append("profiles kept finding better maxima, so there are no intervals")
     return best, covariance, undetermined, table, failures
 
 
-@dataclass(frozen=True)
-class _Point:
-    """Last point of a minimisation of minus the log likelihood."""
-
-    x: np.ndarray
-    value: float
-    converged: bool
-
-
-def _search(likelihood: Likelihood, progress_line: ProgressLine, with_nan: str) -> tuple[_Point, list[str]]:
-    """Run L-BFGS from every start and Newton steps from the results close to the best; return the best and notes.
-
-    ``with_nan`` is a sentence about arguments with NaN, for the error if no start has a finite likelihood.
-    """
-
-    def value_and_grad(u):
-        x, jacobian = likelihood.constrained(u)
-        value, gradient = likelihood.value_and_grad(x)
-        with np.errstate(invalid="ignore"):
-            gradient = gradient * jacobian
-        # The gradient of a distant trial may be NaN; the line search rejects an infinite value.
-        is_finite = np.isfinite(value) and np.isfinite(gradient).all()
-        return (value, gradient) if is_finite else (np.inf, np.zeros_like(gradient))
-
-    ends: list[tuple[float, np.ndarray]] = []
-    for number, start in enumerate(likelihood.starts, 1):
-        u = likelihood.unconstrained(start)
-        if not np.isfinite(value_and_grad(u)[0]):
-            continue
-        result = minimize(value_and_grad, u, jac=True, method="L-BFGS-B", options={"maxiter": SEARCH_ITERATIONS})
-        ends.append((float(result.fun), likelihood.constrained(result.x)[0]))
-        progress_line.show(
-            f"search {number} of {len(likelihood.starts)}: log likelihood {-min(v for v, _ in ends):.3f}"
-        )
-    if not ends:
-        raise StartError(
-            f"maximum_likelihood: expected a finite likelihood and gradient at some of {len(likelihood.starts)} draws "
-            f"of the prior; found none. {with_nan}Check the priors' supports and the data for impossible values."
-        )
-    lowest = min(value for value, _ in ends)
-    points = [_newton(likelihood, x) for value, x in ends if value <= lowest + CLOSE]
-    # Of equal maxima, one at which the steps converged
-    best = min(points, key=lambda point: point.value - SAME * point.converged)
-    num_same = sum(point.value < best.value + SAME for point in points)
-    return best, [f"{num_same} of {len(likelihood.starts)} searches ended at this maximum"]
-
-
-def _newton(likelihood: Likelihood, x: np.ndarray, fixed: int | list[int] | None = None) -> _Point:
-    """Minimise by Newton steps within the bounds, with the parameters of index ``fixed`` held constant."""
-    x = np.clip(x, likelihood.lower, likelihood.upper)
-    value, gradient = likelihood.value_and_grad(x)
-    if not (np.isfinite(value) and np.isfinite(gradient).all()):
-        return _Point(x, np.inf, False)
-    for _ in range(NEWTON_STEPS):
-        outwards = ((x <= likelihood.lower) & (gradient > 0)) | ((x >= likelihood.upper) & (gradient < 0))
-        free = ~outwards
-        if fixed is not None:
-            free[fixed] = False
-        if not free.any():
-            return _Point(x, value, True)
-        hessian = likelihood.hessian(x)[np.ix_(free, free)]
-        if not np.isfinite(hessian).all():
-            return _Point(x, value, False)
-        newton, steepest, lowest = _step_directions(hessian, gradient[free])
-        predicted = -0.5 * float(newton @ gradient[free])
-        if predicted < DECREMENT and lowest > -FLAT:
-            return _Point(x, value, True)
-        for direction in (newton, steepest):
-            trial = _line_search(likelihood, x, value, gradient, free, direction)
-            if trial is not None:
-                break
-        else:
-            # Rounding of the log likelihood can also prevent a further decrease.
-            return _Point(x, value, predicted < 1e-6)
-        x, value, gradient = trial
-    return _Point(x, value, False)
-
-
-def _step_directions(hessian: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return a descending Newton step, a scaled gradient step, and the lowest eigenvalue of the scaled Hessian."""
-    diagonal = np.abs(np.diagonal(hessian))
-    scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    eigenvalues, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
-    positive = np.maximum(np.abs(eigenvalues), FLAT)
-    newton = -scale * (vectors @ ((vectors.T @ (scale * gradient)) / positive))
-    return newton, -(scale**2) * gradient, float(eigenvalues[0])
-
-
-def _line_search(likelihood, x, value, gradient, free, direction):
-    """Backtrack along a direction, projected onto the bounds, until Armijo's condition holds; None if it never does."""
-    step = 1.0
-    while step > 1e-9:
-        trial = x.copy()
-        trial[free] += step * direction
-        trial = np.clip(trial, likelihood.lower, likelihood.upper)
-        trial_value, trial_gradient = likelihood.value_and_grad(trial)
-        if trial_value < value + 1e-4 * min(float(gradient @ (trial - x)), 0.0) and np.isfinite(trial_gradient).all():
-            return trial, trial_value, trial_gradient
-        step *= 0.4
-    return None
-
-
-def _covariance(likelihood: Likelihood, best: _Point) -> tuple[np.ndarray, list[str]]:
-    """Return the inverse Hessian, and the parameters that the data do not determine."""
-    covariance = np.full((likelihood.size, likelihood.size), np.nan)
-    free = np.flatnonzero(~likelihood.at_bound(best.x))
-    hessian = likelihood.hessian(best.x)[np.ix_(free, free)]
-    if not free.size or not np.isfinite(hessian).all():
-        return covariance, []
-    diagonal = np.diagonal(hessian)
-    flat = [likelihood.labels[i] for i, curvature in zip(free, diagonal, strict=True) if not curvature > 0]
-    if flat:
-        return covariance, flat
-    scale = 1.0 / np.sqrt(diagonal)
-    eigenvalues, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
-    if eigenvalues[0] < FLAT:
-        return covariance, [
-            likelihood.labels[i] for i, component in zip(free, vectors[:, 0], strict=True) if abs(component) > 0.1
-        ]
-    covariance[np.ix_(free, free)] = (vectors / eigenvalues) @ vectors.T * scale[:, None] * scale
-    return covariance, []
-
-
 def _table(
-    likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors, rise: float, progress_line: ProgressLine
+    likelihood: Likelihood, best: Point, covariance: np.ndarray, errors, rise: float, progress_line: ProgressLine
 ):
     """Return (table, failures, None), with the values and errors of the parameters in the table.
 
@@ -364,7 +237,7 @@ def _table(
             for side, sign in enumerate((-1.0, 1.0)):
                 progress_line.show(f"profile of {likelihood.labels[index]}, {('lower', 'upper')[side]} end")
                 end = _Profile(likelihood, best, index, sign, covariance, rise).end()
-                if isinstance(end, _Point):
+                if isinstance(end, Point):
                     return None, failures, end
                 ends[index, side], is_open[index, side], converged = end
                 if not converged:
@@ -385,7 +258,7 @@ class _Trial(NamedTuple):
 class _Profile:
     """Search for one end of the profile-likelihood interval of one parameter."""
 
-    def __init__(self, likelihood: Likelihood, best: _Point, index: int, sign: float, covariance, rise: float):
+    def __init__(self, likelihood: Likelihood, best: Point, index: int, sign: float, covariance, rise: float):
         self.likelihood, self.best, self.index, self.sign, self.rise = likelihood, best, index, sign, rise
         self.limit = float((likelihood.lower if sign < 0 else likelihood.upper)[index])
         self.slope = np.zeros(likelihood.size)  # change of all parameters per unit of this one near the best fit
@@ -408,7 +281,7 @@ class _Profile:
             widths.append(1.0 / np.sqrt(curvature))
         return float(min(widths))
 
-    def end(self) -> "_Point | tuple[float, bool, bool]":
+    def end(self) -> Point | tuple[float, bool, bool]:
         """Return the end of the interval, whether it is open and whether the search converged; or a better maximum."""
         center, target = float(self.best.x[self.index]), np.sqrt(2.0 * self.rise)
         inner, outer = _Trial(center, 0.0, self.best.x), None
@@ -442,14 +315,14 @@ class _Profile:
             x = inner.value + gap * np.clip(fraction, 0.02, 0.98)
         return x, False, False
 
-    def _maximise_at(self, value: float, inner: _Trial) -> _Point:
+    def _maximise_at(self, value: float, inner: _Trial) -> Point:
         """Maximise with the parameter fixed, starting along the degeneracy direction, then from the inner trial."""
         start = inner.parameters + self.slope * (value - inner.parameters[self.index])
         start[self.index] = value
-        point = _newton(self.likelihood, start, self.index)
+        point = newton(self.likelihood, start, self.index)
         if not point.converged:
             start = inner.parameters.copy()
             start[self.index] = value
-            restarted = _newton(self.likelihood, start, self.index)
+            restarted = newton(self.likelihood, start, self.index)
             point = restarted if restarted.value < point.value or restarted.converged else point
         return point

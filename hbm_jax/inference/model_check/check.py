@@ -16,21 +16,19 @@ import pandas as pd
 import xarray as xr
 
 from hbm_jax.inference.blinding.blinding import unconstrained_draws
-from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.model_check import residual_statistics as rs
+from hbm_jax.inference.model_check.compiled_replicates import compiled_replicates
 from hbm_jax.inference.model_check.p_values import combined, family_scores_of, p_value_of, scores_of
 from hbm_jax.inference.model_check.replicates import (
     Site,
     Structure,
     completed,
     inspect_program,
-    number_of_replicates,
-    replicator,
     split_positions,
+    without_padding,
 )
 from hbm_jax.inference.model_check.result import ModelCheck, UnusualResiduals, unusual_residuals
 from hbm_jax.inference.program import coords_of, remedies_of
-from hbm_jax.xla_options import QUICK, QUICK_LOOPS
 
 LEVEL = 0.05  # p-value below which the model fails
 NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
@@ -120,16 +118,14 @@ def check_model(
             if not structure.observed:
                 return _unchecked("no site of the program is observed")
             draws = _choose_draws(fit, structure, num_draws, seed)
-            num = num_replicates or number_of_replicates(structure.size)
-            run = replicator(fit.program, fit.bound_args, structure, num)
+            rng = np.random.default_rng(seed)
             key = np.asarray(jax.random.key_data(jax.random.key(seed)))
             example = {name: values[0] for name, values in draws.items()}
-            options = QUICK_LOOPS if structure.draws_many_counts(num) else QUICK
-            program = compiled(run, example, key, compiler_options=options)
+            draw = compiled_replicates(fit.program, fit.bound_args, structure, num_replicates, example, key, rng)
             pools = []
             for k in range(num_draws):
                 key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))
-                pools.append(program({name: values[k] for name, values in draws.items()}, key))
+                pools.append(draw({name: values[k] for name, values in draws.items()}, key))
         # Replicates of the later draws are computed while those of the first are judged.
         return judge_pools(pools, structure, fit.args, remedies_of(fit.program))
     except Exception as error:  # a failed check must not discard the fit
@@ -176,7 +172,7 @@ def judge_pools(
         name: rs.find_covariates(
             args,
             site.shape,
-            _components(np.asarray(pools[0][name, "given latents"]["values"])[0], site),
+            _components(without_padding(pools[0][name, "given latents"]["values"], site, 1)[0], site),
             site.axes,
             site.components,
         )
@@ -210,7 +206,7 @@ def _scored(
     family_scores: dict[tuple[str, str], list[float]] = {}
     last: dict[tuple[str, str], list[rs.Residuals]] = {}
     for on_device in pools:
-        pool = {key: completed(values) for key, values in jax.device_get(on_device).items()}
+        pool = {key: completed(values, structure.observed[key[0]]) for key, values in jax.device_get(on_device).items()}
         num_replicates = len(next(iter(pool.values()))["values"]) - 1
         for level in dict.fromkeys(level for _, level in pool):
             statistics, keys = [], []

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtri, ndtri_exp
-from scipy.stats import rankdata
+
+from hbm_jax.inference.sampler.ensemble.convergence import ranks
 
 TAIL = 0.1  # fraction of a pool, on each side, whose scores follow an exponential distribution
 
@@ -21,7 +22,7 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     probability of an exponential distribution fitted to this tail, so that the size of the pool does not limit scores.
     """
     num = values.shape[1]
-    scores = ndtri((rankdata(values, axis=1) - 0.5) / num)
+    scores = ndtri((ranks(values) - 0.5) / num)
     num_tail = max(3, round(TAIL * num))
     ordered = np.sort(values, axis=1)
     for sign, low_to_high in ((1.0, ordered), (-1.0, -ordered[:, ::-1])):

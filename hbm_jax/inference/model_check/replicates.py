@@ -35,6 +35,7 @@ class Site(NamedTuple):
     axis_labels: tuple[tuple[str, ...], ...]  # labels along each axis
     loops: bool  # whether the program draws values by loops of rejection, such as counts
     conditional: bool  # whether residuals given all other values are computed from the score
+    normals: tuple[int, ...] | None  # shape of the standard normals from which values are computed, if there is one
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Structure:
     latents: dict[str, tuple[int, ...]]
     redrawn: tuple[str, ...]
     observed: dict[str, Site]
+
+    def standard_normals(self, rng: np.random.Generator, num: int) -> dict[str, np.ndarray]:
+        """Return standard normals for ``num`` replicates at both levels of `replicator`, (2, num, ...), by NumPy.
+
+        They are those of observed sites that are computed from normals. Those of JAX take long to compile.
+        """
+        shapes = {name: site.normals for name, site in self.observed.items() if site.normals is not None}
+        return {name: rng.standard_normal((2, num, *shape)) for name, shape in shapes.items()}
 
     @property
     def size(self) -> int:
@@ -110,7 +119,9 @@ def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
     )
     is_discrete = site["fn"].support.is_discrete
     loops = is_discrete and not _draws_on_host(site["fn"])
-    return Site(shape, tuple(dims), components, labels, loops, event_dim > 0 and not is_discrete)
+    fn = site["fn"].base_dist if isinstance(site["fn"], dist.MaskedDistribution) else site["fn"]
+    normals = getattr(fn, "shape_of_normals", None)
+    return Site(shape, tuple(dims), components, labels, loops, event_dim > 0 and not is_discrete, normals)
 
 
 def _object_latents(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
@@ -136,14 +147,17 @@ def split_positions(positions: np.ndarray, structure: Structure) -> dict[str, np
 
 
 def replicator(program: Callable, args: tuple, structure: Structure, num: int) -> Callable:
-    """Return a function of unconstrained latents and key data that pools measured with ``num`` replicated values.
+    """Return a function that pools measured with ``num`` replicated values.
+
+    Its arguments are unconstrained latents, key data, and the normals of `Structure.standard_normals`.
 
     It returns a dictionary for each (observed site, level), with ``values`` (1 + num, ...), the measured first, and the
     mask ``valid``. The levels are "given latents" and, with the latents of objects drawn anew, "population". If
     components are correlated, ``scores`` is the gradient of minus the log density of the values, which for normal
     distributions is the residual of each value given all others times a constant.
 
-    If the distribution of a site has a method ``draw_on_host(mean, rng)``, ``values`` are the measured ones alone, and
+    If the distribution of a site has a ``shape_of_normals``, values are those of its method ``from_normals``.
+    If it has a method ``draw_on_host(mean, rng)``, ``values`` are the measured ones alone, and
     `completed` adds the replicates: JAX draws counts by loops of rejection, which take 20 times as long as NumPy's.
     """
     integrated = integrated_in(program)
@@ -155,7 +169,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
         # Seeded outermost: sites with values need no random keys, whose derivation takes long to compile.
         return handlers.trace(handlers.seed(substituted, key)).get_trace(*args)
 
-    def run(latents, key_data):
+    def run(latents, key_data, normals):
         key = jax.random.wrap_key_data(key_data)
         fill = _substituting(latents)
         seeded = handlers.seed(handlers.substitute(program, substitute_fn=fill), key)
@@ -171,7 +185,10 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
                 means = jnp.broadcast_to(fn.mean, (num, *jnp.shape(fn.mean)))
                 pools[name, "given latents"] = _for_host(measured[name], fn, means, site_key) | {"valid": mask}
                 continue
-            drawn = jax.vmap(fn.sample)(jax.random.split(site_key, num))
+            if name in normals:
+                drawn = jax.vmap(fn.from_normals)(normals[name][0])
+            else:
+                drawn = jax.vmap(fn.sample)(jax.random.split(site_key, num))
             pool = {"values": jnp.concatenate([measured[name][None], drawn.astype(measured[name].dtype)])}
             if site.conditional:
                 pool["scores"] = jax.vmap(jax.grad(lambda value, fn=fn: -fn.log_prob(value).sum()))(pool["values"])
@@ -181,16 +198,20 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
                 {name: value for name, value in latents.items() if name not in structure.redrawn}
             )
 
-            def replicate(key):
+            def replicate(key, normals):
                 drawn = trace_at(key, fixed, fill_population)
                 values = {}
                 for i, (name, value) in enumerate(measured.items()):
                     fn, _ = _distribution(drawn[name]["fn"], value)
-                    values[name] = fn.mean if _draws_on_host(fn) else fn.sample(jax.random.fold_in(key, i))
+                    if name in normals:
+                        values[name] = fn.from_normals(normals[name])
+                    else:
+                        values[name] = fn.mean if _draws_on_host(fn) else fn.sample(jax.random.fold_in(key, i))
                 return values
 
             population_key = jax.random.fold_in(key, 1)
-            drawn = jax.vmap(replicate)(jax.random.split(population_key, num))
+            of_population = {name: both_levels[1] for name, both_levels in normals.items()}
+            drawn = jax.vmap(replicate)(jax.random.split(population_key, num), of_population)
             for i, (name, values) in enumerate(drawn.items()):
                 pool = pools[name, "given latents"]
                 if "distribution" in pool:
@@ -204,10 +225,17 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
     return run
 
 
-def completed(pool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a pool of `replicator` with the replicates that NumPy draws on the host."""
+def without_padding(values: Any, site: Site, num_leading: int = 0) -> np.ndarray:
+    """Return values of a site without those of padding; ``num_leading`` axes come before those of the site."""
+    values = np.asarray(values)
+    num = values.ndim - num_leading
+    return values[(..., *map(slice, site.shape[:num]), *[slice(None)] * (num - len(site.shape)))]
+
+
+def completed(pool: Mapping[str, Any], site: Site) -> Mapping[str, Any]:
+    """Return a pool of `replicator` without padding, and with the replicates that NumPy draws on the host."""
     if "distribution" not in pool:
-        return pool
+        return {name: without_padding(values, site, name != "valid") for name, values in pool.items()}
     rng = np.random.default_rng(np.asarray(pool["seed"]))
     drawn = pool["distribution"].draw_on_host(np.asarray(pool["means"]), rng)
     return {"values": np.concatenate([np.asarray(pool["values"]), drawn]), "valid": pool["valid"]}

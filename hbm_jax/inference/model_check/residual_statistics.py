@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.stats import rankdata
 
 from hbm_jax.inference.model_check.p_values import normal_scores
 from hbm_jax.inference.model_check.replicates import MAX_COMPONENTS
+from hbm_jax.inference.sampler.ensemble.convergence import ranks
 
 MAX_SKEWNESS, MAX_KURTOSIS = 0.3, 1.0  # median over elements, above which residuals are normal scores
 MAX_COVARIATES = 16  # numeric ones of one site, in the order of the fields
@@ -348,7 +348,7 @@ def _same_order(a: np.ndarray, b: np.ndarray, correlation: float = NEARLY_EQUAL)
     finite = np.isfinite(a) & np.isfinite(b)
     if finite.sum() < 3:
         return False
-    first, second = (rankdata(values[finite]) - (finite.sum() + 1) / 2 for values in (a, b))
+    first, second = (ranks(values[None, finite])[0] - (finite.sum() + 1) / 2 for values in (a, b))
     norm = np.sqrt((first @ first) * (second @ second))
     return bool(norm > 0 and abs(first @ second) > correlation * norm)
 
@@ -403,7 +403,7 @@ def design_of(name: str, values: np.ndarray, block: np.ndarray) -> Design | None
     if num < MIN_ELEMENTS or np.ptp(values[finite]) == 0:
         return None
     rank = np.zeros(len(values), np.float32)
-    rank[finite] = rankdata(values[finite])
+    rank[finite] = ranks(values[None, finite])[0]
     rank[finite] -= rank[finite].mean()
     rank /= np.sqrt((rank**2).sum())
     matrix = group_matrix(bins_of(values)) if num >= 3 * MIN_PER_BIN else None

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from arviz_stats.base import array_stats
+
+from hbm_jax.inference.sampler.ensemble.convergence import r_hat_and_ess
 
 MODE_SEPARATION = 3.0  # half of the smallest distance of two modes, in standard deviations within chains
 # R-hat of a vector whose components are exchanged: at least the first, and at most the second if each draw is sorted.
@@ -144,7 +145,7 @@ def exchanged(posterior: Mapping[Any, xr.DataArray], unmixed: Collection[str]) -
             continue
         with np.errstate(divide="ignore", invalid="ignore"):
             as_drawn, ordered = (
-                float(np.max(array_stats.rhat(values, chain_axis=0, draw_axis=1)))
+                float(np.max(r_hat_and_ess(np.moveaxis(values, -1, 0))[0]))
                 for values in (draws, np.sort(draws, axis=-1))
             )
         if as_drawn >= EXCHANGED and ordered <= SORTED:

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from arviz_stats.base import array_stats
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
 from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.criticism.evidence import DRAWS_PER_PARAMETER, bridge
 from hbm_jax.inference.modes.groups import Groups
+from hbm_jax.inference.sampler.ensemble.convergence import r_hat_and_ess
 from hbm_jax.inference.sampler.target import StartError, Target
 from hbm_jax.inference.sampling import sample
 
@@ -238,7 +238,7 @@ def _largest_r_hat(draws: np.ndarray) -> float:
     if draws.shape[1] < 4:
         return np.inf
     with np.errstate(divide="ignore", invalid="ignore"):
-        r_hat = np.max(array_stats.rhat(draws, chain_axis=0, draw_axis=1))
+        r_hat = np.max(r_hat_and_ess(np.moveaxis(draws, -1, 0))[0])
     return float(r_hat) if np.isfinite(r_hat) else np.inf
 
 
@@ -246,4 +246,4 @@ def _smallest_ess(draws: np.ndarray) -> float:
     """Return the smallest bulk effective sample size of the components of draws (chain, draw, size)."""
     if draws.shape[1] < 4:
         return 0.0
-    return float(np.min(array_stats.ess(draws, chain_axis=0, draw_axis=1, method="bulk")))
+    return float(np.min(r_hat_and_ess(np.moveaxis(draws, -1, 0))[1]))

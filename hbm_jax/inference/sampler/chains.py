@@ -6,6 +6,7 @@ on the host; `Draws` collects blocks. The draws do not depend on their division 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -54,6 +55,7 @@ class Chains:
             name: jnp.asarray(array) for name, array in self.start.metric.change_of_variables.items()
         }
         self._metric, self._metric_arrays = replace(self.start.metric, **arrays), list(arrays.values())
+        self.kernel: Any = None
         self.state, self._keys = self._initial_state()
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
@@ -68,9 +70,12 @@ class Chains:
         self._round: list[Block] = []  # blocks of the current round
         self.adaptation = Adaptation(self.num_warmup, self.sampler.target_accept_prob or 0.8)
         self.fitted = self.sampler.fitted(self.target.size)
-        chain = Chain(self.kernel, self._potential, self._metric.to_position, self.buffer, not one_by_one)
 
         def advance(state, keys, fitted, first, num_draws):
+            if self.kernel is None:  # the program that creates it was read from disk
+                self._trace_initial()
+            chain = Chain(self.kernel, self._potential, self._metric.to_position, self.buffer, not one_by_one)
+
             def advance_chain(chain_inputs):
                 state, key = chain_inputs
                 return self.sampler.advance(chain, state, key, fitted, first, num_draws)
@@ -81,7 +86,16 @@ class Chains:
             replicated = PartitionSpec()
             specs = (per_chain, per_chain, replicated, replicated, replicated)
             advance = jax.shard_map(advance, mesh=mesh, in_specs=specs, out_specs=per_chain, check_vma=False)
-        self._advance = self.target.compile(advance, *self._inputs(0), arrays=self._metric_arrays)
+        identity = None if self._identity is None else ["advance", self.buffer, self.num_devices, *self._identity]
+        self._advance = self.target.compile(advance, *self._inputs(0), arrays=self._metric_arrays, identity=identity)
+
+    @property
+    def _identity(self) -> list[Any] | None:
+        """What the programs compute beside target and shapes; None for samplers of other packages."""
+        if not type(self.sampler).__module__.startswith("hbm_jax."):
+            return None
+        metric = self.start.metric
+        return [repr(self.sampler), self.num_warmup, metric.kind, metric.learnt_dense, len(self.start.points)]
 
     def _potential(self, u):
         """Return minus the log density in the variables of the sampler."""
@@ -108,8 +122,12 @@ class Chains:
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
         arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass, self.start.step_size
         inputs = (self.key, *map(jnp.asarray, arrays))
-        compile = self.target.processes.compile
-        return compile(initialise_all, *inputs, options=QUICK, arrays=self._metric_arrays)(*inputs)
+        self._trace_initial = partial(jax.eval_shape, initialise_all, *inputs)
+        identity = None if self._identity is None else ["initial state", self.target.size, *self._identity]
+        program = self.target.processes.compile(
+            initialise_all, *inputs, options=QUICK, arrays=self._metric_arrays, identity=identity
+        )
+        return program(*inputs)
 
     def _inputs(self, num_draws: int):
         """Return the arguments of the compiled program that advances the chains."""
@@ -230,7 +248,9 @@ class Draws:
     def __post_init__(self):
         # All chunks have the same shape and share one compiled program.
         self._chunk = int(np.clip(BUFFER_BYTES / (8.0 * 4 * self.target.size), 10, 500))
-        self._constrain = Compiled(jax.vmap(self.target.constrain), self.target.compile)
+        self._constrain = Compiled(
+            jax.vmap(self.target.constrain), partial(self.target.compile, identity="constrained sites")
+        )
 
     def compile(self):
         """Compile the transform from raw draws to sites, so that its compilation does not count as sampling time."""

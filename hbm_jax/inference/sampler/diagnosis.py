@@ -1,6 +1,6 @@
-"""Reasons why the log density of a program is not finite."""
+"""Reasons why a program cannot be sampled: its sites, or a log density that is not finite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -61,3 +61,30 @@ def diagnose(program: Callable, proper: Callable, args: tuple, sites: Callable[[
     if not invalid:
         return Diagnosis("", arguments_with_nan(program, args) + sites_text)
     return Diagnosis(f"The {'; the '.join(invalid)}. ", sites_text)
+
+
+def require_continuous(free: Mapping[str, Any]) -> None:
+    """Raise ValueError if a latent site is discrete."""
+    for name, site in free.items():
+        if site["fn"].support.is_discrete:
+            raise ValueError(
+                f"The program has a discrete latent site {name!r}: expected continuous latents only, because NUTS "
+                "needs gradients. Sum over its values in the program: where it selects a component, use "
+                "numpyro.distributions.MixtureSameFamily or MixtureGeneral; otherwise add the log densities of all "
+                "values, of a count up to where it is negligible, with jax.nn.logsumexp in a numpyro.factor. "
+                "(NumPyro's own enumeration needs funsor, which hbm_jax does not use.)"
+            )
+
+
+def require_matching_shapes(trace: Mapping[str, Any]) -> None:
+    """Raise ValueError if the values of an observed site do not fit its distribution."""
+    for name, site in trace.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        expected, actual = tuple(site["fn"].shape()), jnp.shape(site["value"])
+        try:
+            np.broadcast_shapes(expected, actual)
+        except ValueError:
+            raise ValueError(
+                f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {actual}."
+            ) from None

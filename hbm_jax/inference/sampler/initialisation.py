@@ -49,6 +49,8 @@ MAX_MEASURED = 1000  # parameters up to which widths are measured near the prior
 # Largest departure of a posterior that is nearly normal. In eleven systems below it, HMC has 1.6 to 4.3 times the
 # effective draws per gradient of NUTS (benchmarks/results/default_sampler.txt).
 MAX_DEPARTURE = 0.5
+BETTER = 1.0  # increase of the log density at another starting point of which the verdict warns
+NUM_NAMED = 3  # parameters named there
 SHRINKAGE = 40  # halvings of a step from a finite point
 
 
@@ -182,6 +184,7 @@ class _Search:
         if not self.candidates:
             dispersed = self.dispersed_points()
             self.candidates = list(dispersed)
+        self.candidates[:0] = self.further_starts(self.candidates[0], self.refitted)
         if self.size <= MAX_DENSE:
             start = self.from_modes_and_paths()
         else:
@@ -191,6 +194,46 @@ class _Search:
         if start is not None:
             return start
         return _dispersed_start(self.value_and_grad, self.dispersed_points() if dispersed is None else dispersed)
+
+    # Starting points of the program, see `Program.further_starts`
+
+    def further_starts(self, point: np.ndarray, refit: Callable) -> list[np.ndarray]:
+        """Return the further starting points of the program with a finite density, given a point (size,)."""
+        if self.target.further_starts is None:
+            return []
+        starts = self.target.further_starts(self.values(point), refit)
+        points = [self.position(values) for values in starts]
+        return [start for start in points if is_finite(*self.value_and_grad(start))]
+
+    def better_starts(self, point: np.ndarray) -> str:
+        """Return a caution if a further starting point, given the best mode, is clearly better; else an empty text."""
+        value = float(self.value_and_grad(point)[0])
+        for start in self.further_starts(point, lambda values, constant: values):
+            gain = value - float(self.value_and_grad(start)[0])
+            if gain > BETTER:
+                moved = np.flatnonzero(np.abs(start - point) > 1e-3)[:NUM_NAMED]
+                names = ", ".join(self.target.labels[i] for i in moved)
+                return f"at other values of {names} the log density is higher by {gain:.1f} than at the starting points"
+        return ""
+
+    def values(self, point: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the values of the latent sites at a point, (size,)."""
+        sites = jax.jit(self.target.sites)(self.target.unit * point)
+        return {name: np.asarray(sites[name]) for name in self.target.latent_shapes}
+
+    def position(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the point (size,) of values of the latent sites."""
+        return np.asarray(jax.jit(self.target.unconstrain)(dict(values))) / self.target.unit  # type: ignore[arg-type]
+
+    def refitted(self, values: Mapping[str, np.ndarray], constant: set[str]) -> dict[str, np.ndarray]:
+        """Return the values of highest density near given ones, with the named sites held constant."""
+        is_free = np.array([label.split("[")[0] not in constant for label in self.target.labels])
+
+        def value_and_grad(point):
+            value, gradient = self.value_and_grad(point)
+            return value, np.where(is_free, gradient, 0.0)
+
+        return self.values(minimise(value_and_grad, self.position(values))[0])
 
     # Few parameters
 
@@ -214,7 +257,9 @@ class _Search:
         alternatives = sorted(not_escaped + [sample for sample, _ in rejected], key=lambda sample: -sample.bound)
         best_bound = alternatives[0].bound if alternatives else -np.inf
         if accepted and max(sample.bound for sample in accepted) >= best_bound - NEGLIGIBLE:
-            return self.around_modes(accepted, len(modes), len(failed), searches)
+            start = self.around_modes(accepted, len(modes), len(failed), searches)
+            better = self.better_starts(accepted[0].approximation.point)
+            return start and replace(start, caution="; ".join(filter(None, (start.caution, better))))
         start = self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(alternatives)
         return start and replace(start, modes=f"{searches} searches ended in no mode that holds the posterior mass")
 

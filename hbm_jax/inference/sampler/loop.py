@@ -8,12 +8,12 @@ import xarray as xr
 
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
-from hbm_jax.inference.sampler.ensemble.statistics import element_statistics, statistics, superchains_of
+from hbm_jax.inference.sampler.ensemble.statistics import element_statistics, superchains_of
 from hbm_jax.inference.sampler.kernels.protocol import Block
-from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.inference.sampler.stopping import MARGIN, MIN_SAMPLES, StopRule
+from hbm_jax.inference.sampler.progress import DrawingLine, ProgressLine, duration, rate
+from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
 from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, with_restarted
-from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled, groups_of_chains
+from hbm_jax.inference.verdict import diagnose_sampled, groups_of_chains
 
 SECONDS_PER_BLOCK = 1.0
 # Largest length of a block, in SECONDS_PER_BLOCK. Blocks grow with the age of a run, so that a long run does not write
@@ -24,8 +24,6 @@ FEWEST_DRAWS = 4  # per chain, for diagnostics and a `Fit`
 # Draws per chain, before the first check for convergence, at which an adaptive run ends if more than this fraction of
 # the transitions diverged.
 DIVERGENCE_CHECKS, MANY_DIVERGENCES = (100, 200, 400), 0.01
-MAX_WATCHED = 40  # parameters whose diagnostics the progress line shows; the verdict uses all
-MAX_PROGRESS_FRACTION = 0.02  # largest fraction of the time spent on the progress line
 
 
 class Interrupted(KeyboardInterrupt):
@@ -51,7 +49,7 @@ class Loop:
         check_now: bool,
     ):
         self.chains, self.draws, self.rule, self.store = chains, draws, rule, store
-        self.progress_line = progress_line
+        self.progress_line, self.drawing_line = progress_line, DrawingLine(progress_line, chains.target.labels)
         self.num_warmup, self.warmed = num_warmup, 0
         self.lead = chains.target.processes.lead  # evaluates a decision in process 0, with one result for all
         self.next_check = chains.sampler.first_check or MIN_SAMPLES
@@ -59,14 +57,10 @@ class Loop:
         self.start_time = start_time
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
         self.seconds_before = 0.0  # duration of earlier sessions
-        self.progress_cost = self.progress_shown = 0.0
         self.ended = False
         self.drawing = False  # whether this session has drawn a block
         # Warm-up blocks of a run without checkpoint, for `save_warm_up` if the time budget ends the warm-up.
         self.unsaved: list[Block] = []
-        # Sites with the fewest elements first: population parameters are usually the slowest to converge.
-        names = [label.split("[")[0] for label in chains.target.labels]
-        self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_WATCHED]
         self.lost = LostChains(chains.num_warmup if chains.restarts_lost else 0)
         self.notes: list[str] = []  # for the verdict
         self.checked: tuple[int, dict[str, np.ndarray]] = (0, {})  # draws at the last check, statistics of the sites
@@ -79,7 +73,7 @@ class Loop:
         for saved in store.blocks():
             last = saved
             if saved.warmup and self.lost.due:
-                self.chains.adaptation.leave_out(self.lost.compare())
+                self.chains.adaptation.leave_out(self._lost_chains())
             self.chains.count_draws(saved.block)
             if saved.warmup:
                 self._count_warm_up(saved.block)
@@ -146,6 +140,10 @@ class Loop:
         self.warmed += block.energy.shape[1]
         self.lost.add(block)
 
+    def _lost_chains(self) -> dict[int, int]:
+        """Return the chains to restart, each with the chain from which it is restarted."""
+        return self.lost.compare(self.chains.start.metric.from_position)
+
     def _write(self, store: Checkpoint, block: Block, warmup: bool):
         """Write a block, with the state of sampler and loop, to a checkpoint."""
         progress = {"seconds": self.seconds, "seconds_per_draw": self.seconds_per_draw, "next_check": self.next_check}
@@ -172,14 +170,14 @@ class Loop:
                     reason = f"the time budget of {self.rule.max_seconds:g} s ended"
                     raise KeyboardInterrupt
                 if self.lost.due:
-                    lost = self.lost.compare()
+                    lost = self._lost_chains()
                     self.chains.adaptation.leave_out(lost)
                     self.chains.state = with_restarted(self.chains.state, lost)
                 block = self._draw_block(self.lost.draws_before_comparison(self.num_warmup - self.warmed), warmup=True)
                 seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw
                 self.progress_line.show(
-                    f"warm-up {self.warmed}/{self.num_warmup}, {_rate(self.seconds_per_draw, block)}, "
-                    f"{_time(seconds_left)} left"
+                    f"warm-up {self.warmed}/{self.num_warmup}, {rate(len(block.energy) / self.seconds_per_draw)}, "
+                    f"{duration(seconds_left)} left"
                 )
         except KeyboardInterrupt:
             raise self.interrupted(f"{reason} after {self.warmed} of {self.num_warmup} warm-up draws") from None
@@ -217,7 +215,8 @@ class Loop:
                         next_stop, self.next_check, *(n for n in DIVERGENCE_CHECKS if n > self.draws.num_draws)
                     )
                 block = self._draw_block(next_stop - self.draws.num_draws, warmup=False)
-                self._report(block)
+                draws_per_second = len(block.energy) / self.seconds_per_draw
+                self.drawing_line.show(self.draws, self.chains.num_superchains, draws_per_second, self._seconds_to_end)
         except CheckpointError as error:
             # Return the draws in memory, although the last block is not on disk.
             if self.draws.num_draws < FEWEST_DRAWS:
@@ -227,6 +226,10 @@ class Loop:
             if self.draws.num_draws < FEWEST_DRAWS:
                 raise self.interrupted("interrupted before the first draws") from None
             return "interrupted"
+
+    def _seconds_to_end(self, smallest_ess: float) -> float:
+        """Return the estimated time until the rule ends the run, in seconds."""
+        return self.seconds_per_draw * self.rule.remaining_draws(self.draws.num_draws, smallest_ess, self.next_check)
 
     def _reason_to_stop(self) -> str | None:
         """Return the reason to stop, or None.
@@ -297,29 +300,6 @@ class Loop:
         num_draws, known = self.checked
         return known if num_draws == self.draws.num_draws else {}
 
-    def _report(self, block: Block):
-        """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""
-        now = time.perf_counter()
-        if self.draws.num_draws < 20 or now - self.progress_shown < self.progress_cost / MAX_PROGRESS_FRACTION:
-            return
-        position = self.draws.raw("position")[..., self.watched]
-        labels = np.asarray(self.chains.target.labels)[self.watched]
-        with np.errstate(divide="ignore", invalid="ignore"):  # chains may be stuck
-            r_hat, ess, *_ = statistics(position, self.chains.num_superchains).T
-        r_hat = np.nan_to_num(r_hat, nan=1.0)  # of a single chain
-        num_draws = self.draws.num_draws
-        required = max(num_draws * MARGIN * MIN_ESS / max(ess.min(), 1.0), self.next_check)
-        largest = self.rule.largest_num_samples
-        remaining = max(min(required if self.rule.adaptive else largest, largest) - num_draws, 0)
-        self.progress_line.show(
-            f"{len(position)} x {num_draws} draws, {_rate(self.seconds_per_draw, block)}, "
-            f"{int(self.draws.raw('diverging').sum())} divergences, "
-            f"worst R-hat {r_hat.max():.3f} ({labels[r_hat.argmax()]}), smallest ESS {ess.min():.0f} "
-            f"({labels[ess.argmin()]}), {_time(remaining * self.seconds_per_draw)} left"
-        )
-        self.progress_shown = time.perf_counter()
-        self.progress_cost = self.progress_shown - now
-
 
 def _posterior(draws: Draws) -> dict[str, xr.DataArray]:
     """Return the draws so far of every site."""
@@ -327,17 +307,3 @@ def _posterior(draws: Draws) -> dict[str, xr.DataArray]:
         name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
         for name, value in draws.sites().items()
     }
-
-
-def _rate(seconds_per_draw: float, block: Block) -> str:
-    """Format the rate of draws of all chains."""
-    rate = len(block.energy) / seconds_per_draw
-    return f"{rate:,.0f} draws/s" if rate >= 10 else f"{rate:.2g} draws/s"
-
-
-def _time(seconds: float) -> str:
-    """Format a duration in s, min or h."""
-    for limit, unit, length in ((90, "s", 1), (5400, "min", 60)):
-        if seconds < limit:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 3600:.1f} h"

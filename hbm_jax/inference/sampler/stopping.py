@@ -145,6 +145,11 @@ class StopRule:
         following = int(np.ceil(num_draws * np.clip(1.1 * shortfall, *GROWTH)))
         return min(following, MIN_SAMPLES) if num_draws < MIN_SAMPLES else following
 
+    def remaining_draws(self, num_draws: int, smallest_ess: float, next_check: int) -> float:
+        """Return the estimated number of draws per chain until the run stops."""
+        required = max(num_draws * MARGIN * MIN_ESS / max(smallest_ess, 1.0), next_check)
+        return max(min(required if self.adaptive else np.inf, self.largest_num_samples) - num_draws, 0)
+
     @property
     def reason_converged(self) -> str:
         """Reason for stopping if the targets are reached."""

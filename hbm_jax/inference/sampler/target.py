@@ -29,12 +29,13 @@ from hbm_jax.inference.arguments import (
     without_support_warnings,
 )
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
+from hbm_jax.inference.compilation.identity import identity_of, of_function
 from hbm_jax.inference.compilation.separation import Separated, separated
-from hbm_jax.inference.program import binds, traceable_priors
-from hbm_jax.inference.sampler.diagnosis import diagnose
+from hbm_jax.inference.program import binds, further_starts_of, traceable_priors
+from hbm_jax.inference.sampler.diagnosis import diagnose, require_continuous, require_matching_shapes
+from hbm_jax.inference.storage import require_storable_names
 from hbm_jax.xla_options import QUICK
 
-RESERVED = {"chain", "draw", "sample"}
 PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
 
 
@@ -50,13 +51,19 @@ class OneProcess:
     _interrupted = False  # whether a Ctrl-C is pending
 
     def compile(
-        self, fn: Callable, *args: Any, compared: bool = True, options: Any = None, arrays: Sequence[Any] = ()
+        self,
+        fn: Callable,
+        *args: Any,
+        compared: bool = True,
+        options: Any = None,
+        arrays: Sequence[Any] = (),
+        identity: Any = None,
     ) -> Callable:
-        """Compile a function for arguments of these shapes, with options of XLA; ``arrays`` as in `compiled`.
+        """Compile a function for arguments of these shapes, with options of XLA; others as in `compiled`.
 
         ``compared`` has no effect in a single process.
         """
-        return compiled(fn, *args, compiler_options=options, arrays=arrays)
+        return compiled(fn, *args, compiler_options=options, arrays=arrays, identity=identity)
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` and return its result; raise KeyboardInterrupt first if a Ctrl-C is pending."""
@@ -138,6 +145,8 @@ class Target:
         Dict of site name to value, for every latent site -> (size,); None if unknown.
     diagnose : callable or None
         (size,) -> `Diagnosis` of the log density there; None if unknown. It runs the program without compilation.
+    further_starts : callable or None
+        `hbm_jax.inference.program.Program.further_starts` for the data.
     arrays : callable
         Returns the arrays of the data that are arguments of compiled programs, so that these serve other data of the
         same shapes; none if the data are constants of them.
@@ -160,6 +169,7 @@ class Target:
     prior: Callable | None = None
     unconstrain: Callable | None = None
     diagnose: Callable | None = None
+    further_starts: Callable | None = None
     arrays: Callable[[], Sequence[Any]] = tuple
     real: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -201,11 +211,25 @@ class Target:
     @cached_property
     def value_and_grad(self) -> Callable:
         """Function (size,) -> potential, gradient; compiled at the first call and shared by all uses."""
-        return Compiled(jax.value_and_grad(self.potential), partial(self.compile, compared=False))
+        compile = partial(self.compile, compared=False, identity="value and gradient")
+        return Compiled(jax.value_and_grad(self.potential), compile)
 
-    def compile(self, fn: Callable, *args: Any, arrays: Sequence[Any] = (), **options: Any) -> Callable:
-        """Compile a function of potential or sites, as `OneProcess.compile`; arrays of the data are arguments too."""
-        return self.processes.compile(fn, *args, arrays=[*self.arrays(), *arrays], **options)
+    def compile(
+        self, fn: Callable, *args: Any, arrays: Sequence[Any] = (), identity: Any = None, **options: Any
+    ) -> Callable:
+        """Compile a function of potential or sites, as `OneProcess.compile`.
+
+        Arrays of the data are arguments too. ``identity`` says what the function does with potential and sites.
+        """
+        arrays = [*self.arrays(), *arrays]
+        if identity is not None and self.identity is not None:
+            options["identity"] = [self.identity, identity]
+        return self.processes.compile(fn, *args, arrays=arrays, **options)
+
+    @cached_property
+    def identity(self) -> list[str] | None:
+        """Digests of potential, with its gradient, and sites; None if they cannot be compared with others."""
+        return identity_of(self.potential, self.sites, self.start)
 
     @cached_property
     def latent_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -285,8 +309,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         program, args = given(data)
         trace = prior_trace(program, args, key)
         free = latents_of(trace)
-        _require_continuous(free)
-        _require_matching_shapes(trace)
+        require_continuous(free)
+        require_matching_shapes(trace)
         structure.update(_structure(trace, free, sizes))
         bounds = {n: _ends(site["fn"].support) for n, site in free.items() if not site["fn"].event_shape}
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}, bounds
@@ -302,10 +326,14 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
 
         if draws and key is not None:
             program_of_draws = compiled(
-                lambda key: draw(jax.random.split(key, PRIOR_DRAWS)), key, compiler_options=QUICK, arrays=prior.arrays
+                lambda key: draw(jax.random.split(key, PRIOR_DRAWS)),
+                key,
+                compiler_options=QUICK,
+                arrays=prior.arrays,
+                identity=of_function("draws of the prior", prior),
             )
             draws = jax.device_get(program_of_draws(key))
-    _require_storable_names(structure["dims"])
+    require_storable_names(structure["dims"])
     if not draws:
         raise ValueError(
             "The program has nothing to sample: expected at least one latent site, found none. Call numpyro.sample for "
@@ -343,6 +371,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None, padded: 
         prior=lambda keys: flat_draws(jax.jit(draw)(keys)),
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in template})[0],
         diagnose=lambda flat: diagnose(original, program, args, lambda: constrain_fn(program, args, {}, unravel(flat))),
+        further_starts=further_starts_of(original, args),
         arrays=lambda: [*of_potential.arrays, *of_sites.arrays],
         real=np.concatenate([structure["real"][name].ravel() for name in template]) if sizes else np.zeros(0, bool),
         sizes=sizes,
@@ -393,46 +422,6 @@ class ProperAuxiliaries(Messenger):
         is_auxiliary = msg["type"] == "sample" and not msg["is_observed"] and msg["name"].endswith("_unobserved")
         if is_auxiliary and isinstance(msg["fn"], dist.MaskedDistribution):
             msg["fn"] = msg["fn"].base_dist
-
-
-def _require_continuous(free: dict[str, Any]) -> None:
-    """Raise ValueError if a latent site is discrete."""
-    for name, site in free.items():
-        if site["fn"].support.is_discrete:
-            raise ValueError(
-                f"The program has a discrete latent site {name!r}: expected continuous latents only, because NUTS "
-                "needs gradients. Sum over its values in the program: where it selects a component, use "
-                "numpyro.distributions.MixtureSameFamily or MixtureGeneral; otherwise add the log densities of all "
-                "values with jax.nn.logsumexp in a numpyro.factor. (NumPyro's own enumeration needs funsor, which "
-                "hbm_jax does not use.)"
-            )
-
-
-def _require_matching_shapes(trace) -> None:
-    """Raise ValueError if the values of an observed site do not fit its distribution."""
-    for name, site in trace.items():
-        if site["type"] != "sample" or not site["is_observed"]:
-            continue
-        expected, actual = tuple(site["fn"].shape()), jnp.shape(site["value"])
-        try:
-            np.broadcast_shapes(expected, actual)
-        except ValueError:
-            raise ValueError(
-                f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {actual}."
-            ) from None
-
-
-def _require_storable_names(dims: dict[str, list[str]]) -> None:
-    """Raise ValueError if a site or plate has a name that a result file cannot hold."""
-    for kind, names in (("site", dims), ("plate", {plate for plates in dims.values() for plate in plates})):
-        for name in RESERVED & set(names):
-            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
-        for name in names:
-            if "/" in name:
-                raise ValueError(
-                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
-                    "result files. In numpyro.handlers.scope, pass divider='.'."
-                )
 
 
 def is_observation(site) -> bool:

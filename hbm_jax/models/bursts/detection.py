@@ -18,7 +18,7 @@ from jax.scipy.special import log_ndtr, logsumexp
 from hbm_jax.data.bursts.bursts import Bursts
 from hbm_jax.distributions.detected import Detected
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Line
-from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections, refuse_narrow
 from hbm_jax.models.partial_centering import sample_whitened
 from hbm_jax.models.selection import NONE, Selection
 from hbm_jax.validation import DataError, OptionError, Remedy
@@ -326,10 +326,15 @@ def detection_of(selections: Sequence[Any], bound: Any, values: Any) -> tuple[An
     return value, None if part.is_step else values[width]
 
 
-def efficiency_of(selections: Sequence[Any]) -> Any:
-    """Return the detection probability of measured (log10_E_peak, log10_flux), or None if the selection has none."""
+def efficiency_of(selections: Sequence[Any], used: Any = None) -> Any:
+    """Return the detection probability of measured (log10_E_peak, log10_flux), or None if the selection has none.
+
+    Injections are for intervals that are ``used`` (B, J).
+    """
     if not selections or isinstance(selections[0], Selection):
         return None
+    if isinstance(selections[0], Injections):
+        return selections[0].selection(MEASURED, used)
     return selections[0].detection({}, np.array([float(name == selections[0].quantity) for name in MEASURED]))
 
 
@@ -344,6 +349,10 @@ def check_options(model: Any) -> None:
                 f"Golenetskii: {option}: expected an efficiency in a measured quantity of intervals, one of "
                 f"{', '.join(MEASURED)}; found {part.quantity!r}."
             )
+        if isinstance(part, Injections):
+            part.selection(MEASURED)  # raises for a table that cannot be read
+            spread = "log10_E_peak_scatter" if model.pooling == "partial" else "log10_E_peak_std"
+            refuse_narrow(f"Golenetskii: {option}", model.all_priors, ("intrinsic_scatter", spread))
         if not isinstance(part, Selection):
             continue
         is_supported = part.quantity in (INTERVALS, WHOLE) and part.missing == "below"
@@ -388,6 +397,8 @@ def _check_probability(data: Bursts, selection: Efficiency | DetectionFunction) 
 
 def check_selected(data: Bursts, selection: Any, model: Any) -> None:
     """Raise DataError where the data have no limits, or values that the selection does not detect."""
+    if isinstance(selection, Injections):
+        return
     if not isinstance(selection, Selection):
         _check_probability(data, selection)
         return

@@ -31,6 +31,7 @@ from hbm_jax.data.bursts.flux_bands import FluxBands
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import expansion
 from hbm_jax.models.bursts.detection import (
+    MEASURED,
     PIVOT,
     TRUNCATION,
     BurstDetection,
@@ -45,10 +46,10 @@ from hbm_jax.models.bursts.detection import (
 )
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
-from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, stored
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, record_effective, stored
 from hbm_jax.names import choose
 from hbm_jax.precomputation import padded_axis, padded_size, precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
@@ -199,7 +200,7 @@ class Golenetskii(SelectiveModel):
     truncated : bool
         Whether the data contain only intervals above the flux limit `Bursts.log10_flux_limit`: the selection
         ``"log10_flux > log10_flux_limit"``.
-    selection : str, Selection, Efficiency or DetectionFunction
+    selection : str, Selection, Efficiency, DetectionFunction or Injections
         Intervals that are missing because of their measured flux: ``"log10_flux > -6.5"``, or ``"log10_flux >
         Normal(-6.5, 0.2) +- 0.1"`` for a smooth limit with a prior, see `hbm_jax.models.selection`. The density of each
         interval is then that of detected intervals. Or bursts that are missing with all of their intervals, because
@@ -207,7 +208,8 @@ class Golenetskii(SelectiveModel):
         the limits of the bursts in the data. Limits are fluxes in the band of the measured ones, so that the limit in
         luminosity depends on redshift. Intervals may be selected by an efficiency tabulated in log10_flux or in the
         observed log10_E_peak, ``"log10_flux from efficiency.csv"``, or by a function of measured log10_E_peak and
-        log10_flux (`hbm_jax.models.DetectionFunction`).
+        log10_flux (`hbm_jax.models.DetectionFunction`). Or ``"injections from injections.csv"``: the detected fraction
+        is that of simulated intervals, see `hbm_jax.models.Injections`.
     cosmology : str, optional
         Cosmology with free parameters, one of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``, which makes the relation a
         distance indicator. Fixed and flat by default.
@@ -227,6 +229,7 @@ class Golenetskii(SelectiveModel):
     """
 
     Bound: ClassVar[type] = BoundBursts
+    selected_values = MEASURED
     dims: ClassVar[dict[str, list[str]]] = {"observed": ["burst", "interval", "observable"]}
     units: ClassVar[dict[str, str]] = UNITS
     remedies: ClassVar[dict[str, str]] = {
@@ -238,7 +241,7 @@ class Golenetskii(SelectiveModel):
     latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     correlated: bool = field(default=False, metadata={"help": "whether gamma and log10_N are correlated"})
     truncated: bool = field(default=False, metadata={"help": "whether intervals below the flux limit are missing"})
-    selection: str | Selection | Efficiency | DetectionFunction = field(
+    selection: str | Selection | Efficiency | DetectionFunction | Injections = field(
         default=NONE,
         metadata={"help": "intervals or bursts that are missing, as in 'log10_flux > -6.5' or 'log10_peak_flux > -6'"},
     )
@@ -305,6 +308,10 @@ class Golenetskii(SelectiveModel):
             return bound, {}
         return bound.padded(padded_size(rows), padded_size(columns)), {"burst": rows, "interval": columns}
 
+    def num_selected(self, data: Bursts | BoundBursts) -> int:
+        """Return the number of intervals."""
+        return int(np.sum(data.used))
+
     def pooled_for(self, data: Bursts | BoundBursts) -> "Golenetskii":
         """Return the model with complete pooling for bursts of one interval each, else itself."""
         one_interval = self.pooling == "partial" and np.shape(data.used)[1] == 1
@@ -362,10 +369,11 @@ class Golenetskii(SelectiveModel):
                 center, x_scale = shift + x - PIVOT, 0.0
             relation = LinearRelation(
                 center, x_scale, intercept, gamma, scatter, jnp.asarray(bound.errors), limit, width,
-                efficiency_of(self.selections),
+                efficiency_of(self.selections, jnp.asarray(bound.used)),
             )  # fmt: skip
             with handlers.mask(mask=bound.used):
                 drawn = numpyro.sample("observed", relation, obs=values)
+        record_effective(relation.found)
         if recover:
             self._record_intervals(relation.conditional(drawn), shift, center if self.latents == "sampled" else None)
 

@@ -22,6 +22,7 @@ from hbm_jax.distributions.linear.measured_points import MeasuredPoints
 from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models.linear.bound_points import BoundPoints
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
+from hbm_jax.models.selection import record_effective
 
 
 class Population(NamedTuple):
@@ -281,7 +282,7 @@ def sample_points(
     detections, injections = sample_detections(model, bound), None
     if bound.injections is not None:
         injections = _found_injections(bound, population, intercept[0, 0], slope[0, 0], scatter)
-        numpyro.deterministic("effective_injections", injections.effective_number)
+        record_effective(injections)
     points = MeasuredPoints(
         *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections,
         population.tail, injections,

@@ -24,7 +24,7 @@ from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions import SoftHalfNormal
 from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections, effective_injections
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points, has_common_error, padded_points
 from hbm_jax.models.linear.checks import check_broken, check_numerical, check_options, check_points
 from hbm_jax.models.linear.lines import (
@@ -38,7 +38,7 @@ from hbm_jax.models.linear.lines import (
     sample_scatter,
     sample_scatter_of_groups,
 )
-from hbm_jax.models.linear.selected_points import effective_injections, inside
+from hbm_jax.models.linear.selected_points import inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
 from hbm_jax.models.selection import NONE, Selection, as_selections, stored
 from hbm_jax.precomputation import padded_size, precomputed
@@ -218,6 +218,11 @@ class Relation(PopulationModel):
                     raise OptionError(message, [Remedy(name, value)])
             return
         chosen = as_selections(self.selection, "Relation", limits_only=False)
+        if any(isinstance(part, Injections) for part in chosen):
+            raise OptionError(
+                f"Relation: selection: expected 'injections', with injections= of read_relation; "
+                f"found {str(chosen[0])!r}."
+            )
         object.__setattr__(self, "selection", stored(chosen))
         if len(self.selections) > 2:  # building the selections also checks their priors
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
@@ -346,7 +351,7 @@ class Relation(PopulationModel):
 
     def cautions_of_draws(self, data: PointsInGroups, posterior: Any) -> list[str]:
         """Return a sentence about the effective number of injections over the draws of a posterior."""
-        return effective_injections(data, posterior) if self.by_injections else []
+        return effective_injections(len(data.injections), data.num_points, posterior) if self.by_injections else []
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`; all of its points are detected.

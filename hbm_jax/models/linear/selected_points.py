@@ -7,7 +7,6 @@ import numpy as np
 from numpyro import distributions as dist
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
-from hbm_jax.distributions.selection import ENOUGH
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency
 from hbm_jax.models.selection import Selection
 from hbm_jax.names import did_you_mean
@@ -124,18 +123,3 @@ def check_injections(data: PointsInGroups, pooling: str) -> None:
     if data.limited != "no" or np.any(data.common_error_y) or np.any(data.common_error_x):
         unsupported = "limits" if data.limited != "no" else "common errors"
         raise DataError(f"{prefix} points without limits and common errors; found {unsupported}.")
-
-
-def effective_injections(data: PointsInGroups, posterior: Any) -> list[str]:
-    """Return a sentence about the smallest effective number of injections over the draws of a posterior."""
-    smallest, num = float(np.min(posterior["effective_injections"].to_numpy())), data.num_points
-    error = num / np.sqrt(smallest)
-    sentence = (
-        f"The detected fraction is estimated from {len(data.injections)} found injections; their effective number is "
-        f"{smallest:.3g} or more, {smallest / num:.2g} times the {num} objects, and the Monte Carlo error of the log "
-        f"likelihood is up to {error:.2g}"
-    )
-    conclusion = f"; {ENOUGH:g} times are enough"
-    if smallest < ENOUGH * num:
-        conclusion = f", too few: {ENOUGH:g} times are needed, and with fewer the selection is partly left out"
-    return [sentence + conclusion]

@@ -57,6 +57,8 @@ class BoundSupernovae:
         Weight of the high-mass side of the mass step; None without a step.
     prob_ia : (S,) or None
         Probability of type Ia of each object; None where it is 1, or does not enter.
+    mu_calibrator : (S,) or None
+        Modulus of the hosts of calibrators [mag], NaN of others; None without calibrators.
     survey : (N,) or None
         Index of the survey of each supernova; None where no parameter differs between surveys.
     offsets : CommonOffsets or None
@@ -84,6 +86,7 @@ class BoundSupernovae:
     log_nodes: Any
     massive: Any
     prob_ia: Any
+    mu_calibrator: Any
     survey: Any
     offsets: CommonOffsets | None
     design: Supernovae | None
@@ -101,6 +104,13 @@ class BoundSupernovae:
     def num_objects(self) -> int:
         """Number of supernovae, S."""
         return len(self.noise)
+
+    def with_calibrators(self, modulus):
+        """Return the moduli (S,), or (S Z,) at all redshift nodes, with those of calibrators replaced by their own."""
+        if self.mu_calibrator is None:
+            return modulus
+        known = jnp.asarray(self.mu_calibrator)[:, None]
+        return jnp.where(jnp.isnan(known), modulus.reshape(len(known), -1), known).reshape(modulus.shape)
 
     def rows(self, values):
         """Return values (S, ...) of the supernovae for each observation, (N, ...)."""
@@ -129,7 +139,7 @@ def padded(bound: BoundSupernovae, size: int) -> BoundSupernovae:
         return padded_axis(np.reshape(array, (num, -1, *np.shape(array)[1:])), size).reshape(-1, *np.shape(array)[1:])
 
     nodes = {name: of_nodes(getattr(distances, name)) for name in ("z", "z_hel", "matrix", "u")}
-    fields = ("observed", "noise", "z_cmb", "log_nodes", "massive", "prob_ia", "survey")
+    fields = ("observed", "noise", "z_cmb", "log_nodes", "massive", "prob_ia", "mu_calibrator", "survey")
     arrays = {name: of_objects(getattr(bound, name)) for name in fields}
     arrays["columns"] = {name: of_objects(array) for name, array in bound.columns.items()}
     return replace(bound, distances=replace(distances, **nodes), in_sample=np.arange(size) < num, **arrays)
@@ -212,6 +222,7 @@ def bind(
         log_nodes=log_nodes,
         massive=None if massive is None else np.asarray(massive),
         prob_ia=_type_probabilities(model, objects, like),
+        mu_calibrator=_calibrators(model, objects),
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
         offsets=bind_offsets(sensitivity, not like) if data.offset_name else None,
         design=design if model.overrides_distmod else None,
@@ -274,6 +285,17 @@ def _type_probabilities(model, data: Supernovae, like: Sequence[BoundSupernovae]
     return np.asarray(data.prob_ia) if uncertain or any(other.prob_ia is not None for other in like) else None
 
 
+def _calibrators(model, data: Supernovae) -> np.ndarray | None:
+    """Return the moduli of calibrators; DataError for calibrators without ``calibrated=True`` or the reverse."""
+    if model.calibrated != bool(data.is_calibrator.any()):
+        raise DataError(
+            f"Supernova: calibrated={model.calibrated} expects {'' if model.calibrated else 'no '}calibrators in the "
+            f"sample (mu_calibrator); found {int(data.is_calibrator.sum())}.",
+            [Remedy("calibrated", not model.calibrated)],
+        )
+    return np.asarray(data.mu_calibrator) if model.calibrated else None
+
+
 def _check_observations(model, data: Supernovae, repeats: Repeats | None) -> None:
     """Raise DataError for combined observations where detection or a parameter depends on the survey."""
     others = [name for name in model.by_survey if name not in model.laws.selection.by_survey]
@@ -309,10 +331,11 @@ def _check_offsets(data: Supernovae, uncertain: bool) -> None:
 
 
 def noise_covariance(model, data: Supernovae) -> np.ndarray:
-    """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing and velocity."""
+    """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing, velocity, calibrator."""
     covariance = data.covariance[:, ORDER[:, None], ORDER]
     lensing = data.variance_lensing if model.lensing is None else lensing_variance(data.z_cmb, model.lensing)
     variance = lensing + velocity_variances(model, data).magnitude
+    variance = variance + np.where(data.is_calibrator, data.sigma_mu_calibrator, 0.0) ** 2
     return covariance + variance[:, None, None] * np.diag([0.0, 0.0, 1.0])
 
 
@@ -331,14 +354,16 @@ class VelocityVariances(NamedTuple):
 def velocity_variances(model, data: Supernovae) -> VelocityVariances:
     """Return the variances from peculiar velocities, which enter either the magnitude or the redshift.
 
-    ``sigma_v`` of the model replaces the ``variance_velocity`` of the data.
+    ``sigma_v`` of the model replaces the ``variance_velocity`` of the data. The distance of a calibrator does not
+    depend on its redshift.
     """
+    moving = ~data.is_calibrator
     if model.velocity == "redshift":
         sigma = float(model.sigma_v) / speed_of_light_km_s * (1.0 + data.z_cmb)
-        return VelocityVariances(magnitude=0.0, redshift=sigma**2)
+        return VelocityVariances(magnitude=0.0, redshift=moving * sigma**2)
     if model.sigma_v is not None:
-        return VelocityVariances(magnitude=velocity_variance(data.z_cmb, model.sigma_v), redshift=0.0)
-    return VelocityVariances(magnitude=data.variance_velocity, redshift=0.0)
+        return VelocityVariances(magnitude=moving * velocity_variance(data.z_cmb, model.sigma_v), redshift=0.0)
+    return VelocityVariances(magnitude=moving * data.variance_velocity, redshift=0.0)
 
 
 class RedshiftNodes(NamedTuple):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,12 +12,36 @@ from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.compressed import CMB, STANDARD_RADIATION, compressed, drag_horizon
-from hbm_jax.data import GaussianConstraints
+from hbm_jax.data import GaussianConstraints, load_constraints, read_constraints
+from hbm_jax.data.supernovae.constraints import PUBLISHED
 from hbm_jax.models.priors import Prior
 
 BARYONS: Prior = dist.Uniform(0.005, 0.1)
 SOUND_HORIZON: Prior = dist.Uniform(80.0, 250.0)
 FREE_H0: Prior = dist.Uniform(40.0, 100.0)
+
+
+def constraints_from(choice: Any) -> GaussianConstraints | None:
+    """Return constraints from their configuration, or from names and files joined by ``" + "``; others unchanged.
+
+    Raises
+    ------
+    ValueError
+        For text that is neither the name of published constraints nor a file.
+    """
+    if choice is None or isinstance(choice, GaussianConstraints):
+        return choice
+    if isinstance(choice, Mapping):
+        return GaussianConstraints.from_config(choice)
+    parts = [_named_or_read(part.strip()) for part in str(choice).split(" + ")]
+    return sum(parts[1:], parts[0])
+
+
+def _named_or_read(name: str) -> GaussianConstraints:
+    """Return published constraints, or those of a file."""
+    if name in PUBLISHED or not (Path(name).suffix or Path(name).exists()):
+        return load_constraints(name)
+    return read_constraints(name)
 
 
 def default_priors(constraints: GaussianConstraints, priors: Mapping[str, Any]) -> dict[str, Prior]:

@@ -16,8 +16,7 @@ import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
-from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, load_constraints, read_constraints
-from hbm_jax.data.supernovae.constraints import PUBLISHED
+from hbm_jax.data import DataError, DistanceModuli
 from hbm_jax.distributions import Offset
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel
@@ -49,7 +48,8 @@ class HubbleDiagram(PopulationModel):
         Whether calibrators of known distance determine H0.
     constraints : GaussianConstraints, mapping, str or path, optional
         Gaussian constraints from other experiments, which multiply the prior; see `hbm_jax.data.GaussianConstraints`.
-        A name of `hbm_jax.data.load_constraints`, such as ``"desi-dr2-bao"``, loads published ones.
+        A name of `hbm_jax.data.load_constraints`, such as ``"desi-dr2-bao"``, loads published ones; names and files
+        joined by plus signs, as in ``"planck-2018 + desi-dr2-bao"``, are independent measurements.
         Those of the microwave background add a parameter omega_b and standard radiation. Distances of baryon acoustic
         oscillations depend on the sound horizon r_d, a parameter unless omega_b is one: then r_d is computed from
         omega_m and omega_b (fit of Brieden et al. 2023).
@@ -83,7 +83,9 @@ class HubbleDiagram(PopulationModel):
     scatter_surveys: tuple[str, ...] = field(default=(), metadata={"help": "surveys with scatter; all by default"})
     calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     constraints: Any = field(
-        default=None, hash=False, metadata={"help": "table or name of Gaussian constraints, such as desi-dr2-bao"}
+        default=None,
+        hash=False,
+        metadata={"help": "tables or names of Gaussian constraints, such as 'planck-2018 + desi-dr2-bao'"},
     )
     dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova"]}
     units = UNITS
@@ -95,12 +97,7 @@ class HubbleDiagram(PopulationModel):
         if self.scatter_surveys and not self.intrinsic_scatter:
             message = "HubbleDiagram: scatter_surveys expects intrinsic_scatter=True; found False."
             raise OptionError(message, [Remedy("intrinsic_scatter", True)])
-        if isinstance(self.constraints, Mapping):
-            object.__setattr__(self, "constraints", GaussianConstraints.from_config(self.constraints))
-        elif isinstance(self.constraints, str) and self.constraints in PUBLISHED:
-            object.__setattr__(self, "constraints", load_constraints(self.constraints))
-        elif self.constraints is not None and not isinstance(self.constraints, GaussianConstraints):
-            object.__setattr__(self, "constraints", read_constraints(self.constraints))
+        object.__setattr__(self, "constraints", cosmology_constraints.constraints_from(self.constraints))
         prior = self.all_priors["M0"]
         if isinstance(prior, dist.Distribution) and not isinstance(prior, dist.Normal):
             raise OptionError(

@@ -1,6 +1,8 @@
 """Checks of the options of the supernova model."""
 
-from hbm_jax.models.supernovae.laws import DetectedBy
+from hbm_jax.models import expansion
+from hbm_jax.models.efficiency import Injections, refuse_narrow
+from hbm_jax.models.supernovae.laws import DetectedBy, MeasuredLimit, WithColourCut
 from hbm_jax.validation import OptionError, Remedy
 
 
@@ -28,7 +30,10 @@ def check(model) -> None:
     if model.velocity == "redshift" and model.sigma_v is None:
         message = "Supernova: velocity='redshift' expects a dispersion [km/s], such as sigma_v=250; found none."
         raise OptionError(message, [Remedy("velocity", "redshift"), Remedy("sigma_v", 250)])
-    if isinstance(model.laws.selection, DetectedBy):
+    if model.calibrated and "M0" in (fixed := expansion.named(model.cosmology).fixed):
+        message = f"Supernova: calibrated=True expects a free M0; found {fixed['M0']} of cosmology={model.cosmology!r}."
+        raise OptionError(message, [Remedy("calibrated", False)])
+    if isinstance(model.laws.selection, DetectedBy | WithColourCut):
         expected = {"stretch": ("normal", "two"), "colour": ("normal",)}
         for name, allowed in expected.items():
             if (found := getattr(model.laws, name).name) not in allowed:
@@ -36,8 +41,16 @@ def check(model) -> None:
                     f"Supernova: selection {model.laws.selection} expects {name}={' or '.join(map(repr, allowed))}"
                 )
                 raise OptionError(f"{message}; found {found!r}.", [Remedy(name, "normal")])
+        if isinstance(getattr(model.laws.selection, "choice", None), Injections):
+            names = ("sigma_int", "x1_std", "c_std")
+            refuse_narrow(f"Supernova: selection {model.laws.selection}", model.all_priors, names)
         if model.observations == "joint":
             message = f"Supernova: selection {model.laws.selection} expects observations='separate'; found 'joint'."
+            raise OptionError(message, [Remedy("observations", "separate")])
+    if isinstance(model.laws.selection, MeasuredLimit):
+        limit = model.laws.selection.limit.with_priors(model.all_priors)  # raises for priors that do not fit it
+        if model.observations == "joint" and limit.is_step:
+            message = f"Supernova: selection {limit} beside observations='joint' expects a width; found none."
             raise OptionError(message, [Remedy("observations", "separate")])
     if model.laws.redshifts.is_population:
         for name, needed in {"selection": "none", "observations": "separate"}.items():

@@ -14,9 +14,11 @@ from hbm_jax.distributions.normal.common_offsets import OffsetGaussian
 from hbm_jax.distributions.normal.offset_coordinates import OffsetPrior
 from hbm_jax.distributions.normal.repeated_observations import RepeatedObservations
 from hbm_jax.distributions.normal.repeated_offsets import RepeatedOffsetGaussian
+from hbm_jax.distributions.selection import InjectedSelection
 from hbm_jax.models import expansion
 from hbm_jax.models.base import without_padding
 from hbm_jax.models.priors import in_stated_parameters, sample_prior
+from hbm_jax.models.selection import record_effective
 from hbm_jax.models.supernovae.bound import BoundSupernovae
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.models.supernovae.population import OBSERVABLES, marginal, populations, tripp
@@ -29,6 +31,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     modulus = bound.distances.distmod(cosmology) if bound.design is None else model.distmod(bound.design, cosmology)
     if observed:
         modulus = expansion.require_big_bang(modulus)
+    modulus = bound.with_calibrators(modulus)
     if model.laws.drift is not None:
         parameters |= model.laws.drift.means(parameters, bound.z_cmb)
     values = bound.observed if observed else None
@@ -105,12 +108,16 @@ def _mixture(model, bound, parameters, modulus, log_nodes, values, recover) -> N
     laws = model.laws
     magnitude = parameters["M0"] + modulus.reshape(bound.num_objects, -1)
     selection, repeats = laws.selection.detection(parameters), bound.repeats
+    if isinstance(selection, InjectedSelection):
+        in_sample = np.ones(bound.num_objects, bool) if bound.in_sample is None else bound.in_sample
+        selection = selection._replace(objects=jnp.asarray(in_sample))
     mixture = populations(laws, parameters, magnitude, log_nodes, bound.massive, bound.noise, bound.prob_ia)
     objects = mixture.observed
     offset = _sample_calibration(bound, values, lambda: objects.undetected_mean)
     distribution: ObservedMixture | RepeatedObservations
     if repeats is None:
         distribution = objects = objects.with_observation(offset=offset, selection=selection)
+        record_effective(objects.found)
     else:
         distribution = RepeatedObservations(objects, repeats, shift=offset, selection=selection)
     with numpyro.plate("supernova", len(bound)), without_padding(bound.in_sample):

@@ -25,8 +25,9 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Supernovae
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
-from hbm_jax.models.efficiency import DetectionFunction, Efficiency
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections, effective_injections
 from hbm_jax.models.priors import Prior
+from hbm_jax.models.selection import Selection
 from hbm_jax.models.supernovae import options, program
 from hbm_jax.models.supernovae.bound import (
     BoundSupernovae,
@@ -36,6 +37,7 @@ from hbm_jax.models.supernovae.bound import (
     padded,
     redshift_variance,
 )
+from hbm_jax.models.supernovae.cosmology_constraints import FREE_H0
 from hbm_jax.models.supernovae.laws import (
     ColourLaw,
     Drift,
@@ -138,16 +140,24 @@ class Supernova(PopulationModel):
     outliers : bool
         Whether a fraction outlier_fraction of supernovae has an additional scatter outlier_scatter. `hbm_jax.latents`
         then returns the ``outlier_probability`` of each supernova.
-    selection : str, SelectionLaw, Efficiency or DetectionFunction
+    selection : str, SelectionLaw, Selection, Efficiency, DetectionFunction or Injections
         ``"none"``: all supernovae are detected. ``"common"``: they are detected with probability
         Phi((m_lim + m_lim_colour c - m_b) / m_lim_width), for observed c and m_b. ``"survey"``: likewise, with m_lim
         and m_lim_width for each survey. m_lim_colour is 0 unless it has a prior. ``"band"``: the limits of the
         surveys in observed bands, from the data, with a shift and a factor of the width for each
         (`hbm_jax.models.supernovae.laws.BandLimits`). ``"colour"``: supernovae redder than c_lim, 0.3 unless it has
-        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`).
+        another value, are left out of the sample (`hbm_jax.models.supernovae.laws.ColourCut`). ``"band and colour"``,
+        and likewise the other limits: both.
+        A limit of the observed m_b, c or x1: ``"m_b < 24 +- 0.2"``, ``"m_b < Normal(24, 1) +- 0.2 by group"`` for one
+        of every survey, or ``"c < 0.3"``, see `hbm_jax.models.selection`.
         ``"m_b from efficiency.csv"`` or ``"m_b efficiency 22:1 24:0"``: a tabulated efficiency in the observed m_b, c
         or x1. A `hbm_jax.models.DetectionFunction`: any smooth function of observed c and m_b, integrated by a fixed
-        quadrature. The last two expect normal populations of x1 and c.
+        quadrature. ``"injections from injections.csv"``: the detected fraction is that of simulated supernovae, see
+        `hbm_jax.models.Injections`. The last three, and a cut beside limits, expect normal populations of x1 and c.
+    calibrated : bool
+        Whether calibrators determine H0: supernovae whose hosts have distance moduli of their own (``mu_calibrator``),
+        from Cepheids for example, with independent errors. An error that they have in common, such as that of the
+        anchors, is a calibration offset (``d_m_b_anchor``).
     observations : str
         Meaning of rows of the same name: ``"separate"``, each is another supernova; or ``"joint"``, they are
         observations of one supernova by several surveys, with one true stretch, colour and magnitude, errors,
@@ -214,12 +224,13 @@ class Supernova(PopulationModel):
         default="flat", metadata={"help": f"distribution of redshifts: {', '.join(RedshiftLaw.registry)}"}
     )
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
-    selection: str | SelectionLaw | Efficiency | DetectionFunction = field(
+    selection: str | SelectionLaw | Selection | Efficiency | DetectionFunction | Injections = field(
         default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
     )
     observations: Literal["separate", "joint"] = field(
         default="separate", metadata={"help": "rows of the same name: separate, joint (of one supernova)"}
     )
+    calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     offsets: Literal["sampled", "marginal"] = field(
         default="sampled", metadata={"help": "calibration offsets: sampled, marginal (integrated out)"}
     )
@@ -274,7 +285,8 @@ class Supernova(PopulationModel):
         """Default prior of every parameter, in the order of summary tables; a number fixes a parameter."""
         relation, fixed = self._relation_priors, expansion.named(self.cosmology).fixed
         relation |= {name: value for name, value in fixed.items() if name in relation}
-        return expansion.default_priors(self.cosmology) | relation
+        free = {"H0": FREE_H0} if self.calibrated else {}
+        return expansion.default_priors(self.cosmology) | free | relation
 
     @property
     def _relation_priors(self) -> dict[str, Prior]:
@@ -374,6 +386,12 @@ class Supernova(PopulationModel):
         container at the redshifts of the distances; in a batch of fits the arrays of this container are traced.
         """
         return expansion.distance_moduli(data, cosmology)
+
+    def cautions_of_draws(self, data: Supernovae | BoundSupernovae, posterior: Any) -> list[str]:
+        """Return a sentence about the effective number of injections over the draws of a posterior."""
+        if "effective_injections" not in posterior:
+            return []
+        return effective_injections(len(self.laws.selection.detection({}).values), len(data), posterior)
 
     def simulate(self, key, data: Supernovae, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample with the design of ``data``, as `hbm_jax.models.base.PopulationModel.simulate`.

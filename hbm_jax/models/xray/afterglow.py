@@ -28,10 +28,10 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
-from hbm_jax.models.efficiency import Efficiency
+from hbm_jax.models.efficiency import Efficiency, Injections
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
-from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, stored
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, record_effective, stored
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.detection import check_options as check_selection
 from hbm_jax.models.xray.detection import detection_of, with_selection
@@ -95,14 +95,15 @@ class Afterglow(SelectiveModel):
     statistic : str, optional
         ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. The default depends on
         the backgrounds: ``marginal`` where background counts were measured.
-    selection : str, Selection or Efficiency
+    selection : str, Selection, Efficiency or Injections
         Sources that are missing because they are faint: ``"log10_flux > -12 +- 0.1"`` for a smooth limit of the
         unabsorbed flux, whose position and width may have priors, see `hbm_jax.models.selection`;
         ``"log10_flux > log10_flux_limit +- 0.1"`` for limits of the sources in a column;
         ``"log10_flux from efficiency.csv"`` for an efficiency tabulated in the flux, above 0; ``"counts > 99"``
         for sources with 100 counts or more in the groups of the fit, background included, which depends on exposure,
         response, redshift and columns of each source. The latter expects absorbed power laws at known redshifts,
-        no WHIM and fixed Galactic columns.
+        no WHIM and fixed Galactic columns. ``"injections from injections.csv"``: the detected fraction is that of
+        simulated sources, see `hbm_jax.models.Injections`.
     abundances : str
         Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
@@ -140,7 +141,7 @@ class Afterglow(SelectiveModel):
     galactic: Literal["fixed", "error", "free"] = field(default="fixed", metadata={"help": "fixed, error, free"})
     host: Literal["normal", "skew-normal"] = field(default="normal", metadata={"help": "normal, skew-normal"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
-    selection: str | Selection | Efficiency = field(
+    selection: str | Selection | Efficiency | Injections = field(
         default=NONE, metadata={"help": "sources that are missing, as in 'log10_flux > -12 +- 0.1' or 'counts > 99'"}
     )
     abundances: str = field(default="wilm", metadata={"help": ", ".join(ABUNDANCES)})
@@ -223,6 +224,11 @@ class Afterglow(SelectiveModel):
             common=tuple(self.common),
         )
 
+    @property
+    def selected_values(self) -> tuple[str, ...]:
+        """Names of the true values of injections: the parameters of the sources that have populations."""
+        return tuple(varying.site for varying in self.medium.sites)
+
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
         """Precompute responses on nodes, cross sections and tables of the WHIM, which depend on the data alone.
 
@@ -266,15 +272,18 @@ class Afterglow(SelectiveModel):
         p: dict[str, Any] = {name: sample_prior(name, prior) for name, prior in priors.items() if name not in separate}
         p |= self._sample_whim({name: priors[name] for name in degenerate}, bound)
         num, num_groups = np.shape(bound.statistic.counts)
+        columns, detection = self._population_of_columns(p), detection_of(self.selections, p, bound)
+        if detection is not None and isinstance(detection.selection, Injections):
+            detection = detection.with_injections(self.selected_values, columns, num)
+            record_effective(detection.found)
         with numpyro.plate("source", num, dim=-1):
             latents: dict[str, Any] = {"nh_mw": self._galactic(bound)}
             if self.sightlines:
                 latents["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
-            latents |= self._sample_sources(p | latents, bound)
+            latents |= self._sample_sources(p | latents, bound, columns, detection)
         latents["z"] = self._redshifts(bound)
         expected = bound.expected(p | latents)
         counts = bound.statistic.counts if observed else None
-        detection = detection_of(self.selections, p, bound)
         distribution = Counts(expected, bound.statistic)
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             measured = distribution if detection is None else detection.observed_counts(distribution)
@@ -300,8 +309,19 @@ class Afterglow(SelectiveModel):
         values = coordinates.parameters(numpyro.sample("_whim", coordinates))
         return {name: numpyro.deterministic(name, values[name]) for name in priors}
 
-    def _sample_sources(self, p, bound: AbsorbedCounts) -> dict[str, Any]:
-        """Sample the varying parameters of every source, in coordinates from `SourceInformation`."""
+    def _population_of_columns(self, p) -> Any:
+        """Return the population of log10 of the columns of the hosts, if they are parameters."""
+        if "log10_nh_mean" not in p:
+            return None
+        if self.host == "skew-normal":
+            return SkewNormal.standardised(p["log10_nh_mean"], p["log10_nh_std"], p["log10_nh_shape"])
+        return dist.Normal(p["log10_nh_mean"], p["log10_nh_std"])
+
+    def _sample_sources(self, p, bound: AbsorbedCounts, columns, detection) -> dict[str, Any]:
+        """Sample the varying parameters of every source, in coordinates from `SourceInformation`.
+
+        ``columns`` is the population of the columns of the hosts, and ``detection`` a `SourceDetection` or None.
+        """
         varying = bound.medium.sites  # the column of the host, if it is a parameter, is the last
         means, stds = ([p[f"{v.site}_{moment}"] for v in varying] for moment in ("mean", "std"))
         depth = None
@@ -310,13 +330,9 @@ class Afterglow(SelectiveModel):
             depth = bound.depth(n0, p["log10_T"])
             if bound.medium.metallicity is None:
                 depth = depth * p["metallicity"] / bound.medium.depth_metallicity
-        population: Any = dist.Normal(means[-1], stds[-1])
-        if self.host == "skew-normal":
-            population = SkewNormal.standardised(means[-1], stds[-1], p["log10_nh_shape"])
-        detection = detection_of(self.selections, p, bound)
-        if detection is not None:
-            population = detection.column(population, len(bound.z))
-        values = bound.source_information.sample(depth, p["nh_mw"], varying, means, stds, population, detection)
+        if detection is not None and columns is not None:
+            columns = detection.column(columns, len(bound.z))
+        values = bound.source_information.sample(depth, p["nh_mw"], varying, means, stds, columns, detection)
         parameters = {v.parameter: v.value(values[v.site]) for v in varying}
         return parameters | ({"nh": parameters["host_nh"]} if "host_nh" in parameters else {})
 

@@ -1,4 +1,4 @@
-"""Selection of X-ray sources: a limit of the true flux, or a cut in the observed counts of each source.
+"""Selection of X-ray sources: a limit of the true flux, a cut in the observed counts of each source, or injections.
 
 Detected sources are a part of the population. With a limit of the flux it is the mean of a normal distribution function
 over normal fluxes, in closed form. With a cut in counts it depends on exposure, response, redshift and Galactic column
@@ -6,24 +6,26 @@ of each source, and on flux, photon index and column of the host.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jax import lax
 from jax.scipy.special import gammainc, log_ndtr, logsumexp
 from numpyro import distributions as dist
 
 from hbm_jax.data.xray.afterglows import LIMIT
-from hbm_jax.distributions.detected import Detected
-from hbm_jax.models.efficiency import Efficiency
+from hbm_jax.distributions.detected import Detected, DrawnFromInjections
+from hbm_jax.distributions.selection import FoundInjections
+from hbm_jax.models.efficiency import Efficiency, Injections, refuse_narrow
 from hbm_jax.models.selection import Selection
 from hbm_jax.validation import DataError, OptionError, Remedy
 
-FLUX, COUNTS = "log10_flux", "counts"
+FLUX, COUNTS, COLUMN = "log10_flux", "counts", "log10_nh"
 # Table of counts: range and degree of the photon index; grid of log10 of the column of the host [1e22 cm^-2].
 INDICES, DEGREE = (-1.0, 5.0), 17
 LOWEST, STEP, NUM_COLUMNS = -3.0, 0.1, 71
@@ -158,14 +160,39 @@ class SourceDetection:
         Means and standard deviations of the populations, and the parameters of the selection.
     counts : CountLimit or None
         Limit of counts; None for a limit of the flux.
+    found : FoundInjections or None
+        Found injections with weights in the population, if the selection is by them.
+    first_site : str
+        Latent whose density is divided by the detected fraction of injections.
+    drawn : mapping of str to array (N,), or None
+        True values of injections drawn for the sources of a simulation, by site.
     """
 
     selection: Any
     p: Any
     counts: CountLimit | None = field(default=None)
+    found: FoundInjections | None = field(default=None)
+    first_site: str = ""
+    drawn: Mapping[str, Any] | None = field(default=None)
+
+    def with_injections(self, sites: Sequence[str], population: Any, num: int) -> "SourceDetection":
+        """Return the selection of ``num`` sources by injections, with a ``population`` of log10 of the columns."""
+        injected, p = self.selection.selection(sites), self.p
+        values = lax.optimization_barrier(jnp.asarray(injected.values))  # as `InjectedSelection.found`
+        populations = [dist.Normal(p[f"{site}_mean"], p[f"{site}_std"]) for site in sites]
+        if sites[-1] == COLUMN:
+            populations[-1] = population
+        log_density = sum(each.log_prob(values[:, k]) for k, each in enumerate(populations))
+        found = FoundInjections(values, log_density - injected.log_density, injected.num, num)
+        key = numpyro.prng_key()  # None outside simulations
+        drawn = None if key is None else dict(zip(sites, found.sample(key, (num,)).T, strict=True))
+        return dataclasses.replace(self, found=found, first_site=sites[0], drawn=drawn)
 
     def column(self, population: Any, num: int) -> Any:
         """Return the distribution of log10 of the columns of detected sources, from that of all sources."""
+        if self.found is not None:
+            drawn = None if self.drawn is None else self.drawn[COLUMN]
+            return DrawnFromInjections(population.expand((num,)), drawn)
         if self.counts is None:
             return population
         limit, p = self.counts, self.p
@@ -189,6 +216,9 @@ class SourceDetection:
             log10 of the columns.
         """
         p, limit = self.p, self.counts
+        if self.found is not None:
+            drawn = None if self.drawn is None else (self.drawn[site] - p[f"{site}_mean"]) / p[f"{site}_std"]
+            return DrawnFromInjections(prior, drawn, self.found.log_normalisation if site == self.first_site else 0.0)
         if site == FLUX and isinstance(self.selection, Efficiency):
             mean, std = p["log10_flux_mean"], p["log10_flux_std"]
             table = self.selection.detection({}, np.ones(1))
@@ -367,7 +397,11 @@ def check_options(model: Any) -> None:
     if not model.selections:
         return
     option = f"Afterglow: selection={str(model.selection)!r}"
-    part, sites = model.selections[0], [varying.site for varying in model.medium.sites]
+    part, sites = model.selections[0], model.selected_values
+    if isinstance(part, Injections):
+        part.selection(sites)  # raises for a table that cannot be read
+        refuse_narrow(option, model.all_priors, [f"{site}_std" for site in sites])
+        return
     if isinstance(part, Efficiency):
         _check_efficiency(part, option, sites)
         return

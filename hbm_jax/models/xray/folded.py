@@ -46,12 +46,13 @@ class FoldedSpectra:
         trials: Mapping[str, np.ndarray],
         *,
         tolerance: float = TOLERANCE,
+        num_together: int | None = None,
     ) -> "FoldedSpectra":
         """Precompute responses and tables for a model expression.
 
-        ``statistic`` is as in `SpectrumStack.statistic`, ``trials`` and ``tolerance`` as in `ExpectedCounts.of`.
+        ``statistic`` is as in `SpectrumStack.statistic`, ``trials`` and the others as in `ExpectedCounts.of`.
         """
-        source = folded(spectrum, data, range(len(data)), trials, tolerance)
+        source = folded(spectrum, data, range(len(data)), trials, tolerance, num_together)
         return cls(data.statistic(statistic), source, source.errors)
 
     @property
@@ -75,8 +76,8 @@ class FoldedSpectra:
         num = len(self.errors)
         if self.source.response is not None and self.source.response.order is not None and num > size:
             raise ValueError(
-                "fit_each: expected at most a few dozen spectra in one call of a model with narrow lines or tables; "
-                f"found {num}. Fit them in groups."
+                "fit_each: expected responses of at most 4 million elements for a model with lines or tables; found "
+                f"larger ones of {num} spectra. Group their channels, or fit each with hbm_jax.sample."
             )
 
         def of_rows(rows):
@@ -91,7 +92,12 @@ class FoldedSpectra:
 
 
 def folded(
-    spectrum: Component, data: SpectrumStack, rows: Sequence[int], trials: Mapping[str, np.ndarray], tolerance: float
+    spectrum: Component,
+    data: SpectrumStack,
+    rows: Sequence[int],
+    trials: Mapping[str, np.ndarray],
+    tolerance: float,
+    num_together: int | None = None,
 ) -> ExpectedCounts:
     """Fold a model expression through the responses of some of the spectra."""
     responses = [data.sparse_response(row) for row in rows]
@@ -99,7 +105,8 @@ def folded(
     counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in pairs]
     tolerance = tolerance if has_free_features(spectrum, lines=False) else SMOOTH * tolerance
     num_groups = np.shape(data.counts)[1]
-    return ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance, num_groups=num_groups)
+    options: dict[str, Any] = {"tolerance": tolerance, "num_groups": num_groups, "num_together": num_together}
+    return ExpectedCounts.of(spectrum, responses, counts, trials, **options)
 
 
 def equivalent_counts(data: SpectrumStack, row: int) -> np.ndarray:

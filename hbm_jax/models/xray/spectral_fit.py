@@ -6,7 +6,7 @@ first may have a calibration factor relative to the first.
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -33,12 +33,14 @@ from hbm_jax.spectra.folding.area_errors import AreaErrors
 from hbm_jax.spectra.model.composition import Parameter, components_of
 from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.spectra.statistics.feature_scan import Feature, feature_starts
 from hbm_jax.spectra.statistics.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.statistics.statistic import STATISTICS
 from hbm_jax.validation import DataError
 from hbm_jax.xla_options import QUICK
 
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
+NUM_REPEATED = 2  # times one data set of `fit_each` may be repeated
 NUM_TRIALS = 32  # draws from the prior at which the error of the folds is measured
 RESERVED = ("calibration", "counts", "spectrum", "group", "calibrated_spectrum")  # sites and plates of the program
 
@@ -218,38 +220,55 @@ class SpectralFit(PopulationModel):
                     "with background_response=, or neither."
                 )
             expressions = self.spectrum, self.background_spectrum
-            return FoldedRegions.of_regions(*expressions, data, self.statistic, self._trials, tolerance=tolerance)
-        return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials, tolerance=tolerance)
+            return FoldedRegions.of_regions(*expressions, data, self.statistic, self.trials, tolerance=tolerance)
+        return FoldedSpectra.of(self.spectrum, data, self.statistic, self.trials, tolerance=tolerance)
 
     bind = prepare
 
     def bind_alike(self, data: Sequence[SpectrumStack]) -> list[FoldedSpectra]:
         """Return bound data of several data sets, with arrays of the same shapes, for `hbm_jax.fit_each`.
 
-        Raises ValueError if the data sets differ in their number of spectra, and for many spectra with narrow lines.
+        Raises ValueError if the data sets differ in their number of spectra, and for large responses with lines.
         """
         if self.background_spectrum is not None or any(isinstance(entry, RegionStack) for entry in data):
             return [self.bound(entry) for entry in data]
         sizes = {len(entry) for entry in data}
         if len(sizes) > 1:
             raise ValueError(f"fit_each: expected as many spectra in each data set; found {sorted(sizes)}.")
-        together = precomputed(lambda: self.bind(SpectrumStack.joined(data)))
-        bound = together.each(sizes.pop())
-        values = {name: value[0] for name, value in self._trials.items() if name in self.spectrum.parameters}
-        whole, ends = _fold(together, values, None), (_fold(bound[0], values, None), _fold(bound[-1], values, None))
-        for rows, part in zip((slice(len(ends[0])), slice(-len(ends[1]), None)), ends, strict=True):
-            if not np.allclose(whole[rows], part, rtol=1e-9, atol=0.0):
-                raise ValueError(f"fit_each: {len(data)} data sets of this model cannot be divided; leave one out.")
-        return bound
+        for num_repeated in range(NUM_REPEATED + 1):
+            bound = self._divided([*data, *num_repeated * [data[-1]]], next(iter(sizes)))
+            if bound is not None:
+                return bound[: len(data)]
+        raise ValueError(f"fit_each: {len(data)} data sets of this model cannot be divided; fit them in groups.")
+
+    def _divided(self, data: list[SpectrumStack], size: int) -> list[FoldedSpectra] | None:
+        """Return bound data of each data set from those of all together; None if an expected count then differs.
+
+        The axis of the spectra is found by its length, which another axis may have too.
+        """
+        joined, num = SpectrumStack.joined(data), len(data)
+        statistic = self._statistics * num if isinstance(self.statistic, tuple) else self.statistic
+        together = precomputed(
+            lambda: FoldedSpectra.of(self.spectrum, joined, statistic, self.trials, num_together=size)
+        )
+        bound = together.each(size)
+        values = {name: value[0] for name, value in self.trials.items() if name in self.spectrum.parameters}
+        with jax.enable_x64(True):
+            whole = np.asarray(_fold(together, values, None))
+            try:
+                parts = np.concatenate([_fold(part, values, None) for part in bound])
+            except (TypeError, ValueError):  # arrays of shapes that do not match
+                return None
+        return bound if np.allclose(whole, parts, rtol=1e-9, atol=0.0) else None
 
     @cached_property
-    def _trials(self) -> dict[str, np.ndarray]:
+    def trials(self) -> dict[str, np.ndarray]:
         """Draws from the priors of all parameters, (NUM_TRIALS,) each."""
         run: Any
         try:
             hash(self)
             run = functools.partial(_drawn_trials, self)
-        except TypeError:  # a user-defined prior may have no hash
+        except (TypeError, ValueError):  # a user-defined prior may have no hash
             run = jax.jit(functools.partial(_draw_trials, self), compiler_options=QUICK)
         return precomputed(lambda: {name: np.asarray(value) for name, value in run(jax.random.key(0)).items()})
 
@@ -307,13 +326,13 @@ class SpectralFit(PopulationModel):
 
     def _expected(self, bound: FoldedSpectra, parameters: Mapping[str, Any]):
         """Return the expected counts at given values, with fixed and tied parameters added."""
-        return _fold(bound, *self._values_and_factors(bound, parameters))
+        return _fold(bound, *self.values_and_factors(bound, parameters))
 
     def _parts(self, bound: FoldedRegions, parameters: Mapping[str, Any]):
         """Return the expected counts of the source and of the background in all regions, as `FoldedRegions.parts`."""
-        return _fold_parts(bound, *self._values_and_factors(bound, parameters))
+        return _fold_parts(bound, *self.values_and_factors(bound, parameters))
 
-    def _values_and_factors(self, bound: FoldedSpectra, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    def values_and_factors(self, bound: FoldedSpectra, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return values with fixed and tied parameters added, and calibration factors or None."""
         values, num = self.complete(parameters), bound.num_sources
         if not self.calibration or num < 2:
@@ -369,6 +388,30 @@ class SpectralFit(PopulationModel):
         if gaussian:
             raise ValueError(f"simulate: expected a statistic of counts; found {gaussian[0]}, whose data are Gaussian.")
         return super().simulate(key, data, parameters)
+
+    @cached_property
+    def _features(self) -> list[Feature]:
+        """Lines and edges with free energy and strength."""
+        free = [name for name, prior in self.all_priors.items() if isinstance(prior, dist.Distribution)]
+        features = []
+        for part in components_of(self.spectrum):
+            names = list(part.parameters) if part.localised else []
+            if names and names[0] in free and names[-1] in free:
+                width = next((name for name in names[1:-1] if name in free), None)
+                features.append(Feature(names[0], names[-1], width))
+        return features
+
+    @property
+    def further_starts(self) -> Callable | None:
+        """Starting points with lines and edges at the energies that fit the data best; None without free energies.
+
+        See `hbm_jax.spectra.statistics.feature_scan.feature_starts`.
+        """
+        if not self._features:
+            return None
+        names = [name for feature in self._features for name in feature if name is not None]
+        bounds = {name: _bounds(self.all_priors[name]) for name in names}
+        return functools.partial(feature_starts, self._features, self.trials, bounds, self.own, self.values_and_factors)
 
     # The remaining members of the protocol that inference, command line and reports use.
 
@@ -434,3 +477,9 @@ _drawn_trials = jax.jit(_draw_trials, static_argnums=0, compiler_options=QUICK)
 _fold = jax.jit(lambda bound, values, factors: bound.expected(values, factors))
 _fold_parts = jax.jit(lambda bound, values, factors: bound.parts(values, factors))
 _deviance = jax.jit(lambda statistic, expected: statistic.deviance(expected))
+
+
+def _bounds(prior: Any) -> tuple[float, float]:
+    """Return the bounds of the support of a prior; infinite where there are none."""
+    support = prior.support
+    return float(getattr(support, "lower_bound", -np.inf)), float(getattr(support, "upper_bound", np.inf))

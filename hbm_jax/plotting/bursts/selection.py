@@ -13,8 +13,8 @@ from hbm_jax.data import Bursts, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
-from hbm_jax.models.bursts.detection import WHOLE
-from hbm_jax.models.selection import Selection
+from hbm_jax.models.bursts.detection import MEASURED, WHOLE
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import (
     BLACK,
@@ -22,6 +22,7 @@ from hbm_jax.plotting.style import (
     MIN_SIMULATED,
     Figure,
     draw_distribution,
+    draw_efficiency,
     draw_simulated,
     house_style,
 )
@@ -39,8 +40,10 @@ class Shown(NamedTuple):
         Of simulated intervals or brightest intervals, with the probability that each is detected.
     measured_z, measured : (m,)
         Of the sample.
-    limit : float
-        Limit of the flux.
+    limit : float or None
+        Limit of the flux, if the selection is one.
+    log10_E_peak, measured_log10_E_peak : (n,), (m,), optional
+        Peak energies in the observer's frame, where the selection is tabulated in them.
     """
 
     z: np.ndarray
@@ -48,7 +51,9 @@ class Shown(NamedTuple):
     probability: np.ndarray
     measured_z: np.ndarray
     measured: np.ndarray
-    limit: float
+    limit: float | None
+    log10_E_peak: np.ndarray | None = None
+    measured_log10_E_peak: np.ndarray | None = None
 
 
 SHOWN_Z = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -56,6 +61,7 @@ TEXT = {
     "flux": (r"flux $\log_{10}\,F$ [erg cm$^{-2}$ s$^{-1}$]", r"luminosity $\log_{10}\,L$ [erg s$^{-1}$]"),
     "fluence": (r"fluence $\log_{10}\,S$ [erg cm$^{-2}$]", r"energy $\log_{10}\,E_\mathrm{iso}$ [erg]"),
 }
+PEAK_TEXT = r"peak energy $\log_{10}\,E_\mathrm{peak}$ [keV]"
 
 
 def selected_bursts(fit: Fit) -> Figure:
@@ -64,7 +70,8 @@ def selected_bursts(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Golenetskii` with a limit as a selection, a fixed cosmology and known redshifts, or of
+        Fit of `hbm_jax.models.Golenetskii` with a selection other than by injections, a fixed cosmology and known
+        redshifts, or of
         `GolenetskiiCounts` with a selection, with its program and data.
 
     Returns
@@ -74,7 +81,8 @@ def selected_bursts(fit: Fit) -> Figure:
         bursts, at the redshifts of the sample: measured (from counts, posterior medians) in black; simulated at the
         posterior means of the parameters, detected ones in blue and missing ones in grey; dashed: the limit of a
         bolometric flux, or from counts of one in the band of the model. Right: distribution of
-        the fluxes, measured, simulated detected ones, and all, scaled to the number of detected ones.
+        the fluxes, measured, simulated detected ones, and all, scaled to the number of detected ones; of observed peak
+        energies for an efficiency tabulated in them. Dashed: the limit, or the efficiency.
 
     Raises
     ------
@@ -89,7 +97,8 @@ def selected_bursts(fit: Fit) -> Figure:
     )
     if not drawable(model, data):
         raise ValueError(
-            "selected_bursts: expected a fit with a limit as a selection, a fixed cosmology and known redshifts; found "
+            "selected_bursts: expected a fit with a selection other than by injections, a fixed cosmology and "
+            "known redshifts; found "
             f"{model.description}."
         )
     shown = _from_counts(fit, model, data) if counts else _from_catalogue(fit, model.pooled_for(data), data)
@@ -106,16 +115,23 @@ def selected_bursts(fit: Fit) -> Figure:
         luminosity = shown.measured + _log10_conversion(model, quantity, shown.measured_z)
         left.plot(shown.measured_z, luminosity, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         grid = np.geomspace(shown.z.min(), shown.z.max(), 200)
-        left.plot(grid, shown.limit + _log10_conversion(model, quantity, grid), color=BLACK, lw=0.8, ls="--")
+        if shown.limit is not None:
+            left.plot(grid, shown.limit + _log10_conversion(model, quantity, grid), color=BLACK, lw=0.8, ls="--")
         left.set(xscale="log", xlabel="redshift", ylabel=text)
         ticks = [value for value in SHOWN_Z if shown.z.min() <= value <= shown.z.max()]
         left.set_xticks(ticks, [f"{value:g}" for value in ticks])
         left.xaxis.set_minor_formatter(NullFormatter())
         left.legend(loc="lower right", markerscale=2.0)
-        draw_distribution(right, shown.measured, shown.flux, detected, shown.limit)
+        if shown.log10_E_peak is None:
+            draw_distribution(right, shown.measured, shown.flux, detected, shown.limit)
+        else:
+            flux_text = PEAK_TEXT
+            draw_distribution(right, shown.measured_log10_E_peak, shown.log10_E_peak, detected, None)
         single = whole or data.num_intervals == len(data)
         right.set(xlabel=flux_text, ylabel="bursts" if single else "intervals")
         right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
+        if isinstance(part := model.selections[0], Efficiency):
+            draw_efficiency(right, part.at, part.probability)
         right.legend(loc="upper right")
     return figure
 
@@ -133,6 +149,10 @@ def _from_catalogue(fit: Fit, model: Golenetskii, data: Bursts) -> Shown:
     design = data.subset(np.tile(np.arange(len(data)), repeats))
     parameters = {name: means[name] for name in unselected.all_priors if name != "z"}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
+    if isinstance(part, Efficiency | DetectionFunction):
+        (z, peak, flux), (measured_z, measured_peak, measured) = _intervals(drawn), _intervals(data)
+        peaks: Any = (peak, measured_peak) if part.quantity == MEASURED[0] else (None, None)
+        return Shown(z, flux, _probability(part, peak, flux), measured_z, measured, None, *peaks)
     z, flux, probability = _detected(drawn, part, means, whole)
     measured_z, measured, _ = _detected(data, part, means, whole)
     return Shown(z, flux, probability, measured_z, measured, float(np.median(_limits(part, data, means))))
@@ -167,8 +187,9 @@ def drawable(model: Any, data: Any) -> bool:
     """Return True if `selected_bursts` can draw a fit of this model and these data."""
     if isinstance(model, GolenetskiiCounts):
         return bool(model.selections)
-    limits = bool(model.selections) and isinstance(model.selections[0], Selection)
-    return limits and model.cosmology is None and bool(np.all(data.knows_redshift))
+    if not model.selections or isinstance(model.selections[0], Injections):
+        return False
+    return model.cosmology is None and bool(np.all(data.knows_redshift))
 
 
 def _log10_conversion(model: Any, quantity: str, z: np.ndarray) -> np.ndarray:
@@ -183,6 +204,20 @@ def _limits(part: Any, data: Bursts, means: dict[str, float]) -> np.ndarray:
     if not part.of_objects:
         return np.full(len(data), means[part.names[0]])
     return np.asarray(data.log10_peak_flux_limit if part.quantity == WHOLE else data.log10_flux_limit)
+
+
+def _intervals(data: Bursts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return redshifts, measured peak energies and measured fluxes of all intervals."""
+    used = np.asarray(data.used)
+    z = np.broadcast_to(np.asarray(data.z)[:, None], used.shape)
+    return z[used], np.asarray(data.log10_E_peak)[used], np.asarray(data.log10_flux)[used]
+
+
+def _probability(part: Efficiency | DetectionFunction, log10_E_peak: np.ndarray, flux: np.ndarray) -> np.ndarray:
+    """Return the detection probability of intervals from a table or a function."""
+    if isinstance(part, Efficiency):
+        return part.probability_at(log10_E_peak if part.quantity == MEASURED[0] else flux)
+    return np.broadcast_to(np.asarray(part.function(log10_E_peak, flux)), flux.shape)
 
 
 def _detected(data: Bursts, part: Any, means: dict[str, float], whole: bool) -> tuple[np.ndarray, ...]:

@@ -21,6 +21,7 @@ from hbm_jax.plotting.style import (
     MIN_SIMULATED,
     Figure,
     draw_distribution,
+    draw_efficiency,
     draw_simulated,
     house_style,
 )
@@ -111,7 +112,7 @@ def selected_points(fit: Fit) -> Figure:
             axis.set(xlabel=prefix + labels[column], ylabel="points")
             axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for the legend
             if isinstance(selection, Efficiency):
-                _draw_efficiency(axis, selection)
+                draw_efficiency(axis, selection.at, selection.probability)
         _draw_functions(axes[0], model)
         axes[1].legend(loc="upper right")
     return figure
@@ -140,17 +141,6 @@ def _columns(model: Relation, data: PointsInGroups) -> list[tuple[int, Any]]:
 def _percentage(fraction: float) -> str:
     """Return a percentage with two digits."""
     return f"{100.0 * fraction:.0f}" if fraction >= 0.1 else f"{100.0 * fraction:.2g}"
-
-
-def _draw_efficiency(axis, selection: Efficiency) -> None:
-    """Draw an efficiency on an axis of its own, from 0 to 1."""
-    low, high = axis.get_xlim()
-    at = np.unique(np.clip([low, *selection.at, high], low, high))
-    right = axis.twinx()
-    right.plot(at, np.interp(at, selection.at, selection.probability), color=BLACK, lw=0.8, ls="--")
-    right.set(ylim=(0.0, 1.25), yticks=[0.0, 0.5, 1.0], ylabel="efficiency")
-    right.grid(visible=False)
-    axis.set_xlim(low, high)
 
 
 def _draw_functions(axis, model: Relation) -> None:

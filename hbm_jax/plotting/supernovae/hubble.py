@@ -71,7 +71,7 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
     -------
     array (draw, N)
         Moduli of the model's ``distmod`` plus the M0 of the draw minus the median M0 [mag]. They are comparable with
-        those of `standardise`, because the data constrain only mu + M0.
+        those of `standardise`, because the data constrain only mu + M0. Calibrators have the modulus of their host.
     """
     model, _ = model_and_data(fit, Supernova, Supernovae, "modulus_draws")
     values = {p: parameter(fit, p) for p in ("H0", *expansion.named(model.cosmology).parameters, "M0")}
@@ -79,13 +79,18 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
     rows = evenly_spaced(total, num_draws)
     values = {p: np.broadcast_to(v, total)[rows] for p, v in values.items()}
     offset = values.pop("M0") - np.median(parameter(fit, "M0"))
-    return moduli_of_draws(model, data, values) + offset[:, None]
+    moduli = np.where(data.is_calibrator, data.mu_calibrator, moduli_of_draws(model, data, values))
+    return moduli + offset[:, None]
 
 
 def at_redshifts(data: Supernovae, z: np.ndarray) -> Supernovae:
-    """Return supernovae at redshifts z in both frames, each a copy of the one in the data nearest in log redshift."""
+    """Return supernovae at redshifts z in both frames, each a copy of the one in the data nearest in log redshift.
+
+    None of them is a calibrator.
+    """
     nearest = np.abs(np.log(z)[:, None] - np.log(data.z_cmb)).argmin(axis=1)
-    return dataclasses.replace(data.subset(nearest), z_cmb=z, z_hel=z)
+    unknown = np.full(len(z), np.nan)
+    return dataclasses.replace(data.subset(nearest), z_cmb=z, z_hel=z, mu_calibrator=unknown)
 
 
 def binned(z: np.ndarray, residual: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,10 +114,10 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Lower panel: the distance modulus of every supernova (`standardise`), by survey, minus the posterior median of
-        the model (`modulus_draws`), with means in bins of redshift. Upper panel: these residuals added to the median
-        curve for equal redshifts in both frames. Grey: 68 and 95 % bands of the posterior. Moduli are those of the
-        model's ``distmod``.
+        Lower panel: the distance modulus of every supernova but calibrators (`standardise`), by survey, minus the
+        posterior median of the model (`modulus_draws`), with means in bins of redshift. Upper panel: these residuals
+        added to the median curve for equal redshifts in both frames. Grey: 68 and 95 % bands of the posterior. Moduli
+        are those of the model's ``distmod``.
 
     Raises
     ------
@@ -122,10 +127,11 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     if isinstance(model_of(fit), HubbleDiagram):
         return distance_diagram(fit, num_draws)
     _, data = model_and_data(fit, Supernova, Supernovae, "hubble_diagram")
-    points = standardise(fit)
-    z = np.geomspace(data.z_cmb.min(), data.z_cmb.max(), NUM_GRID)
+    points, shown = standardise(fit), ~data.is_calibrator
+    z = np.geomspace(data.z_cmb[shown].min(), data.z_cmb.max(), NUM_GRID)
     bands = np.quantile(modulus_draws(fit, at_redshifts(data, z), num_draws), QUANTILES, axis=0)
     # The modulus also depends on z_hel, so in the upper panel residuals are added to a curve for z_hel = z_cmb.
-    residual = points.mu - np.median(modulus_draws(fit, data, num_draws), axis=0)
-    means = binned(data.z_cmb, residual, points.error)
-    return draw_diagram(Diagram(data.z_cmb, residual, points.error, data.survey, z, bands), means)
+    residual = (points.mu - np.median(modulus_draws(fit, data, num_draws), axis=0))[shown]
+    data, error = data.subset(np.flatnonzero(shown)), points.error[shown]
+    means = binned(data.z_cmb, residual, error)
+    return draw_diagram(Diagram(data.z_cmb, residual, error, data.survey, z, bands), means)

@@ -9,7 +9,7 @@ from scipy.special import gammainc, ndtr
 from hbm_jax.data import Afterglows
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow, Efficiency
+from hbm_jax.models import Afterglow, Efficiency, Injections
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import (
@@ -17,6 +17,7 @@ from hbm_jax.plotting.style import (
     MAX_DOTS,
     Figure,
     draw_distribution,
+    draw_efficiency,
     draw_simulated,
     house_style,
 )
@@ -40,16 +41,18 @@ def selected_afterglows(fit: Fit) -> Figure:
         Left: host column, or photon index, against flux: posterior medians of the sources in black; sources simulated
         at the posterior means of the population, detected ones in blue and missing ones in grey; dashed: the limit of
         the flux. Right: distribution of the fluxes of the sources, of simulated detected ones, and of all, scaled to
-        the number of detected ones.
+        the number of detected ones; dashed: the limit, or the efficiency.
 
     Raises
     ------
     ValueError
-        If the fit is of another model or without selection.
+        If the fit is of another model, without selection, or with one by injections.
     """
     model, _ = model_and_data(fit, Afterglow, Afterglows, "selected_afterglows")
     if not drawable(model):
-        raise ValueError(f"selected_afterglows: expected a fit with a selection; found {model.description}.")
+        raise ValueError(
+            f"selected_afterglows: expected a fit with a selection other than by injections; found {model.description}."
+        )
     (part,) = model.selections
     drawn = _population(fit, model)
     probability = _probability(fit, model, drawn)
@@ -72,13 +75,16 @@ def selected_afterglows(fit: Fit) -> Figure:
         draw_distribution(right, medians["log10_flux"], drawn["log10_flux"], detected, limit)
         right.set(xlabel=text, ylabel="sources")
         right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
+        if isinstance(part, Efficiency):
+            draw_efficiency(right, part.at, part.probability)
         right.legend(loc="upper right")
     return figure
 
 
 def drawable(model: Any) -> bool:
     """Return True if `selected_afterglows` can draw a fit of this model."""
-    return bool(getattr(model, "selections", ()))
+    selections: Any = getattr(model, "selections", ())
+    return bool(selections) and not isinstance(selections[0], Injections)
 
 
 def _population(fit: Fit, model: Afterglow) -> dict[str, np.ndarray]:

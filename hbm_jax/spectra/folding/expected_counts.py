@@ -75,6 +75,7 @@ class ExpectedCounts:
         draws: Any = None,
         num_groups: int | None = None,
         num_blocks: int = 1,
+        num_together: int | None = None,
     ) -> "ExpectedCounts":
         """Fold a model expression through each response.
 
@@ -96,6 +97,8 @@ class ExpectedCounts:
             Expression of the trial spectra, if it has other parameters.
         num_groups, num_blocks : int
             G, by default the largest number of groups of a response, and the number of blocks of groups on nodes.
+        num_together : int, optional
+            Number of responses that are multiplied together, by default all: the others belong to other data sets.
         """
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         if num_groups > _MANY_GROUPS:
@@ -124,17 +127,17 @@ class ExpectedCounts:
             if exact_errors.max() < errors.max():
                 folds, errors, lines = [], exact_errors, ()
         expected = cls(None, (), None, None, errors)
-        large = is_large(len(responses), max(len(energy) - 1 for energy, _ in responses), num_groups)
+        large = is_large(num_together or len(responses), max(len(energy) - 1 for energy, _ in responses), num_groups)
         if lines and large and folds and all(f.in_bins is not None for f in folds):
             # One product with a large response, instead of one for the lines and one for the nodes.
-            photons, response = _in_bins(spectrum, lines, responses, num_groups, shared, (smooth, folds))
+            photons, response = _in_bins(spectrum, lines, responses, num_groups, shared, large, (smooth, folds))
             return replace(expected, photons=photons, response=response)
         if folds and smooth is not None:
             nodes = [f.nodes for f in folds]
             expected = replace(cls.on_nodes(smooth, nodes, num_groups, num_blocks, shared), errors=errors)
         if lines or not folds:
             exact_lines = lines if folds or smooth is None else None  # None: fold the whole spectrum in bins
-            photons, response = _in_bins(spectrum, exact_lines, responses, num_groups, shared)
+            photons, response = _in_bins(spectrum, exact_lines, responses, num_groups, shared, large)
             expected = replace(expected, photons=photons, response=response)
         return expected
 
@@ -236,12 +239,12 @@ def _product(response: BandedResponse, photons: jax.Array) -> jax.Array:
 
 
 def _in_bins(
-    spectrum: Component, lines, responses, num_groups: int, shared: bool, on_nodes: Any = None
+    spectrum: Component, lines, responses, num_groups: int, shared: bool, divided: bool, on_nodes: Any = None
 ) -> tuple[Any, BandedResponse]:
     """Return a function for the photons in pieces of bins, and the response to them.
 
     The photons are those of the lines, or of the whole spectrum if ``lines`` is None. ``on_nodes`` are a smooth part
-    and its folds, whose photons are added.
+    and its folds, whose photons are added. A ``divided`` response is stored in blocks.
     """
     smooth = None
     if lines is None:
@@ -260,7 +263,7 @@ def _in_bins(
     if on_nodes is not None:
         smooth_part, folds = on_nodes
         photons = _with_nodes(photons, smooth_part, folds, responses, cuts, shared)
-    return photons, BandedResponse.of(matrices, edges.shape[1] - 1, num_groups)
+    return photons, BandedResponse.of(matrices, edges.shape[1] - 1, num_groups, divided=divided)
 
 
 def _with_nodes(photons, smooth: Component, folds: Sequence[Folded], responses, cuts, shared: bool) -> Partial:

@@ -412,6 +412,7 @@ class GaussianLine(_Additive):
     _: KW_ONLY
     norm: Norm = "amplitude"
     narrow: ClassVar[bool] = True
+    localised: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     integrable: ClassVar[bool] = True
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"

@@ -63,6 +63,7 @@ class Component:
     smooth: ClassVar[bool] = False  # between the energies of `discontinuities` and `slope_discontinuities`
     integrable: ClassVar[bool] = False  # the photons in a bin have a closed form (`_integrals`)
     has_moving_feature: ClassVar[bool] = False  # a break, edge or line whose energy is a free parameter
+    localised: ClassVar[bool] = False  # a line or edge: first parameter its energy, last its strength
 
     @property
     def logarithmic(self) -> bool:

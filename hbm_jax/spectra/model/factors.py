@@ -143,6 +143,7 @@ class Edge(_AtRedshift):
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     has_moving_feature: ClassVar[bool] = True
+    localised: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the edge in the frame of the absorber"),
         "max_tau": Parameter("", "HalfNormal(1.0)", "optical depth at the edge"),
@@ -173,6 +174,7 @@ class GaussianAbsorption(_AtRedshift):
     absorbs: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     has_moving_feature: ClassVar[bool] = True
+    localised: ClassVar[bool] = True
     own_parameters: ClassVar[dict[str, Parameter]] = {
         "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the frame of the absorber"),
         "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line"),

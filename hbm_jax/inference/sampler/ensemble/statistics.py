@@ -6,19 +6,15 @@ doi:10.1214/24-BA1453). It is close to 1 only if the chains have forgotten their
 superchain is precise.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from arviz_stats.base import array_stats
-from scipy.special import ndtri
-from scipy.stats import rankdata
 
-TAIL = (0.05, 0.95)
+from hbm_jax.inference.sampler.ensemble.convergence import TAIL, monte_carlo_errors, normal_scores, r_hat_and_ess
+
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
 WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where a statistic cannot be computed
-AXES: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
 
 
 def statistics(elements: np.ndarray, num_superchains: int = 0) -> np.ndarray:
@@ -37,18 +33,15 @@ def statistics(elements: np.ndarray, num_superchains: int = 0) -> np.ndarray:
         With superchains, R-hat is `nested_r_hat`, and sizes and errors are the worse of those from autocorrelations
         and from the scatter of the means of superchains.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found chain dimension to be longer")
-        columns = [
-            array_stats.rhat(elements, **AXES) if not num_superchains else nested_r_hat(elements, num_superchains),
-            array_stats.ess(elements, **AXES),
-            array_stats.ess(elements, method="tail", prob=TAIL, **AXES),
-            array_stats.mcse(elements, method="mean", **AXES),
-            array_stats.mcse(elements, method="sd", **AXES),
-        ]
+    quantities = np.moveaxis(elements, -1, 0)
+    columns = [*r_hat_and_ess(quantities), *monte_carlo_errors(quantities)]
     if num_superchains:
         limits = _limits(elements, num_superchains)
-        columns = [columns[0], *map(np.fmin, columns[1:3], limits[:2]), *map(np.fmax, columns[3:], limits[2:])]
+        columns = [
+            nested_r_hat(elements, num_superchains),
+            *map(np.fmin, columns[1:3], limits[:2]),
+            *map(np.fmax, columns[3:], limits[2:]),
+        ]
     filled = [np.where(np.isnan(column), worst, column) for column, worst in zip(columns, WORST, strict=True)]
     if len(elements) == 1:
         filled[0] = np.full(elements.shape[-1], np.nan)
@@ -102,10 +95,9 @@ def _variance_ratio(draws, num_superchains: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _normal_scores(draws):
-    """Return normal scores of the ranks of draws (chain, draw, n) among all chains and draws."""
-    flat = draws.reshape(-1, draws.shape[-1])
-    scores = ndtri((rankdata(flat, axis=0) - 0.375) / (len(flat) + 0.25))
-    return np.where(np.isfinite(flat).all(axis=0), scores, np.nan).reshape(draws.shape)
+    """Return normal scores of the ranks of draws (chain, draw, n) among all chains and draws; NaN if not finite."""
+    scores = np.moveaxis(normal_scores(np.moveaxis(draws, -1, 0)), 0, -1)
+    return np.where(np.isfinite(draws).all(axis=(0, 1)), scores, np.nan)
 
 
 def _limits(draws, num_superchains: int) -> list[np.ndarray]:
@@ -128,7 +120,8 @@ def min_bfmi(sample_stats: xr.Dataset, num_superchains: int = 0) -> float:
     if "n_steps" in sample_stats:  # only trajectories have an energy, not independent proposals
         energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
     if not num_superchains:
-        return float(np.min(array_stats.bfmi(energy)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.min((np.diff(energy) ** 2).mean(axis=1) / energy.var(axis=1, ddof=1)))
     nested = energy.reshape(num_superchains, -1, energy.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.min((np.diff(nested, axis=2) ** 2).mean(axis=(1, 2)) / nested.var(axis=(1, 2))))

@@ -12,9 +12,11 @@ from hbm_jax.models.supernovae.laws.selection import (
     ColourCut,
     CommonLimit,
     DetectedBy,
+    MeasuredLimit,
     NoSelection,
     SelectionLaw,
     SurveyLimits,
+    WithColourCut,
 )
 from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, StretchTail, TwoStretches
 
@@ -35,6 +37,7 @@ __all__ = [
     "Law",
     "MagnitudeScatter",
     "MassStep",
+    "MeasuredLimit",
     "NoSelection",
     "NormalColour",
     "NormalStretch",
@@ -51,4 +54,5 @@ __all__ = [
     "SurveyLimits",
     "TwoStretches",
     "VolumeRedshifts",
+    "WithColourCut",
 ]

@@ -1,4 +1,4 @@
-"""Injections: simulated points, found or not by a survey, that measure the detected fraction of a population."""
+"""Injections: simulated objects, found or not by a survey, that measure the detected fraction of a population."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,0 +1,272 @@
+"""Injections as the selection of bursts, supernovae and afterglows: density against sums, draws, effective number."""
+
+import jax
+import numpy as np
+import pytest
+from monte_carlo import seed
+from numpyro.infer.util import log_density
+from scipy import special, stats
+from sites import compiled_sites
+from stored_fits import load
+from test_efficiency_everywhere import (
+    FIXED,
+    FLUX,
+    LINE,
+    MAGNITUDE,
+    TRIPP,
+    bursts,
+    moments_of_bursts,
+    supernovae,
+)
+
+import hbm_jax as hbm
+from hbm_jax.cosmology import Cosmology
+from hbm_jax.distributions.selection import FoundInjections
+from hbm_jax.models import Afterglow, Golenetskii, Injections, Relation, Supernova
+from hbm_jax.validation import DataError, OptionError
+
+SOURCES = {
+    "photon_index_mean": 2.0, "photon_index_std": 0.2, "log10_flux_mean": -11.7, "log10_flux_std": 0.4,
+    "log10_nh_mean": 0.3, "log10_nh_std": 0.9,
+}  # fmt: skip
+LIMIT, WIDTH = -11.6, 0.15
+# Mean and standard deviation of the normal distributions from which the true values are drawn.
+DRAWN = {
+    Golenetskii: {"log10_E_peak": (2.2, 0.5), "log10_flux": (-5.9, 1.2)},
+    Supernova: {"x1": (0.0, 1.3), "c": (0.02, 0.15), "m_b": (23.3, 1.3)},
+    Afterglow: {"photon_index": (2.0, 0.4), "log10_flux": (-11.7, 0.7), "log10_nh": (0.3, 1.3)},
+}
+
+KINDS = [Golenetskii, Supernova, pytest.param(Afterglow, marks=pytest.mark.long)]
+
+
+def injections(kind, num, start=1):
+    """A table of injections, found with a probability that depends on their true flux or magnitude."""
+    rng = np.random.default_rng(start)
+    drawn = {name: rng.normal(*moments, num) for name, moments in DRAWN[kind].items()}
+    density = np.prod([stats.norm.pdf(drawn[name], *moments) for name, moments in DRAWN[kind].items()], axis=0)
+    return drawn | {"density": density, "found": (rng.random(num) < efficiency(kind, drawn)).astype(int)}
+
+
+def efficiency(kind, values):
+    if kind is Golenetskii:
+        return FLUX.probability_at(values["log10_flux"])
+    if kind is Supernova:
+        return MAGNITUDE.probability_at(values["m_b"])
+    return special.ndtr((values["log10_flux"] - LIMIT) / WIDTH)
+
+
+def true_moments(kind, data):
+    """Means (N, n) and covariances (N, n, n) of the true values of every object, written out."""
+    if kind is Golenetskii:
+        mean, covariance = moments_of_bursts(LINE, data)
+        errors = np.asarray(data.errors)[:, 0]
+        return mean, covariance - np.array([[[a, b], [b, c]] for a, b, c in errors])
+    p = TRIPP if kind is Supernova else SOURCES
+    if kind is Afterglow:
+        names = list(DRAWN[Afterglow])
+        mean = np.array([p[f"{name}_mean"] for name in names])
+        covariance = np.diag([p[f"{name}_std"] ** 2 for name in names])
+        return np.tile(mean, (len(data), 1)), np.tile(covariance, (len(data), 1, 1))
+    with jax.enable_x64(True):
+        modulus = np.asarray(Supernova(mass_step=False).distmod(data, Cosmology.flat(H0=70.0, Om0=0.3)))
+    m_b = p["M0"] + modulus - p["alpha"] * p["x1_mean"] + p["beta"] * p["c_mean"]
+    x1, c, alpha, beta = p["x1_std"] ** 2, p["c_std"] ** 2, p["alpha"], p["beta"]
+    m = alpha**2 * x1 + beta**2 * c + p["sigma_int"] ** 2
+    covariance = np.array([[x1, 0.0, -alpha * x1], [0.0, c, beta * c], [-alpha * x1, beta * c, m]])
+    mean = np.stack([np.full(len(data), p["x1_mean"]), np.full(len(data), p["c_mean"]), m_b], axis=-1)
+    return mean, np.tile(covariance, (len(data), 1, 1))
+
+
+def case(kind):
+    """The model's options, data, parameters, and values of its latents."""
+    if kind is Golenetskii:
+        return {"pooling": "complete"}, bursts(), dict(LINE)
+    if kind is Supernova:
+        return FIXED, supernovae(), dict(TRIPP)
+    fit = load("afterglow")
+    return {}, fit.data, SOURCES | {f"_{name}": np.zeros(len(fit.data)) for name in DRAWN[Afterglow]}
+
+
+def weights_of(kind, table, data):
+    """Weights (N, I) of all injections in the population of each object; 0 for those that were not found."""
+    values = np.stack([table[name] for name in DRAWN[kind]], axis=-1)
+    density = [stats.multivariate_normal.pdf(values, m, c) for m, c in zip(*true_moments(kind, data), strict=True)]
+    return np.array(density) * table["found"] / table["density"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_density_is_divided_by_the_share_of_injections(kind):
+    """Of every object, with derivatives; and the effective number is that of the variance of the log likelihood."""
+    table, (options, data, p) = injections(kind, 5000), case(kind)
+    weights = weights_of(kind, table, data)
+    fractions = weights.mean(axis=1)
+
+    def total(model):
+        bound = model.bound(data)
+        return jax.jit(jax.value_and_grad(lambda p: log_density(model, (bound,), {}, p)[0]))
+
+    selected = kind(selection=Injections(table), **options)
+    with jax.enable_x64(True):
+        values = {name: np.asarray(value, float) for name, value in p.items()}
+        (found, gradient), (without, without_gradient) = (total(model)(values) for model in (selected, kind(**options)))
+        assert float(found - without) == pytest.approx(-np.log(fractions).sum(), abs=1e-9)
+        recorded = compiled_sites(selected, selected.bound(data))(values).values
+    # Relative change of the sum of the logarithms by each injection.
+    variance = np.var((weights / fractions[:, None]).sum(axis=0)) / len(weights.T)
+    assert float(recorded["effective_injections"]) == pytest.approx(len(data) ** 2 / variance, rel=1e-8)
+    assert float(recorded["effective_injections"]) > 4.0 * len(data)
+    if kind is not Afterglow:
+        single = (fractions**2 / (weights.var(axis=1) / len(weights.T))).min()
+        assert float(recorded["injections_per_object"]) == pytest.approx(single, rel=1e-8)
+    name = {Golenetskii: "log10_N", Supernova: "M0", Afterglow: "log10_flux_mean"}[kind]
+    step, shifted = 1e-5, []
+    with pytest.MonkeyPatch.context() as patched:
+        for sign in (-1.0, 1.0):
+            for parameters in (LINE, TRIPP, SOURCES):
+                if name in parameters:
+                    patched.setitem(parameters, name, p[name] + sign * step)
+            shifted.append(-np.log(weights_of(kind, table, data).mean(axis=1)).sum())
+    numeric = (shifted[1] - shifted[0]) / (2.0 * step)
+    assert float(gradient[name] - without_gradient[name]) == pytest.approx(numeric, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_simulated_objects_are_found_ones(kind, monte_carlo):
+    """True values plus errors, against rejection by the efficiency."""
+    options, data, p = case(kind)
+    data = data.subset(np.tile(np.arange(len(data)), 100))
+    model = kind(selection=Injections(injections(kind, 20_000, seed(4))), **options)
+    drawn, truth = model.simulate(
+        jax.random.key(seed(5)), data, {name: value for name, value in p.items() if name[0] != "_"}
+    )
+    mean, covariance = (part[1] for part in true_moments(kind, data))
+    rng = np.random.default_rng(seed(6))
+    everything = rng.multivariate_normal(mean, covariance, 60_000)
+    columns = dict(zip(DRAWN[kind], everything.T, strict=True))
+    expected = everything[rng.random(len(everything)) < efficiency(kind, columns)]
+    if kind is Afterglow:
+        values = np.stack([truth[name] for name in DRAWN[kind]], axis=-1)
+    elif kind is Golenetskii:
+        values = np.asarray(drawn.observed)[1::3, 0]
+        xx, xy, yy = np.asarray(data.errors)[1, 0]
+        expected = expected + rng.multivariate_normal(np.zeros(2), [[xx, xy], [xy, yy]], len(expected))
+    else:
+        values = np.stack([drawn.x1, drawn.c, drawn.m_b], axis=-1)[1::3]
+        noise = np.asarray(model.noise(data))[1]
+        expected = expected + rng.multivariate_normal(np.zeros(3), noise, len(expected))
+    for name, a, b in zip(DRAWN[kind], values.T, expected.T, strict=True):
+        monte_carlo.p_value(stats.ks_2samp(a, b).pvalue, name=name)
+
+
+def test_objects_away_from_all_injections_have_the_likelihood_without_selection():
+    """One object, beside fifty others that have enough injections."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(0.0, 1.0, (2000, 1))
+    with jax.enable_x64(True):
+        log_weights = np.stack([np.zeros(2000), stats.norm.logpdf(values[:, 0], 9.0, 0.3)])
+        found = FoundInjections(values, log_weights, 4000.0, np.array([50.0, 1.0]))
+        np.testing.assert_allclose(found.log_normalisation, [np.log(0.5), 0.0], atol=1e-6)
+        assert float(found.effective_number) > 4.0 * 51.0
+        one = FoundInjections(values, log_weights[0], 4000.0, 2.0)
+        same = FoundInjections(values, log_weights[[0, 0]], 4000.0, np.ones(2))
+        assert float(one.effective_number) == pytest.approx(4000.0, rel=1e-10)
+        assert float(same.effective_number) == pytest.approx(4000.0, rel=1e-10)
+        np.testing.assert_allclose(same.log_normalisation, one.log_normalisation, rtol=1e-12)
+        # Padding has no weight.
+        padded = FoundInjections(values, log_weights, 4000.0, np.array([2.0, 0.0]))
+        assert float(padded.effective_number) == pytest.approx(4000.0, rel=1e-10)
+        assert float(padded.smallest_number) == pytest.approx(4000.0, rel=1e-10)
+
+
+@pytest.mark.long
+def test_intervals_of_several_bursts_share_injections():
+    """With a line for each burst, of whose intervals some are padding."""
+    columns = {
+        "burst": ["a", "a", "b"], "z": [1.3, 1.3, 0.5], "log10_E_peak": [2.2, 2.4, 2.5],
+        "log10_flux": [-5.6, -5.4, -5.1], "sigma_log10_E_peak": [0.1] * 3, "sigma_log10_flux": [0.1] * 3,
+    }  # fmt: skip
+    data = hbm.data.Bursts.from_columns(columns)
+    table = injections(Golenetskii, 5000)
+    model = Golenetskii(selection=Injections(table))
+    p = {
+        "gamma_mean": 1.5, "gamma_std": 0.2, "log10_N_mean": 52.1, "log10_N_std": 0.3, "intrinsic_scatter": 0.4,
+        "log10_E_peak_mean": 2.6, "log10_E_peak_std": 0.3, "log10_E_peak_scatter": 0.2,
+    }  # fmt: skip
+    latents = {"_gamma": np.zeros(2), "_log10_E_peak_burst": np.zeros(2), "_log10_luminosity": np.zeros(2)}
+    with jax.enable_x64(True):
+        _, trace = log_density(
+            model, (model.bound(data),), {}, {k: np.asarray(v, float) for k, v in (p | latents).items()}
+        )
+        relation, values = trace["observed"]["fn"], {name: site["value"] for name, site in trace.items()}
+        relation = getattr(relation, "base_dist", relation)
+        log_fraction = np.asarray(relation.found.log_normalisation)
+    shares = []
+    for i, z in enumerate([1.3, 0.5]):
+        x = float(values["log10_E_peak_burst"][i])
+        area = np.asarray(moments_of_bursts(LINE, data)[0])  # mean log10_flux of LINE, without those of the lines
+        area = LINE["log10_N"] + LINE["gamma"] * (LINE["log10_E_peak_mean"] - 2.0) - area[i, 1]
+        gamma = float(values["gamma"][i])
+        mean = [x - np.log10(1.0 + z), float(values["log10_N"][i]) + gamma * (x - 2.0) - area]
+        v = p["log10_E_peak_scatter"] ** 2
+        covariance = [[v, gamma * v], [gamma * v, gamma**2 * v + p["intrinsic_scatter"] ** 2]]
+        points = np.stack([table["log10_E_peak"], table["log10_flux"]], axis=-1)
+        shares.append(
+            np.mean(stats.multivariate_normal.pdf(points, mean, covariance) * table["found"] / table["density"])
+        )
+    expected = np.log([[shares[0], shares[0]], [shares[1], shares[1]]])
+    np.testing.assert_allclose(np.broadcast_to(log_fraction, (2, 2)), expected, rtol=1e-9)
+
+
+@pytest.mark.long
+def test_a_fit_gives_the_line_back_and_judges_the_injections():
+    population = hbm.data.BurstPopulation(num_intervals=1, redshift=(0.5, 3.0))
+    data = population.draw(40, seed=1).data
+    table = injections(Golenetskii, 2000)
+    truth = LINE | {"gamma": 1.5}
+    drawn, _ = Golenetskii(selection=FLUX, pooling="complete").simulate(jax.random.key(1), data, truth)
+    options = {"seed": 1, "progress": False, "num_warmup": 300, "num_samples": 300, "num_chains": 2}
+    fit = hbm.sample(Golenetskii(pooling="complete", selection=Injections(table)), drawn, **options)
+    same = hbm.sample(Golenetskii(pooling="complete", selection=FLUX), drawn, **options)
+    (note,) = [note for note in fit.verdict.notes if "found injections" in note]
+    assert "times the 40 objects" in note
+    assert "For single objects" in note
+    for name in ("gamma", "log10_N", "intrinsic_scatter"):
+        a, b = (run.posterior[name].to_numpy() for run in (fit, same))
+        # The table acts on measured and the injections on true fluxes, whose errors are a tenth of the scatter.
+        assert abs(a.mean() - b.mean()) < 0.4 * b.std(), name
+        assert abs(a.mean() - truth[name]) < 4.0 * a.std(), name
+
+
+def test_injections_are_read_from_a_file_and_stored_by_its_name(tmp_path):
+    table = injections(Golenetskii, 30)
+    rows = [",".join(table), *(",".join(map(repr, map(float, row))) for row in zip(*table.values(), strict=True))]
+    path = tmp_path / "injections.csv"
+    path.write_text("\n".join(rows))
+    model = Golenetskii(selection=f"injections from {path}")
+    assert model.to_config()["selection"] == f"injections from {path}"
+    again = Golenetskii(**model.to_config())
+    assert again.to_config() == model.to_config()
+    (part,) = again.selections
+    np.testing.assert_allclose(part.selection(model.selected_values).values, Injections(table).selection(
+        ("log10_E_peak", "log10_flux")).values, rtol=1e-14)  # fmt: skip
+    named = Golenetskii(selection=Injections(table))
+    assert named.to_config()["class"] == "Golenetskii with injections from a table"
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    table = Injections(injections(Golenetskii, 30))
+    with pytest.raises(DataError, match="columns 'x1', 'c', 'm_b' are missing"):
+        Supernova(selection=table)
+    with pytest.raises(DataError, match="photon_index"):
+        Afterglow(selection=table)
+    with pytest.raises(OptionError, match="expects intrinsic_scatter above 0"):
+        Golenetskii(selection=table, priors={"intrinsic_scatter": 0.0})
+    with pytest.raises(OptionError, match="expects sigma_int above 0"):
+        Supernova(selection=Injections(injections(Supernova, 30)), priors={"sigma_int": 0.0})
+    with pytest.raises(OptionError, match="expects colour='normal'; found 'dust'"):
+        Supernova(selection=Injections(injections(Supernova, 30)), colour="dust")
+    with pytest.raises(OptionError, match="expected 'injections', with injections= of read_relation"):
+        Relation(selection=table)
+    with pytest.raises(OptionError, match="expects latents='marginal'"):
+        Golenetskii(selection=table, latents="sampled")
