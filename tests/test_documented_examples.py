@@ -77,6 +77,7 @@ def folder(tmp_path_factory):
     lines().to_csv(folder / "galaxies.csv", index=False)
     lines().to_csv(folder / "stars.csv", index=False)
     found = {"x": [9.0, 10.0, 11.0], "y": [11.0, 12.0, 13.0], "density": 0.1, "found": [0, 1, 1]}
+    found |= {"photon_index": 2.0, "log10_flux": [-12.0, -11.0, -10.0], "log10_nh": 0.0}  # of afterglows
     pd.DataFrame(found).to_csv(folder / "injections.csv", index=False)
     efficiency = {"log10_flux": [-13.0, -12.0, -11.0], "fraction": [0.1, 0.5, 1.0]}
     pd.DataFrame(efficiency).to_csv(folder / "efficiency.csv", index=False)
