@@ -117,8 +117,8 @@ def test_the_check_of_the_model_has_the_data_and_no_padding(case):
         rng = np.random.default_rng(1)
         latents = {name: 0.3 * rng.normal(size=shape) for name, shape in structure.latents.items()}
         key = np.asarray(jax.random.key_data(jax.random.key(2)))
-        draw = compiled_replicates(model, args, structure, 20, latents, key)
-        direct = jax.jit(replicator(model, args, structure, 20))(latents, key)
+        draw = compiled_replicates(model, args, structure, 20, latents, key, rng)
+        direct = jax.jit(replicator(model, args, structure, 20))(latents, key, structure.standard_normals(rng, 20))
         pools = jax.device_get(draw(latents, key)), jax.device_get(direct)
     for name, level in pools[1]:
         site = structure.observed[name]
