@@ -124,7 +124,9 @@ class TabulatedSelection(NamedTuple):
         side = jnp.where(below, 1.0, -1.0)[..., None]
         constant = jnp.where(below, self.probability_at[0], self.probability_at[-1])
         hinges = _log_hinge(side * (centre[..., None] - knots) / std[..., None]) + jnp.log(std)[..., None]
-        largest = jnp.max(hinges, axis=-1)  # of the logarithms, subtracted before their exponentials are summed
+        # The largest of the logarithms is subtracted before their exponentials are summed. The sum does not depend on
+        # it. Its derivative is NaN where XLA computes the hinges twice and rounds them differently.
+        largest = lax.stop_gradient(jnp.max(hinges, axis=-1))
         largest = jnp.where(constant > 0.0, jnp.maximum(largest, 0.0), largest)
         total = constant * jnp.exp(-jnp.where(constant > 0.0, largest, 0.0))
         return largest + jnp.log(total + jnp.sum(coefficients * jnp.exp(hinges - largest[..., None]), axis=-1))

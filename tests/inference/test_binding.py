@@ -336,6 +336,7 @@ def test_reparametrisations_under_their_former_name_are_stored_with_a_warning():
 def test_one_protocol_names_all_that_is_asked():
     class Complete(Observing):
         integrated = reparametrisations = remedies = blinded = ()
+        further_starts = None
 
         def num_data(self, data):
             return len(data)

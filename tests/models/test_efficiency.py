@@ -15,6 +15,15 @@ from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions.selection import TabulatedSelection
 from hbm_jax.models import DetectionFunction, Efficiency, GolenetskiiCounts, Relation
 from hbm_jax.validation import DataError, OptionError
+from hbm_jax.xla_options import QUICK
+
+
+def log_interval(low, high):
+    """Return the log probability of a standard normal variable between two limits, accurate on both sides."""
+    low, high = np.asarray(low), np.asarray(high)
+    left, right = np.where(low > 0, -high, low), np.where(low > 0, -low, high)
+    return stats.norm.logcdf(right) + np.log1p(-np.exp(stats.norm.logcdf(left) - stats.norm.logcdf(right)))
+
 
 TRUTH = {"alpha": 1.8, "beta": 1.1, "intrinsic_scatter": 0.5, "x_mean": 0.6, "x_std": 0.9}
 TABLE = Efficiency("x", (-0.5, 0.4, 1.0, 2.5), (0.05, 0.3, 0.9, 0.8))
@@ -84,6 +93,22 @@ def test_shares_far_from_the_table_are_accurate(mean, probability):
     with jax.enable_x64(True):
         found = selection.log_detected([jnp.array([mean])], [[jnp.array([std**2])]])[0]
     assert float(found) == pytest.approx(log_expected, rel=1e-11, abs=1e-11)
+
+
+@pytest.mark.parametrize("std", [0.05, 0.3])
+@pytest.mark.parametrize("options", [{}, QUICK], ids=["optimised", "quick"])
+def test_gradients_far_from_the_table_do_not_depend_on_how_they_are_compiled(std, options):
+    # Without optimisation, XLA computed hinges twice and rounded them differently: none was then the largest, and the
+    # derivative of the maximum was NaN.
+    selection = TabulatedSelection(np.array([-1.0, 1.0]), np.array([0.0, 1.0]), np.array([1.0]))
+    mean = jnp.linspace(-8.0, 8.0, 401)
+    gradient = jax.vmap(jax.grad(lambda m: selection.log_detected([m], [[jnp.full_like(m, std**2)]])))
+    found = jax.jit(gradient).lower(mean).compile(options)(mean)
+    ends = jnp.array([-1.0, 1.0]) - mean[:, None]
+    # The derivative of the share is half the probability between the ends of the table, (Phi(b) - Phi(a)) / 2.
+    log_slope = log_interval(ends[:, 0] / std, ends[:, 1] / std) - np.log(2.0)
+    log_share = jax.vmap(lambda m: selection.log_detected([m], [[jnp.full_like(m, std**2)]]))(mean)
+    np.testing.assert_allclose(found, np.exp(log_slope - log_share), rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("mean", [-40.0, 0.5, 40.0])

@@ -244,12 +244,15 @@ def test_a_fit_gives_the_line_back_and_judges_the_injections():
     drawn, _ = Golenetskii(selection=FLUX, pooling="complete").simulate(jax.random.key(1), data, truth)
     options = {"seed": 1, "progress": False, "num_warmup": 300, "num_samples": 300, "num_chains": 2}
     fit = hbm.sample(Golenetskii(pooling="complete", selection=Injections(table)), drawn, **options)
+    same = hbm.sample(Golenetskii(pooling="complete", selection=FLUX), drawn, **options)
     (note,) = [note for note in fit.verdict.notes if "found injections" in note]
     assert "times the 40 objects" in note
     assert "For single objects" in note
     for name in ("gamma", "log10_N", "intrinsic_scatter"):
-        draws = fit.posterior[name].to_numpy()
-        assert abs(draws.mean() - truth[name]) < 4.0 * draws.std(), name
+        a, b = (run.posterior[name].to_numpy() for run in (fit, same))
+        # The table acts on measured and the injections on true fluxes, and has no Monte Carlo error.
+        assert abs(a.mean() - b.mean()) < 0.7 * b.std(), name
+        assert abs(a.mean() - truth[name]) < 4.0 * a.std(), name
 
 
 def test_injections_are_read_from_a_file_and_stored_by_its_name(tmp_path):

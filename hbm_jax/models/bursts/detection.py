@@ -232,7 +232,7 @@ def _luminosities(margin, std, spread, used):
     exponential = 0.5 * jnp.exp(t)
     sinh, cosh = exponential - 0.25 / exponential, exponential + 0.25 / exponential
     u = edge + width * sinh
-    log_scale = -0.5 * jnp.min(u**2, axis=-1)
+    log_scale = lax.stop_gradient(-0.5 * jnp.min(u**2, axis=-1))  # the integral does not depend on it
     density = jnp.exp(-0.5 * u**2 - log_scale[..., None]) / np.sqrt(2.0 * np.pi)
     return u, step * width * cosh * density, log_scale
 
