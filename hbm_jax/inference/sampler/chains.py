@@ -91,7 +91,7 @@ class Chains:
 
     @property
     def _identity(self) -> list[Any] | None:
-        """What the programs compute beside target and shapes; None for samplers of other packages."""
+        """Values that decide what the programs compute, beside target and shapes; None for other packages' samplers."""
         if not type(self.sampler).__module__.startswith("hbm_jax."):
             return None
         metric = self.start.metric

@@ -14,7 +14,7 @@ from hbm_jax.inference.sampler.ensemble.statistics import statistics
 LOGGER = logging.getLogger("hbm_jax")
 
 Progress = bool | Callable[[str], object]
-"""Whether to show progress, or a function that is called with each text, such as that of a progress bar."""
+"""True to show progress, or a function that is called with each text, such as that of a progress bar."""
 
 MAX_WATCHED = 40  # parameters whose diagnostics are shown; the verdict uses all
 MAX_PROGRESS_FRACTION = 0.02  # largest fraction of the time spent on the diagnostics of the line
