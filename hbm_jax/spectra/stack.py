@@ -38,7 +38,7 @@ class SpectrumStack(GroupedCounts):
     Attributes
     ----------
     name, exposure, counts, ..., systematic
-        As in `GroupedCounts`.
+        Arrays of the base class ``GroupedCounts``.
     responses : tuple of Response
         Response of each spectrum; those with the same redistribution matrix share one object. Where AREASCAL varies
         within a group, it is multiplied into the response, channel by channel.
