@@ -5,6 +5,7 @@ The counts of a group are the sum over its channels.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -179,7 +180,14 @@ def fwhm(response: Response) -> Floats:
     before = np.maximum(after - 1, 0)
     nearer = np.abs(nonzero_rows[before] - rows) < np.abs(nonzero_rows[after] - rows)
     rows, inverse = np.unique(nonzero_rows[np.where(nearer, before, after)], return_inverse=True)
-    return np.array([_full_width(matrix[[row]].toarray()[0]) for row in rows])[inverse]
+    profiles = matrix[rows]
+    widths, profile = np.empty(len(rows)), np.zeros(matrix.shape[1])
+    for row, (start, stop) in enumerate(itertools.pairwise(profiles.indptr)):
+        channels = profiles.indices[start:stop]
+        profile[channels] = profiles.data[start:stop]
+        widths[row] = _full_width(profile)
+        profile[channels] = 0.0
+    return widths[inverse]
 
 
 def _full_width(profile: Floats) -> float:
