@@ -158,57 +158,28 @@ def in_units(value_and_grad: Callable, unit: np.ndarray) -> Callable:
     return evaluate
 
 
-class _Search:
-    """Search for starting points, in units of the prior."""
+class _ProgramStarts:
+    """Further starting points that a program gives, see `Program.further_starts`, in units of the prior."""
 
-    def __init__(
-        self,
-        value_and_grad: Callable,
-        target: Target,
-        num_chains: int,
-        rng: np.random.Generator,
-        num_searches: int = SEARCHES,
-    ):
-        self.value_and_grad, self.target, self.num_chains = value_and_grad, target, num_chains
-        self.num_searches = num_searches
-        # Separate random numbers for each purpose, independent of the numbers of steps of the others.
-        self.rng, self.along_rng, self.mean_field_rng, self.dispersed_rng = rng.spawn(4)
-        self.size = target.size
-        self.center = target.start / target.unit
-        self.prior_draws = target.prior_draws.reshape(-1, self.size) / target.unit
-        self.candidates = [p for p in (self.center, *self.prior_draws) if is_finite(*value_and_grad(p))]
+    def __init__(self, value_and_grad: Callable, target: Target):
+        self.value_and_grad, self.target = value_and_grad, target
 
-    def run(self) -> Start:
-        """Return the best start that can be found: from approximations of the posterior, else dispersed."""
-        dispersed = None
-        if not self.candidates:
-            dispersed = self.dispersed_points()
-            self.candidates = list(dispersed)
-        self.candidates[:0] = self.further_starts(self.candidates[0], self.refitted)
-        if self.size <= MAX_DENSE:
-            start = self.from_modes_and_paths()
-        else:
-            start = self.from_best_mode() if self.target.standard.any() else None
-            if start is None:
-                start = self.from_mean_field(-np.inf, np.inf)
-        if start is not None:
-            return start
-        return _dispersed_start(self.value_and_grad, self.dispersed_points() if dispersed is None else dispersed)
+    def near(self, point: np.ndarray, refit: Callable | None = None) -> list[np.ndarray]:
+        """Return the further starting points with a finite density, given a point (size,).
 
-    # Starting points of the program, see `Program.further_starts`
-
-    def further_starts(self, point: np.ndarray, refit: Callable) -> list[np.ndarray]:
-        """Return the further starting points of the program with a finite density, given a point (size,)."""
+        ``refit`` takes values of the latent sites and names of sites to hold constant, and returns values; by default
+        those of highest density nearby, see `refitted`.
+        """
         if self.target.further_starts is None:
             return []
-        starts = self.target.further_starts(self.values(point), refit)
+        starts = self.target.further_starts(self.values(point), refit or self.refitted)
         points = [self.position(values) for values in starts]
         return [start for start in points if is_finite(*self.value_and_grad(start))]
 
-    def better_starts(self, point: np.ndarray) -> str:
+    def better_than(self, point: np.ndarray) -> str:
         """Return a caution if a further starting point, given the best mode, is clearly better; else an empty text."""
         value = float(self.value_and_grad(point)[0])
-        for start in self.further_starts(point, lambda values, constant: values):
+        for start in self.near(point, lambda values, constant: values):
             gain = value - float(self.value_and_grad(start)[0])
             if gain > BETTER:
                 moved = np.flatnonzero(np.abs(start - point) > 1e-3)[:NUM_NAMED]
@@ -235,6 +206,45 @@ class _Search:
 
         return self.values(minimise(value_and_grad, self.position(values))[0])
 
+
+class _Search:
+    """Search for starting points, in units of the prior."""
+
+    def __init__(
+        self,
+        value_and_grad: Callable,
+        target: Target,
+        num_chains: int,
+        rng: np.random.Generator,
+        num_searches: int = SEARCHES,
+    ):
+        self.value_and_grad, self.target, self.num_chains = value_and_grad, target, num_chains
+        self.num_searches = num_searches
+        self.program_starts = _ProgramStarts(value_and_grad, target)
+        # Separate random numbers for each purpose, independent of the numbers of steps of the others.
+        self.rng, self.along_rng, self.mean_field_rng, self.dispersed_rng = rng.spawn(4)
+        self.size = target.size
+        self.center = target.start / target.unit
+        self.prior_draws = target.prior_draws.reshape(-1, self.size) / target.unit
+        self.candidates = [p for p in (self.center, *self.prior_draws) if is_finite(*value_and_grad(p))]
+
+    def run(self) -> Start:
+        """Return the best start that can be found: from approximations of the posterior, else dispersed."""
+        dispersed = None
+        if not self.candidates:
+            dispersed = self.dispersed_points()
+            self.candidates = list(dispersed)
+        self.candidates[:0] = self.program_starts.near(self.candidates[0])
+        if self.size <= MAX_DENSE:
+            start = self.from_modes_and_paths()
+        else:
+            start = self.from_best_mode() if self.target.standard.any() else None
+            if start is None:
+                start = self.from_mean_field(-np.inf, np.inf)
+        if start is not None:
+            return start
+        return _dispersed_start(self.value_and_grad, self.dispersed_points() if dispersed is None else dispersed)
+
     # Few parameters
 
     def from_modes_and_paths(self) -> Start | None:
@@ -258,7 +268,7 @@ class _Search:
         best_bound = alternatives[0].bound if alternatives else -np.inf
         if accepted and max(sample.bound for sample in accepted) >= best_bound - NEGLIGIBLE:
             start = self.around_modes(accepted, len(modes), len(failed), searches)
-            better = self.better_starts(accepted[0].approximation.point)
+            better = self.program_starts.better_than(accepted[0].approximation.point)
             return start and replace(start, caution="; ".join(filter(None, (start.caution, better))))
         start = self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(alternatives)
         return start and replace(start, modes=f"{searches} searches ended in no mode that holds the posterior mass")
