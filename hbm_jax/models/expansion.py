@@ -327,7 +327,8 @@ def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0:
     """Return the distance-level sample of a posterior of free distances: moduli at the nodes with their covariance.
 
     The noise of a covariance from n independent draws displaces parameters fitted to K nodes by about sqrt(K / n) of
-    their errors (Dodelson & Schneider 2013, PRD 88, 063537). Above 0.1 a warning stays with the sample.
+    their errors (Dodelson & Schneider 2013, PRD 88, 063537). Above 0.1 a warning stays with the sample, and another one
+    if the draws are blinded. Files of its table (`DistanceModuli.to_table`) keep them.
 
     Parameters
     ----------
@@ -353,12 +354,17 @@ def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0:
     mu = precomputed(lambda: function.moduli(H0)) + draws.mean(axis=1)
     names = [f"node {k + 1}" for k in range(len(draws))]
     columns = {"name": names, "z_cmb": np.asarray(function.nodes), "mu": mu, "covariance": np.cov(draws)}
-    sample, displacement = DistanceModuli.from_columns(columns), np.sqrt(len(draws) / draws.shape[1])
-    warning = (
-        f"the covariance is from {draws.shape[1]} draws, whose noise displaces parameters fitted to {len(draws)} nodes "
-        f"by {displacement:.2f} of their errors, more if draws are correlated; expected up to {_DISPLACEMENT} (until=)"
-    )
-    return dataclasses.replace(sample, warnings=(*sample.warnings, warning)) if displacement > _DISPLACEMENT else sample
+    displacement, warnings = np.sqrt(len(draws) / draws.shape[1]), []
+    if any(getattr(posterior[name], "attrs", {}).get("blinded") for name in function.names):
+        warnings.append("blinded: the moduli are shifted by hidden offsets, and so are parameters fitted to them")
+    if displacement > _DISPLACEMENT:
+        warnings.append(
+            f"the covariance is from {draws.shape[1]} draws, whose noise displaces parameters fitted to {len(draws)} "
+            f"nodes by {displacement:.2f} of their errors, more if draws are correlated; expected up to "
+            f"{_DISPLACEMENT} (until=)"
+        )
+    sample = DistanceModuli.from_columns(columns)
+    return dataclasses.replace(sample, warnings=(*sample.warnings, *warnings))
 
 
 def _binned(text: str) -> Expansion:
