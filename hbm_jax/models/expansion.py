@@ -345,26 +345,24 @@ def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0:
     ValueError
         For another expansion history, and for fewer than ten draws for each node.
     """
-    function = _function_of_nodes(choice)
-    if function is None:
+    if (function := _function_of_nodes(choice)) is None:
         raise ValueError(f"distance_nodes: expected cosmology='nodes'; found {named(choice).name!r}.")
     draws = np.stack([np.ravel(posterior[name]) for name in function.names])
     if draws.shape[1] < 10 * len(draws):
         raise ValueError(f"distance_nodes: expected {10 * len(draws)} draws or more; found {draws.shape[1]}.")
     mu = precomputed(lambda: function.moduli(H0)) + draws.mean(axis=1)
-    names = [f"node {k + 1}" for k in range(len(draws))]
-    columns = {"name": names, "z_cmb": np.asarray(function.nodes), "mu": mu, "covariance": np.cov(draws)}
-    displacement, warnings = np.sqrt(len(draws) / draws.shape[1]), []
+    columns = {"name": [f"node {k + 1}" for k in range(len(draws))], "z_cmb": np.asarray(function.nodes), "mu": mu}
+    sample = DistanceModuli.from_columns(columns | {"covariance": np.cov(draws)})
+    displacement, warnings = np.sqrt(len(draws) / draws.shape[1]), list(sample.warnings)
     if any(getattr(posterior[name], "attrs", {}).get("blinded") for name in function.names):
-        warnings.append("blinded: the moduli are shifted by hidden offsets, and so are parameters fitted to them")
+        warnings += ["blinded: the moduli are shifted by hidden offsets, and so are parameters fitted to them"]
     if displacement > _DISPLACEMENT:
-        warnings.append(
-            f"the covariance is from {draws.shape[1]} draws, whose noise displaces parameters fitted to {len(draws)} "
-            f"nodes by {displacement:.2f} of their errors, more if draws are correlated; expected up to "
-            f"{_DISPLACEMENT} (until=)"
+        noise = (
+            f"displaces parameters fitted to {len(draws)} nodes by {displacement:.2f} of their errors, more if draws"
         )
-    sample = DistanceModuli.from_columns(columns)
-    return dataclasses.replace(sample, warnings=(*sample.warnings, *warnings))
+        rest = f"are correlated; expected up to {_DISPLACEMENT} (until=)"
+        warnings += [f"the covariance is from {draws.shape[1]} draws, whose noise {noise} {rest}"]
+    return dataclasses.replace(sample, warnings=tuple(warnings))
 
 
 def _binned(text: str) -> Expansion:
