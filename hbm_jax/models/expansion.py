@@ -327,8 +327,7 @@ def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0:
     """Return the distance-level sample of a posterior of free distances: moduli at the nodes with their covariance.
 
     The noise of a covariance from n independent draws displaces parameters fitted to K nodes by about sqrt(K / n) of
-    their errors (Dodelson & Schneider 2013, PRD 88, 063537). Above 0.1 a warning stays with the sample, and another one
-    if the draws are blinded. Files of its table (`DistanceModuli.to_table`) keep them.
+    their errors (Dodelson & Schneider 2013, PRD 88, 063537). Above 0.1, and for blinded draws, a warning stays with it.
 
     Parameters
     ----------
@@ -357,11 +356,9 @@ def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0:
     if any(getattr(posterior[name], "attrs", {}).get("blinded") for name in function.names):
         warnings += ["blinded: the moduli are shifted by hidden offsets, and so are parameters fitted to them"]
     if displacement > _DISPLACEMENT:
-        noise = (
-            f"displaces parameters fitted to {len(draws)} nodes by {displacement:.2f} of their errors, more if draws"
-        )
-        rest = f"are correlated; expected up to {_DISPLACEMENT} (until=)"
-        warnings += [f"the covariance is from {draws.shape[1]} draws, whose noise {noise} {rest}"]
+        noise = f"displaces parameters fitted to {len(draws)} nodes by {displacement:.2f} of their errors, more if"
+        noise += f" draws are correlated; expected up to {_DISPLACEMENT} (until=)"
+        warnings += [f"the covariance is from {draws.shape[1]} draws, whose noise {noise}"]
     return dataclasses.replace(sample, warnings=tuple(warnings))
 
 
