@@ -42,6 +42,11 @@ CONFIGURATIONS = {  # nuisances, options
     "shared scatter, no offsets": (NONE, {"scatter": "shared"}),
     "tails and two slopes, no offsets": (NONE, TAILS),
     "hosts and redshifts, no offsets": (NONE, HOSTS),
+    "hosts and redshifts, widths too, no offsets": (NONE, HOSTS | {"population_shapes": True}),
+    "tails and two slopes, hosts and redshifts, widths too, no offsets": (
+        NONE,
+        TAILS | HOSTS | {"population_shapes": True},
+    ),
     "common limit, no offsets": (NONE, {"selection": "common"}),
     "cut in colour, no offsets": (NONE, {"selection": "colour"}),
     "two slopes, no offsets": (NONE, TAILS | {"stretch": "normal"}),

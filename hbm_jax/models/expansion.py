@@ -327,7 +327,7 @@ def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0:
     """Return the distance-level sample of a posterior of free distances: moduli at the nodes with their covariance.
 
     The noise of a covariance from n independent draws displaces parameters fitted to K nodes by about sqrt(K / n) of
-    their errors (Dodelson & Schneider 2013, PRD 88, 063537). Above 0.1 a warning stays with the sample.
+    their errors (Dodelson & Schneider 2013, PRD 88, 063537). Above 0.1, and for blinded draws, a warning stays with it.
 
     Parameters
     ----------
@@ -344,21 +344,22 @@ def distance_nodes(choice: str | Expansion, posterior: Mapping[str, Any], *, H0:
     ValueError
         For another expansion history, and for fewer than ten draws for each node.
     """
-    function = _function_of_nodes(choice)
-    if function is None:
+    if (function := _function_of_nodes(choice)) is None:
         raise ValueError(f"distance_nodes: expected cosmology='nodes'; found {named(choice).name!r}.")
     draws = np.stack([np.ravel(posterior[name]) for name in function.names])
     if draws.shape[1] < 10 * len(draws):
         raise ValueError(f"distance_nodes: expected {10 * len(draws)} draws or more; found {draws.shape[1]}.")
     mu = precomputed(lambda: function.moduli(H0)) + draws.mean(axis=1)
-    names = [f"node {k + 1}" for k in range(len(draws))]
-    columns = {"name": names, "z_cmb": np.asarray(function.nodes), "mu": mu, "covariance": np.cov(draws)}
-    sample, displacement = DistanceModuli.from_columns(columns), np.sqrt(len(draws) / draws.shape[1])
-    warning = (
-        f"the covariance is from {draws.shape[1]} draws, whose noise displaces parameters fitted to {len(draws)} nodes "
-        f"by {displacement:.2f} of their errors, more if draws are correlated; expected up to {_DISPLACEMENT} (until=)"
-    )
-    return dataclasses.replace(sample, warnings=(*sample.warnings, warning)) if displacement > _DISPLACEMENT else sample
+    columns = {"name": [f"node {k + 1}" for k in range(len(draws))], "z_cmb": np.asarray(function.nodes), "mu": mu}
+    sample = DistanceModuli.from_columns(columns | {"covariance": np.cov(draws)})
+    displacement, warnings = np.sqrt(len(draws) / draws.shape[1]), list(sample.warnings)
+    if any(getattr(posterior[name], "attrs", {}).get("blinded") for name in function.names):
+        warnings += ["blinded: the moduli are shifted by hidden offsets, and so are parameters fitted to them"]
+    if displacement > _DISPLACEMENT:
+        noise = f"displaces parameters fitted to {len(draws)} nodes by {displacement:.2f} of their errors, more if"
+        noise += f" draws are correlated; expected up to {_DISPLACEMENT} (until=)"
+        warnings += [f"the covariance is from {draws.shape[1]} draws, whose noise {noise}"]
+    return dataclasses.replace(sample, warnings=tuple(warnings))
 
 
 def _binned(text: str) -> Expansion:

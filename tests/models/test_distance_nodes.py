@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 from models.densities import LogDensity
 from models.test_supernova import FEW, TRUTH
 from scipy import stats
@@ -12,8 +13,10 @@ import hbm_jax
 from hbm_jax.cosmology import Cosmology, distmod
 from hbm_jax.cosmology.distance_nodes import UNION3_NODES, DistanceNodes
 from hbm_jax.data import load_jla, read_distance_moduli
+from hbm_jax.inference.blinding.blinding import Blinding
 from hbm_jax.models import HubbleDiagram, Supernova
 from hbm_jax.models.expansion import distance_nodes, named
+from hbm_jax.validation import DataWarning
 
 Z = np.array([0.001, 0.02, 0.1, 0.13, 0.5, 0.77, 1.5, 2.26226, 3.0])
 
@@ -92,12 +95,36 @@ def test_the_sample_of_a_posterior_is_read_by_the_distance_model(tmp_path):
         fiducial = distmod(np.asarray(UNION3_NODES), Cosmology.flat(H0=70.0, Om0=0.3))
     np.testing.assert_allclose(sample.mu, fiducial + flat.mean(axis=0), atol=1e-9)
     sample.to_table().write(tmp_path / "nodes.ecsv")
-    again = read_distance_moduli(str(tmp_path / "nodes.ecsv"))
+    with pytest.warns(DataWarning, match=r"nodes\.ecsv: the covariance is from 2000 draws"):
+        again = read_distance_moduli(str(tmp_path / "nodes.ecsv"))
+    assert again.warnings == sample.warnings
     np.testing.assert_allclose(again.covariance, sample.covariance, rtol=1e-12)
     np.testing.assert_allclose(again.mu, sample.mu, rtol=1e-12)
     tables = Supernova(cosmology="nodes").tables({f"dmu_{k + 1}": draws[..., k] for k in range(22)})
     np.testing.assert_array_equal(tables["nodes"]["covariance"], sample.covariance)
     assert Supernova().tables({}) == {}
+
+
+def test_blinded_moduli_say_so_where_they_are_read(tmp_path):
+    """The draws that `hbm_jax.sample` hides are marked, and the mark goes through the file into the data of a fit."""
+    draws = np.random.default_rng(1).normal(0.0, 0.01, (3, 1, 4000))
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset({f"dmu_{k + 1}": (("chain", "draw"), x) for k, x in enumerate(draws)}),
+            "unconstrained_posterior": xr.Dataset({"position": (("chain", "draw", "parameter"), draws.T[None, :, 0])}),
+        }
+    )
+    blinding = Blinding(("dmu_1", "dmu_2", "dmu_3")).measured_in(tree["posterior"].to_dataset())
+    hidden = blinding.hide(tree, {})["posterior"].to_dataset()
+    nodes = "nodes(0.1, 0.4, 0.7)"
+    assert distance_nodes(nodes, tree["posterior"].to_dataset()).warnings == ()
+    sample = distance_nodes(nodes, hidden)
+    sample.to_table().write(tmp_path / "nodes.ecsv")
+    with pytest.warns(DataWarning, match=r"nodes\.ecsv: blinded: the moduli are shifted by hidden offsets"):
+        again = read_distance_moduli(tmp_path / "nodes.ecsv")
+    assert again.warnings == sample.warnings
+    assert "Warning: blinded" in again.describe()
+    np.testing.assert_allclose(again.covariance, np.cov(draws[:, 0]), rtol=1e-10)
 
 
 @pytest.mark.long

@@ -24,6 +24,9 @@ EXTRA = {
     "outlier_scatter": 0.9, "m_lim": 23.5, "m_lim_width": 0.3, "m_lim_colour": 0.4, "x1_tail": 0.7, "c_tail": 0.09,
     "x1_host": -0.5, "c_host": 0.03, "delta_M_ratio": 0.3, "scatter_m": 0.4, "scatter_x1": 0.35, "sigma_x1": 0.4,
     "sigma_c": 0.04, "rho_m_x1": 0.5, "rho_m_c": -0.3, "rho_x1_c": 0.6,
+    "x1_std_drift": 1.4, "x1_std_host": 0.8, "x1_tail_drift": 0.5, "x1_tail_host": 1.5, "x1_fraction_low_drift": 0.3,
+    "x1_fraction_low_host": 2.5, "c_std_drift": 0.7, "c_std_host": 1.2, "c_dust_drift": 1.8, "c_dust_host": 1.3,
+    "c_tail_drift": 1.7, "c_tail_host": 0.6,
 }  # fmt: skip
 T = {"Om0": 0.3} | TRUTH | EXTRA
 
@@ -41,6 +44,10 @@ MORE_PRIORS = PRIORS | {
     "scatter_m": stats.beta(1, 2), "scatter_x1": stats.uniform(0, 1), "sigma_x1": stats.halfnorm(0, 0.5),
     "sigma_c": stats.halfnorm(0, 0.05), "rho_m_x1": stats.uniform(-1, 2), "rho_m_c": stats.uniform(-1, 2),
     "rho_x1_c": stats.uniform(-1, 2),
+} | {
+    f"{name}_{suffix}": stats.lognorm(scale, 0, 1)
+    for name in ("x1_std", "x1_tail", "x1_fraction_low", "c_std", "c_tail", "c_dust")
+    for suffix, scale in (("drift", 1.0), ("host", 0.5))
 }  # fmt: skip
 
 
@@ -119,7 +126,25 @@ class Plain:
 
     def components(self, n):
         """Weight, mean (grid, 3), covariance and weights of a grid of what is integrated numerically."""
-        p, model, data = self.p, self.model, self.data
+        model, data = self.model, self.data
+        for host, weight in self.hosts(n):
+            for w, *rest in self.components_of_host(model, data, n, host, self.shaped(data.z_cmb[n], host)):
+                yield weight * w, *rest
+
+    def shaped(self, z, host):
+        """Parameters with the widths, tails and fractions of a redshift and a host."""
+        p = dict(self.p)
+        if self.model.population_shapes:
+            stretch = ("x1_fraction_low",) if self.model.stretch == "two" else ("x1_std", "x1_tail")
+            for name in (*stretch, "c_std", "c_tail", "c_dust"):
+                factor = p[f"{name}_drift"] ** z if self.model.drift else 1.0
+                factor *= p[f"{name}_host"] ** host if self.model.host_populations else 1.0
+                is_fraction = name == "x1_fraction_low"
+                odds = factor * (p[name] / (1 - p[name]) if is_fraction else p[name])
+                p[name] = odds / (1 + odds) if is_fraction else odds
+        return p
+
+    def components_of_host(self, model, data, n, host, p):
         z = data.z_cmb[n]
         x1_mean = p["x1_mean"] + (p["x1_drift"] * z if model.drift else 0)
         c_mean = p["c_mean"] + (p["c_drift"] * z if model.drift else 0)
@@ -137,7 +162,7 @@ class Plain:
             normal_share = data.prob_ia[n] * (1 - p["outlier_fraction"])
             outlying = np.hypot(p["sigma_int"], p["outlier_scatter"])
             scatters = [(normal_share, p["sigma_int"]), (1 - normal_share, outlying)]
-        for (host, w0), (w1, x_mean, x_std), (w2, sigma) in itertools.product(self.hosts(n), stretches, scatters):
+        for (w1, x_mean, x_std), (w2, sigma) in itertools.product(stretches, scatters):
             step, extra = p["delta_M"] * host if model.mass_step else 0.0, p["delta_beta"] * host * model.host_beta
             if model.step_evolution:
                 step *= 1.9 * (1 - p["delta_M_ratio"]) / (1 + 0.9 * 10 ** (0.95 * z)) + p["delta_M_ratio"]
@@ -180,7 +205,7 @@ class Plain:
                     [-a * x_variance, c_pull * c_variance, a**2 * x_variance + c_pull**2 * c_variance + sigma**2],
                 ]
             )
-            yield w0 * w1 * w2, base, covariance + self.noise[n] + self.shared_scatter(), weight
+            yield w1 * w2, base, covariance + self.noise[n] + self.shared_scatter(), weight
 
     def shared_scatter(self):
         """Covariance of (x1, c, m_b) of the intrinsic scatter, less sigma_int^2 in m_b."""
@@ -236,7 +261,7 @@ OPTIONS = {
     "smooth step": {"step_width": 0.4, "step_mass": 10.3},
     "smooth step with errors": {"step_width": 0.4, "mass_error": True, "host_beta": True},
     "host beta": {"host_beta": True},
-    "two stretches": {"stretch": "two"},
+    "two stretches": {"stretch": "two", "drift": True, "population_shapes": True},
     "skewed stretch": {"stretch": "skewed", "host_beta": True},
     "skewed colour": {"colour": "skewed"},
     "dust": {"colour": "dust", "host_beta": True},
@@ -253,11 +278,16 @@ OPTIONS = {
     "correlated scatter": {"scatter": "correlated"},
     "shared scatter with selection": {"scatter": "shared", "selection": "common", "outliers": True},
     "correlated scatter with tails": {"scatter": "correlated", "colour": "dust", "outliers": True},
-    "populations of hosts": {"host_populations": True, "drift": True, "step_evolution": True},
+    "populations of hosts": {
+        "host_populations": True, "drift": True, "step_evolution": True, "population_shapes": True,
+    },
     "populations of hosts with errors": {
         "host_populations": True, "mass_error": True, "host_beta": True, "colour": "broken", "step_evolution": True,
     },
-    "tails of both": {"stretch": "tail", "colour": "tail"},
+    "tails of both": {
+        "stretch": "tail", "colour": "tail", "drift": True, "host_populations": True, "mass_error": True,
+        "population_shapes": True,
+    },
     "selection with tails of both": {"selection": "common", "stretch": "tail", "colour": "dust", "outliers": True},
     "tails of two kinds": {"stretch": "tail", "colour": "skewed"},
     "selection with tails of two kinds": {"selection": "common", "stretch": "tail", "colour": "skewed"},

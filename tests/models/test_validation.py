@@ -23,7 +23,12 @@ CASES = {
     "supernova, dust": {"stretch": "two", "colour": "dust", "host_beta": True},
     "supernova, broken law": {"colour": "broken", "survey_scatter": True},
     "supernova, skewed": {"stretch": "skewed", "step_width": 0.1, "lensing": 0.05, "sigma_v": 200.0},
-    "supernova, hosts": {"scatter": "shared", "host_populations": True, "step_evolution": True},
+    "supernova, hosts": {
+        "scatter": "shared",
+        "host_populations": True,
+        "population_shapes": True,
+        "step_evolution": True,
+    },
     "supernova, correlated scatter": {"scatter": "correlated", "cosmology": "nodes(0.1, 0.4, 0.8)"},
     "supernova, redshifts": {
         "colour": "skewed",

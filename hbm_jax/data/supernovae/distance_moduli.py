@@ -209,7 +209,8 @@ class DistanceModuli(HasSurveys):
         """Return an astropy ``Table`` with one row per object, which `hbm_jax.data.read_distance_moduli` reads.
 
         The column ``covariance`` has N numbers per row. CSV has no such columns: there, `hbm-jax simulate` writes N
-        columns ``covariance_0``, ``covariance_1`` and so on, which the reader recognises.
+        columns ``covariance_0``, ``covariance_1`` and so on, which the reader recognises. The warnings are in the
+        metadata, ``meta["warnings"]``, which ECSV and FITS files keep, so that the reader repeats them.
         """
         from astropy.table import Table
 
@@ -217,4 +218,6 @@ class DistanceModuli(HasSurveys):
         columns[str(columns.pop("quantity"))] = columns.pop("mu")
         if not self.is_calibrator.any():
             del columns["mu_calibrator"]
-        return Table({key: list(value) if value.dtype.kind == "U" else value for key, value in columns.items()})
+        meta = {"warnings": list(self.warnings)} if self.warnings else None
+        rows = {key: list(value) if value.dtype.kind == "U" else value for key, value in columns.items()}
+        return Table(rows, meta=meta)

@@ -12,6 +12,7 @@ import numpy as np
 
 from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import repeated_names, unused_errors
+from hbm_jax.data.containers import warnings_of
 from hbm_jax.data.supernovae.dense_covariance import read_covariance
 from hbm_jax.data.supernovae.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, survey_name
@@ -152,7 +153,8 @@ def read_distance_moduli(
     Returns
     -------
     DistanceModuli
-        For objects with several rows, as in Pantheon+, the names include the survey.
+        For objects with several rows, as in Pantheon+, the names include the survey. Warnings in the metadata of the
+        table (`DistanceModuli.to_table`), such as that the moduli are blinded, are issued again and stay with the data.
 
     Raises
     ------
@@ -196,7 +198,8 @@ def read_distance_moduli(
         )
         # Unused redshift errors cause no warning: the errors of the moduli include them.
         unused = unused_errors(column_names, table.columns, ("mu_calibrator",))
-        texts = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
+        kept = warnings_of({key.lower(): value for key, value in table.meta.items()})  # FITS has capital letters
+        texts = [*kept, *left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
         data = with_warnings(data, texts, table)
     return _selected(data, release.z_min if z_min is None else float(z_min), calibrators)
 

@@ -27,6 +27,9 @@ def check(model) -> None:
         option = next(name for name, on in host.items() if on)
         message = f"Supernova: {option} expects mass_step=True (a prior may fix delta_M at 0); found False."
         raise OptionError(message, [Remedy("mass_step", True)])
+    if model.population_shapes and not (model.drift or model.host_populations):
+        message = "Supernova: population_shapes expects drift=True or host_populations=True; found neither."
+        raise OptionError(message, [Remedy("drift", True), Remedy("host_populations", True)])
     if model.velocity == "redshift" and model.sigma_v is None:
         message = "Supernova: velocity='redshift' expects a dispersion [km/s], such as sigma_v=250; found none."
         raise OptionError(message, [Remedy("velocity", "redshift"), Remedy("sigma_v", 250)])

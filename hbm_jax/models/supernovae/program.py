@@ -33,7 +33,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
         modulus = expansion.require_big_bang(modulus)
     modulus = bound.with_calibrators(modulus)
     if model.laws.drift is not None:
-        parameters |= model.laws.drift.means(parameters, bound.z_cmb)
+        parameters |= model.laws.drift.populations(parameters, bound.z_cmb)
     values = bound.observed if observed else None
     if bound.log_nodes is not None or not model.laws.gaussian:
         log_nodes = bound.log_node_weights(model.laws.redshifts, parameters, cosmology)

@@ -46,6 +46,7 @@ from hbm_jax.models.supernovae.laws import (
     RedshiftLaw,
     ScatterLaw,
     SelectionLaw,
+    Shapes,
     StretchLaw,
 )
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
@@ -104,6 +105,10 @@ class Supernova(PopulationModel):
         Whether massive hosts have a different slope of colour (with ``colour="dust"``, of dust), by delta_beta.
     host_populations : bool
         Whether the means of x1 and c differ in massive hosts, by x1_host and c_host.
+    population_shapes : bool
+        Whether widths and tails, or the fraction of ``stretch="two"``, change too where means do (``drift``,
+        ``host_populations``): by the ratios x1_std_drift per unit redshift, x1_std_host in massive hosts, and so on
+        (`hbm_jax.models.supernovae.laws.Shapes`).
     step_evolution : bool
         Whether the mass step changes with redshift, from delta_M at z = 0 to delta_M_ratio times that at high redshift
         (`hbm_jax.models.supernovae.laws.MassStep`).
@@ -203,6 +208,9 @@ class Supernova(PopulationModel):
     host_populations: bool = field(
         default=False, metadata={"help": "whether massive hosts have other populations of x1 and c"}
     )
+    population_shapes: bool = field(
+        default=False, metadata={"help": "whether widths and tails change with redshift and host, where means do"}
+    )
     step_evolution: bool = field(default=False, metadata={"help": "whether the mass step changes with redshift"})
     stretch: str | StretchLaw = field(
         default="normal", metadata={"help": f"population of x1: {', '.join(StretchLaw.registry)}"}
@@ -256,7 +264,7 @@ class Supernova(PopulationModel):
             stretch=StretchLaw.named(self.stretch),
             colour=ColourLaw.named(self.colour),
             host=self._mass_step_law if self.mass_step else None,
-            drift=Drift() if self.drift else None,
+            drift=Drift(self._shapes) if self.drift else None,
             outliers=Outliers() if self.outliers else None,
             scatter=ScatterLaw.named(self.scatter),
             selection=SelectionLaw.named(self.selection),
@@ -267,8 +275,20 @@ class Supernova(PopulationModel):
     def _mass_step_law(self) -> MassStep:
         """Mass step with the options of the model, also if ``mass_step`` is False."""
         return MassStep(
-            self.step_mass, self.step_width, self.mass_error, self.host_beta, self.host_populations, self.step_evolution
+            self.step_mass,
+            self.step_width,
+            self.mass_error,
+            self.host_beta,
+            self.host_populations,
+            self.step_evolution,
+            self._shapes if self.host_populations else Shapes(),
         )
+
+    @property
+    def _shapes(self) -> Shapes:
+        """Widths and fractions of the populations that change with redshift and host."""
+        laws = [StretchLaw.named(self.stretch), ColourLaw.named(self.colour)] if self.population_shapes else []
+        return Shapes.of(laws)
 
     @property
     def label(self) -> str:

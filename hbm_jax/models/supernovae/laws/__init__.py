@@ -2,7 +2,7 @@
 
 from hbm_jax.models.supernovae.laws.base import Latent, Law, Population
 from hbm_jax.models.supernovae.laws.colour import BrokenColour, ColourLaw, ColourTail, Dust, NormalColour, SkewedColour
-from hbm_jax.models.supernovae.laws.drift import Drift
+from hbm_jax.models.supernovae.laws.drift import Drift, Shapes
 from hbm_jax.models.supernovae.laws.host import MassStep
 from hbm_jax.models.supernovae.laws.outliers import Outliers
 from hbm_jax.models.supernovae.laws.redshifts import FlatRedshifts, GammaRedshifts, RedshiftLaw, VolumeRedshifts
@@ -46,6 +46,7 @@ __all__ = [
     "RedshiftLaw",
     "ScatterLaw",
     "SelectionLaw",
+    "Shapes",
     "SharedScatter",
     "SkewedColour",
     "SkewedStretch",

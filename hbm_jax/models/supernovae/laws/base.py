@@ -40,6 +40,8 @@ class Law:
         Columns of the data that the law needs, passed as `columns_of` returns them beside the values of the parameters.
     gaussian : bool
         Whether the model with this law is a single Gaussian for each supernova, without the mixture.
+    widths, fractions : tuple of str
+        Positive parameters, and fractions, that ``population_shapes=True`` lets depend on redshift and host.
     """
 
     kind: ClassVar[str] = "law"
@@ -51,6 +53,8 @@ class Law:
     by_survey: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[tuple[str, ...]] = ()
     gaussian: ClassVar[bool] = False
+    widths: ClassVar[tuple[str, ...]] = ()
+    fractions: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls):
         super().__init_subclass__()

@@ -52,6 +52,7 @@ class NormalColour(ColourLaw):
 
     name = "normal"
     gaussian = True
+    widths = ("c_std",)
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return the normal population."""
@@ -63,6 +64,7 @@ class SkewedColour(ColourLaw):
     """Skew-normal colours of mean c_mean, standard deviation c_std and shape c_skew, with slope beta."""
 
     name = "skewed"
+    widths = ("c_std",)
     symbols: ClassVar[Mapping[str, str]] = {"c_skew": r"$\alpha_c$"}
     priors: ClassVar[Mapping[str, Prior]] = {"c_skew": dist.Normal(0.0, 4.0)}
 
@@ -80,6 +82,7 @@ class ColourTail(ColourLaw):
     """
 
     name = "tail"
+    widths = ("c_std", "c_tail")
     units: ClassVar[Mapping[str, str]] = {"c_tail": "mag"}
     symbols: ClassVar[Mapping[str, str]] = {"c_tail": r"$\tau_c$"}
     priors: ClassVar[Mapping[str, Prior]] = {"c_tail": dist.HalfNormal(0.2)}
@@ -98,6 +101,7 @@ class Dust(ColourLaw):
     """
 
     name = "dust"
+    widths = ("c_std", "c_dust")
     slopes = ("beta_dust",)
     units: ClassVar[Mapping[str, str]] = {"c_dust": "mag"}
     symbols: ClassVar[Mapping[str, str]] = {
@@ -125,6 +129,7 @@ class BrokenColour(ColourLaw):
     """Normal colours, with slope beta for a true c below 0 and beta_red above."""
 
     name = "broken"
+    widths = ("c_std",)
     slopes = ("beta", "beta_red")
     symbols: ClassVar[Mapping[str, str]] = {"beta_red": r"$\beta_\mathrm{red}$"}
     priors: ClassVar[Mapping[str, Prior]] = {"beta_red": dist.Normal(0.0, 5.0)}

@@ -13,6 +13,7 @@ from hbm_jax.data import DataError, Supernovae
 from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae.laws.base import Axis, Law
+from hbm_jax.models.supernovae.laws.drift import NO_SHAPES, SYMBOLS_OF_SHAPES, Shapes
 from hbm_jax.validation import Remedy
 
 
@@ -29,6 +30,8 @@ class MassStep(Law):
         Whether the slope of colour differs by delta_beta.
     populations : bool
         Whether the means of stretch and colour differ by x1_host and c_host.
+    shapes : Shapes
+        Widths and fractions of the populations that differ too.
     evolution : bool
         Whether the step changes with redshift, delta_M (1.9 (1 - r) / (1 + 0.9 10^(0.95 z)) + r), where r =
         delta_M_ratio is the step at high redshift in units of that at z = 0 (Rigault et al. 2013, A&A 560, A66; Rubin
@@ -41,6 +44,7 @@ class MassStep(Law):
     slope: bool = False
     populations: bool = False
     evolution: bool = False
+    shapes: Shapes = NO_SHAPES
 
     kind = "mass step"
     units: ClassVar[Mapping[str, str]] = {"delta_M": "mag", "c_host": "mag"}
@@ -50,7 +54,7 @@ class MassStep(Law):
         "x1_host": r"$\delta_{x_1}$",
         "c_host": r"$\delta_c$",
         "delta_M_ratio": r"$\delta_M(\infty) / \delta_M(0)$",
-    }
+    } | {f"{name}_host": rf"$r_\mathrm{{host}}({symbol})$" for name, symbol in SYMBOLS_OF_SHAPES.items()}
 
     @property
     def gaussian(self) -> bool:  # type: ignore[override]
@@ -63,6 +67,7 @@ class MassStep(Law):
         priors: dict[str, Prior] = {"delta_M": dist.Normal(0.0, 0.2)}
         priors |= {"delta_beta": dist.Normal(0.0, 1.0)} if self.slope else {}
         priors |= {"x1_host": dist.Normal(0.0, 1.0), "c_host": dist.Normal(0.0, 0.1)} if self.populations else {}
+        priors |= self.shapes.priors("host", 0.5)
         return priors | ({"delta_M_ratio": dist.Uniform(0.0, 1.0)} if self.evolution else {})
 
     @property
@@ -81,7 +86,8 @@ class MassStep(Law):
         ----------
         p : mapping of str to scalar or array
             Parameters by name: delta_M [mag]; if the slope of colour differs, delta_beta and the slopes; if the
-            populations differ, their means and x1_host, c_host; if the step evolves, delta_M_ratio and z_cmb.
+            populations differ, their means and x1_host, c_host, and the ratios of `Shapes`; if the step evolves,
+            delta_M_ratio and z_cmb.
         massive : array
             Weight of the high-mass side of the step, of a shape that broadcasts with the parameters.
         slopes : tuple of str
@@ -90,7 +96,7 @@ class MassStep(Law):
         Returns
         -------
         dict of str to array
-            ``host_magnitude``, the offset of the magnitude [mag], and slopes and means if they differ.
+            ``host_magnitude``, the offset of the magnitude [mag], and slopes, means and shapes if they differ.
         """
         step = p["delta_M"]
         if self.evolution:
@@ -99,6 +105,7 @@ class MassStep(Law):
         relation = {"host_magnitude": step * massive}
         if self.populations:
             relation |= {f"{name}_mean": p[f"{name}_mean"] + p[f"{name}_host"] * massive for name in ("x1", "c")}
+        relation |= self.shapes.changed(p, "host", massive)
         return relation | ({name: p[name] + p["delta_beta"] * massive for name in slopes} if self.slope else {})
 
     def sides(self, massive: Any, axis: Axis, rows: Axis) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ class NormalStretch(StretchLaw):
 
     name = "normal"
     gaussian = True
+    widths = ("x1_std",)
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return the normal population."""
@@ -39,6 +40,7 @@ class SkewedStretch(StretchLaw):
     """Skew-normal population of mean x1_mean, standard deviation x1_std and shape x1_skew."""
 
     name = "skewed"
+    widths = ("x1_std",)
     symbols: ClassVar[Mapping[str, str]] = {"x1_skew": r"$\alpha_{x_1}$"}
     priors: ClassVar[Mapping[str, Prior]] = {"x1_skew": dist.Normal(0.0, 4.0)}
 
@@ -56,6 +58,7 @@ class StretchTail(StretchLaw):
     """
 
     name = "tail"
+    widths = ("x1_std", "x1_tail")
     symbols: ClassVar[Mapping[str, str]] = {"x1_tail": r"$\tau_{x_1}$"}
     priors: ClassVar[Mapping[str, Prior]] = {"x1_tail": dist.HalfNormal(1.0)}
 
@@ -70,6 +73,7 @@ class TwoStretches(StretchLaw):
     """Two normal populations; a fraction x1_fraction_low has a mean lower by x1_shift and the width x1_std_low."""
 
     name = "two"
+    fractions = ("x1_fraction_low",)
     symbols: ClassVar[Mapping[str, str]] = {
         "x1_shift": r"$\Delta x_1$",
         "x1_std_low": r"$\sigma_{x_1,\mathrm{low}}$",
