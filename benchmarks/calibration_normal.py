@@ -56,7 +56,7 @@ def cases() -> Iterator[tuple[str, object, object]]:
 
 
 def certificate(cases: Iterable[tuple[str, object, object]], replicates: int, output: Path | None, **options):
-    """Calibrate each case, print what came out and write it down."""
+    """Calibrate each case, print the result and add it to the file, whose cases are not repeated; delete it to begin."""
     import hbm_jax as hbm
 
     hbm.use_every_core()
@@ -65,8 +65,12 @@ def certificate(cases: Iterable[tuple[str, object, object]], replicates: int, ou
         f"{os.cpu_count()} cores, Python {platform.python_version()}, hbm_jax {hbm.__version__}, "
         f"jax {version('jax')}, numpyro {version('numpyro')}"
     ]
+    if output and output.is_file():
+        lines = output.read_text().splitlines()
     print(lines[0], flush=True)
     for name, model, data in cases:
+        if any(line.startswith(f"{name}: ") for line in lines):
+            continue
         began = time.perf_counter()
         result = hbm.calibrate(model, data, num_replicates=replicates, seed=1, progress=False, **options)
         seconds = time.perf_counter() - began
