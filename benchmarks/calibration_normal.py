@@ -56,7 +56,7 @@ def cases() -> Iterator[tuple[str, object, object]]:
 
 
 def certificate(cases: Iterable[tuple[str, object, object]], replicates: int, output: Path | None, **options):
-    """Calibrate each case, print the result and add it to the file; cases in the file are not repeated: delete it first."""
+    """Calibrate each case that is not in the file, print the result and add it to the file."""
     import hbm_jax as hbm
 
     hbm.use_every_core()
