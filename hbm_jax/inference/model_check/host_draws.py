@@ -1,5 +1,7 @@
-"""Counts that NumPy draws on the host; JAX draws them by loops of rejection, which compile slowly and take 20 times as
-long."""
+"""Counts that NumPy draws on the host.
+
+JAX draws them by loops of rejection, which compile slowly and take 20 times as long.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -78,6 +80,6 @@ def draw_counts(fn: Any, parameters: Mapping[str, np.ndarray], rng: np.random.Ge
 
 
 def _known(fn: Any) -> HostDraw | None:
-    """Return the draw of a distribution of `HOST_DRAWS`; None for others, and for subclasses with draws of their own."""
+    """Return the draw of a distribution of `HOST_DRAWS`; None for others and for subclasses with other draws."""
     known = (base for base in HOST_DRAWS if isinstance(fn, base) and type(fn).sample is base.sample)
     return next((HOST_DRAWS[base] for base in known), None)
