@@ -17,7 +17,7 @@ from programs import fit_of_draws
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference.model_check import p_values
+from hbm_jax.inference.model_check import host_draws, p_values
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.check import _describe, _scores_of_components, check_model, judge_pools
 from hbm_jax.inference.model_check.replicates import completed, inspect_program, replicator
@@ -257,10 +257,6 @@ def test_counts_and_values_without_a_plate():
 
 
 def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, monte_carlo):
-    class HostPoisson(dist.Poisson):
-        def draw_on_host(self, mean, rng):
-            return rng.poisson(mean)
-
     counts, num = np.arange(12.0).reshape(4, 3), 4000
     log_rate = np.array([1.0, 2.0, 0.0, 3.0])
 
@@ -269,7 +265,7 @@ def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, m
         with numpyro.plate("source", 4, dim=-2):
             level = numpyro.sample("level", dist.Normal(0.0, scale))
             with numpyro.plate("bin", 3, dim=-1), handlers.mask(mask=counts < 11.0):
-                numpyro.sample("counts", HostPoisson(jnp.exp(level)), obs=counts)
+                numpyro.sample("counts", dist.Poisson(jnp.exp(level)), obs=counts)
 
     def pools():
         with jax.enable_x64(True):
@@ -281,7 +277,7 @@ def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, m
 
     structure, by_numpy = pools()
     assert not structure.observed["counts"].loops
-    monkeypatch.delattr(HostPoisson, "draw_on_host")
+    monkeypatch.setattr(host_draws, "HOST_DRAWS", {})
     structure, by_jax = pools()
     assert structure.observed["counts"].loops
     for found in (by_numpy, by_jax):
@@ -306,6 +302,37 @@ def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, m
     given = by_numpy["given latents"]["values"][1:]
     assert abs(np.corrcoef(given[:, 1, 0], drawn[:, 1, 0])[0, 1]) < 0.08
     assert abs(np.corrcoef(given[:, 1, 0], given[:, 1, 1])[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        dist.Poisson(np.array([0.5, 30.0])),
+        dist.NegativeBinomial2(np.array([3.0, 20.0]), 2.0),
+        dist.GammaPoisson(2.5, np.array([0.5, 2.0])),
+        dist.Binomial(np.array([1.0, 20.0]), probs=0.3),
+        dist.Binomial(np.array([5, 20]), logits=np.array([-1.0, 2.0])),
+        dist.BetaBinomial(2.0, np.array([3.0, 5.0]), 12),
+    ],
+    ids=lambda fn: type(fn).__name__,
+)
+def test_counts_of_numpy_have_mean_and_variance_of_their_distribution(fn, monte_carlo):
+    expanded = fn.expand((3, 2)).mask(True)
+    parameters = {name: np.broadcast_to(v, (6000, 3, 2)) for name, v in host_draws.parameters_of(expanded).items()}
+    drawn = host_draws.draw_counts(expanded, parameters, np.random.default_rng(seed(2))).astype(float)
+    for i in (0, 1):
+        monte_carlo.mean(drawn[:, 1, i], float(fn.mean[i]), independent=True)
+        monte_carlo.std(drawn[:, 2, i], float(np.sqrt(fn.variance[i])), independent=True)
+
+
+def test_numpy_does_not_draw_for_distributions_with_draws_of_their_own():
+    class Doubled(dist.Poisson):
+        def sample(self, key, sample_shape=()):
+            return 2 * super().sample(key, sample_shape)
+
+    assert host_draws.draws_on_host(dist.Poisson(1.0).expand((3,)).mask(False))
+    assert not host_draws.draws_on_host(Doubled(1.0))
+    assert not host_draws.draws_on_host(dist.Normal(0.0, 1.0))
 
 
 @pytest.mark.parametrize("reason", ["program", "observed", "sample"])

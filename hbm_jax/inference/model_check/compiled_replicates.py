@@ -62,7 +62,7 @@ def _choices(program: Callable, bound: tuple, structure: Structure) -> Iterator[
     if not binds(program):
         return
     if (padded := padded_of(program, bound)) is not None:
-        in_steps = inspect_program(program, padded[0])
+        in_steps = inspect_program(program, padded[0], redrawn=structure.redrawn)
         if _begins_with(in_steps, structure):
             yield padded[0], in_steps
     yield bound, structure

@@ -13,9 +13,10 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.inspect import get_dependencies
+from numpyro.ops.provenance import eval_provenance
 
 from hbm_jax.inference.arguments import prior_trace
+from hbm_jax.inference.model_check.host_draws import draw_counts, draws_on_host, innermost, parameters_of
 from hbm_jax.inference.program import dims_of, integrated_in, unobserved
 from hbm_jax.inference.sampler.target import is_observation, plate_dims
 
@@ -79,8 +80,16 @@ def number_of_replicates(size: int) -> int:
     return int(np.clip(MAX_VALUES // max(size, 1), MIN_REPLICATES, NUM_REPLICATES))
 
 
-def inspect_program(program: Callable, args: tuple, coords: Mapping[str, Sequence] = MappingProxyType({})) -> Structure:
-    """Trace a program without computing anything, and return its structure; ``args`` may be bound data."""
+def inspect_program(
+    program: Callable,
+    args: tuple,
+    coords: Mapping[str, Sequence] = MappingProxyType({}),
+    redrawn: tuple[str, ...] | None = None,
+) -> Structure:
+    """Trace a program without computing anything, and return its structure.
+
+    ``args`` may be bound data. ``redrawn`` are those of the structure, if they are known.
+    """
     latents: dict[str, tuple[int, ...]] = {}
     plated: list[str] = []
     observed: dict[str, Site] = {}
@@ -97,10 +106,12 @@ def inspect_program(program: Callable, args: tuple, coords: Mapping[str, Sequenc
                 latents[name] = np.shape(biject_to(site["fn"].support).inv(site["value"]))
                 if site["cond_indep_stack"]:
                     plated.append(name)
-        return 0
+        return {name: trace[name]["value"] for name in latents}
 
-    jax.eval_shape(record, jax.random.key(0))
-    return Structure(latents, _object_latents(program, args, plated), observed)
+    values = jax.eval_shape(record, jax.random.key(0))
+    if redrawn is None:
+        redrawn = _object_latents(program, args, values, plated)
+    return Structure(latents, redrawn, observed)
 
 
 def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
@@ -118,21 +129,29 @@ def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
         for dim, size in zip(dims, shape, strict=True)
     )
     is_discrete = site["fn"].support.is_discrete
-    loops = is_discrete and not _draws_on_host(site["fn"])
+    loops = is_discrete and not draws_on_host(site["fn"])
     fn = site["fn"].base_dist if isinstance(site["fn"], dist.MaskedDistribution) else site["fn"]
     normals = getattr(fn, "shape_of_normals", None)
     return Site(shape, tuple(dims), components, labels, loops, event_dim > 0 and not is_discrete, normals)
 
 
-def _object_latents(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
+def _object_latents(
+    program: Callable, args: tuple, values: Mapping[str, Any], plated: Sequence[str]
+) -> tuple[str, ...]:
     """Return the latents in plates whose distribution depends on other latents: those of objects.
 
-    Hidden auxiliary sites, whose names begin with ``_``, are standardised latents of objects and included.
+    ``values`` are those of all latents, or their shapes. Hidden auxiliary sites, whose names begin with ``_``, are
+    standardised latents of objects and included.
     """
-    if not plated:
-        return ()
-    dependencies = get_dependencies(lambda: program(*args))["prior_dependencies"]
-    return tuple(n for n in plated if n.startswith("_") or set(dependencies.get(n, ())) - {n})
+    visible = [name for name in plated if not name.startswith("_")]
+
+    def log_probs(**values):
+        substituted = handlers.substitute(handlers.seed(program, 0), data=values)
+        trace = handlers.trace(substituted).get_trace(*args)
+        return {name: trace[name]["fn"].log_prob(trace[name]["value"]) for name in visible}
+
+    origins = eval_provenance(log_probs, **values) if visible else {}
+    return tuple(name for name in plated if name not in origins or origins[name] - {name})
 
 
 def split_positions(positions: np.ndarray, structure: Structure) -> dict[str, np.ndarray]:
@@ -157,8 +176,8 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
     distributions is the residual of each value given all others times a constant.
 
     If the distribution of a site has a ``shape_of_normals``, values are those of its method ``from_normals``.
-    If it has a method ``draw_on_host(mean, rng)``, ``values`` are the measured ones alone, and
-    `completed` adds the replicates: JAX draws counts by loops of rejection, which take 20 times as long as NumPy's.
+    Of counts that NumPy draws, see `hbm_jax.inference.model_check.host_draws`, ``values`` are the measured ones alone,
+    and `completed` adds the replicates.
     """
     integrated = integrated_in(program)
 
@@ -181,9 +200,9 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
         for name, site in structure.observed.items():
             fn, mask = _distribution(trace[name]["fn"], measured[name])
             site_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            if _draws_on_host(fn):
-                means = jnp.broadcast_to(fn.mean, (num, *jnp.shape(fn.mean)))
-                pools[name, "given latents"] = _for_host(measured[name], fn, means, site_key) | {"valid": mask}
+            if draws_on_host(fn):
+                same = {key: jnp.broadcast_to(v, (num, *jnp.shape(v))) for key, v in parameters_of(fn).items()}
+                pools[name, "given latents"] = _for_host(measured[name], fn, same, site_key) | {"valid": mask}
                 continue
             if name in normals:
                 drawn = jax.vmap(fn.from_normals)(normals[name][0])
@@ -205,8 +224,10 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
                     fn, _ = _distribution(drawn[name]["fn"], value)
                     if name in normals:
                         values[name] = fn.from_normals(normals[name])
+                    elif draws_on_host(fn):
+                        values[name] = parameters_of(fn)
                     else:
-                        values[name] = fn.mean if _draws_on_host(fn) else fn.sample(jax.random.fold_in(key, i))
+                        values[name] = fn.sample(jax.random.fold_in(key, i))
                 return values
 
             population_key = jax.random.fold_in(key, 1)
@@ -237,25 +258,16 @@ def completed(pool: Mapping[str, Any], site: Site) -> Mapping[str, Any]:
     if "distribution" not in pool:
         return {name: without_padding(values, site, name != "valid") for name, values in pool.items()}
     rng = np.random.default_rng(np.asarray(pool["seed"]))
-    drawn = pool["distribution"].draw_on_host(np.asarray(pool["means"]), rng)
-    return {"values": np.concatenate([np.asarray(pool["values"]), drawn]), "valid": pool["valid"]}
+    parameters = {name: without_padding(values, site, 1) for name, values in pool["parameters"].items()}
+    replicates = draw_counts(pool["distribution"], parameters, rng)
+    measured = without_padding(pool["values"], site, 1)
+    return {"values": np.concatenate([measured, replicates]), "valid": without_padding(pool["valid"], site)}
 
 
-def _draws_on_host(fn: Any) -> bool:
-    """Return whether NumPy draws the values of a distribution, masked or expanded or not."""
-    return hasattr(_innermost(fn), "draw_on_host")
-
-
-def _innermost(fn: Any) -> Any:
-    """Return the distribution that masks and expansions wrap."""
-    while isinstance(fn, dist.MaskedDistribution | dist.ExpandedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
-def _for_host(measured, fn, means, key) -> dict[str, Any]:
-    """Return what `completed` needs: measured values, distribution, means of the replicates (num, ...), and a seed."""
-    return {"values": measured[None], "distribution": _innermost(fn), "means": means, "seed": jax.random.key_data(key)}
+def _for_host(measured, fn, parameters, key) -> dict[str, Any]:
+    """Return what `completed` needs: measured values, distribution, its parameters (num, ...), and a seed."""
+    seed = jax.random.key_data(key)
+    return {"values": measured[None], "distribution": innermost(fn), "parameters": parameters, "seed": seed}
 
 
 def _substituting(latents: Mapping[str, Any]) -> Callable:
