@@ -333,7 +333,9 @@ def test_report_of_what_is_no_run(tmp_path, capsys):
 # simulate
 
 
-@pytest.mark.parametrize("suffix", ["csv", pytest.param("ecsv", marks=pytest.mark.long), "fits"])
+@pytest.mark.parametrize(
+    "suffix", [*(pytest.param(suffix, marks=pytest.mark.long) for suffix in ("csv", "ecsv")), "fits"]
+)
 def test_simulate_writes_what_is_read_back(suffix, sample_csv, tmp_path, capsys):
     out = tmp_path / "new" / f"simulated.{suffix}"
     truth = ["--set", "truth.Om0=0.3", "--set", "truth.alpha=0.14", "--set", "truth.sigma_int=0.1"]
@@ -383,13 +385,14 @@ def test_simulating_to_an_unknown_format(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypatch):
+def test_a_table_that_cannot_be_written_leaves_nothing(sample_csv, tmp_path, capsys, monkeypatch):
     def fail(self, path, **kwargs):
         Path(path).write_text("half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Table, "write", fail)
-    assert "No space left" in refused(capsys, "simulate", "supernova", "--out", tmp_path / "s.csv")
+    command = ["simulate", "supernova", "--design", sample_csv, "--out", tmp_path / "s.csv"]
+    assert "No space left" in refused(capsys, *command)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -753,10 +756,14 @@ def test_a_second_run_compiles_nothing(sample_csv, cache, tmp_path):
     assert not [name for name in new if "advance" in name or "start" in name], "the programs that take long to compile"
 
 
-def ended(stopped):
-    """A sampler that returns a fit which was ended in a certain way."""
+LIKE_THE_MODEL = hbm.inference.ModelCheck(True, 0.5, "the data look like draws from the fitted model (p = 0.5)", ())
+
+
+def ended(stopped, model=LIKE_THE_MODEL):
+    """A sampler that returns a fit which was ended in a certain way, with its check of the model if that is given."""
 
     fit = load("supernova")
+    fit = dataclasses.replace(fit, verdict=dataclasses.replace(fit.verdict, model=model))
 
     def sample(*args, checkpoint, **options):
         (checkpoint / "start.npz").write_bytes(b"")
@@ -787,8 +794,9 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "other" / "checkpoint" / "start.npz").exists()
 
 
-def test_the_exit_status_says_whether_the_data_look_like_the_model(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all requested draws are done"))
+@pytest.mark.long
+def test_the_data_are_compared_with_the_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all requested draws are done", model=None))
     monkeypatch.setattr("hbm_jax.inference.model_check.check.LEVEL", 0.01)  # these supernovae have a p-value of 0.04
     status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
     stored = hbm.load(tmp_path / "run")
@@ -797,6 +805,8 @@ def test_the_exit_status_says_whether_the_data_look_like_the_model(tmp_path, cap
     assert "\nmodel: the data look like draws from the fitted model" in out
     assert stored.timing["check of the model"] > 0
 
+
+def test_the_exit_status_says_whether_the_data_look_like_the_model(tmp_path, capsys, monkeypatch):
     good = load("supernova").verdict
     bad = hbm.inference.ModelCheck(False, 0.001, "the data do not look like the model: mb is off", ("outliers",))
     undecided = hbm.inference.ModelCheck(None, float("nan"), "the model could not be checked because why")
@@ -921,7 +931,7 @@ def test_a_new_run_replaces_the_old_one(tmp_path, capsys, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "checkpoint"}
 
 
-def test_bad_resumes(tmp_path, capsys):
+def test_bad_resumes(tmp_path, capsys, monkeypatch):
     assert "expected a checkpoint folder holding run.json; found none" in refused(capsys, "resume", tmp_path / "none")
     text = refused(capsys, "resume", tmp_path, "--set", "sample.seed=3")
     assert "--set sample.seed: expected one of sample.num_samples, sample.until" in text
@@ -931,12 +941,14 @@ def test_bad_resumes(tmp_path, capsys):
     assert "sample.until.Om0: expected a number or a table, each entry a number, found" in text
     x = np.linspace(0.0, 1.0, 5)
     y = x + np.array([0.1, -0.2, 0.1, 0.2, -0.1])  # scatter, or the density has no maximum
-    hbm.sample(own_model, x, y, num_samples=4, num_warmup=4, checkpoint=tmp_path / "own", progress=False)
+    monkeypatch.setattr("hbm_jax.inference.run.Run.fit", lambda *_: None)  # the run is described before any work
+    hbm.sample(own_model, x, y, checkpoint=tmp_path / "own", progress=False)
     text = refused(capsys, "resume", tmp_path / "own")
     assert "expected the program of the run, own_model, and its data" in text
     assert f"hbm_jax.resume('{tmp_path / 'own'}', own_model, data)" in text
 
 
+@pytest.mark.long
 def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
     from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
     from hbm_jax.cosmology import Cosmology

@@ -146,6 +146,7 @@ def test_same_posterior_as_nuts(monte_carlo):
         monte_carlo.same_std(one, alone, name=name, min_ess=200)
 
 
+@pytest.mark.long
 def test_an_object_does_not_depend_on_its_place_or_its_neighbours(ragged):
     # To rounding: the compiler orders sums by the number of places.
     other = few(conjugate, [*RAGGED[:3], np.full(7, 50.0), *RAGGED[4:]], keep_draws=True, num_slots=2)
@@ -490,6 +491,7 @@ def test_flat_auxiliary_sites_do_not_decide_the_verdict(monte_carlo):
     assert fits.summary().loc[(0, "phi_unwrapped")].isna()["r_hat"]
 
 
+@pytest.mark.long
 def test_objects_of_one_number_each(monte_carlo):
     def number(y):
         mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))

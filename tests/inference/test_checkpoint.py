@@ -132,6 +132,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, stop_after, tmp_path, draws):
     assert_same_draws(go_on(tmp_path), whole, 90)
 
 
+@pytest.mark.long
 def test_a_run_of_a_version_without_sampler_objects_goes_on_bit_for_bit(whole, copied):
     """Its options are flat, and the sampler has no name."""
     for path in sorted(copied.glob("block-*.npz"))[3:]:
@@ -349,15 +350,15 @@ def without_run_id(path):
     np.savez(path, **kept)
 
 
+@pytest.mark.long
 def test_checkpoints_of_older_versions_go_on(whole, copied):
     for path in [copied / "run.json", *copied.glob("*.npz")]:
         without_run_id(path)
     assert_same_draws(go_on(copied, num_samples=110), whole, 110)
 
 
-@pytest.mark.parametrize(
-    "num_blocks", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(4, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("num_blocks", [2, 3, 4])
 def test_a_warm_up_without_gradients_goes_on_only_if_it_is_complete(whole, copied, num_blocks):
     """Versions before the metric was learnt from gradients did not store them."""
     blocks = sorted(copied.glob("block-*.npz"))
@@ -378,6 +379,7 @@ def test_a_warm_up_without_gradients_goes_on_only_if_it_is_complete(whole, copie
             go_on(copied)
 
 
+@pytest.mark.long
 def test_a_state_of_another_version_is_named_with_what_to_do(copied):
     for path in [copied / "run.json", *copied.glob("*.npz")]:
         without_run_id(path)

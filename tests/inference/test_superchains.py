@@ -131,7 +131,8 @@ def test_what_is_saved_is_judged_the_same(fit, tmp_path):
     assert str(loaded.verdict) == str(fit.verdict)
 
 
-@pytest.mark.parametrize("stop", [pytest.param(20, marks=pytest.mark.long), 65])
+@pytest.mark.long
+@pytest.mark.parametrize("stop", [20, 65])
 def test_a_stopped_run_goes_on_bit_for_bit(stop, tmp_path, monkeypatch):
     options = MANY | {"num_warmup": 60, "num_samples": 20}
     whole = hbm.sample(tiny, **options)

@@ -69,11 +69,17 @@ def targets(model, data):
     return build_target(model, args, key), build_target(model, args, key, Padded(*padded_of(model, args)))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_log_density_and_gradient_are_those_of_the_data(case):
-    model, data_of, (num, _) = CASES[case]
+# A line, latents of each object, and values of objects; the others pad in the same places, and take seconds each.
+DEFAULT = ("one line", "bursts", "normal")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in DEFAULT else pytest.mark.long) for c in CASES])
+def test_densities_are_those_of_the_data_and_programs_those_of_another_size(case):
+    model, data_of, nums = CASES[case]
     with jax.enable_x64(True):
-        target, padded = targets(model, data_of(num))
+        target, padded = targets(model, data_of(nums[0]))
+        _, other = targets(model, data_of(nums[1]))
+        assert programs(padded) == programs(other)
         assert padded.real_labels == target.labels
         real = padded.real
         assert padded.size > target.size or case not in ("lines of groups", "bursts", "selected intervals")
@@ -93,22 +99,15 @@ def test_log_density_and_gradient_are_those_of_the_data(case):
             np.testing.assert_allclose(sites[name], expected, rtol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_programs_are_those_of_a_sample_of_another_size(case):
-    model, data_of, nums = CASES[case]
-    texts = []
-    with jax.enable_x64(True):
-        for num in nums:
-            _, target = targets(model, data_of(num))
-            functions = jax.value_and_grad(target.potential), jax.vmap(target.constrain)
-            examples = target.start, target.start[None]
-            arrays = target.arrays()
-            programs = [lowered(f, x, arrays=arrays)[0] for f, x in zip(functions, examples, strict=True)]
-            texts.append([program.as_text() for program in programs])
-    assert texts[0] == texts[1]
+def programs(target):
+    """Texts of the programs that a run compiles: gradients and the values of a block of draws."""
+    functions = jax.value_and_grad(target.potential), jax.vmap(target.constrain)
+    examples = target.start, target.start[None]
+    arrays = target.arrays()
+    return [lowered(f, x, arrays=arrays)[0].as_text() for f, x in zip(functions, examples, strict=True)]
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c == "one line" else pytest.mark.long) for c in CASES])
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c == "normal" else pytest.mark.long) for c in CASES])
 def test_the_check_of_the_model_has_the_data_and_no_padding(case):
     model, data_of, nums = CASES[case]
     with jax.enable_x64(True):
@@ -143,6 +142,7 @@ def test_steps():
     assert len(set(sizes[num > 64])) < 90
 
 
+@pytest.mark.long
 def test_a_fit_has_the_objects_of_the_data():
     data = points(27, 9)
     settings = {"num_chains": 2, "num_warmup": 30, "num_samples": 20, "progress": False}

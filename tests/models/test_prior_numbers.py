@@ -53,7 +53,7 @@ CASES = {
 }
 
 
-LONG = ("bursts", "normal density", "truncated", "Student")
+LONG = ("bursts", "coordinates", "normal density", "truncated", "Student")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.long) if c in LONG else c for c in CASES])
@@ -67,7 +67,7 @@ def test_programs_are_those_of_other_numbers_and_densities_those_of_the_program(
             target = build_target(changed, args, jax.random.key(0))
             function = jax.value_and_grad(target.potential)
             texts.append(lowered(function, target.start, arrays=target.arrays())[0].as_text())
-            assert_density(changed, args, target)
+        assert_density(changed, args, target)  # by the program of both
     assert texts[0] == texts[1]
 
 
