@@ -255,6 +255,64 @@ def test_limits_of_supernovae_are_texts_as_everywhere():
         Supernova(selection="m_b < 24", observations="joint")
 
 
+def soft_or_bright(index, flux):
+    return jax.scipy.special.ndtr((flux + 12.1 + 0.6 * (index - 1.9)) / 0.4)
+
+
+def test_a_function_of_index_and_flux_of_afterglows(monte_carlo):
+    """Density to 1e-8 and derivatives to 1e-6 of a sum over a grid, and draws of both."""
+    p = {"photon_index_mean": 1.9, "photon_index_std": 0.4, "log10_flux_mean": -12.3, "log10_flux_std": 0.5}
+    choice = DetectionFunction(soft_or_bright, "a trigger")
+    (selection,) = Afterglow(selection=choice).selections
+    u, v = np.array([-1.0, 0.4, 1.7]), np.array([0.3, -0.5, 1.1])
+    population = dist.Normal().expand((3,))
+
+    def chain(p):
+        detection = SourceDetection(selection, p)
+        index, flux = (detection.standardised(name, population, None) for name in ("photon_index", "log10_flux"))
+        return index, lambda u: flux({"photon_index": p["photon_index_mean"] + p["photon_index_std"] * u})
+
+    def density(p):
+        index, flux = chain(p)
+        return index.log_prob(u) + flux(u).log_prob(v)
+
+    def expected(p):
+        mean = np.array([p["photon_index_mean"], p["log10_flux_mean"]])
+        covariance = np.diag([p["photon_index_std"] ** 2, p["log10_flux_std"] ** 2])
+        index, flux = mean[0] + p["photon_index_std"] * u, mean[1] + p["log10_flux_std"] * v
+        log_fraction = np.log(detected_fraction(choice, mean, covariance, None))
+        efficiency = stats.norm.logcdf((flux + 12.1 + 0.6 * (index - 1.9)) / 0.4)
+        return stats.norm.logpdf(u) + stats.norm.logpdf(v) + efficiency - log_fraction
+
+    def draw(key):
+        keys = jax.random.split(key)
+        index, flux = chain(p)
+        drawn = index.sample(keys[0])
+        return jnp.stack([drawn, flux(drawn).sample(keys[1])])
+
+    @jax.jit
+    def evaluate(values, keys):
+        return density(values), jax.jacfwd(density)(values), jax.vmap(draw)(keys)
+
+    found, gradient, drawn = evaluate(p, jax.random.split(jax.random.key(seed(9)), 1000))
+    np.testing.assert_allclose(found, expected(p), rtol=0, atol=1e-8)
+    step = 1e-4
+    for name in p:
+        ends = [expected(p | {name: p[name] + k * step}) for k in (-2, -1, 1, 2)]
+        numeric = (ends[0] - 8.0 * ends[1] + 8.0 * ends[2] - ends[3]) / (12.0 * step)
+        np.testing.assert_allclose(gradient[name], numeric, rtol=1e-6, atol=1e-6, err_msg=name)
+    rng = np.random.default_rng(seed(10))
+    everything = rng.normal(size=(2, 50_000))
+    margin = (
+        p["log10_flux_mean"] + p["log10_flux_std"] * everything[1] + 12.1 + 0.6 * p["photon_index_std"] * everything[0]
+    )
+    kept = everything[:, rng.normal(size=50_000) < margin / 0.4]
+    for ours, theirs, name in zip(np.moveaxis(drawn, 1, 0), kept, ("index", "flux"), strict=True):
+        monte_carlo.p_value(stats.ks_2samp(np.ravel(ours), theirs).pvalue, name=name)
+    with pytest.raises(OptionError, match="expects photon_index_std above 0"):
+        Afterglow(selection=choice, priors={"photon_index_std": 0.0})
+
+
 @pytest.mark.long
 def test_colours_of_simulated_supernovae_are_below_the_cut(monte_carlo):
     cut = Supernova(selection="c < 0.15", **FIXED)

@@ -1,11 +1,13 @@
 """Injections as the selection of bursts, supernovae and afterglows: density against sums, draws, effective number."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 from monte_carlo import seed
+from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import special, stats
 from stored_fits import load
@@ -19,11 +21,12 @@ from test_efficiency_everywhere import (
     moments_of_bursts,
     supernovae,
 )
+from test_spectral_population import design
 
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.distributions.selection import FoundInjections
-from hbm_jax.models import Afterglow, Golenetskii, Injections, Relation, Supernova
+from hbm_jax.models import Afterglow, Golenetskii, Injections, Relation, SpectralPopulation, Supernova
 from hbm_jax.validation import DataError, OptionError
 
 SOURCES = {
@@ -170,6 +173,48 @@ def test_simulated_objects_are_found_ones(kind, monte_carlo):
         monte_carlo.p_value(stats.ks_2samp(a, b).pvalue, name=name)
 
 
+@pytest.mark.long
+def test_injections_of_populations_of_any_spectrum():
+    """Density of the parameters of two sources, one with two spectra, and simulated sources."""
+    rng, num = np.random.default_rng(1), 2000
+    drawn = {"photon_index": rng.normal(2.0, 0.5, num), "log10_flux": rng.normal(-11.7, 0.8, num)}
+    found = rng.random(num) < special.ndtr((drawn["log10_flux"] + 11.6 + 0.2 * (drawn["photon_index"] - 2.0)) / WIDTH)
+    density = stats.norm.pdf(drawn["photon_index"], 2.0, 0.5) * stats.norm.pdf(drawn["log10_flux"], -11.7, 0.8)
+    table = drawn | {"density": density, "found": found.astype(int)}
+    data = design(3, source=["a", "a", "b"], z=[0.1, 0.1, 0.4])
+    model = SpectralPopulation(spectrum="powerlaw", selection=Injections(table))
+    bound = model.prepare(data)
+    p = {name: value for name, value in SOURCES.items() if "nh" not in name}
+    hidden = {"_photon_index": np.array([0.3, -0.2]), "_log10_flux": np.array([0.5, 0.1])}
+
+    @jax.jit
+    @jax.value_and_grad
+    def change(p):
+        parts = []
+        for each in (model, dataclasses.replace(model, selection="none")):
+            parts.append(log_density(handlers.block(each, hide=["counts"]), (bound,), {}, p | hidden)[0])
+        return parts[0] - parts[1]
+
+    def expected(p):
+        weights = found / density
+        for name, values in drawn.items():
+            weights = weights * stats.norm.pdf(values, p[f"{name}_mean"], p[f"{name}_std"])
+        return -2.0 * np.log(weights.mean())
+
+    value, gradient = change(p)
+    assert float(value) == pytest.approx(expected(p), abs=1e-9)
+    for name in p:
+        ends = [expected(p | {name: p[name] + step}) for step in (1e-5, -1e-5)]
+        assert float(gradient[name]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-7), name
+    _, truth = model.simulate(jax.random.key(3), data, p)
+    for source in range(2):  # values of one found injection
+        row = np.abs(drawn["log10_flux"] - truth["log10_flux"][source]).argmin()
+        assert found[row]
+        for name in drawn:
+            assert truth[name][source] == pytest.approx(drawn[name][row], rel=1e-12)
+    assert "selected by injections" in model.description
+
+
 def test_objects_away_from_all_injections_have_the_likelihood_without_selection():
     """One object, beside fifty others that have enough injections."""
     rng = np.random.default_rng(1)
@@ -281,3 +326,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         Relation(selection=table)
     with pytest.raises(OptionError, match="expects latents='marginal'"):
         Golenetskii(selection=table, latents="sampled")
+    with pytest.raises(OptionError, match=r"expected injections, .*; found log10_flux > -12.0"):
+        SpectralPopulation(spectrum="powerlaw", selection="log10_flux > -12 +- 0.1")
+    with pytest.raises(OptionError, match="expects own=\\(\\), one value for each source; found log10_flux"):
+        SpectralPopulation(spectrum="powerlaw", own="log10_flux", selection=table)
