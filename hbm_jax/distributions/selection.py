@@ -170,6 +170,13 @@ class FunctionSelection:
         """Return the log probability that an object observed at ``value`` (..., n) is detected."""
         return jnp.log(self.probability(value))
 
+    def probability_given_first(self, first, mean, std):
+        """Return the mean probability (...) at values of the first coordinate (...), over a normal second one."""
+        nodes = np.linspace(-_REACH, _REACH, _NODES)
+        weights = np.exp(-0.5 * nodes**2)
+        values = self.function(*jnp.broadcast_arrays(jnp.asarray(first)[..., None], mean + std * nodes))
+        return jnp.sum(weights / np.sum(weights) * values, axis=-1)
+
     def log_detected(self, mean: Sequence[Any], covariance: Sequence[Sequence]):
         """Return the log mean probability over normal observed vectors, with arrays as in `log_detected_normal`.
 

@@ -108,9 +108,10 @@ class DetectionFunction(_Fixed):
     function : callable
         Function of two measured quantities, arrays of any common shape, that returns the detection probability, with
         `jax.numpy`: of x and y for `hbm_jax.models.Relation`; of log10_E_peak (observer's frame) and log10_flux for
-        `Golenetskii`; of c and m_b for `Supernova`. It should be smooth: the detected fraction is a quadrature with an
-        error below 1e-6 for a normal distribution function whose width is 0.3 standard deviations of the measured
-        population or more, and of several per cent for a step.
+        `Golenetskii`; of c and m_b for `Supernova`; of the true photon_index and log10_flux for `Afterglow`, above 0.
+        It should be smooth: the detected fraction is a quadrature with an error below 1e-6 for a normal distribution
+        function whose width is 0.3 standard deviations of the measured population or more, and of several per cent for
+        a step.
     name : str
         Name in descriptions and files.
     """
@@ -142,15 +143,15 @@ class Injections(_Fixed):
         One row per simulated object, found or not: its true values; ``density``, the probability density of the
         distribution from which they were drawn, per unit of every value; and ``found``, 1 or 0. The values are
         log10_E_peak (observer's frame) and log10_flux of an interval for `hbm_jax.models.Golenetskii`; x1, c and m_b
-        for `Supernova`; and for `Afterglow` the parameters of the sources that have populations, such as photon_index,
-        log10_flux and log10_nh.
+        for `Supernova`; and for `Afterglow` and `SpectralPopulation` the parameters of the sources that have
+        populations, such as photon_index, log10_flux and log10_nh.
 
     Notes
     -----
     As text it is ``"injections from injections.csv"``. Every found injection has a weight, the ratio of the density of
     the population to ``density``, see `hbm_jax.distributions.selection.FoundInjections`. For bursts and supernovae the
     population is that at the redshift of each object, so that detection should depend on redshift by these values only;
-    for afterglows it is that of all sources, whose redshifts, exposures and responses the injections should have.
+    for X-ray sources it is that of all sources, whose redshifts, exposures and responses the injections should have.
     `hbm_jax.models.Relation` takes its injections with the data.
     """
 

@@ -126,15 +126,22 @@ def measured_of(data):
     return np.stack([data.c, data.m_b], axis=-1)
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("peak of bursts", "follow-up")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in CASES])
 def test_density_and_gradient_are_those_of_a_direct_integral(name):
     """To 1e-8, and the gradient to 1e-6."""
     kind, options, choice, draw_data, moments, p, varied, axis = CASES[name]
     data, measured = draw_data(), measured_of(draw_data())
 
-    def total(model):
-        bound = model.bind(data)
-        return jax.jit(jax.value_and_grad(lambda p: log_density(model, (bound,), {}, p)[0]))
+    selected, whole = kind(selection=choice, **options), kind(**options)
+    bound, unselected = selected.bind(data), whole.bind(data)
+
+    @jax.jit
+    @jax.value_and_grad
+    def change(p):
+        return log_density(selected, (bound,), {}, p)[0] - log_density(whole, (unselected,), {}, p)[0]
 
     def expected(p):
         if isinstance(choice, Efficiency):
@@ -145,18 +152,17 @@ def test_density_and_gradient_are_those_of_a_direct_integral(name):
         return np.log(efficiency).sum() - np.log(fractions).sum()
 
     with jax.enable_x64(True):
-        values = {key: np.float64(value) for key, value in p.items()}
-        found, gradient = total(kind(selection=choice, **options))(values)
-        without, without_gradient = total(kind(**options))(values)
-        assert float(found - without) == pytest.approx(expected(p), abs=1e-8)
+        found, gradient = change({key: np.float64(value) for key, value in p.items()})
+        assert float(found) == pytest.approx(expected(p), abs=1e-8)
         step = 1e-4 * (1.0 if varied != "c_mean" else 0.1)
         shifted = [expected(p | {varied: p[varied] + k * step}) for k in (-2, -1, 1, 2)]
         numeric = (shifted[0] - 8.0 * shifted[1] + 8.0 * shifted[2] - shifted[3]) / (12.0 * step)
-        assert float(gradient[varied] - without_gradient[varied]) == pytest.approx(numeric, rel=1e-6, abs=1e-6)
+        assert float(gradient[varied]) == pytest.approx(numeric, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    "name", ["flux of bursts", "trigger", "magnitude", pytest.param("follow-up", marks=pytest.mark.long)]
+    "name",
+    ["trigger", *(pytest.param(name, marks=pytest.mark.long) for name in ("flux of bursts", "magnitude", "follow-up"))],
 )
 def test_simulated_objects_pass_the_selection(name, monte_carlo):
     """Fluxes or magnitudes at one redshift, against the population times the efficiency."""
@@ -193,46 +199,52 @@ def test_fluxes_of_afterglows_are_those_of_detected_ones(monte_carlo):
         fraction = detected_fraction(table, np.array([mean]), np.array([[std**2]]), 0)
         return stats.norm.logpdf(v) + np.log(table.probability_at(mean + std * v)) - np.log(fraction)
 
+    @jax.jit
+    def evaluate(mean, keys):
+        value, tangent = jax.jvp(lambda m: density(m).log_prob(v), (mean,), (1.0,))
+        return value, tangent, jax.vmap(density(mean).sample)(keys)
+
+    keys = jax.random.split(jax.random.key(seed(7)), 1000)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(density(mean).log_prob(v), expected(mean), rtol=0, atol=1e-8)
-        gradient = jax.grad(lambda m: density(m).log_prob(v).sum())(mean)
+        value, tangent, drawn = evaluate(mean, keys)
+    np.testing.assert_allclose(value, expected(mean), rtol=0, atol=1e-8)
     step = 1e-4
     k = np.array([-2, -1, 1, 2])
     numeric = np.array([1, -8, 8, -1]) @ [expected(mean + step * i).sum() for i in k] / (12.0 * step)
-    assert float(gradient) == pytest.approx(numeric, rel=1e-6)
-    drawn = jax.vmap(density(mean).sample)(jax.random.split(jax.random.key(seed(7)), 1000))
+    assert float(tangent.sum()) == pytest.approx(numeric, rel=1e-6)
     rng = np.random.default_rng(seed(8))
     everything = rng.normal(mean, std, 50_000)
     kept = everything[rng.random(50_000) < table.probability_at(everything)]
     monte_carlo.p_value(stats.ks_2samp(mean + std * np.ravel(drawn), kept).pvalue)
 
 
-def test_limits_of_supernovae_are_texts_as_everywhere(monte_carlo):
-    """Densities, written out; draws; one of every survey; and what is refused."""
+def test_limits_of_supernovae_are_texts_as_everywhere():
+    """Densities, written out; one of every survey; and what is refused."""
     data, options = supernovae(), FIXED
-
-    def density(model, **more):
-        with jax.enable_x64(True):
-            return float(log_density(model, (model.bind(data),), {}, TRIPP | more)[0])
-
-    without = density(Supernova(**options))
-    common = Supernova(selection="common", mass_step=False, priors={"Om0": 0.3, "m_lim": 24.0, "m_lim_width": 0.2})
     smooth = Supernova(selection="m_b < 24 +- 0.2", **options)
-    assert density(smooth) == pytest.approx(density(common), rel=1e-12)
+    of_surveys = Supernova(selection="m_b < Normal(24, 0.5) +- 0.2 by group", **options)
+    models = [
+        (Supernova(**options), TRIPP),
+        (Supernova(selection="common", mass_step=False, priors={"Om0": 0.3, "m_lim": 24.0, "m_lim_width": 0.2}), TRIPP),
+        (smooth, TRIPP),
+        (Supernova(selection="c < 0.15", **options), TRIPP),
+        (of_surveys, TRIPP | {"m_b_lim": np.array([24.0])}),
+    ]
+    bound = [model.bind(data) for model, _ in models]
+
+    @jax.jit
+    def densities():
+        return [log_density(model, (arrays,), {}, p)[0] for (model, p), arrays in zip(models, bound, strict=True)]
+
+    with jax.enable_x64(True):
+        without, common, limited, cut, by_survey = map(float, densities())
+    assert limited == pytest.approx(common, rel=1e-12)
     assert Supernova(**smooth.to_config()).to_config() == smooth.to_config()
-    cut = Supernova(selection="c < 0.15", **options)
     covariance = moments_of_supernovae(TRIPP, data)[1]
     fraction = stats.norm.logcdf((0.15 - TRIPP["c_mean"]) / np.sqrt(covariance[:, 0, 0]))
-    assert density(cut) - without == pytest.approx(-fraction.sum(), rel=1e-10)
-    drawn, _ = cut.simulate(jax.random.key(seed(3)), supernovae(300), TRIPP)
-    loc, scale = TRIPP["c_mean"], np.sqrt(covariance[1, 0, 0])
-    expected = stats.truncnorm(-np.inf, (0.15 - loc) / scale, loc, scale)
-    monte_carlo.p_value(stats.kstest(drawn.c[1::3], expected.cdf).pvalue)
-    of_surveys = Supernova(selection="m_b < Normal(24, 0.5) +- 0.2 by group", **options)
+    assert cut - without == pytest.approx(-fraction.sum(), rel=1e-10)
     assert of_surveys.by_survey == ("m_b_lim",)
-    assert density(of_surveys, m_b_lim=np.array([24.0])) == pytest.approx(
-        density(smooth) + stats.norm.logpdf(0.0, 0.0, 0.5), rel=1e-12
-    )
+    assert by_survey == pytest.approx(limited + stats.norm.logpdf(0.0, 0.0, 0.5), rel=1e-12)
     with pytest.raises(DataError, match="expected none beyond the limit; found 2, the first s1"):
         Supernova(selection="m_b < 23", **options).bind(data)
     with pytest.raises(OptionError, match=r"limit of one of x1, c, m_b; found 'm'"):
@@ -241,6 +253,73 @@ def test_limits_of_supernovae_are_texts_as_everywhere(monte_carlo):
         Supernova(selection="m_b < m_limit")
     with pytest.raises(OptionError, match="beside observations='joint' expects a width"):
         Supernova(selection="m_b < 24", observations="joint")
+
+
+def soft_or_bright(index, flux):
+    return jax.scipy.special.ndtr((flux + 12.1 + 0.6 * (index - 1.9)) / 0.4)
+
+
+def test_a_function_of_index_and_flux_of_afterglows(monte_carlo):
+    """Density to 1e-8 and derivatives to 1e-6 of a sum over a grid, and draws of both."""
+    p = {"photon_index_mean": 1.9, "photon_index_std": 0.4, "log10_flux_mean": -12.3, "log10_flux_std": 0.5}
+    choice = DetectionFunction(soft_or_bright, "a trigger")
+    (selection,) = Afterglow(selection=choice).selections
+    u, v = np.array([-1.0, 0.4, 1.7]), np.array([0.3, -0.5, 1.1])
+    population = dist.Normal().expand((3,))
+
+    def chain(p):
+        detection = SourceDetection(selection, p)
+        index, flux = (detection.standardised(name, population, None) for name in ("photon_index", "log10_flux"))
+        return index, lambda u: flux({"photon_index": p["photon_index_mean"] + p["photon_index_std"] * u})
+
+    def density(p):
+        index, flux = chain(p)
+        return index.log_prob(u) + flux(u).log_prob(v)
+
+    def expected(p):
+        mean = np.array([p["photon_index_mean"], p["log10_flux_mean"]])
+        covariance = np.diag([p["photon_index_std"] ** 2, p["log10_flux_std"] ** 2])
+        index, flux = mean[0] + p["photon_index_std"] * u, mean[1] + p["log10_flux_std"] * v
+        log_fraction = np.log(detected_fraction(choice, mean, covariance, None))
+        efficiency = stats.norm.logcdf((flux + 12.1 + 0.6 * (index - 1.9)) / 0.4)
+        return stats.norm.logpdf(u) + stats.norm.logpdf(v) + efficiency - log_fraction
+
+    def draw(key):
+        keys = jax.random.split(key)
+        index, flux = chain(p)
+        drawn = index.sample(keys[0])
+        return jnp.stack([drawn, flux(drawn).sample(keys[1])])
+
+    @jax.jit
+    def evaluate(values, keys):
+        return density(values), jax.jacfwd(density)(values), jax.vmap(draw)(keys)
+
+    found, gradient, drawn = evaluate(p, jax.random.split(jax.random.key(seed(9)), 1000))
+    np.testing.assert_allclose(found, expected(p), rtol=0, atol=1e-8)
+    step = 1e-4
+    for name in p:
+        ends = [expected(p | {name: p[name] + k * step}) for k in (-2, -1, 1, 2)]
+        numeric = (ends[0] - 8.0 * ends[1] + 8.0 * ends[2] - ends[3]) / (12.0 * step)
+        np.testing.assert_allclose(gradient[name], numeric, rtol=1e-6, atol=1e-6, err_msg=name)
+    rng = np.random.default_rng(seed(10))
+    everything = rng.normal(size=(2, 50_000))
+    margin = (
+        p["log10_flux_mean"] + p["log10_flux_std"] * everything[1] + 12.1 + 0.6 * p["photon_index_std"] * everything[0]
+    )
+    kept = everything[:, rng.normal(size=50_000) < margin / 0.4]
+    for ours, theirs, name in zip(np.moveaxis(drawn, 1, 0), kept, ("index", "flux"), strict=True):
+        monte_carlo.p_value(stats.ks_2samp(np.ravel(ours), theirs).pvalue, name=name)
+    with pytest.raises(OptionError, match="expects photon_index_std above 0"):
+        Afterglow(selection=choice, priors={"photon_index_std": 0.0})
+
+
+@pytest.mark.long
+def test_colours_of_simulated_supernovae_are_below_the_cut(monte_carlo):
+    cut = Supernova(selection="c < 0.15", **FIXED)
+    drawn, _ = cut.simulate(jax.random.key(seed(3)), supernovae(300), TRIPP)
+    loc, scale = TRIPP["c_mean"], np.sqrt(moments_of_supernovae(TRIPP, supernovae())[1][1, 0, 0])
+    expected = stats.truncnorm(-np.inf, (0.15 - loc) / scale, loc, scale)
+    monte_carlo.p_value(stats.kstest(drawn.c[1::3], expected.cdf).pvalue)
 
 
 def test_tables_are_read_and_stored(tmp_path):

@@ -1,12 +1,15 @@
 """Injections as the selection of bursts, supernovae and afterglows: density against sums, draws, effective number."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
 from monte_carlo import seed
+from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import special, stats
-from sites import compiled_sites
 from stored_fits import load
 from test_efficiency_everywhere import (
     FIXED,
@@ -18,11 +21,12 @@ from test_efficiency_everywhere import (
     moments_of_bursts,
     supernovae,
 )
+from test_spectral_population import design
 
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.distributions.selection import FoundInjections
-from hbm_jax.models import Afterglow, Golenetskii, Injections, Relation, Supernova
+from hbm_jax.models import Afterglow, Golenetskii, Injections, Relation, SpectralPopulation, Supernova
 from hbm_jax.validation import DataError, OptionError
 
 SOURCES = {
@@ -81,9 +85,9 @@ def true_moments(kind, data):
 def case(kind):
     """The model's options, data, parameters, and values of its latents."""
     if kind is Golenetskii:
-        return {"pooling": "complete"}, bursts(), dict(LINE)
+        return {"pooling": "complete"}, bursts(3), dict(LINE)
     if kind is Supernova:
-        return FIXED, supernovae(), dict(TRIPP)
+        return FIXED, supernovae(3), dict(TRIPP)
     fit = load("afterglow")
     return {}, fit.data, SOURCES | {f"_{name}": np.zeros(len(fit.data)) for name in DRAWN[Afterglow]}
 
@@ -97,21 +101,29 @@ def weights_of(kind, table, data):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_density_is_divided_by_the_share_of_injections(kind):
-    """Of every object, with derivatives; and the effective number is that of the variance of the log likelihood."""
-    table, (options, data, p) = injections(kind, 5000), case(kind)
+    """Of every object, with derivatives; and the effective number is that of the variance of the log likelihood.
+
+    Padding of bursts and supernovae has no weight in any of them.
+    """
+    table, (options, data, p) = injections(kind, 3000), case(kind)
     weights = weights_of(kind, table, data)
     fractions = weights.mean(axis=1)
+    selected, whole = kind(selection=Injections(table), **options), kind(**options)
+    bound = selected.padded(selected.bound(data))[0]
+    if kind is not Afterglow:
+        assert np.shape(jax.tree.leaves(bound)[0])[0] == 10 > len(data)
+    unselected = whole.padded(whole.bound(data))[0]
 
-    def total(model):
-        bound = model.bound(data)
-        return jax.jit(jax.value_and_grad(lambda p: log_density(model, (bound,), {}, p)[0]))
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def change(p):
+        density, trace = log_density(selected, (bound,), {}, p)
+        recorded = {name: trace[name]["value"] for name in trace if "injections" in name}
+        return density - log_density(whole, (unselected,), {}, p)[0], recorded
 
-    selected = kind(selection=Injections(table), **options)
     with jax.enable_x64(True):
-        values = {name: np.asarray(value, float) for name, value in p.items()}
-        (found, gradient), (without, without_gradient) = (total(model)(values) for model in (selected, kind(**options)))
-        assert float(found - without) == pytest.approx(-np.log(fractions).sum(), abs=1e-9)
-        recorded = compiled_sites(selected, selected.bound(data))(values).values
+        (found, recorded), gradient = change({name: np.asarray(value, float) for name, value in p.items()})
+    assert float(found) == pytest.approx(-np.log(fractions).sum(), abs=1e-9)
     # Relative change of the sum of the logarithms by each injection.
     variance = np.var((weights / fractions[:, None]).sum(axis=0)) / len(weights.T)
     assert float(recorded["effective_injections"]) == pytest.approx(len(data) ** 2 / variance, rel=1e-8)
@@ -128,14 +140,16 @@ def test_density_is_divided_by_the_share_of_injections(kind):
                     patched.setitem(parameters, name, p[name] + sign * step)
             shifted.append(-np.log(weights_of(kind, table, data).mean(axis=1)).sum())
     numeric = (shifted[1] - shifted[0]) / (2.0 * step)
-    assert float(gradient[name] - without_gradient[name]) == pytest.approx(numeric, rel=1e-6)
+    assert float(gradient[name]) == pytest.approx(numeric, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [Golenetskii, *(pytest.param(kind, marks=pytest.mark.long) for kind in (Supernova, Afterglow))]
+)
 def test_simulated_objects_are_found_ones(kind, monte_carlo):
     """True values plus errors, against rejection by the efficiency."""
     options, data, p = case(kind)
-    data = data.subset(np.tile(np.arange(len(data)), 100))
+    data = data.subset(np.tile(np.arange(3), 100))
     model = kind(selection=Injections(injections(kind, 20_000, seed(4))), **options)
     drawn, truth = model.simulate(
         jax.random.key(seed(5)), data, {name: value for name, value in p.items() if name[0] != "_"}
@@ -159,6 +173,48 @@ def test_simulated_objects_are_found_ones(kind, monte_carlo):
         monte_carlo.p_value(stats.ks_2samp(a, b).pvalue, name=name)
 
 
+@pytest.mark.long
+def test_injections_of_populations_of_any_spectrum():
+    """Density of the parameters of two sources, one with two spectra, and simulated sources."""
+    rng, num = np.random.default_rng(1), 2000
+    drawn = {"photon_index": rng.normal(2.0, 0.5, num), "log10_flux": rng.normal(-11.7, 0.8, num)}
+    found = rng.random(num) < special.ndtr((drawn["log10_flux"] + 11.6 + 0.2 * (drawn["photon_index"] - 2.0)) / WIDTH)
+    density = stats.norm.pdf(drawn["photon_index"], 2.0, 0.5) * stats.norm.pdf(drawn["log10_flux"], -11.7, 0.8)
+    table = drawn | {"density": density, "found": found.astype(int)}
+    data = design(3, source=["a", "a", "b"], z=[0.1, 0.1, 0.4])
+    model = SpectralPopulation(spectrum="powerlaw", selection=Injections(table))
+    bound = model.prepare(data)
+    p = {name: value for name, value in SOURCES.items() if "nh" not in name}
+    hidden = {"_photon_index": np.array([0.3, -0.2]), "_log10_flux": np.array([0.5, 0.1])}
+
+    @jax.jit
+    @jax.value_and_grad
+    def change(p):
+        parts = []
+        for each in (model, dataclasses.replace(model, selection="none")):
+            parts.append(log_density(handlers.block(each, hide=["counts"]), (bound,), {}, p | hidden)[0])
+        return parts[0] - parts[1]
+
+    def expected(p):
+        weights = found / density
+        for name, values in drawn.items():
+            weights = weights * stats.norm.pdf(values, p[f"{name}_mean"], p[f"{name}_std"])
+        return -2.0 * np.log(weights.mean())
+
+    value, gradient = change(p)
+    assert float(value) == pytest.approx(expected(p), abs=1e-9)
+    for name in p:
+        ends = [expected(p | {name: p[name] + step}) for step in (1e-5, -1e-5)]
+        assert float(gradient[name]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-7), name
+    _, truth = model.simulate(jax.random.key(3), data, p)
+    for source in range(2):  # values of one found injection
+        row = np.abs(drawn["log10_flux"] - truth["log10_flux"][source]).argmin()
+        assert found[row]
+        for name in drawn:
+            assert truth[name][source] == pytest.approx(drawn[name][row], rel=1e-12)
+    assert "selected by injections" in model.description
+
+
 def test_objects_away_from_all_injections_have_the_likelihood_without_selection():
     """One object, beside fifty others that have enough injections."""
     rng = np.random.default_rng(1)
@@ -177,23 +233,6 @@ def test_objects_away_from_all_injections_have_the_likelihood_without_selection(
         padded = FoundInjections(values, log_weights, 4000.0, np.array([2.0, 0.0]))
         assert float(padded.effective_number) == pytest.approx(4000.0, rel=1e-10)
         assert float(padded.smallest_number) == pytest.approx(4000.0, rel=1e-10)
-
-
-@pytest.mark.parametrize("kind", KINDS[:2], ids=lambda kind: kind.__name__)
-def test_padding_has_no_weight(kind):
-    """Density and effective numbers of samples padded to sizes in steps."""
-    options, _, p = case(kind)
-    model = kind(selection=Injections(injections(kind, 1000)), **options)
-    names = ("effective_injections", "injections_per_object")
-    with jax.enable_x64(True):
-        values = {name: np.asarray(value, float) for name, value in p.items()}
-        bound = model.bound((bursts if kind is Golenetskii else supernovae)(11))
-        found = []
-        for arrays in (bound, model.padded(bound)[0]):
-            density, trace = log_density(model, (arrays,), {}, values)
-            found.append([float(density), *(float(trace[name]["value"]) for name in names)])
-    assert np.shape(jax.tree.leaves(model.padded(bound)[0])[0])[0] == 36
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 
 
 @pytest.mark.long
@@ -287,3 +326,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         Relation(selection=table)
     with pytest.raises(OptionError, match="expects latents='marginal'"):
         Golenetskii(selection=table, latents="sampled")
+    with pytest.raises(OptionError, match=r"expected injections, .*; found log10_flux > -12.0"):
+        SpectralPopulation(spectrum="powerlaw", selection="log10_flux > -12 +- 0.1")
+    with pytest.raises(OptionError, match="expects own=\\(\\), one value for each source; found log10_flux"):
+        SpectralPopulation(spectrum="powerlaw", own="log10_flux", selection=table)

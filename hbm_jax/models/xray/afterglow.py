@@ -28,7 +28,7 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
-from hbm_jax.models.efficiency import Efficiency, Injections
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
 from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, record_effective, stored
@@ -95,15 +95,16 @@ class Afterglow(SelectiveModel):
     statistic : str, optional
         ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. The default depends on
         the backgrounds: ``marginal`` where background counts were measured.
-    selection : str, Selection, Efficiency or Injections
+    selection : str, Selection, Efficiency, DetectionFunction or Injections
         Sources that are missing because they are faint: ``"log10_flux > -12 +- 0.1"`` for a smooth limit of the
         unabsorbed flux, whose position and width may have priors, see `hbm_jax.models.selection`;
         ``"log10_flux > log10_flux_limit +- 0.1"`` for limits of the sources in a column;
-        ``"log10_flux from efficiency.csv"`` for an efficiency tabulated in the flux, above 0; ``"counts > 99"``
-        for sources with 100 counts or more in the groups of the fit, background included, which depends on exposure,
-        response, redshift and columns of each source. The latter expects absorbed power laws at known redshifts,
-        no WHIM and fixed Galactic columns. ``"injections from injections.csv"``: the detected fraction is that of
-        simulated sources, see `hbm_jax.models.Injections`.
+        ``"log10_flux from efficiency.csv"`` for an efficiency tabulated in the flux, above 0, or a function of photon
+        index and flux (`hbm_jax.models.DetectionFunction`); ``"counts > 99"`` for sources with 100 counts or more in
+        the groups of the fit, background included, which depends on exposure, response, redshift and columns of each
+        source. The latter expects absorbed power laws at known redshifts, no WHIM and fixed Galactic columns.
+        ``"injections from injections.csv"``: the detected fraction is that of simulated sources, see
+        `hbm_jax.models.Injections`.
     abundances : str
         Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
@@ -141,7 +142,7 @@ class Afterglow(SelectiveModel):
     galactic: Literal["fixed", "error", "free"] = field(default="fixed", metadata={"help": "fixed, error, free"})
     host: Literal["normal", "skew-normal"] = field(default="normal", metadata={"help": "normal, skew-normal"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
-    selection: str | Selection | Efficiency | Injections = field(
+    selection: str | Selection | Efficiency | DetectionFunction | Injections = field(
         default=NONE, metadata={"help": "sources that are missing, as in 'log10_flux > -12 +- 0.1' or 'counts > 99'"}
     )
     abundances: str = field(default="wilm", metadata={"help": ", ".join(ABUNDANCES)})
@@ -274,7 +275,7 @@ class Afterglow(SelectiveModel):
         num, num_groups = np.shape(bound.statistic.counts)
         columns, detection = self._population_of_columns(p), detection_of(self.selections, p, bound)
         if detection is not None and isinstance(detection.selection, Injections):
-            detection = detection.with_injections(self.selected_values, columns, num)
+            detection = detection.with_injections(self.selected_values, num, columns)
             record_effective(detection.found)
         with numpyro.plate("source", num, dim=-1):
             latents: dict[str, Any] = {"nh_mw": self._galactic(bound)}

@@ -1,8 +1,8 @@
-"""Selection of X-ray sources: a limit of the true flux, a cut in the observed counts of each source, or injections.
+"""Selection of X-ray sources: by the true flux, by the observed counts of each source, by a function, or by injections.
 
 Detected sources are a part of the population. With a limit of the flux it is the mean of a normal distribution function
-over normal fluxes, in closed form. With a cut in counts it depends on exposure, response, redshift and Galactic column
-of each source, and on flux, photon index and column of the host.
+over normal fluxes, in closed form, and with a function of index and flux a quadrature. With a cut in counts it depends
+on exposure, response, redshift and Galactic column of each source, and on flux, photon index and column of the host.
 """
 
 import dataclasses
@@ -21,11 +21,10 @@ from numpyro import distributions as dist
 from hbm_jax.data.xray.afterglows import LIMIT
 from hbm_jax.distributions.detected import Detected, DrawnFromInjections
 from hbm_jax.distributions.selection import FoundInjections
-from hbm_jax.models.efficiency import Efficiency, Injections, refuse_narrow
-from hbm_jax.models.selection import Selection
+from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections, refuse_narrow
 from hbm_jax.validation import DataError, OptionError, Remedy
 
-FLUX, COUNTS, COLUMN = "log10_flux", "counts", "log10_nh"
+INDEX, FLUX, COUNTS, COLUMN = "photon_index", "log10_flux", "counts", "log10_nh"
 # Table of counts: range and degree of the photon index; grid of log10 of the column of the host [1e22 cm^-2].
 INDICES, DEGREE = (-1.0, 5.0), 17
 LOWEST, STEP, NUM_COLUMNS = -3.0, 0.1, 71
@@ -154,7 +153,7 @@ class SourceDetection:
 
     Attributes
     ----------
-    selection : Selection or Efficiency
+    selection : Selection, Efficiency, DetectionFunction or Injections
         The selection.
     p : mapping of str to scalar
         Means and standard deviations of the populations, and the parameters of the selection.
@@ -175,12 +174,12 @@ class SourceDetection:
     first_site: str = ""
     drawn: Mapping[str, Any] | None = field(default=None)
 
-    def with_injections(self, sites: Sequence[str], population: Any, num: int) -> "SourceDetection":
-        """Return the selection of ``num`` sources by injections, with a ``population`` of log10 of the columns."""
+    def with_injections(self, sites: Sequence[str], num: int, population: Any = None) -> "SourceDetection":
+        """Return the selection of ``num`` sources by injections, with the ``population`` of columns if not normal."""
         injected, p = self.selection.selection(sites), self.p
         values = lax.optimization_barrier(jnp.asarray(injected.values))  # as `InjectedSelection.found`
         populations = [dist.Normal(p[f"{site}_mean"], p[f"{site}_std"]) for site in sites]
-        if sites[-1] == COLUMN:
+        if population is not None:
             populations[-1] = population
         log_density = sum(each.log_prob(values[:, k]) for k, each in enumerate(populations))
         found = FoundInjections(values, log_density - injected.log_density, injected.num, num)
@@ -230,6 +229,8 @@ class SourceDetection:
             return Detected(
                 prior, lambda v: jnp.exp(log_efficiency_of_table(v)), fraction_of_table, log_efficiency_of_table
             )
+        if isinstance(self.selection, DetectionFunction):
+            return self._by_function(site, prior)
         if site == FLUX and limit is None:
             name, name_of_width = self.selection.names
             margin = (p["log10_flux_mean"] - p[name]) / p["log10_flux_std"]
@@ -256,6 +257,28 @@ class SourceDetection:
             return limit.detected(counts + p["log10_flux_mean"], p["log10_flux_std"])
 
         return Detected(prior, detected_at_index)
+
+    def _by_function(self, site: str, prior: Any) -> Any:
+        """Return the result of `standardised` for a function of photon index and flux."""
+        p, function = self.p, self.selection.detection({}, None)
+        moments = [(p[f"{name}_mean"], p[f"{name}_std"]) for name in (INDEX, FLUX)]
+        (index_mean, index_std), (flux_mean, flux_std) = moments
+        if site == INDEX:
+            covariance = [[index_std**2], [0.0, flux_std**2]]
+            fraction = jnp.broadcast_to(function.log_detected([index_mean, flux_mean], covariance), prior.batch_shape)
+            return Detected(
+                prior, lambda v: function.probability_given_first(index_mean + index_std * v, *moments[1]), fraction
+            )
+        if site != FLUX:
+            return prior
+
+        def flux_distribution(values):
+            def efficiency(v):
+                return function.function(values[INDEX], flux_mean + flux_std * v)
+
+            return Detected(prior, efficiency, log_efficiency=lambda v: jnp.log(efficiency(v)))
+
+        return flux_distribution
 
     def observed_counts(self, distribution: Any) -> Any:
         """Return the distribution of the observed counts of detected sources, from that of all sources."""
@@ -405,8 +428,11 @@ def check_options(model: Any) -> None:
     if isinstance(part, Efficiency):
         _check_efficiency(part, option, sites)
         return
-    if not isinstance(part, Selection):
-        raise OptionError(f"{option}: expected a limit, or an efficiency in {FLUX}; found a function.")
+    if isinstance(part, DetectionFunction):
+        if tuple(site for site in sites if site in (INDEX, FLUX)) != (INDEX, FLUX):
+            raise OptionError(f"{option}: expected a spectrum with {INDEX} and {FLUX}; found {', '.join(sites)}.")
+        refuse_narrow(option, model.all_priors, [f"{INDEX}_std", f"{FLUX}_std"])
+        return
     is_supported = part.quantity in (FLUX, COUNTS) and part.missing == "below" and not part.by_group
     if part.of_objects:
         is_supported = is_supported and part.quantity == FLUX and part.limit == LIMIT

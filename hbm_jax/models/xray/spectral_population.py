@@ -24,10 +24,12 @@ from numpyro import distributions as dist
 from hbm_jax.data import DataError, SourceSpectra
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
-from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.efficiency import Injections, refuse_narrow
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.selection import NONE, SelectiveModel, as_selections, record_effective, stored
 from hbm_jax.models.varying import Varying, varying_of
+from hbm_jax.models.xray.detection import SourceDetection
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
 from hbm_jax.models.xray.population import POPULATIONS
 from hbm_jax.models.xray.spectrum_information import SpectrumInformation
@@ -39,7 +41,7 @@ from hbm_jax.spectra.model.composition import Parameter, components_of
 from hbm_jax.spectra.model.factors import FluxScale
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
-from hbm_jax.validation import energy_band
+from hbm_jax.validation import OptionError, energy_band
 
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
@@ -88,7 +90,7 @@ class FoldedSources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectralPopulation(PopulationModel):
+class SpectralPopulation(SelectiveModel):
     """Hierarchical model of X-ray sources with any model expression; calling it with data is a NumPyro program.
 
     Raises ValueError for an unknown option or prior name, an expression without an additive component, or a parameter
@@ -113,6 +115,10 @@ class SpectralPopulation(PopulationModel):
         Whether each instrument after the first has a factor ``calibration``, the same for all sources.
     statistic : str, optional
         As in `SpectralFit`; of counts.
+    selection : str or Injections
+        Sources that are missing: ``"injections from injections.csv"``, simulated sources that were found or not, with
+        the true values of all parameters that have populations, see `hbm_jax.models.Injections`. It expects one value
+        of each parameter for a source.
     band : (float, float)
         Observed energy range of fluxes [keV].
     priors : mapping of str to Distribution, float or str
@@ -124,8 +130,9 @@ class SpectralPopulation(PopulationModel):
     The population is normal in the parameter, its logarithm or its logit, according to the default prior of its
     component; see `hbm_jax.models.varying.varying_of`. Outside the grid of a table model the likelihood is 0. Folds and
     their measured errors are those of `SpectralFit`. The coordinates are those in which the posterior would be standard
-    normal if the likelihood of each spectrum were. There is no selection: the population is that of the sources in
-    the sample.
+    normal if the likelihood of each spectrum were. Limits as in `Afterglow` are refused, because an expression need
+    not have a flux that a survey measures: the detection of its sources is simulated instead. Without a selection the
+    population is that of the sources in the sample.
 
     Examples
     --------
@@ -143,6 +150,9 @@ class SpectralPopulation(PopulationModel):
     known: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with known values in the table"})
     calibration: bool = field(default=False, metadata={"help": "whether instruments after the first have a factor"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
+    selection: str | Injections = field(
+        default=NONE, metadata={"help": "sources that are missing, 'injections from injections.csv'"}
+    )
     band: tuple[float, float] = field(default=(0.3, 10.0), metadata={"help": "energy range of the flux [keV]"})
 
     def check_options(self) -> None:
@@ -168,6 +178,35 @@ class SpectralPopulation(PopulationModel):
         reserved = [name for name in self.table if name in RESERVED]
         if reserved:
             raise ValueError(f"SpectralPopulation: expected no parameter {reserved[0]!r}; give its component a label.")
+        object.__setattr__(
+            self, "selection", stored(as_selections(self.selection, "SpectralPopulation", limits_only=False))
+        )
+        self._check_selection()
+
+    def _check_selection(self) -> None:
+        """Raise OptionError for a selection other than by injections, or with values for each epoch."""
+        option = f"SpectralPopulation: selection={str(self.selection)!r}"
+        for part in self._stated_selections:
+            if not isinstance(part, Injections):
+                raise OptionError(f"{option}: expected injections, 'injections from injections.csv'; found {part}.")
+            if self.own:
+                raise OptionError(f"{option} expects own=(), one value for each source; found {listed(self.own)}.")
+            part.selection(self.selected_values)  # raises for a table that cannot be read
+            refuse_narrow(option, self.all_priors, [f"{site}_std" for site in self.selected_values])
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Any, ...]:
+        """The selection as the option defines it."""
+        return precomputed(lambda: as_selections(self.selection, "SpectralPopulation", limits_only=False))
+
+    @property
+    def selected_values(self) -> tuple[str, ...]:
+        """Names of the true values of injections: the parameters of the sources that have populations."""
+        return tuple(varying.site for varying in self.sites)
+
+    def num_selected(self, data: Any) -> int:
+        """Return the number of sources in the data or bound data."""
+        return data.num_sources if isinstance(data, FoldedSources) else len(data)
 
     def expression(self, z: Any) -> Component:
         """Return the model expression of spectra of sources at redshifts ``z``, a number or (S,)."""
@@ -311,8 +350,12 @@ class SpectralPopulation(PopulationModel):
         of_source, of_epoch = bound.information.coordinates(means, stds, num, bound.num_sources)
         values: dict[str, Any] = {}
         V = []
+        detection = None
+        for part in self.selections:
+            detection = SourceDetection(part, p).with_injections(self.selected_values, bound.num_sources)
+            record_effective(detection.found)
         with numpyro.plate("source", bound.num_sources, dim=-1):
-            sampled = of_source.sample(self.sites[:num], means[:num], stds[:num])
+            sampled = of_source.sample(self.sites[:num], means[:num], stds[:num], detection)
         for varying, x, mean, std in zip(self.sites[:num], sampled, means[:num], stds[:num], strict=True):
             V.append(((x - mean) / std)[bound.information.source])
             values[varying.parameter] = varying.value(x)[bound.source]
@@ -372,4 +415,5 @@ class SpectralPopulation(PopulationModel):
         """One line for reports."""
         untied = f", {', '.join(self.own)} of each epoch" if self.own else ""
         factors = ", with factors of the instruments" if self.calibration else ""
-        return f"Population of X-ray sources, {self.spectrum}{untied}{factors}"
+        selected = f", selected by {self.selection}" if self.selections else ""
+        return f"Population of X-ray sources, {self.spectrum}{untied}{factors}{selected}"

@@ -49,13 +49,19 @@ class Whitening:
         slope = self.slope - sum((self.cross[:, :, k] * value[:, None] for k, value in enumerate(V)), jnp.zeros(()))
         return Whitening(self.precision, slope)
 
-    def sample(self, sites: Sequence[Varying], means: Sequence[Any], stds: Sequence[Any]) -> list[Any]:
-        """Sample the values of sites with normal populations, (M,) each."""
+    def sample(
+        self, sites: Sequence[Varying], means: Sequence[Any], stds: Sequence[Any], detection: Any = None
+    ) -> list[Any]:
+        """Sample values of sites with normal populations, (M,) each, of sources selected by a `SourceDetection`."""
         if not sites:
             return []
         normal = dist.Normal().expand((len(self.slope),))
+
+        def prior(site: str) -> Any:
+            return normal if detection is None else detection.standardised(site, normal, None)
+
         coordinates = {
-            v.site: Coordinate(normal, lambda V, mean=mean, std=std: mean + std * V)
+            v.site: Coordinate(prior(v.site), lambda V, mean=mean, std=std: mean + std * V)
             for v, mean, std in zip(sites, means, stds, strict=True)
         }
         return sample_together(coordinates, self.precision, self.slope)

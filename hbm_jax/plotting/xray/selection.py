@@ -9,7 +9,7 @@ from scipy.special import gammainc, ndtr
 from hbm_jax.data import Afterglows
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow, Efficiency, Injections
+from hbm_jax.models import Afterglow, DetectionFunction, Efficiency, Injections
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import (
@@ -112,6 +112,8 @@ def _probability(fit: Fit, model: Afterglow, drawn: dict[str, np.ndarray]) -> np
     (part,) = model.selections
     if isinstance(part, Efficiency):
         return part.probability_at(drawn["log10_flux"])
+    if isinstance(part, DetectionFunction):
+        return np.broadcast_to(np.asarray(part.function(drawn["photon_index"], drawn["log10_flux"])), NUM)
     if part.quantity == "log10_flux":
         width = float(parameter(fit, part.names[1]).mean())
         return ndtr((drawn["log10_flux"] - np.resize(_flux_limits(fit, part), NUM)) / width)

@@ -179,7 +179,9 @@ class _Multiplied:
         if factor is not None:
             factors = factor(values)
             at_nodes = at_nodes * factors.reshape(*factors.shape[:-1], *powers.shape[-2:])
-        smallest = 0.5 * jnp.min(at_nodes, axis=-1)  # a cubic may be negative where the factor falls steeply
+        # A cubic may be negative where the factor falls steeply. The derivative of `jnp.min` would be NaN where XLA
+        # computes the values twice and rounds them differently; that of `jnp.minimum` is finite.
+        smallest = 0.5 * functools.reduce(jnp.minimum, (at_nodes[..., k] for k in range(NUM_NODES)))
         means = (jnp.maximum(jnp.sum(weights * at_nodes, axis=-1), smallest) for _, weights in parts)
         return functools.reduce(jnp.add, (photons * mean for (photons, _), mean in zip(parts, means, strict=True)))
 
