@@ -135,7 +135,14 @@ def thinned(data: Supernovae, every: int) -> Supernovae:
     return data if every == 1 else data.subset(np.sort(np.argsort(data.z_cmb, kind="stable")[::every]))
 
 
-def row_of(name: str, folder: Path, every: int, **options_of_sampling) -> dict:
+def fitted(model: Supernova, data: Supernovae, checkpoint: Path | None, **options) -> hbm.Fit:
+    """Fit the model, or continue the fit that a killed process left in the folder of its checkpoint."""
+    if checkpoint is not None and checkpoint.exists():
+        return hbm.resume(checkpoint, model, data, progress=False)
+    return hbm.sample(model, data, checkpoint=checkpoint, progress=False, **options)
+
+
+def row_of(name: str, folder: Path, every: int, checkpoints: Path | None = None, **options_of_sampling) -> dict:
     """Fit one configuration and return what is reported of it."""
     nuisances, options = CONFIGURATIONS[name]
     start = time.perf_counter()
@@ -145,7 +152,9 @@ def row_of(name: str, folder: Path, every: int, **options_of_sampling) -> dict:
     row = {"configuration": name, "supernovae": len(data), "read_and_bind_s": time.perf_counter() - start}
     row["evaluation_ms"] = evaluation_time(model, bound)
     start = time.perf_counter()
-    fit = hbm.sample(model, data, progress=False, **options_of_sampling)
+    checkpoint = None if checkpoints is None else checkpoints / name.replace(" ", "_").replace(",", "")
+    row["continued"] = checkpoint is not None and checkpoint.exists()  # then fit_s is of the last process alone
+    fit = fitted(model, data, checkpoint, **options_of_sampling)
     row["fit_s"] = time.perf_counter() - start
     start = time.perf_counter()
     check = fit.model_check
@@ -218,6 +227,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sample")
     parser.add_argument("--only", nargs="*", default=list(CONFIGURATIONS), help="configurations")
     parser.add_argument("--out", type=Path, help="JSON lines file to which rows are added")
+    parser.add_argument("--checkpoints", type=Path, help="folder of unfinished fits, which another call continues")
     parser.add_argument("--influence", nargs="*", default=["no offsets"], help="configurations without each survey")
     for option, default in (("seed", 0), ("num-chains", 4), ("every", 1)):
         parser.add_argument(f"--{option}", type=int, default=default)
@@ -230,7 +240,7 @@ def main() -> None:
     names = ("seed", "num_chains", "num_warmup", "num_samples", "max_seconds")
     options = {option: getattr(given, option) for option in names if getattr(given, option) is not None}
     for name in [name for name in given.only if name not in done]:
-        row = row_of(name, given.data, given.every, **options)
+        row = row_of(name, given.data, given.every, given.checkpoints, **options)
         print(json.dumps(row), flush=True)
         if given.out:
             with given.out.open("a") as file:
