@@ -212,7 +212,7 @@ def test_log_density_with_skew_hosts(prepared):
         assert value == pytest.approx(expected + log_likelihoods(prepared, own(found)).sum(), rel=1e-12)
 
 
-@pytest.mark.parametrize("sightlines", [False, True])
+@pytest.mark.parametrize("sightlines", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_log_density_with_a_medium(with_whim, sightlines):
     _, prepared = with_whim
     n0 = np.array([-6.8, -7.3])

@@ -59,10 +59,14 @@ def run(model, prepared):
         trace = sites(dict(zip(hidden, flat.reshape(len(hidden), NUM), strict=True)))
         return jnp.concatenate([trace[v.site]["value"] for v in model.medium.sites])
 
-    slopes = jax.jit(jax.jacfwd(parameters))(np.zeros(NUM * len(hidden)))
-    density = float(jax.jit(lambda h: log_density(model, (prepared,), {}, hyper | h)[0])(hidden))
-    trace = jax.jit(lambda h: {n: s["value"] for n, s in sites(h).items() if s["type"] != "plate"})(hidden)
-    return trace, density - np.linalg.slogdet(np.asarray(slopes))[1], hyper
+    @jax.jit
+    def evaluated(h):
+        slopes = jax.jacfwd(parameters)(jnp.zeros(NUM * len(hidden)))
+        density = log_density(model, (prepared,), {}, hyper | h)[0]
+        return slopes, density, {name: site["value"] for name, site in sites(h).items() if site["type"] != "plate"}
+
+    slopes, density, trace = evaluated(hidden)
+    return trace, float(density) - np.linalg.slogdet(np.asarray(slopes))[1], hyper
 
 
 @pytest.mark.parametrize(
@@ -105,10 +109,11 @@ def test_density_and_counts_of_an_expression(text, names, data, covered):
         prior += stats.norm.logpdf(mean, *v.mean) + stats.halfnorm.logpdf(std, scale=v.std)
         prior += stats.norm.logpdf(trace[v.site], mean, std).sum()
     with jax.enable_x64(True):
-        likelihood = float(jnp.sum(prepared.statistic.log_likelihood(expected)))
+        likelihood = float(jax.jit(lambda expected: jnp.sum(prepared.statistic.log_likelihood(expected)))(expected))
     assert density == pytest.approx(prior + likelihood, rel=1e-9)
 
 
+@pytest.mark.long
 def test_coordinates_are_about_the_best_there_is(data):
     """At coordinates of 0 the log density of each source is near its maximum, whatever the expression."""
     model = Afterglow(spectrum="tbabs(mw) * ztbabs(host) * cutoffpl")

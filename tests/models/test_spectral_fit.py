@@ -199,7 +199,9 @@ def test_goodness_of_a_good_fit_and_of_a_bad_one(fitted, prepared, monte_carlo):
     assert MODEL.goodness(prepared[1], bad, seed=seed(1), num_simulations=200).total_p_value == 1 / 201
 
 
-@pytest.mark.parametrize("spectrum", ["PowerLaw() * tbabs", "(PowerLaw() + gauss(fe)) * tbabs"])
+@pytest.mark.parametrize(
+    "spectrum", [pytest.param("PowerLaw() * tbabs", marks=pytest.mark.long), "(PowerLaw() + gauss(fe)) * tbabs"]
+)
 def test_spectra_of_a_survey_are_bound_with_arrays_of_the_same_shapes(two, spectrum):
     """Each of the spectra, which differ in their numbers of groups, has the likelihood that it has alone."""
     model = SpectralFit(spectrum, priors={"photon_index": "Uniform(-1, 5)", "log10_flux": "Uniform(-14, -8)"})

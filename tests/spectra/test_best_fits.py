@@ -11,7 +11,7 @@ from astropy.cosmology import FlatLambdaCDM
 from jax import monitoring
 from scipy import optimize
 from scipy.integrate import quad
-from scipy.special import gammaln
+from scipy.special import gammaln, ndtr
 from scipy.stats import chi2, norm
 from small_ogip import small_arf, small_rmf, small_spectrum
 
@@ -42,12 +42,12 @@ def stack():
 def best(stack):
     line = "powerlaw + gauss(fe)"
     priors = {"fe_energy": 3.0, "fe_sigma": 0.2, "fe_log10_amplitude": "Uniform(-8, -1)"}
-    return best_fit(SpectralFit(line, priors=priors), stack, num_simulations=0, num_starts=3)
+    return best_fit(SpectralFit(line, priors=priors), stack, num_simulations=20, num_starts=3)
 
 
 def plain(stack, index, log10_amplitude, log10_line, energy=3.0, sigma=0.2):
     """-2 log likelihood written out."""
-    line = 10**log10_line * np.diff(norm(energy, sigma).cdf(RESPONSE.energy))
+    line = 10**log10_line * np.diff(ndtr((RESPONSE.energy - energy) / sigma))
     mean = 1234.5678901234 * RESPONSE.fold(photons(index, 10**log10_amplitude, RESPONSE.energy) + line)
     counts = stack.counts[0]
     return -2 * (counts * np.log(mean) - mean - gammaln(counts + 1)).sum()
@@ -216,6 +216,7 @@ def test_the_upper_limit_of_a_line_is_where_the_statistic_has_risen_by_2_706(fai
     np.testing.assert_allclose(at_limits, 2.706, atol=1e-3)
 
 
+@pytest.mark.long
 def test_fluxes_have_values_where_parameters_are_at_bounds_and_lines_outside_the_band(stack):
     """A parameter at its bound is held there: the intervals are those of a fit in which it is fixed."""
     line = "powerlaw + gauss(fe)"
@@ -302,9 +303,7 @@ def test_the_photon_flux_of_a_line_includes_constant_factors(stack):
     assert table.loc["photon flux", "value"] == pytest.approx(flux, rel=1e-6)
 
 
-def test_a_stored_best_fit_is_the_same(stack, tmp_path):
-    model = SpectralFit("powerlaw", background_spectrum=None, priors={"photon_index": "Uniform(-1, 4)"})
-    best = best_fit(model, stack, num_simulations=20, num_starts=1, level=0.9)
+def test_a_stored_best_fit_is_the_same(best, tmp_path):
     names = {path.name for path in best.save(tmp_path / "best")}
     assert {"best_fit.npz", "parameters.csv", "spectra.pdf"} <= names
     again = hbm.load(tmp_path / "best")

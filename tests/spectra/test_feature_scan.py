@@ -39,7 +39,9 @@ def stack_of(spectrum, truth, exposures=(2e5,)):
         pytest.param(
             "(po + gauss(x))", {"x_energy": 6.4, "x_sigma": 0.05, "x_log10_amplitude": -4.3}, marks=pytest.mark.long
         ),
-        ("(po + gauss(x))", {"x_energy": 6.4, "x_sigma": 0.05, "x_log10_amplitude": -4.8}),
+        pytest.param(
+            "(po + gauss(x))", {"x_energy": 6.4, "x_sigma": 0.05, "x_log10_amplitude": -4.8}, marks=pytest.mark.long
+        ),
         pytest.param("po * edge(x)", {"x_energy": 3.2, "x_max_tau": 0.5}, marks=pytest.mark.long),
         pytest.param("po * gabs(x)", {"x_energy": 4.1, "x_sigma": 0.1, "x_strength": 0.15}, marks=pytest.mark.long),
     ],

@@ -1,7 +1,5 @@
 """A background with Gaussian errors integrated out: against adaptive integrals by SciPy."""
 
-import itertools
-
 import jax
 import numpy as np
 import pytest
@@ -34,7 +32,7 @@ COUNTS, EXPECTED, BACKGROUND, ERROR = np.array(CASES, float).T
 
 def log_integral(S, mu, b0, s):
     """Log of the integral over b >= 0, relative to the largest integrand."""
-    b = np.linspace(max(b0 - 60 * s, 0.0), max(b0, 0.0) + 60 * s, 400_001)
+    b = np.linspace(max(b0 - 60 * s, 0.0), max(b0, 0.0) + 60 * s, 20_001)
     density = stats.truncnorm(-b0 / s, np.inf, loc=b0, scale=s)
 
     def log_integrand(x):
@@ -44,12 +42,12 @@ def log_integral(S, mu, b0, s):
     largest = values.max()
     inside = b[values > largest - 60.0]
     ends = max(inside[0] - (b[1] - b[0]), 0.0), inside[-1]
-    cuts = np.linspace(*ends, 41)
-    parts = [
-        integrate.quad(lambda x: np.exp(log_integrand(x) - largest), *cut, epsabs=0, epsrel=1e-11)[0]
-        for cut in itertools.pairwise(cuts)
-    ]
-    return largest + np.log(sum(parts))
+    parts, error = integrate.quad_vec(
+        lambda cell: np.exp(log_integrand(ends[0] + (np.arange(40) + cell) * np.ptp(ends) / 40) - largest), 0.0, 1.0,
+        epsabs=0, epsrel=1e-11,
+    )  # fmt: skip
+    assert error < 1e-9 * np.linalg.norm(parts)
+    return largest + np.log(parts.sum() * np.ptp(ends) / 40)
 
 
 def test_the_likelihood_is_the_integral_over_the_background():
@@ -84,7 +82,7 @@ def test_a_known_background_is_added_to_the_source():
 
 def test_draws_follow_the_likelihood(monte_carlo):
     # Counts of one channel: the share of each number of counts is its likelihood.
-    num, mu, b0, s = 20_000, 0.7, 0.3, 0.9
+    num, mu, b0, s = 5000, 0.7, 0.3, 0.9
     statistic = prepare("marginal", np.zeros(num), np.full(num, b0), background_error=np.full(num, s))
     expected = np.full(num, mu)
     drawn = np.asarray(jax.jit(lambda key: statistic.draw_counts(key, expected))(jax.random.key(seed(4))))

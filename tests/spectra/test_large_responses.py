@@ -110,7 +110,7 @@ def test_lines_and_continuum_of_large_responses_take_one_product(absorbed, monke
     assert found.response.order is not None
     expected = np.asarray(jax.jit(lambda source, values: source(values))(found, values))
     for row, (energy, matrix) in enumerate(responses):
-        plain = np.asarray(photons(model, energy)(values)) @ matrix
+        plain = np.asarray(jax.jit(photons(model, energy))(values)) @ matrix
         np.testing.assert_allclose(expected[row], plain, rtol=1e-9)
 
 

@@ -142,7 +142,7 @@ def test_lines_in_many_bins_are_added_in_windows_and_beyond(sigmas):
     np.testing.assert_allclose(forward, expected.sum(), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("double", [pytest.param(True, marks=pytest.mark.long), False])
 def test_second_derivatives_are_finite_however_few_photons_are_in_a_bin(double):
     """Also of fractions whose third power underflows, as in bins far below a line."""
     with jax.enable_x64(double):
@@ -195,14 +195,14 @@ def test_a_broken_power_law_has_no_error_where_it_breaks():
     nodes = 0.5 * (pieces[1:] + pieces[:-1])[:, None] + half * x
     density = np.where(nodes < 2.0037, 1.0 / nodes, 2.0037**3 / nodes**4) * np.exp(-0.5 * precise_cross_section(nodes))
     exact = np.bincount(np.searchsorted(EDGES, nodes[:, 0]) - 1, (density * half * w).sum(axis=1))
-    np.testing.assert_allclose(np.asarray(photons(spectrum, EDGES)(values)), exact, rtol=2e-6)
+    np.testing.assert_allclose(np.asarray(jax.jit(photons(spectrum, EDGES))(values)), exact, rtol=2e-6)
 
 
 def test_a_component_with_an_antiderivative_keeps_its_photons():
     values = {"centre": jnp.array([2.0003, EDGES[331], 7.1]), "log10_amplitude": 0.5}
-    total = np.asarray(photons(spike(), EDGES)(values)).sum(axis=1)
+    total = np.asarray(jax.jit(photons(spike(), EDGES))(values)).sum(axis=1)
     np.testing.assert_allclose(total, 10**0.5, rtol=1e-12)
-    absorbed = np.asarray(photons(spike() * Absorption(), EDGES)(values | {"nh": 0.5})).sum(axis=1)
+    absorbed = np.asarray(jax.jit(photons(spike() * Absorption(), EDGES))(values | {"nh": 0.5})).sum(axis=1)
     np.testing.assert_allclose(absorbed, total * np.exp(-0.5 * precise_cross_section(values["centre"])), rtol=0.01)
     with pytest.raises(ValueError, match="expected no antiderivative of a multiplicative component"):
         component({}, kind="multiplicative", antiderivative=lambda energy: energy)
@@ -246,7 +246,7 @@ def test_a_population_of_lines_is_folded_exactly(instrument):
     expected = np.asarray(jax.jit(lambda f, v: f(v))(found, values))
     for row in range(3):
         source, own = spectrum.of_source(row), {k: v if np.ndim(v) == 0 else v[row] for k, v in values.items()}
-        np.testing.assert_allclose(expected[row], np.asarray(photons(source, energy)(own)) @ matrix, rtol=1e-6)
+        np.testing.assert_allclose(expected[row], np.asarray(jax.jit(photons(source, energy))(own)) @ matrix, rtol=1e-6)
     slopes = jax.jit(jax.grad(lambda v, f: jnp.sum(jnp.log(f(v)))))(
         {k: jnp.asarray(v) for k, v in values.items()}, found
     )
@@ -273,7 +273,7 @@ def test_where_nodes_do_not_suffice_the_bins_are_folded(instrument):
     assert found.density is None
     assert found.errors[0] < 1e-3
     one = {name: value[3] for name, value in tried.items()}
-    exact = np.asarray(photons(spectrum, energy)(one)) @ matrix
+    exact = np.asarray(jax.jit(photons(spectrum, energy))(one)) @ matrix
     np.testing.assert_allclose(np.asarray(found(one))[0], exact, rtol=1e-7)
 
 
@@ -286,7 +286,7 @@ def test_the_reference_of_smooth_spectra_is_that_of_the_bins(instrument):
     tried |= {"e_cut": np.geomspace(1.0, 50.0, 16), "mw_nh": np.full(16, 0.1), "host_nh": np.geomspace(0.01, 10.0, 16)}
     found = fold(spectrum, energy, matrix, counts, tried, tolerance=0.0)
     one = {name: value[::5] for name, value in tried.items()}
-    exact = np.asarray(photons(spectrum, energy)(one)) @ matrix
+    exact = np.asarray(jax.jit(photons(spectrum, energy))(one)) @ matrix
     on_nodes = np.asarray(spectrum.on(found.nodes.energy)(one)) @ found.nodes.matrix.T
     np.testing.assert_allclose(on_nodes, exact, rtol=1e-8, atol=1e-9 * exact.max())
     assert max(found.errors[0], found.exact_errors[0]) < 1e-7
