@@ -56,7 +56,7 @@ def cases() -> Iterator[tuple[str, object, object]]:
 
 
 def certificate(cases: Iterable[tuple[str, object, object]], replicates: int, output: Path | None, **options):
-    """Calibrate each case that is not in the file, print the result and add it to the file."""
+    """Calibrate each case, print the result and add it to the file; cases that the file has are not repeated."""
     import hbm_jax as hbm
 
     hbm.use_every_core()

@@ -147,11 +147,11 @@ def test_what_was_not_run_is_shown_with_its_reason(suite, program, tmp_path, fai
 def test_a_process_has_its_time_and_no_more(program, tmp_path):
     """Nor have those it began, which would go on by themselves."""
     alive = tmp_path / "alive"
-    text = f"(sleep 1.5; touch {alive}) & echo 'ValueError: because'; wait"
+    text = f"(sleep 0.6; touch {alive}) & echo 'ValueError: because'; wait"
     status, said = program.run_within(["sh", "-c", text], 0.3, tmp_path / "log")
     assert status == -9
     assert program.error_in(said, status) == "ValueError: because"
-    time.sleep(1.6)
+    time.sleep(0.8)
     assert not alive.exists()
     assert program.run_within(["sh", "-c", "exit 3"], 60.0, tmp_path / "log") == (3, [])
     assert program.error_in([], 3) == "exit status 3"

@@ -221,6 +221,19 @@ def test_failures_are_counted_and_an_interrupted_calibration_is_none(monkeypatch
         run(30)
 
 
+def without_slope(x, y=None):
+    """`line` with its slope integrated out."""
+    error = numpyro.sample("error", dist.Gamma(4.0, 4.0))
+    numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(4), error**2 * jnp.eye(4) + jnp.outer(x, x)), obs=y)
+
+
+def test_parameters_that_are_integrated_out_are_not_ranked(monkeypatch):
+    monkeypatch.setattr(calibration, "fit_each", Fitted(dict.fromkeys(("error", "lp"), RNG.gamma(4.0, size=(2, 99)))))
+    assert list(run(30, fitted=without_slope).ranks) == ["error"]
+    with pytest.raises(ValueError, match="slope"):
+        run(30, fitted=without_slope, parameters=["slope"])
+
+
 @pytest.mark.long
 def test_another_program_may_be_fitted(monkeypatch):
     """Its log density is ranked where it has the same latent sites."""

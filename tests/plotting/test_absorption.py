@@ -41,14 +41,15 @@ def test_ions_of_an_element():
 
 
 def test_whim_one_parameter_after_the_other():
-    figure = whim_transmission({"z": (0.5, 3.0), "n0": (1e-8, 1e-7)}, log10_T=6.2)
+    grid = np.linspace(0.4, 1.0, 20)
+    figure = whim_transmission({"z": (0.5, 3.0), "n0": (1e-8, 1e-7)}, log10_T=6.2, energy=grid)
     assert len(figure.axes) == 2
     energy, shown = curves(figure.axes[0])["$z$ = 3"]
     flat = Cosmology.flat(H0=70.0, Om0=0.3)
     expected = np.exp(-whim_optical_depth(energy, 3.0, n0=1e-7, log10_T=6.2, cosmology=flat))
     np.testing.assert_allclose(shown, expected, rtol=1e-10)
     assert r"$n_0$ = $10^{-8}$ cm$^{-3}$" in curves(figure.axes[1])
-    modes = whim_transmission({"mode": ("photo", "collisional")}, energy=np.linspace(0.4, 1.0, 20))
+    modes = whim_transmission({"mode": ("photo", "collisional")}, energy=grid)
     energy, shown = curves(modes.axes[0])["mode collisional"]
     expected = np.exp(-whim_optical_depth(energy, 2.0, n0=1e-7, log10_T=6.0, cosmology=flat, mode="collisional"))
     np.testing.assert_allclose(shown, expected, rtol=1e-10)

@@ -35,7 +35,7 @@ def test_every_group_has_its_points_and_its_line():
 def test_axes_are_named_after_the_columns_of_the_table():
     fit = load("relation")
     fit.args = (dataclasses.replace(fit.args[0], column_labels=("log10 M500", "L_X")),)
-    figure = lines(fit)
+    figure = lines(fit, ["g3"])
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("log10 M500", "L_X")
 
 

@@ -162,7 +162,8 @@ def calibrate(
     seed : int
         Seed.
     parameters : sequence of str, optional
-        Sites to rank; by default all with at most 20 elements. The log density is ranked as well if ``fitted`` has the
+        Sites to rank; by default all of the fitted program with at most 20 elements. Parameters that it integrates
+        out have no draws, and are not ranked. The log density is ranked as well if ``fitted`` has the
         same latent sites.
     num_chains, num_warmup, max_num_samples, executor
         As in `fit_each`.
@@ -208,6 +209,7 @@ def calibrate(
     for caution in design.cautions:
         warnings.warn(f"calibrate: {caution}", stacklevel=3)
     truths, data, log_density = design.simulate(num_replicates, seed)
+    truths = {name: values for name, values in truths.items() if name in design.fitted_names}
     if parameters is None:
         parameters = [name for name, values in truths.items() if values[0].size <= LARGEST_SITE]
     require_parameters(parameters, truths, "calibrate")

@@ -76,6 +76,8 @@ class Replicates:
     ----------
     data_names : tuple of str
         Observed sites.
+    fitted_names : tuple of str
+        Sites of the fitted program; a parameter that it integrates out is none of them.
     same_latents : bool
         Whether both programs have the same latent sites, so that the log density can be ranked.
     observing : callable or None
@@ -89,6 +91,7 @@ class Replicates:
     fitted: Callable
     fitted_args: tuple
     data_names: tuple[str, ...]
+    fitted_names: tuple[str, ...]
     same_latents: bool
     observing: Callable | None
     cautions: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ class Replicates:
             simulated = handlers.trace(handlers.seed(unobserved(program), key)).get_trace(*bound)
             structure["factors"] = [n for n, site in simulated.items() if _is_factor(site) and not n.startswith("_")]
             structure["data"] = tuple(name for name, site in trace.items() if _is_data(site))
+            structure["fitted_names"] = tuple(fitted_trace)
             cautions = (_caution(site["fn"]) for site in fitted_trace.values() if _is_data(site))
             structure["cautions"] = tuple(dict.fromkeys(text for text in cautions if text))
             structure["same_latents"] = latents_of(trace).keys() == latents_of(fitted_trace).keys()
@@ -121,9 +125,10 @@ class Replicates:
             )
         if not structure["data"]:
             raise ValueError("calibrate: expected a program with observed sites; found none.")
-        same_latents, cautions = structure["same_latents"], structure["cautions"]
+        names = structure["data"], structure["fitted_names"]
         observing = observing_of(fitted)
-        return cls(program, bound, fitted, fitted_bound, structure["data"], same_latents, observing, cautions)
+        same_latents, cautions = structure["same_latents"], structure["cautions"]
+        return cls(program, bound, fitted, fitted_bound, *names, same_latents, observing, cautions)
 
     @property
     def density_label(self) -> str | None:
