@@ -9,8 +9,9 @@ import pytest
 
 import hbm_jax as hbm
 from hbm_jax.data import PointsInGroups
+from hbm_jax.distributions.mills_ratio import log_mills_ratio
 from hbm_jax.inference.compilation import cache, constants_as_arguments, stored_programs
-from hbm_jax.inference.compilation.identity import UnidentifiedError, digest, identity_of
+from hbm_jax.inference.compilation.identity import SOURCES, UnidentifiedError, digest, identity_of
 from hbm_jax.inference.compilation.separation import Separated
 from hbm_jax.models import Relation
 
@@ -133,6 +134,31 @@ def test_a_custom_derivative_is_identified_by_the_gradient():
     assert identity(jnp.sin) == identity(jnp.sin) != identity(jnp.cos)
     with pytest.raises(UnidentifiedError, match="no value that could be compared"):
         digest(jax.make_jaxpr(twice(2.0))(1.0))
+
+
+def test_custom_derivatives_of_the_package_are_identified_by_name(monkeypatch):
+    monkeypatch.setattr(jax, "value_and_grad", None)  # no gradient is traced
+
+    def identity(fn):
+        functions = [Separated(lambda x, data: fn(x).sum() + data, np.ones(2), 1.0) for _ in range(2)]
+        return identity_of(*functions, np.ones(2))
+
+    def without_rule(x):
+        return log_mills_ratio.fun(x)
+
+    assert identity(log_mills_ratio) == identity(log_mills_ratio) != identity(without_rule)
+
+
+def test_custom_derivatives_of_the_package_are_decided_by_its_sources():
+    """A function within another, or one with other arguments, could have different rules under one name."""
+    decorators = [
+        line
+        for path in sorted(SOURCES.rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if "custom_jvp" in line or "custom_vjp" in line
+    ]
+    assert len(decorators) > 5
+    assert set(decorators) == {"@jax.custom_jvp", "@jax.custom_vjp"}
 
 
 def test_constants_count_and_arguments_do_not():

@@ -5,6 +5,7 @@ import dataclasses
 import enum
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from hbm_jax.inference.compilation.separation import Separated
 MAX_BYTES = 2**24  # of constants that are read; to read more takes longer than to trace
 # Types of JAX, without a public name, whose text says everything.
 DESCRIBED = {"UnspecifiedValue"}
+SOURCES = Path(__file__).parents[2]  # of hbm_jax, which are part of the name of a stored program
 # Parameters of operations that hold the rules of a custom derivative, as Python functions.
 RULES = {"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd", "out_trees"}
 
@@ -35,13 +37,13 @@ def digest(closed: ClosedJaxpr, arguments: Sequence[Any] = (), *, derivatives: b
     arguments : sequence of arrays
         Constants whose values do not count, since they are arguments of compiled programs.
     derivatives : bool
-        Whether the rules of custom derivatives count. These are Python functions, so that a trace with such rules is
-        then not identified.
+        Whether the rules of custom derivatives count. These are Python functions: those of hbm_jax are named, and a
+        trace with others is not identified.
 
     Raises
     ------
     UnidentifiedError
-        If the trace holds a Python function, or more than `MAX_BYTES` of constants.
+        If the trace holds a Python function of others than hbm_jax, or more than `MAX_BYTES` of constants.
     """
     writer = _Writer({id(array): index for index, array in enumerate(arguments)}, derivatives)
     writer.closed(closed)
@@ -79,7 +81,7 @@ def identity_of(potential: Any, sites: Any, start: np.ndarray) -> list[str] | No
         of_sites = digest(sites.closed, derivatives=False)
         with contextlib.suppress(UnidentifiedError):
             return [digest(potential.closed), of_sites]
-        # Rules of derivatives are Python functions, which a traced gradient has applied. No sampler differentiates it.
+        # A traced gradient has applied the rules of other packages. No sampler differentiates it.
         gradient = jax.jit(jax.value_and_grad(potential)).trace(start).jaxpr
         arrays = [*potential.arrays, *sites.arrays]
         return [digest(gradient, arrays, derivatives=False), of_sites]
@@ -150,14 +152,29 @@ class _Writer:
         define([*jaxpr.constvars, *jaxpr.invars])
         for equation in _needed(jaxpr):
             self.text("operation", equation.primitive.name)
+            named = not self.derivatives or self.rule(equation)
             for name in sorted(equation.params):
-                if self.derivatives or name not in RULES:
+                if not (named and name in RULES):
                     self.text(name)
                     self.value(equation.params[name])
             use(equation.invars)
             define(equation.outvars)
         self.text("results")
         use(jaxpr.outvars)
+
+    def rule(self, equation: Any) -> bool:
+        """Write the name of the function of hbm_jax whose rule of derivatives an operation has; False for others.
+
+        These functions are defined at the top of a module, so that nothing but the sources decides their rules.
+        """
+        if RULES.isdisjoint(equation.params):
+            return False
+        described = equation.params["call_jaxpr"].jaxpr.debug_info
+        path = Path(described.func_filename or "")
+        if not path.is_relative_to(SOURCES):
+            return False
+        self.text("rule of", path.relative_to(SOURCES), described.func_name)
+        return True
 
     def value(self, value: Any) -> None:
         """Write a parameter of an operation."""
