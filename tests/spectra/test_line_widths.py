@@ -142,6 +142,16 @@ def test_lines_in_many_bins_are_added_in_windows_and_beyond(sigmas):
     np.testing.assert_allclose(forward, expected.sum(), rtol=1e-8, atol=1e-10)
 
 
+def test_bins_of_any_width_are_integrated():
+    """Bins narrower than a twentieth of the line by a Taylor series, wider ones by error functions."""
+    edges = np.geomspace(0.05, 50.0, 6001)  # the last is 0.058 keV wide
+    fractions = jax.jit(lambda centre, sigma: gaussian_line_fractions(jnp.asarray(edges), centre, sigma))
+    for centre, sigma in ((0.3, 0.05), (20.0, 1.2), (1.0, 5.0)):
+        line = stats.norm(centre, sigma)
+        expected = np.where(edges[:-1] > centre, -np.diff(line.sf(edges)), np.diff(line.cdf(edges)))
+        np.testing.assert_allclose(fractions(centre, sigma), expected, rtol=2e-9, atol=1e-16)
+
+
 @pytest.mark.parametrize("double", [pytest.param(True, marks=pytest.mark.long), False])
 def test_second_derivatives_are_finite_however_few_photons_are_in_a_bin(double):
     """Also of fractions whose third power underflows, as in bins far below a line."""

@@ -25,6 +25,9 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _WINDOW = 2048  # edges of the bins in which a line is evaluated, if there are many
 MANY_EDGES = 2 * _WINDOW  # edges of bins above which a line is evaluated in a window
 _NEGLIGIBLE = 38.6  # standard deviations beyond which normal densities and probabilities are 0 in double precision
+# Width of a bin in standard deviations below which a density is integrated by its Taylor series: to 2e-9 within six
+# standard deviations, and to 1e-16 of the line in every bin.
+_FINE = 0.05
 _FAR = 1e3  # in ln E: outside every band
 
 
@@ -185,7 +188,30 @@ def _fractions_in_window(edges, centre, sigma):
         fractions = _fractions((window - centre) / sigma)
         return jax.lax.dynamic_update_slice(jnp.zeros(len(edges) - 1, fractions.dtype), fractions, (start,))
 
-    return jax.lax.cond(contains_line, in_window, lambda: _fractions((edges - centre) / sigma))
+    step = jnp.max(jnp.diff(edges))
+    return jax.lax.cond(contains_line, in_window, lambda: _fractions_in_all_bins(edges, step, centre, sigma))
+
+
+def _fractions_in_all_bins(edges, step, centre, sigma):
+    """Return the fractions of a line in bins between edges (K + 1,) whose largest width is step, for scalars."""
+    return jax.lax.cond(
+        step < _FINE * sigma,
+        lambda: _fractions_in_fine_bins(edges, centre, sigma),
+        lambda: _fractions((edges - centre) / sigma),
+    )
+
+
+def _fractions_in_fine_bins(edges, centre, sigma):
+    """Return the fractions of a line in bins between edges (K + 1,) that are much narrower than the line.
+
+    The density is integrated by its Taylor series about the middle of each bin, to the fourth order of the width. An
+    exponential for each bin takes a fifth of the time of the error functions at its edges.
+    """
+    u2 = ((0.5 * (edges[1:] + edges[:-1]) - centre) / sigma) ** 2
+    width = jnp.diff(edges) / sigma
+    h2 = width**2
+    fourth = (u2 - 6.0) * u2 + 3.0
+    return jnp.exp(-0.5 * u2 - _HALF_LOG_2PI) * width * (1.0 + h2 * ((u2 - 1.0) / 24.0 + h2 * fourth / 1920.0))
 
 
 def _window(edges, centre, sigma):
@@ -211,11 +237,13 @@ def sum_of_gaussian_lines(edges, photons, centre, sigma):
     dimensions = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
     total = jax.lax.scatter_add(jnp.zeros(len(edges) - 1, edges.dtype), start[:, None], in_windows, dimensions)
 
+    step = jnp.max(jnp.diff(edges))
+
     # Without the checkpoint, the gradient would store arrays of all bins for each line, also for lines in windows.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def in_all_bins(edges, contained, photons, centre, sigma):
         def evaluated():
-            return photons * _fractions((edges - centre) / sigma)
+            return photons * _fractions_in_all_bins(edges, step, centre, sigma)
 
         return jax.lax.cond(contained, lambda: jnp.zeros(len(edges) - 1, edges.dtype), evaluated)
 
