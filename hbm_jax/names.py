@@ -9,12 +9,17 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Names of XSPEC and Sherpa that are not similar enough to ours to be found as misspellings.
+ELSEWHERE = {"cash": "cstat", "chi": "chi2", "chi2xspecvar": "chi2_data", "chi2datavar": "chi2_data"}
+ELSEWHERE |= {"chi2modvar": "chi2_model"}
 CUTOFF = 0.5  # similarity of `difflib.get_close_matches` below which a name is not a misspelling of another
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most similar to `name`, ignoring case; None if none is similar."""
+    """Return the known name most similar to `name`, ignoring case, or its name here; None if there is none."""
     by_lower = {str(candidate).lower(): candidate for candidate in known}
+    if (same := ELSEWHERE.get(str(name).lower())) in by_lower:
+        return by_lower[same]
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=CUTOFF)
     return by_lower[close[0]] if close else None
 

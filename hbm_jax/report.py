@@ -325,9 +325,11 @@ SAMPLERS = {  # words for the sampler, with its citation, by its name in `fit.ru
     "nutpie": r"the No-U-Turn sampler \citep{Hoffman2014} of nutpie",
     "independent_proposals": "a Metropolis-Hastings sampler with independent proposals",
 }
+ABSORBED = "bsor|tbabs|phabs"
+OTHER_ABUNDANCES = r"abundances'?[=:] ?'(?!wilm')"
 PHYSICS = {  # sentences on the physics of a model, by a pattern in its description
     "Golenetskii": r"The relation is that of \citet{Golenetskii1983}.",
-    "bsor|tbabs|phabs": r"Photoelectric absorption has the cross sections of \citet{Verner1996}.",
+    ABSORBED: r"Photoelectric absorption has the cross sections of \citet{Verner1996}.",
 }
 
 
@@ -353,13 +355,15 @@ def methods_paragraph(fit: Fit) -> str:
         r"which is based on JAX \citep{jax} and NumPyro \citep{Phan2019}, by "
         f"{SAMPLERS.get(name, SAMPLERS['nuts'])}, with {run.get('num_chains')} chains and {verdict.num_draws} draws in "
         "total after the warm-up.",
-        r"The rank-normalised $\hat{R}$ and the effective sample size \citep{Vehtari2021}, computed with ArviZ "
+        r"The rank-normalised $\hat{R}$ and the effective sample size \citep{Vehtari2021}, with the definitions of ArviZ "
         rf"\citep{{Kumar2019}}, were at most {r_hat:.3f} and at least {ess:.0f} for all parameters, and "
         f"{verdict.num_divergences or 'no'} transitions diverged.",
     ]
     if not verdict.usable:
         sentences.append("These values do not meet the usual criteria of convergence.")
     sentences += [sentence for pattern, sentence in PHYSICS.items() if re.search(pattern, description)]
+    if re.search(ABSORBED, description) and not re.search(OTHER_ABUNDANCES, str(run.get("config", ""))):
+        sentences.append(r"Abundances are those of \citet{Wilms2000}.")
     return "\n".join(sentences)
 
 

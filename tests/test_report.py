@@ -292,12 +292,18 @@ def test_paragraph_on_methods_cites_entries_that_exist(name):
     cited = {key for group in re.findall(r"\\cite[pt]\{([^}]+)\}", text) for key in group.split(",")}
     assert set(re.findall(r"^@\w+\{(\w+),", entries, re.MULTILINE)) == cited
     assert {"hbm_jax", "jax", "Phan2019", "Kumar2019", "Vehtari2021", "Hoffman2014"} <= cited
-    assert ("Verner1996" in cited) == (name == "afterglow")
+    assert ({"Verner1996", "Wilms2000"} <= cited) == (name == "afterglow")
     assert ("Golenetskii1983" in cited) == (name == "golenetskii")
     assert entries.count("{") == entries.count("}")
     numbers = f"at most {fit.verdict.worst_r_hat[1]:.3f} and at least {fit.verdict.smallest_ess[1]:.0f}"
     assert numbers in text
     assert ("do not meet" in text) == (not fit.verdict.usable)
+
+
+def test_other_abundances_are_not_said_to_be_those_of_the_default():
+    fit = load("afterglow")
+    fit.run["config"] = fit.run["config"] | {"abundances": "angr"}
+    assert "Wilms2000" not in methods_paragraph(fit)
 
 
 def test_every_sampler_has_a_name_in_the_paragraph():

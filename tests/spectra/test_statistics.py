@@ -285,6 +285,7 @@ def test_draws_have_the_moments_of_their_distributions(monte_carlo):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("cash", {}, r"unknown statistic 'cash' \(did you mean 'cstat'\?\)"),
         ("wsat", {}, r"unknown statistic 'wsat' \(did you mean 'wstat'\?\): expected one of cstat, wstat"),
         ("wstat", {}, "wstat: background: expected one number for each channel; found none"),
         ("pgstat", {"background": 1.0}, "pgstat: background_error: expected one number for each channel; found none"),
