@@ -68,7 +68,9 @@ def parameters_of(fn: Any) -> dict[str, Any]:
     inner = innermost(fn)
     if hasattr(inner, "draw_on_host"):
         return {"mean": jnp.broadcast_to(fn.mean, fn.batch_shape)}
-    return {name: jnp.broadcast_to(getattr(inner, name), fn.batch_shape) for name in _known(inner).parameters}
+    known = _known(inner)
+    assert known is not None
+    return {name: jnp.broadcast_to(getattr(inner, name), fn.batch_shape) for name in known.parameters}
 
 
 def draw_counts(fn: Any, parameters: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -76,7 +78,9 @@ def draw_counts(fn: Any, parameters: Mapping[str, np.ndarray], rng: np.random.Ge
     inner = innermost(fn)
     if hasattr(inner, "draw_on_host"):
         return inner.draw_on_host(parameters["mean"], rng)
-    return _known(inner).draw(rng, **parameters)
+    known = _known(inner)
+    assert known is not None
+    return known.draw(rng, **parameters)
 
 
 def _known(fn: Any) -> HostDraw | None:
