@@ -53,6 +53,7 @@ def precise():
     numpyro.sample("s", dist.LogNormal(1.0, 0.5))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("nutpie") is None, reason="nutpie is not installed")
 def test_its_draws_are_those_of_the_posterior(monte_carlo):
     options = {"sampler": hbm.Nutpie(), "num_samples": 800, "num_warmup": 200, "progress": False}

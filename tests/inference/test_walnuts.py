@@ -143,7 +143,7 @@ def trajectories(sampler, potential, starts, step_size, num, number, dense=False
     return [np.asarray(a) for a in jax.jit(lambda *inputs: jax.lax.map(chain, inputs))(keys, jnp.asarray(starts))]
 
 
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.long), True])
 def test_without_divisions_it_is_the_nuts_of_numpyro(dense):
     starts = np.random.default_rng(1).normal(size=(2, 5))
     ours = trajectories(hbm.WALNUTS(max_energy_error=1e9), normal, starts, 0.4, 30, 2, dense)
@@ -177,6 +177,7 @@ def test_the_funnel_is_invariant_in_its_neck_and_its_mouth(num_chains, num, mont
     monte_carlo.distribution(z[:, 1] * np.exp(-0.5 * z[:, 0]), "norm", name="x in its width")
 
 
+@pytest.mark.long
 def test_two_widths_are_invariant(monte_carlo):
     rng = np.random.default_rng(seed(5))
     narrow = rng.random(3000) < 0.5
@@ -205,6 +206,7 @@ def neal():
     numpyro.sample("x", dist.Normal(0.0, jnp.exp(0.5 * y)).expand([9]).to_event(1))
 
 
+@pytest.mark.long
 def test_a_run_has_the_posterior_and_no_depth_of_trees(monte_carlo):
     y = np.random.default_rng(0).normal(1.0, 1.0, 20)
     fit = hbm.sample(conjugate, y, sampler=hbm.WALNUTS(), num_samples=500, seed=seed(1), progress=False)

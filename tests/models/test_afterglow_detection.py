@@ -204,6 +204,7 @@ def log_detected_fractions(bound, p, log10_counts=tabulated):
     return np.log(np.einsum("i,j,k,ijnk->n", *weights, probability))
 
 
+@pytest.mark.long
 def test_the_density_with_a_cut_in_counts(limited):
     """Against sums with the table of counts to 1e-7, gradient to 1e-6, and with folds to the error of the table."""
     model, bound = Afterglow(selection=f"counts > {LEAST - 1}"), limited

@@ -71,7 +71,13 @@ def test_the_density_is_that_of_integrals_over_what_was_integrated_out():
         assert float(found.log_probs["_gamma"].sum()) == pytest.approx(expected, abs=1e-7)
 
 
-@pytest.mark.parametrize("options", [{"latents": "sampled"}, {"latents": "sampled", "correlated": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"latents": "sampled"}, marks=pytest.mark.long, id="independent"),
+        pytest.param({"latents": "sampled", "correlated": True}, id="correlated"),
+    ],
+)
 def test_the_density_with_sampled_latents_is_a_plain_sum(sample, options):
     """Every latent at some value: populations of bursts, peaks within bursts, and what is measured."""
     model = Golenetskii(**options, priors=TRUE | ({"correlation": 0.6} if "correlated" in options else {}))
@@ -211,6 +217,7 @@ def test_truncation_divides_by_the_probability_of_every_interval(sample):
         model(sample)
 
 
+@pytest.mark.long
 def test_bursts_without_a_limit_have_the_density_without_selection(sample):
     """Values and derivatives; the limit of the others is far above minus infinity."""
     limit = np.where(np.arange(len(sample)) % 2, -9.0, -np.inf)
