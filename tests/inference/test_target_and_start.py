@@ -427,6 +427,33 @@ def test_searches_that_disagree_go_on_and_are_told_in_the_verdict():
     assert "separate modes" in str(fit.verdict)
 
 
+def narrow_peak(y):
+    x = numpyro.sample("x", dist.Uniform(-50.0, 50.0))
+    numpyro.factor("peaks", jnp.logaddexp(-0.5 * (x - y) ** 2, 9.0 - 0.5 * ((x - 30.0) / 1e-3) ** 2))
+
+
+def test_a_better_starting_point_of_the_program_is_used_or_told_in_the_verdict():
+    """As of the energy of a line: one that the program proposes, before the searches or only after them."""
+    target, proposed = build_target(narrow_peak, (0.5,), KEY), []
+
+    def told(also_before):
+        def further_starts(values, refit):
+            proposed.append(values)
+            return [{"x": np.array(30.0)}] if also_before or len(proposed) > 1 else []
+
+        proposed.clear()
+        return choose_start(replace(target, further_starts=further_starts), 2, KEY)
+
+    start = told(also_before=False)
+    assert proposed[1]["x"] == pytest.approx(0.5, abs=1e-3)
+    log_ratio = 9.0 + np.log(0.8 * 0.2) - np.log(0.505 * 0.495)
+    expected = f"at other values of x the log density is higher by {log_ratio:.1f} than at the starting points"
+    assert start.caution == expected
+    used = told(also_before=True)
+    assert "found 2 separate modes" in used.caution
+    assert "is higher" not in used.caution
+
+
 def prior_only(y=None):
     x = numpyro.sample("x", dist.Normal(0.0, 1.0))
     numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
