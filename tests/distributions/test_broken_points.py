@@ -1,5 +1,7 @@
 """Points on a line with a break: density against sums over the true x, draws against each other."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,11 +51,26 @@ def expected(selection):
     return np.array(total)
 
 
-@pytest.mark.parametrize("name", SELECTIONS)
+@functools.cache
+def densities(name):
+    """Sum of the log densities with its gradient in the break and the slopes, and each of them; compiled once."""
+
+    def total(p):
+        log_prob = points(SELECTIONS[name], slopes=(p[1], p[2]), x_break=p[0]).log_prob(VALUES)
+        return jnp.sum(log_prob), log_prob
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+NAMES = pytest.mark.parametrize("name", ["none", "y < 3 +- 0.2", pytest.param("x > -0.5", marks=pytest.mark.long)])
+AT = np.array([BREAK, *SLOPES])
+
+
+@NAMES
 def test_the_density_is_the_sum_over_true_x(name):
     selection = SELECTIONS[name]
     with jax.enable_x64(True):
-        found = jax.jit(lambda values: points(selection).log_prob(values))(VALUES)
+        found = densities(name)(AT)[0][1]
     # Steps of the sum at the break and at a sharp limit: 1e-4 of the share.
     np.testing.assert_allclose(found, expected(selection), atol=1e-7 if name == "none" else 2e-4)
 
@@ -67,29 +84,26 @@ def test_equal_slopes_are_a_line_without_a_break():
         )
 
 
-@pytest.mark.parametrize("name", SELECTIONS)
+@NAMES
 def test_gradients_are_finite_and_right(name):
-    def density(p):
-        distribution = BrokenPoints(
-            LOC, STD, p[0], BETA, (p[1], p[2]), SCATTER, ERRORS, points(SELECTIONS[name]).selections
-        )
-        return jnp.sum(distribution.log_prob(VALUES))
-
     with jax.enable_x64(True):
-        at, density = np.array([BREAK, *SLOPES]), jax.jit(density)
-        gradient = jax.grad(density)(at)
-        steps = 1e-5 * np.eye(3)
-        differences = [(density(at + step) - density(at - step)) / 2e-5 for step in steps]
+        density, gradient = (lambda p: densities(name)(p)[0][0]), densities(name)(AT)[1]
+        differences = [(density(AT + step) - density(AT - step)) / 2e-5 for step in 1e-5 * np.eye(3)]
     np.testing.assert_allclose(gradient, differences, rtol=1e-4, atol=1e-5)
 
 
 def test_draws_are_of_the_density_and_true_values_of_its_population(monte_carlo):
     """True values drawn given drawn measured ones are those of the population, on both sides of the break."""
     num = 4000
-    distribution = BrokenPoints(LOC, STD, BREAK, BETA, SLOPES, SCATTER, np.broadcast_to(ERRORS[0], (num, 2, 2)))
+
+    @jax.jit
+    def drawn(first, second):
+        distribution = BrokenPoints(LOC, STD, BREAK, BETA, SLOPES, SCATTER, np.broadcast_to(ERRORS[0], (num, 2, 2)))
+        values = distribution.sample(first)
+        return values, distribution.draw_true(second, values)
+
     with jax.enable_x64(True):
-        values = distribution.sample(jax.random.key(seed(1)))
-        true = np.asarray(distribution.draw_true(jax.random.key(seed(2)), values))
+        values, true = map(np.asarray, drawn(jax.random.key(seed(1)), jax.random.key(seed(2))))
     errors, x = np.asarray(values) - true, true[:, 0]
     monte_carlo.p_value(stats.kstest(x, stats.norm(LOC, STD).cdf).pvalue, name="x")
     residual = true[:, 1] - BETA - np.where(x < BREAK, *SLOPES) * (x - BREAK)

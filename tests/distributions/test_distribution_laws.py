@@ -21,7 +21,26 @@ from scipy import stats
 NUM_DRAWS = 5_000
 NUM_REFERENCE = 10_000
 STEP = 1e-5
-EVERY = pytest.mark.parametrize("name", FAMILIES)
+# Variants of another family in the catalogue: long tests.
+VARIANTS = {
+    "linear Gaussian, large",
+    "linear Gaussian, components apart",
+    "grouped normal of known errors",
+    "grouped lines without padding",
+    "grouped lines, one mean",
+    "grouped lines, one mean, without padding",
+    "observed mixture, truncated, selected",
+}
+
+
+def of_families(condition=lambda family: True):
+    """Parametrize a test with the names of the families for which a condition holds."""
+    names = [name for name, family in FAMILIES.items() if condition(family)]
+    marked = [pytest.param(name, marks=pytest.mark.long) if name in VARIANTS else name for name in names]
+    return pytest.mark.parametrize("name", marked)
+
+
+EVERY = of_families()
 PADDED = [name for name, family in FAMILIES.items() if "used" in family.ranks]
 
 
@@ -171,7 +190,7 @@ def test_derivatives_are_those_of_the_reference_by_finite_differences(name):
         np.testing.assert_allclose(found["forward"], total, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.moments])
+@of_families(lambda family: family.moments)
 def test_stated_moments_are_those_of_the_reference(name):
     family = FAMILIES[name]
     found, parameters, _, _, batch = evaluated(name)
@@ -199,7 +218,8 @@ def test_it_is_traced_once_and_padding_counts_for_nothing(name):
         assert (np.asarray(again["gradient"][1])[:, ~used] == 0.0).all()
 
 
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.single])
+@pytest.mark.long
+@of_families(lambda family: family.single)
 def test_in_single_precision_the_density_is_the_same_to_a_few_digits(name):
     found, parameters, values, _, _ = evaluated(name)
 
@@ -239,7 +259,7 @@ def test_it_is_a_pytree_with_its_shapes(name):
         assert shapes[-1].batch_shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.draws])
+@of_families(lambda family: family.draws)
 def test_draws_have_the_distribution_of_independent_draws(name, monte_carlo):
     """Each number, and the dependence of each pair: means, squares and products of normal scores."""
     family = FAMILIES[name]

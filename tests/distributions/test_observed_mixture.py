@@ -3,6 +3,8 @@
 Density, derivatives and draws in general: `test_distribution_laws`.
 """
 
+from functools import partial
+
 import jax
 import mpmath
 import numpy as np
@@ -138,30 +140,38 @@ def test_a_selection_without_width_is_a_step():
         mean = PARTS["loc"][k] + PARTS["offset"]
         covariance = PARTS["scale_tril"][k] @ PARTS["scale_tril"][k].T + PARTS["noise_covariance"]
         fraction += weight * stats.norm.cdf((limit - mean @ slope) / np.sqrt(slope @ covariance @ slope))
-    np.testing.assert_allclose(step.log_detected, np.log(fraction), rtol=1e-12)
-    below, above = np.array([0.0, 0.3]), np.array([0.0, 0.5])
-    np.testing.assert_allclose(step.log_prob(below), ObservedMixture(**PARTS).log_prob(below) - np.log(fraction))
-    assert (np.asarray(step.log_prob(above)) == -np.inf).all()
+    points = np.array([[[0.0, 0.3]], [[0.0, 0.5]]])  # below and above the limit
+    log_detected, (below, above), (plain, _) = jax.jit(
+        lambda: (step.log_detected, step.log_prob(points), ObservedMixture(**PARTS).log_prob(points))
+    )()
+    np.testing.assert_allclose(log_detected, np.log(fraction), rtol=1e-12)
+    np.testing.assert_allclose(below, plain - np.log(fraction))
+    assert (np.asarray(above) == -np.inf).all()
 
 
-CASES = [(None, False), (None, True), ("half normal", False), ("exponential", True), ("truncated", True),
-         ("two, exponential", True), ("two, truncated", True)]  # fmt: skip
+CASES = [
+    (None, False),
+    ("half normal", False),
+    ("truncated", True),
+    ("two, exponential", True),
+    *(pytest.param(name, True, marks=pytest.mark.long) for name in (None, "exponential", "two, truncated")),
+]
 X = np.linspace(-7, 9, 129)
 GRID = np.stack(np.meshgrid(X, X, indexing="ij"), axis=-1)
 
 
-@jax.jit
-def on_a_grid(grid):
+@partial(jax.jit, static_argnums=(1, 2))
+def on_a_grid(grid, name, selected):
     """Densities of both objects."""
-    return [mixture(name, selected).log_prob(grid[:, :, None, :]) for name, selected in CASES]
+    return mixture(name, selected).log_prob(grid[:, :, None, :])
 
 
-@pytest.mark.parametrize("place", range(len(CASES)), ids=lambda place: f"{CASES[place]}")
-def test_density_is_normalised_and_that_of_the_reference(place):
-    log_density = np.asarray(on_a_grid(GRID)[place])
+@pytest.mark.parametrize(("name", "selected"), CASES)
+def test_density_is_normalised_and_that_of_the_reference(name, selected):
+    log_density = np.asarray(on_a_grid(GRID, name, selected))
     np.testing.assert_allclose(np.exp(log_density).sum(axis=(0, 1)) * (X[1] - X[0]) ** 2, 1.0, rtol=1e-4)
     for n in range(2):
-        p = reference(CASES[place][0], n, CASES[place][1])
+        p = reference(name, n, selected)
         for i, j in [(50, 60), (60, 50), (66, 55)]:
             assert log_density[i, j, n] == pytest.approx(log_mixture(p, GRID[i, j]), abs=1e-7)
 
@@ -169,22 +179,22 @@ def test_density_is_normalised_and_that_of_the_reference(place):
 NUM = 4000
 
 
-@jax.jit
-def drawn_back(number, values):
+@partial(jax.jit, static_argnums=2)
+def drawn_back(number, values, name):
     """Components and true values given observed ones, and the probability of components."""
     keys = jax.random.split(jax.random.key(number), NUM)
-    found = {}
-    for name in values:
-        d = mixture(None if name == "none" else name)
-        which, truth = jax.vmap(d.conditional_sample)(keys, values[name])
-        found[name] = which, truth, jax.vmap(d.probabilities)(values[name]), d.sample(keys[0], (NUM,)), d.log_detected
-    return found
+    d = mixture(None if name == "none" else name)
+    which, truth = jax.vmap(d.conditional_sample)(keys, values)
+    return which, truth, jax.vmap(d.probabilities)(values), d.sample(keys[0], (NUM,)), d.log_detected
 
 
-DRAWN_BACK = ("none", "exponential", "half normal", "two, exponential")
+DRAWN_BACK = pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(n, marks=pytest.mark.long) for n in ("none", "exponential")), "half normal", "two, exponential"],
+)
 
 
-@pytest.mark.parametrize("name", DRAWN_BACK)
+@DRAWN_BACK
 def test_what_is_integrated_out_is_drawn_back(name, monte_carlo):
     """Truth and observation drawn forward by NumPy, then the truth drawn back: both have one distribution."""
 
@@ -194,8 +204,8 @@ def test_what_is_integrated_out_is_drawn_back(name, monte_carlo):
         return which, truth, p["offset"] + truth + draw_normal(rng, np.zeros(2), p["noise_covariance"], num)
 
     rng = np.random.default_rng(seed(4))
-    values = {key: np.stack([forward(rng, key, n, NUM)[2] for n in range(2)], axis=1) for key in DRAWN_BACK}
-    which, truth, probabilities, drawn, log_detected = map(np.asarray, drawn_back(seed(5), values)[name])
+    values = np.stack([forward(rng, name, n, NUM)[2] for n in range(2)], axis=1)
+    which, truth, probabilities, drawn, log_detected = map(np.asarray, drawn_back(seed(5), values, name))
     assert drawn.shape == (NUM, 2, 2)
     np.testing.assert_array_equal(log_detected, 0.0)
     for n in range(2):
@@ -207,11 +217,11 @@ def test_what_is_integrated_out_is_drawn_back(name, monte_carlo):
                 which[:, n] == component, np.exp(p["log_weights"][component]), independent=True, name="component"
             )
             found, expected = which[:, n] == component, other_which == component
-            columns = np.column_stack([truth[:, n], values[name][:, n]])[found]
+            columns = np.column_stack([truth[:, n], values[:, n]])[found]
             others = np.column_stack([other_truth, other_values])[expected]
             same_distribution(monte_carlo, columns, others, f"truth of object {n}, component {component}")
         for k in range(3):
-            each = [p["log_weights"][c] + log_mixture(_only(p, c), values[name][k, n]) for c in range(2)]
+            each = [p["log_weights"][c] + log_mixture(_only(p, c), values[k, n]) for c in range(2)]
             expected = np.exp(each - np.logaddexp(*each))
             np.testing.assert_allclose(probabilities[k, n], expected, rtol=1e-7)
 
@@ -222,17 +232,19 @@ def _only(p, component):
     return p | {name: p[name][component : component + 1] for name in names if name in p} | {"log_weights": np.zeros(1)}
 
 
-@jax.jit
-def detected_draws(number):
-    """Draws of detected objects with each latent."""
-    key = jax.random.key(number)
-    return {name: mixture(None if name == "none" else name, True).sample(key, (NUM,)) for name in DRAWN_BACK}
+@partial(jax.jit, static_argnums=1)
+def detected_draws(number, name):
+    """Draws of detected objects."""
+    return mixture(None if name == "none" else name, True).sample(jax.random.key(number), (NUM,))
 
 
-@pytest.mark.parametrize("name", DRAWN_BACK)
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(n, marks=pytest.mark.long) for n in ("none", "exponential", "half normal")), "two, exponential"],
+)
 def test_detected_objects_are_drawn_as_by_rejection(name, monte_carlo):
     rng = np.random.default_rng(seed(6))
-    drawn = np.asarray(detected_draws(seed(7))[name])
+    drawn = np.asarray(detected_draws(seed(7), name))
     for n in range(2):
         p = reference(name, n)
         truth = draw_mixture_truth(rng, p, 60_000)[1]

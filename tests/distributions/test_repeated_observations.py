@@ -43,9 +43,14 @@ def test_density_is_the_joint_normal(drawn):
     rng, covariance, common, loc, scale, value = drawn
     repeats = bind_repeats(INDEX, covariance)
     shift = 0.1 * rng.normal(size=(7, 3))
-    with jax.enable_x64(True):
+
+    @jax.jit
+    def log_prob(value):
         objects = LinearGaussian(loc, scale, repeats.combined + common)
-        found = RepeatedObservations(objects, repeats, shift=shift).log_prob(value)
+        return RepeatedObservations(objects, repeats, shift=shift).log_prob(value)
+
+    with jax.enable_x64(True):
+        found = log_prob(value)
     expected = np.zeros(7)
     for index in range(4):
         rows = np.flatnonzero(index == INDEX)
@@ -69,14 +74,16 @@ def test_offsets_are_integrated_out(drawn, monte_carlo):
         places = (3 * members[:, None] + np.arange(3)).ravel()
         total[np.ix_(places, places)] += joint(members, covariance, common[index], scale)
     residual = (value - loc[INDEX]).ravel()
+    offsets = bind_repeated(sensitivity, repeats)
+
+    @jax.jit
+    def both(value, keys):
+        objects = LinearGaussian(loc, scale, repeats.combined + common)
+        distribution = RepeatedOffsetGaussian(objects, repeats, offsets)
+        return distribution.log_prob(value), jax.vmap(lambda key: distribution.conditional_offsets(key, value))(keys)
+
     with jax.enable_x64(True):
-        distribution = RepeatedOffsetGaussian(
-            LinearGaussian(loc, scale, repeats.combined + common), repeats, bind_repeated(sensitivity, repeats)
-        )
-        found = distribution.log_prob(value)
-        draws = jax.jit(jax.vmap(lambda key: distribution.conditional_offsets(key, value)))(
-            jax.random.split(jax.random.key(seed(1)), 10_000)
-        )
+        found, draws = both(value, jax.random.split(jax.random.key(seed(1)), 10_000))
     np.testing.assert_allclose(found, stats.multivariate_normal(np.zeros(21), total).logpdf(residual), rtol=1e-10)
     mean = rows.T @ np.linalg.solve(total, residual)
     posterior = np.eye(4) - rows.T @ np.linalg.solve(total, rows)

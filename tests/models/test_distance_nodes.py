@@ -26,8 +26,7 @@ def test_the_spline_is_natural_and_linear_beyond_the_nodes():
     spline = CubicSpline(UNION3_NODES, values, bc_type="natural")
     inside = (UNION3_NODES[0] <= Z) & (UNION3_NODES[-1] >= Z)
     with jax.enable_x64(True):
-        found = np.asarray(DistanceNodes().spline(Z, values))
-        slopes = jax.vmap(jax.grad(lambda z: DistanceNodes().spline(z, values)))(Z)
+        found, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda z: DistanceNodes().spline(z, values))))(Z)
     np.testing.assert_allclose(found[inside], spline(Z[inside]), atol=1e-13)
     for end, beyond in ((0, UNION3_NODES[0] > Z), (-1, UNION3_NODES[-1] < Z)):
         expected = values[end] + spline(UNION3_NODES[end], 1) * (Z[beyond] - UNION3_NODES[end])

@@ -267,6 +267,7 @@ def test_simulation_is_repeatable():
     assert float(truth["M0"]) == -19.3
 
 
+@pytest.mark.long
 def test_what_goes_in_comes_out(monte_carlo):
     data, fit = fitted()
     for name, value in TRUTH.items():
@@ -331,6 +332,7 @@ def test_each_survey_left_out_in_a_batch(monte_carlo):
         monte_carlo.within(row["sd"], std, std / row["ess_bulk"] ** 0.5, name=f"standard deviation, {name}")
 
 
+@pytest.mark.long
 def test_the_maximum_of_the_likelihood_is_of_named_parameters():
     """Also with intervals by profile in them."""
     data = made_up()

@@ -66,7 +66,10 @@ def test_densities_are_those_of_plain_sums():
 
 
 def test_default_priors_are_of_standardised_values():
-    for data, model in ((values(), Normal(sigma="inferred")), (values(2), NormalVectors(sigma="inferred"))):
+    for data, model in (
+        (values(), Normal(sigma="inferred")),
+        (values(2, errors=False), NormalVectors(sigma="inferred")),
+    ):
         flat = data.values[data.used]
         center, unit = flat.mean(axis=0), flat.std(axis=0)
         found = compiled_sites(model, data)(number=4)
@@ -183,12 +186,6 @@ def compared(fit, shared_data, monte_carlo, min_ess, num_draws):
             monte_carlo.share(below, q, expected_error=error, name=f"{q} quantile of {name}", min_ess=0.5 * less)
 
 
-def test_a_short_fit_of_eight_schools_has_the_reference_posterior(shared_data, monte_carlo):
-    fit = schools("marginal", num_warmup=200, num_samples=250)
-    assert set(fit.posterior) == {"mu", "tau"}
-    compared(fit, shared_data, monte_carlo, min_ess=200, num_draws=1000)
-
-
 @pytest.mark.parametrize(
     "latents", [pytest.param("marginal", marks=pytest.mark.long), pytest.param("mixed", marks=pytest.mark.slow)]
 )
@@ -228,7 +225,7 @@ def test_weights_follow_the_information_of_the_data():
         Normal().centring(data)
 
 
-def test_tables_models_and_simulations_come_back(tmp_path):
+def test_tables_and_models_come_back(tmp_path):
     for components in (1, 2):
         data = values(components)
         data.to_table().write(tmp_path / f"{components}.ecsv")
@@ -241,6 +238,13 @@ def test_tables_models_and_simulations_come_back(tmp_path):
     assert data.describe() == "11 values in 5 groups of 1 to 4. y0: median error 0.554; y1: median error 0.615."
     model = Normal(latents="mixed", priors={"mu": "Normal(1, 2)", "tau": 0.5})
     assert Normal(**model.to_config()).to_config() == model.to_config()
+    school = load_eight_schools()
+    np.testing.assert_array_equal(school.values[:, 0, 0], [28, 8, -3, 7, -1, 1, 18, 12])
+    np.testing.assert_array_equal(np.sqrt(school.errors[:, 0, 0, 0]), [15, 10, 16, 11, 9, 11, 10, 18])
+
+
+@pytest.mark.long
+def test_simulations_have_the_design_and_the_parameters():
     drawn, truth = Normal().simulate(jax.random.key(1), values(), {"tau": 0.0, "mu": 3.0})
     np.testing.assert_allclose(truth["theta"], 3.0)
     assert drawn.values.shape == values().values.shape
@@ -249,9 +253,6 @@ def test_tables_models_and_simulations_come_back(tmp_path):
     assert {"mu", "tau", "theta", "correlation"} <= truth.keys()  # which have dimensions, as the observed site
     residual = (vectors.values - truth["theta"][:, None])[vectors.used]
     assert (np.abs(residual) < 5.0 * 0.9).all()
-    school = load_eight_schools()
-    np.testing.assert_array_equal(school.values[:, 0, 0], [28, 8, -3, 7, -1, 1, 18, 12])
-    np.testing.assert_array_equal(np.sqrt(school.errors[:, 0, 0, 0]), [15, 10, 16, 11, 9, 11, 10, 18])
 
 
 @pytest.mark.parametrize(

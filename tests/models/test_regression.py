@@ -1,5 +1,7 @@
 """Regressions: densities against SciPy, effects of groups in every form, what is sampled, and what is refused."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -68,13 +70,16 @@ def response(columns, name):
     }[name]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+FORMULA = "y ~ x + (1 + x | g) + (1 | walk(t))"  # with all kinds of effects
+
+
+@pytest.mark.parametrize("name", [pytest.param(k, marks=pytest.mark.long) if k == "probit" else k for k in CASES])
 def test_the_likelihood_is_that_of_scipy(name):
     options, reader, expected = CASES[name]
     columns = table()
     columns["y"] = response(columns, name)
-    whole = name in ("normal", "binomial")  # with all kinds of effects; the other families differ in the last step
-    formula = "y ~ x + (1 + x | g) + (1 | walk(t))" if whole else "y ~ x + (1 | g)"
+    whole = name == "normal"  # with all kinds of effects; the other families differ in the last step
+    formula = FORMULA if whole else "y ~ x + (1 | g)"
     data = RegressionData.from_columns(columns, formula, **reader)
     priors = {"coef": "Normal(0, 0.1)", "sd": "HalfNormal(0.1)"}
     sites = compiled_sites(Regression(**options, priors=priors), data)
@@ -103,11 +108,15 @@ def test_the_likelihood_of_categories():
     np.testing.assert_allclose(found.log_probs["observed"], expected, rtol=1e-10)
 
 
+@functools.cache
+def sites_of(formula):
+    data = RegressionData.from_columns(table(), formula)
+    return data, compiled_sites(Regression(), data)
+
+
 def test_default_priors_are_of_standardised_variables():
     """Coefficients in standard deviations of the response over those of predictors, spreads likewise."""
-    columns = table()
-    data = RegressionData.from_columns(columns, "y ~ x + (1 + x | g) + (1 | walk(t))")
-    sites = compiled_sites(Regression(), data)
+    columns, (data, sites) = table(), sites_of(FORMULA)
     first = sites(number=1)
     basis = np.eye(2)
     given = {name: first.values[name] for name in first.log_probs if name != "observed"}
@@ -128,12 +137,17 @@ def test_default_priors_are_of_standardised_variables():
 
 
 @pytest.mark.parametrize(
-    "formula", ["y ~ x + u + (1 + x | g)", "y ~ x + u + (1 + x || g)", "y ~ x + (0 + x | walk(t))"]
+    ("formula", "place"),
+    [
+        (FORMULA, 0),
+        (FORMULA, 1),
+        pytest.param("y ~ x + u + (1 + x || g)", 0, marks=pytest.mark.long),
+        pytest.param("y ~ x + (0 + x | walk(t))", 0, marks=pytest.mark.long),
+    ],
 )
-def test_effects_have_their_normal_distribution_in_whatever_form(formula):
-    data = RegressionData.from_columns(table(), formula)
-    group = data.groups[0]
-    sites = compiled_sites(Regression(), data)
+def test_effects_have_their_normal_distribution_in_whatever_form(formula, place):
+    data, sites = sites_of(formula)
+    group = data.groups[place]
     start = sites(number=1)
     given = {name: start.values[name] for name in start.log_probs if name != "observed"}
     names = [name for name in start.values if name.startswith(f"__{group.name}_") and name in given]
@@ -179,6 +193,7 @@ def fitted():
     return hbm.sample(Regression(family="poisson"), data, seed=seed(1), **options), effect
 
 
+@pytest.mark.long
 def test_what_goes_in_comes_out(fitted):
     fit, effect = fitted
     coef = fit.posterior["coef"]
@@ -195,6 +210,7 @@ def test_what_goes_in_comes_out(fitted):
     assert draws.std(axis=0)[11] > 1.3 * draws.std(axis=0)[0]
 
 
+@pytest.mark.long
 def test_every_point_has_its_likelihood_for_loo(fitted):
     fit, _ = fitted
     result = hbm.loo(fit)
@@ -275,6 +291,7 @@ def test_posteriors_are_calibrated(family):
     assert result.calibrated, str(result)
 
 
+@pytest.mark.long
 def test_the_maximum_of_the_likelihood_is_of_named_coefficients():
     """One far from zero, one that would be negative, and one that is held."""
     rng = np.random.default_rng(1)

@@ -60,8 +60,12 @@ def sites_of(model):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"outliers": True, "mass_error": True}, {"stretch": "tail", "colour": "dust"}, {"colour": "broken"}],
-    ids=["normal", "mixture", "tails", "broken"],
+    [
+        pytest.param({}, id="normal"),
+        pytest.param({"outliers": True, "mass_error": True}, id="mixture"),
+        pytest.param({"stretch": "tail", "colour": "dust"}, id="tails", marks=pytest.mark.long),
+        pytest.param({"colour": "broken"}, id="broken", marks=pytest.mark.long),
+    ],
 )
 def test_density_is_a_plain_integral(limited, options):
     model = Supernova(selection="band", priors={"Om0": T["Om0"]}, **options)
@@ -85,6 +89,7 @@ def test_padding_and_stacking_keep_the_density(limited):
     assert density(sites, first) == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.long
 def test_simulated_supernovae_are_brighter_than_the_limit_in_the_band(limited):
     """A width of 0.004 mag, so that limits are steps; without a limit half of the supernovae are beyond it."""
     many = limited.subset(np.repeat(np.arange(6), 60))
@@ -102,8 +107,12 @@ def test_simulated_supernovae_are_brighter_than_the_limit_in_the_band(limited):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"colour": "dust"}, {"stretch": "tail", "colour": "tail"}, {"outliers": True, "mass_error": True}],
-    ids=["normal", "dust", "tails", "mixture"],
+    [
+        pytest.param({}, id="normal"),
+        pytest.param({"colour": "dust"}, id="dust"),
+        pytest.param({"stretch": "tail", "colour": "tail"}, id="tails", marks=pytest.mark.long),
+        pytest.param({"outliers": True, "mass_error": True}, id="mixture", marks=pytest.mark.long),
+    ],
 )
 def test_a_cut_in_colour_divides_by_the_fraction_that_passes(options):
     """The fraction is that of a plain integral over observed colours: a normal, or one with an exponential tail."""
@@ -122,6 +131,7 @@ def test_a_cut_in_colour_divides_by_the_fraction_that_passes(options):
     np.testing.assert_allclose(difference, -np.sum(np.log(passed)), rtol=1e-9)
 
 
+@pytest.mark.long
 def test_simulated_supernovae_are_bluer_than_the_cut():
     many = FEW.subset(np.repeat(np.arange(6), 60))
     held = {name: T[name] for name in T if name in Supernova().all_priors}
@@ -136,7 +146,13 @@ def test_data_without_limits_are_refused(limited):
         Supernova(selection="band").bind(lost)
 
 
-@pytest.mark.parametrize("options", [{}, {"outliers": True, "mass_error": True}], ids=["normal", "mixture"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="normal"),
+        pytest.param({"outliers": True, "mass_error": True}, id="mixture", marks=pytest.mark.long),
+    ],
+)
 def test_limits_and_a_cut_in_colour_divide_by_the_fraction_that_passes_both(limited, options):
     """The fraction of each component is P(m_obs < limit, c < cut) of two normal variables, by SciPy."""
     model = Supernova(selection="band and colour", priors={"Om0": T["Om0"]}, **options)
@@ -166,6 +182,7 @@ def test_limits_and_a_cut_in_colour_divide_by_the_fraction_that_passes_both(limi
     assert all(np.isfinite(slope).all() for slope in gradient.values())
 
 
+@pytest.mark.long
 def test_simulated_supernovae_pass_limits_and_cut(limited):
     model = Supernova(selection="band and colour", priors={"c_lim": 0.05})
     many = limited.subset(np.tile(np.arange(6), 20))

@@ -27,7 +27,14 @@ def with_offsets(sne, num, seed=1, scale=(0.03, 0.05, 0.01)):
     return Supernovae.from_dict(sne.to_dict() | {"sensitivity": sensitivity, "offset_name": names})
 
 
-@pytest.mark.parametrize("options", [{}, SELECTIVE, {"stretch": "tail", "colour": "skewed"}], ids=["1", "2", "3"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="normal"),
+        pytest.param(SELECTIVE, id="selective"),
+        pytest.param({"stretch": "tail", "colour": "skewed"}, id="tails", marks=pytest.mark.long),
+    ],
+)
 def test_the_joint_density_is_that_of_the_offsets_themselves(options):
     """Equal up to the log determinant of the coordinates, at several points of coordinates and parameters."""
     model = Supernova(priors={"Om0": 0.3}, **options)
@@ -82,6 +89,7 @@ def test_drawn_offsets_are_their_prior():
     assert Supernova(latents="centred").bound(sne).coordinates is None
 
 
+@pytest.mark.long
 def test_a_simulated_sample_does_not_depend_on_the_treatment_of_offsets():
     sne = with_offsets(FEW.subset(range(6)), 4)
     (first, of_first), (second, of_second) = (

@@ -308,7 +308,10 @@ def few():
 PROB_IA = np.array([1.0, 0.97, 0.0, 0.3, 0.999, 0.6])
 
 
-@pytest.mark.parametrize("options", [{}, {"selection": "common"}], ids=["plain", "selection"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, id="plain"), pytest.param({"selection": "common"}, id="selection", marks=pytest.mark.long)],
+)
 def test_probabilities_of_type_ia_are_the_weights_of_each_object(few, options):
     model, photometric = Supernova(outliers=True, **options), dataclasses.replace(few, prob_ia=PROB_IA)
     density = likelihood(model, photometric)
@@ -321,7 +324,13 @@ def test_probabilities_of_type_ia_are_the_weights_of_each_object(few, options):
     np.testing.assert_array_equal(together[0].prob_ia, 1.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"outliers": True, "mass_error": True}], ids=["normal", "mixture"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="normal"),
+        pytest.param({"outliers": True, "mass_error": True}, id="mixture", marks=pytest.mark.long),
+    ],
+)
 def test_combined_observations_give_the_density_of_all(few, options):
     """One truth, two measured vectors with their own errors: the joint density up to a constant, at two points."""
     rng = np.random.default_rng(5)
@@ -372,7 +381,18 @@ def test_simulated_objects_of_other_types_are_those_with_low_probabilities():
     np.testing.assert_array_equal(simulated.prob_ia, prob_ia)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+# Of these the parts are among the others.
+LONG = {
+    "selection with a broken law",
+    "selection with tails of colour",
+    "selection with tails of two kinds",
+    "much at once",
+}
+
+
+@pytest.mark.parametrize(
+    "options", [pytest.param(OPTIONS[k], id=k, marks=[pytest.mark.long] if k in LONG else []) for k in OPTIONS]
+)
 def test_density_is_a_plain_integral(few, options):
     model = Supernova(**options)
     np.testing.assert_allclose(likelihood(model, few), Plain(model, few, T).total(), rtol=2e-8, atol=2e-8)
@@ -491,6 +511,7 @@ def test_offsets_are_integrated_out(few):
             Supernova(offsets="marginal", **options)
 
 
+@pytest.mark.long
 def test_gradients_are_those_of_finite_differences(few):
     model = Supernova(**OPTIONS["much at once"], survey_scatter=True, priors={"Om0": 0.3, "sigma_int": 0.1})
     sne = dataclasses.replace(few, sigma_z=np.array([0.03, 0.0, 0.02, 0.0, 0.01, 0.0]))
