@@ -153,12 +153,12 @@ def checks(system: System, block: dict[str, np.ndarray], number: int) -> list[di
     return results
 
 
-def results_of(name: str, system: System, kind: str, num: int, folder: Path) -> list[dict[str, Any]]:
-    """Return the results of the samples of a kind, from blocks that are stored or made now."""
+def results_of(name: str, system: System, kind: str, num: int, first: int, folder: Path) -> list[dict[str, Any]]:
+    """Return the results of the samples of a kind, from blocks ``first`` and on that are stored or made now."""
     results: list[dict[str, Any]] = []
     strength = system.strengths.get(kind, 0.0)
-    for number in range(-(-num // BLOCK)):
-        size = min(BLOCK, num - number * BLOCK)
+    for number in range(first, first - (-num // BLOCK)):
+        size = min(BLOCK, num - (number - first) * BLOCK)
         path = folder / f"{name} {kind} {strength:.4g} {number} {size}.npz"
         fitted = as_fitted(system, kind)
         began = time.perf_counter()
@@ -215,6 +215,7 @@ def main():
     parser.add_argument("--kinds", nargs="*", default=KINDS)
     parser.add_argument("--null", type=int, default=200, help="samples of the model itself")
     parser.add_argument("--planted", type=int, default=40, help="samples with each misfit")
+    parser.add_argument("--first", type=int, default=0, help="number of the first block of samples, for other samples")
     parser.add_argument("--state", type=Path, default=HERE.parent / "runs" / "model_verdict_rates")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "model_verdict_rates.txt")
     options = parser.parse_args()
@@ -228,7 +229,7 @@ def main():
                 num = options.null if kind == "null" else options.planted
                 if num == 0:
                     continue
-                state[f"{name}/{kind}"] = results_of(name, system, kind, num, options.state)
+                state[f"{name}/{kind}"] = results_of(name, system, kind, num, options.first, options.state)
                 report(state, options.output)
 
 

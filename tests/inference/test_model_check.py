@@ -400,16 +400,19 @@ def test_covariates_are_found_in_containers_tables_and_arrays():
         y: np.ndarray
         inner: Inner
         covariance: np.ndarray
+        band: np.ndarray = dataclasses.field(metadata={"columns": ("lower energy", "upper energy")})
 
     rng = np.random.default_rng(6)
     y = rng.normal(size=(20, 4))
     data = Outer(
         tuple(f"s{i}" for i in range(20)), tuple("ab" * 10), y, Inner(rng.normal(size=(20, 4))),
-        np.eye(3) * rng.uniform(1, 2, (20, 1, 1)),
+        np.eye(3) * rng.uniform(1, 2, (20, 1, 1)), rng.normal(size=(20, 4, 2)),
     )  # fmt: skip
     numeric, found = rs.find_covariates((data, rng.normal(size=20)), (20, 4), [y], ["star", "filter"])
     # The covariance is one number times the unit matrix: its three columns are the same one.
-    assert [c.name for c in numeric] == ["energy", "covariance[0]", "argument 2", "the order of star"]
+    assert [c.name for c in numeric] == [
+        "energy", "variance[0]", "lower energy", "upper energy", "argument 2", "the order of star"
+    ]  # fmt: skip
     assert [g.name for g in found] == ["star", "survey"]
     assert found[1].labels == ("a", "b")
     assert found[1].values.shape == (80,)

@@ -126,10 +126,10 @@ class Bursts(HasWarnings):
     used: Any
     log10_E_peak: Any
     log10_flux: Any
-    errors: Any
+    errors: Any = field(metadata={"columns": ("variance of log10_E_peak", "covariance", "variance of log10_flux")})
     alpha: Any
     beta: Any
-    flux_band: Any
+    flux_band: Any = field(metadata={"columns": ("lower energy of the flux band", "upper energy of the flux band")})
     quantity: str = field(default="flux", metadata={"static": True})
     object_name = "burst"
 

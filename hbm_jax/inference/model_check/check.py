@@ -18,7 +18,7 @@ import xarray as xr
 from hbm_jax.inference.blinding.blinding import unconstrained_draws
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.compiled_replicates import compiled_replicates
-from hbm_jax.inference.model_check.p_values import combined, family_scores_of, p_value_of, scores_of
+from hbm_jax.inference.model_check.p_values import combined, distances_of, family_scores_of, p_value_of, scores_of
 from hbm_jax.inference.model_check.replicates import (
     Site,
     Structure,
@@ -119,17 +119,19 @@ def check_model(
                 return _unchecked("no site of the program is observed")
             draws = _choose_draws(fit, structure, num_draws, seed)
             rng = np.random.default_rng(seed)
-            key = np.asarray(jax.random.key_data(jax.random.key(seed)))
+            keys = np.random.default_rng([seed, 1]).integers(2**32, size=(num_draws, *_key_shape()), dtype=np.uint32)
             example = {name: values[0] for name, values in draws.items()}
-            draw = compiled_replicates(fit.program, fit.bound_args, structure, num_replicates, example, key, rng)
-            pools = []
-            for k in range(num_draws):
-                key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))
-                pools.append(draw({name: values[k] for name, values in draws.items()}, key))
+            draw = compiled_replicates(fit.program, fit.bound_args, structure, num_replicates, example, keys[0], rng)
+            pools = [draw({name: values[k] for name, values in draws.items()}, keys[k]) for k in range(num_draws)]
         # Replicates of the later draws are computed while those of the first are judged.
         return judge_pools(pools, structure, fit.args, remedies_of(fit.program))
     except Exception as error:  # a failed check must not discard the fit
         return _unchecked(f"{type(error).__name__}: {str(error).rstrip('.')}")
+
+
+def _key_shape() -> tuple[int, ...]:
+    """Return the shape of the data of a random key; NumPy draws them because operations of JAX are compiled."""
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
 
 
 def _unchecked(reason: str) -> ModelCheck:
@@ -218,12 +220,13 @@ def _scored(
             if not statistics:
                 raise ValueError("no observed value differs between replicates")
             two_sided = np.array([statistic.two_sided for statistic in statistics])
-            scores = scores_of(np.stack([statistic.values for statistic in statistics]), two_sided)
+            values = np.stack([statistic.values for statistic in statistics])
+            scores = scores_of(values, two_sided)
             weights = np.array([rs.WEIGHTS.get(statistic.kind, 1.0) for statistic in statistics])
             p_values.append(p_value_of(scores, weights))
             families = family_scores_of([rs.FAMILIES[statistic.kind] for statistic in statistics], scores)
-            for key, score, statistic in zip(keys, scores[:, 0], statistics, strict=True):
-                scored.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
+            for key, *measured in zip(keys, scores[:, 0], distances_of(values, two_sided), strict=True):
+                scored.setdefault(key, []).append(tuple(measured))
             for family, score in families.items():
                 family_scores.setdefault((level, family), []).append(score)
     return combined(p_values), _table(scored, family_scores), last, num_replicates

@@ -56,6 +56,16 @@ def p_value_of(scores: np.ndarray, weights: np.ndarray | None = None) -> float:
     return float((log_inverse >= log_inverse[0]).mean())
 
 
+def distances_of(values: np.ndarray, two_sided: np.ndarray) -> np.ndarray:
+    """Return the distances of measured statistics from the means of their replicates, in their standard deviations.
+
+    ``values`` are (statistic, pool); a distance has no sign if the statistic is ``two_sided`` (statistic,).
+    """
+    replicated = values[:, 1:]
+    distance = (values[:, 0] - replicated.mean(axis=1)) / np.maximum(replicated.std(axis=1), 1e-300)
+    return np.where(two_sided, np.abs(distance), distance)
+
+
 def family_scores_of(families: Sequence[str], scores: np.ndarray) -> dict[str, float]:
     """Return the score of the measured data in each family of statistics: its largest score, scored among the pool.
 

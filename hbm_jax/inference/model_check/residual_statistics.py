@@ -51,11 +51,8 @@ FAMILIES = {
 """Family of each kind of statistic."""
 
 WEIGHTS = {"skewness": 10.0, "tails": 10.0}
-"""Weights of kinds of statistics in the combined p-value, where they are not 1.
-
-There is one statistic of each shape for a component, but several for each of its covariates, among which outliers would
-be lost. Those of all others lose a factor of about 1.3 in the p-value by these weights.
-"""
+"""Weights of kinds of statistics in the combined p-value, where they are not 1: outliers would be lost among the
+statistics of covariates, of which there are several."""
 
 
 class Residuals(NamedTuple):
@@ -161,7 +158,8 @@ def expected_below(values: np.ndarray) -> np.ndarray:
 def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
     """Yield name and value of each field of a container, table or mapping, nested to ``depth``.
 
-    An array that is not in a container has an empty name.
+    A field whose metadata have ``"columns"`` is divided into columns of these names along its last axis. An array that
+    is not in a container has an empty name.
     """
     if isinstance(arg, pd.DataFrame):
         yield from ((str(name), arg[name].to_numpy()) for name in arg.columns)
@@ -169,7 +167,10 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
     if isinstance(arg, Mapping):
         items = [(str(name), value) for name, value in arg.items()]
     elif dataclasses.is_dataclass(arg) and not isinstance(arg, type):
-        items = [(item.name, getattr(arg, item.name)) for item in dataclasses.fields(arg)]
+        items = []
+        for item in dataclasses.fields(arg):
+            value, columns = getattr(arg, item.name), item.metadata.get("columns")
+            items += [(item.name, value)] if columns is None else [(c, value[..., k]) for k, c in enumerate(columns)]
     elif hasattr(arg, "_asdict"):
         items = list(arg._asdict().items())
     elif isinstance(arg, tuple | list) and arg and all(dataclasses.is_dataclass(entry) for entry in arg):
@@ -289,6 +290,7 @@ def _aligned(
         return
     trailing = array.shape[len(lead) :]
     if len(trailing) == 2 and trailing[0] == trailing[1] <= MAX_COMPONENTS:
+        name = name.replace("covariance", "variance")  # its diagonal
         array, trailing = np.diagonal(array, axis1=-2, axis2=-1), trailing[:1]
     if len(trailing) > 1 or (trailing and trailing[0] > MAX_COMPONENTS):
         return
@@ -491,10 +493,3 @@ def _dependences(statistic, design: Design, r: np.ndarray, square: np.ndarray) -
         yield statistic("scatter bins", ((design.matrix @ (square - 1.0)) ** 2).sum(axis=0), name, two_sided=False)
     if len(design.first):
         yield statistic("neighbours", np.einsum("ep,ep->p", r[design.first], r[design.second]), name)
-
-
-def distance_of(statistic: Statistic) -> float:
-    """Return the distance of the measured value from the mean of the replicates in their standard deviations."""
-    measured, replicated = statistic.values[0], statistic.values[1:]
-    distance = (measured - replicated.mean()) / max(replicated.std(), 1e-300)
-    return float(abs(distance) if statistic.two_sided else distance)
