@@ -355,8 +355,8 @@ def methods_paragraph(fit: Fit) -> str:
         r"which is based on JAX \citep{jax} and NumPyro \citep{Phan2019}, by "
         f"{SAMPLERS.get(name, SAMPLERS['nuts'])}, with {run.get('num_chains')} chains and {verdict.num_draws} draws in "
         "total after the warm-up.",
-        r"The rank-normalised $\hat{R}$ and the effective sample size \citep{Vehtari2021}, with the definitions of "
-        rf"ArviZ \citep{{Kumar2019}}, were at most {r_hat:.3f} and at least {ess:.0f} for all parameters, and "
+        r"The rank-normalised $\hat{R}$ and the effective sample size \citep{Vehtari2021}, defined as by ArviZ "
+        rf"\citep{{Kumar2019}}, were at most {r_hat:.3f} and at least {ess:.0f} for all parameters, and "
         f"{verdict.num_divergences or 'no'} transitions diverged.",
     ]
     if not verdict.usable:

@@ -1,12 +1,17 @@
 """Python of README and pages runs as it is written, on small data in the files that it names.
 
 Readers read, models meet their data, and programs are traced, but nothing is sampled or drawn, except that the long
-tests sample those of the README as a user does. That the command lines are valid is tested in test_cli_parsers.py.
+tests sample those of the README as a user does, and compare the verdict of its demo, the only one shown, with
+that of the command. What other examples print is described in their comments and not compared. That the command lines
+are valid is tested in test_cli_parsers.py.
 """
 
 import contextlib
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -22,7 +27,9 @@ from hbm_jax.models.supernovae.laws import ColourLaw
 from hbm_jax.spectra.model.registration import REGISTERED
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/index.md", "docs/guide.md", "docs/domains.md", "docs/engine.md")
+PAGES = (
+    "README.md", "docs/index.md", "docs/guide.md", "docs/domains.md", "docs/engine.md", "docs/model_verdict.md",
+)  # fmt: skip
 # Another machine, or files from the network.
 ELSEWHERE = ("dask_jobqueue", "load_distance_moduli")
 SPECTRA = "sample/"
@@ -107,6 +114,7 @@ def given():
         "z": z, "magnitude": -19.0 + 43.2 + 5.0 * np.log10(z * (1.0 + 0.35 * z)) + rng.normal(0.0, 0.1, 20),
         "error": np.full(20, 0.1), "effect": rng.normal(0.0, 1.0, 20), "exposure": exposure, "counts": counts,
         "exposure_1": exposure, "counts_1": counts, "exposure_2": exposure[:8], "counts_2": counts[:8],
+        "fit": Anything(), "hbm_jax": hbm,
     }  # fmt: skip
 
 
@@ -177,6 +185,24 @@ def test_examples_of_the_readme_sample_and_draw(monkeypatch, folder):
     assert "largest R-hat" in printed
     assert (folder / "hubble.pdf").stat().st_size > 1000
     assert names["slope"].mean() == pytest.approx(2.0, abs=5.0 * names["slope"].std())
+
+
+@pytest.mark.long
+def test_verdict_of_the_demo_is_that_of_the_readme(tmp_path):
+    """All words, the p-value and the misfit; R-hat and the effective sample size may differ between processors."""
+    (shown,) = blocks("README.md", "text")
+    command = [sys.executable, "-m", "hbm_jax", "fit", "supernova", "--data", "jla", "--cosmology", "wcdm"]
+    without = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # optimised, as for a user
+    ran = subprocess.run([*command, "--out", str(tmp_path / "demo")], capture_output=True, text=True, env=without)
+    assert ran.returncode == 4, ran.stderr
+    assert "\n$ make demo" in text_of("README.md")
+    assert " ".join(command[3:]) in text_of("Makefile")
+    said = " ".join(ran.stdout.split())
+    for part in " ".join(shown.split()).split(" ..."):
+        words = re.escape(part.strip(" ;,"))
+        words = re.sub(r"(R\\-hat\\ )1\\\.\d+(\\ )\\\(\w+\\\)", r"\g<1>1\\.00\\d\2\\(\\w+\\)", words)
+        words = re.sub(r"(size\\ )\d+(\\ )\\\(\w+\\\)", r"\g<1>\\d{4}\2\\(\\w+\\)", words)
+        assert re.search(words, said), (words, said)
 
 
 def covered(seed):
