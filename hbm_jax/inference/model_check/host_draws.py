@@ -59,8 +59,7 @@ def innermost(fn: Any) -> Any:
 
 def draws_on_host(fn: Any) -> bool:
     """Return whether NumPy draws the values of a distribution, masked or expanded or not."""
-    fn = innermost(fn)
-    return hasattr(fn, "draw_on_host") or _known(fn) is not None
+    return _host_draw(innermost(fn)) is not None
 
 
 def parameters_of(fn: Any) -> dict[str, Any]:
@@ -68,22 +67,21 @@ def parameters_of(fn: Any) -> dict[str, Any]:
     inner = innermost(fn)
     if hasattr(inner, "draw_on_host"):
         return {"mean": jnp.broadcast_to(fn.mean, fn.batch_shape)}
-    known = _known(inner)
-    assert known is not None
-    return {name: jnp.broadcast_to(getattr(inner, name), fn.batch_shape) for name in known.parameters}
+    names = next(known.parameters for base, known in HOST_DRAWS.items() if isinstance(inner, base))
+    return {name: jnp.broadcast_to(getattr(inner, name), fn.batch_shape) for name in names}
 
 
 def draw_counts(fn: Any, parameters: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Draw one value for each of the parameters (num, ...)."""
-    inner = innermost(fn)
-    if hasattr(inner, "draw_on_host"):
-        return inner.draw_on_host(parameters["mean"], rng)
-    known = _known(inner)
-    assert known is not None
-    return known.draw(rng, **parameters)
+    draw = _host_draw(innermost(fn))
+    if draw is None:
+        raise TypeError(f"expected a distribution whose values NumPy draws; found {type(fn).__name__}.")
+    return draw(rng, **parameters)
 
 
-def _known(fn: Any) -> HostDraw | None:
-    """Return the draw of a distribution of `HOST_DRAWS`; None for others and for subclasses with other draws."""
+def _host_draw(fn: Any) -> Callable | None:
+    """Return the function of a generator and parameters; None for other distributions and subclasses with own draws."""
+    if hasattr(fn, "draw_on_host"):
+        return lambda rng, mean: fn.draw_on_host(mean, rng)
     known = (base for base in HOST_DRAWS if isinstance(fn, base) and type(fn).sample is base.sample)
-    return next((HOST_DRAWS[base] for base in known), None)
+    return next((HOST_DRAWS[base].draw for base in known), None)
