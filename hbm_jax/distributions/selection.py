@@ -236,6 +236,8 @@ class FoundInjections(NamedTuple):
         Number of injections, found or not.
     num_objects : float or array (...)
         Number of detected objects of each population, whose density is divided by the detected fraction.
+    num_intervals : array (...), optional
+        Number of intervals, where only injections with as many have weights, and ``num`` (...) is their number.
 
     Notes
     -----
@@ -253,6 +255,7 @@ class FoundInjections(NamedTuple):
     log_weights: Any
     num: Any
     num_objects: Any = 0.0
+    num_intervals: Any = None
 
     @property
     def log_normalisation(self):
@@ -272,7 +275,15 @@ class FoundInjections(NamedTuple):
         shares = jnp.exp(self.log_weights - logsumexp(self.log_weights, axis=-1, keepdims=True))
         # Change of the log likelihood by each injection, per object.
         shares = jnp.tensordot(num, shares, num.ndim) / jnp.maximum(jnp.sum(num), 1.0)
-        return 1.0 / jnp.maximum(jnp.sum(shares**2) - 1.0 / self.num, 1e-12)
+        return 1.0 / jnp.maximum(jnp.sum(shares**2) - self._inverse_num(num), 1e-12)
+
+    def _inverse_num(self, num_objects):
+        """Return the mean of 1 / num over pairs of objects that share injections, and 0 over the others."""
+        if self.num_intervals is None:
+            return 1.0 / self.num
+        same = jnp.equal(self.num_intervals[:, None], self.num_intervals)
+        share = num_objects / jnp.maximum(jnp.sum(num_objects), 1.0)
+        return jnp.sum(share * (same @ share) / self.num)
 
     @property
     def smallest_number(self):

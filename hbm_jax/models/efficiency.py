@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hbm_jax.data.injections import read_injections
+from hbm_jax.data.injections import AllInjections, BurstInjections, read_injections
 from hbm_jax.data.tables import read_table
 from hbm_jax.distributions.selection import ENOUGH, FunctionSelection, InjectedSelection, TabulatedSelection
 from hbm_jax.models.priors import Prior
@@ -144,7 +144,10 @@ class Injections(_Fixed):
         distribution from which they were drawn, per unit of every value; and ``found``, 1 or 0. The values are
         log10_E_peak (observer's frame) and log10_flux of an interval for `hbm_jax.models.Golenetskii`; x1, c and m_b
         for `Supernova`; and for `Afterglow` and `SpectralPopulation` the parameters of the sources that have
-        populations, such as photon_index, log10_flux and log10_nh.
+        populations, such as photon_index, log10_flux and log10_nh. Whole bursts have one row per interval, with the
+        name of their ``burst``; ``density`` is that of the values of all intervals together, and it and ``found`` are
+        the same in all rows of a burst. `GolenetskiiCounts` takes whole bursts only, with log10_E_peak (observer's
+        frame), log10_flux and all other parameters of the spectrum, such as alpha and beta.
 
     Notes
     -----
@@ -152,6 +155,7 @@ class Injections(_Fixed):
     the population to ``density``, see `hbm_jax.distributions.selection.FoundInjections`. For bursts and supernovae the
     population is that at the redshift of each object, so that detection should depend on redshift by these values only;
     for X-ray sources it is that of all sources, whose redshifts, exposures and responses the injections should have.
+    The detected fraction of a burst of several intervals is that of simulated bursts with as many.
     `hbm_jax.models.Relation` takes its injections with the data.
     """
 
@@ -171,9 +175,29 @@ class Injections(_Fixed):
         return str(self)
 
     @cached_property
-    def _read(self) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
-        """Found injections and number of all, by names of the values."""
+    def _read(self) -> dict[tuple[str, ...], AllInjections]:
+        """Injections, found or not, by names of the values."""
         return {}
+
+    def every(self, names: Sequence[str]) -> AllInjections:
+        """Return the injections, found or not, with these values; raises as `selection`."""
+        key = tuple(names)
+        if key not in self._read:
+            self._read[key] = read_injections(self.source, key)
+        return self._read[key]
+
+    @cached_property
+    def of_bursts(self) -> bool:
+        """True for a table of whole bursts: it has a column ``burst``."""
+        return "burst" in read_table(self.source).resolve(("burst",), None, {})
+
+    def bursts(self, names: Sequence[str]) -> BurstInjections:
+        """Return the found bursts with these values of each interval; raises as `selection`."""
+        return BurstInjections.of(self.every(names))
+
+    def num_found(self, names: Sequence[str]) -> int:
+        """Return the number of found injections."""
+        return len(self.bursts(names).values) if self.of_bursts else int(self.every(names).found.sum())
 
     def selection(self, names: Sequence[str], objects: Any = 1.0) -> InjectedSelection:
         """Return the injections as the selection of objects with these values.
@@ -183,11 +207,15 @@ class Injections(_Fixed):
         DataError
             For missing columns, densities that are not positive, and tables in which none is found.
         """
-        key = tuple(names)
-        if key not in self._read:
-            self._read[key] = read_injections(self.source, key)
-        found, num = self._read[key]
-        return InjectedSelection(found[:, :-1], found[:, -1], float(num), objects)
+        if self.of_bursts:  # those of one interval each
+            bursts = self.bursts(names)
+            single = bursts.used.sum(axis=1) == 1
+            values = bursts.values[single, 0], bursts.log_density[single], float(bursts.num_drawn[1])
+            return InjectedSelection(*values, objects)
+        every = self.every(names)
+        return InjectedSelection(
+            every.values[every.found], every.log_density[every.found], float(len(every.found)), objects
+        )
 
 
 def refuse_narrow(option: str, priors: Mapping[str, Prior], names: Sequence[str]) -> None:

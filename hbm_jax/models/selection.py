@@ -269,7 +269,7 @@ class SelectiveModel(PopulationModel):
         """Return a sentence about the effective number of injections over the draws of a posterior."""
         if "effective_injections" not in posterior:
             return []
-        num_found = len(self.selections[0].selection(self.selected_values).values)
+        num_found = self.selections[0].num_found(self.selected_values)
         return effective_injections(num_found, self.num_selected(data), posterior)
 
     def num_selected(self, data: Any) -> int:

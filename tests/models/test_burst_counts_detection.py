@@ -12,7 +12,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 from hbm_jax.data import BurstSpectra, BurstSpectraPopulation
-from hbm_jax.models import GolenetskiiCounts
+from hbm_jax.models import GolenetskiiCounts, Injections
 from hbm_jax.models.bursts.detection import PeakFluxDetection
 from hbm_jax.models.bursts.fluxes import Line
 from hbm_jax.validation import OptionError
@@ -106,24 +106,110 @@ def test_the_density_is_that_of_detected_bursts(bound):
             assert found_slope == pytest.approx(slope, abs=1e-4), name
 
 
+def draws(model, bound, p, num, key):
+    """Latents of bursts and intervals in many samples."""
+    names = ("log10_E_peak", "alpha", "log10_flux", "gamma", "log10_N")
+
+    def draw(key):
+        program = handlers.seed(handlers.substitute(model, p), key)
+        trace = handlers.trace(program).get_trace(bound, observed=False)
+        return {name: trace[name]["value"] for name in names}
+
+    with jax.enable_x64(True):
+        return jax.device_get(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(key), num)))
+
+
+def injected(num, start=1):
+    """A table of bursts of one to three intervals, and values by burst and interval."""
+    rng = np.random.default_rng(start)
+    counts = rng.integers(1, 4, num)
+    burst = np.repeat(np.arange(num), counts)
+    moments = {"log10_E_peak": (2.1, 0.5), "log10_flux": (-5.9, 1.0), "alpha": (-0.9, 0.4)}
+    values = {name: rng.normal(*pair, len(burst)) for name, pair in moments.items()}
+    log_density = sum(stats.norm.logpdf(values[name], *pair) for name, pair in moments.items())
+    found = rng.random(num) < np.bincount(burst, found_intervals(values["log10_flux"], values["alpha"])) / counts
+    density = np.exp(np.bincount(burst, log_density))
+    return {"burst": burst, **values, "density": density[burst], "found": found[burst].astype(int)}
+
+
+def found_intervals(flux, alpha):
+    """Probabilities of intervals, whose mean is that of their burst."""
+    return stats.norm.cdf((flux + 5.6 + 0.5 * (alpha + 0.9)) / 0.3)
+
+
+@pytest.mark.long
+def test_injections_of_whole_bursts(bound):
+    """Against sums over multivariate normal densities, with derivatives."""
+    table = injected(400)
+    model = GolenetskiiCounts(selection=Injections(table), **OPTIONS)
+    of_burst = np.asarray(bound.folded.of_burst)
+    num, counts = of_burst.sum(axis=0), np.bincount(table["burst"])
+    stretch, area = (
+        np.asarray(row) @ of_burst / num for row in (bound.folded.log10_stretch, bound.folded.log10_sphere_area)
+    )
+    hidden = {"_log10_E_peak": np.full(6, 2.6), "_alpha": np.full(6, -0.9), "_log10_flux": bound.center[:, -1]}
+
+    def expected(p):
+        total = 0.0
+        for J, shift, sphere in zip(num.astype(int), stretch, area, strict=True):
+            weights = []
+            for i in np.flatnonzero(counts == J):
+                row = table["burst"] == i
+                peak = table["log10_E_peak"][row] + shift
+                X = np.stack([np.ones(J), peak - 2.0], axis=-1)
+                covariance = X @ np.diag([p["log10_N_std"] ** 2, p["gamma_std"] ** 2]) @ X.T
+                covariance += p["intrinsic_scatter"] ** 2 * np.eye(J)
+                mean = X @ np.array([p["log10_N_mean"], p["gamma_mean"]]) - sphere
+                density = stats.multivariate_normal.pdf(table["log10_flux"][row], mean, covariance)
+                density *= stats.norm.pdf(peak, p["log10_E_peak_mean"], p["log10_E_peak_std"]).prod()
+                density *= stats.norm.pdf(table["alpha"][row], p["alpha_mean"], p["alpha_std"]).prod()
+                weights.append(density * table["found"][row][0] / table["density"][row][0])
+            total -= np.log(np.mean(weights))
+        return total
+
+    @jax.jit
+    @jax.value_and_grad
+    def change(p):
+        parts = []
+        for each in (model, GolenetskiiCounts(**OPTIONS)):
+            parts.append(log_density(handlers.block(each, hide=["counts"]), (bound,), {}, p | hidden)[0])
+        return parts[0] - parts[1]
+
+    with pytest.MonkeyPatch.context() as patched:  # fewer injections than needed would reduce the selection
+        patched.setattr("hbm_jax.distributions.selection.ENOUGH", 1.0 + 1e-6)
+        found, gradient = change({name: np.float64(value) for name, value in HYPER.items()})
+    assert float(found) == pytest.approx(expected(HYPER), abs=1e-8)
+    for name in ("gamma_std", "log10_N_mean", "log10_E_peak_std", "alpha_mean"):
+        slope = (expected(HYPER | {name: HYPER[name] + 1e-5}) - expected(HYPER | {name: HYPER[name] - 1e-5})) / 2e-5
+        assert float(gradient[name]) == pytest.approx(slope, rel=1e-6, abs=1e-6), name
+
+
+@pytest.mark.long
+def test_simulated_bursts_are_found_injections(bound, monte_carlo):
+    num, p = 400, HYPER | {"intrinsic_scatter": 0.5, "alpha_std": 0.3, "log10_E_peak_std": 0.4}  # near the injections
+    model = GolenetskiiCounts(selection=Injections(injected(60_000, seed(4))), **OPTIONS)
+    ours = draws(model, bound, p, num, seed(1))
+    everything = draws(GolenetskiiCounts(**OPTIONS), bound, p, 8 * num, seed(2))
+    rng = np.random.default_rng(seed(3))
+    for burst, members in enumerate(np.asarray(bound.folded.of_burst).T > 0):
+        if members.sum() > 2:
+            continue  # too few effective injections, some 26, to compare distributions
+        shares = found_intervals(everything["log10_flux"][:, members], everything["alpha"][:, members])
+        kept = rng.random(8 * num) < shares.mean(axis=1)
+        assert 0.02 < kept.mean() < 0.9
+        for name, values in ours.items():
+            columns = [burst] if name in ("gamma", "log10_N") else members
+            drawn, all_of_one = (a[:, columns].max(axis=1) for a in (values, everything[name]))
+            result = stats.ks_2samp(drawn, all_of_one[kept])
+            monte_carlo.p_value(result.pvalue, name=f"{name} of burst {burst}")
+
+
 @pytest.mark.long
 def test_simulated_bursts_are_the_detected_ones(bound, monte_carlo):
     num, p = 400, AT_LIMIT
     in_burst = np.asarray(bound.folded.of_burst).T > 0
-
-    def drawn(model, num, key):
-        names = ("log10_E_peak", "alpha", "log10_flux", "gamma", "log10_N")
-
-        def draw(key):
-            program = handlers.seed(handlers.substitute(model, p), key)
-            trace = handlers.trace(program).get_trace(bound, observed=False)
-            return {name: trace[name]["value"] for name in names}
-
-        with jax.enable_x64(True):
-            return jax.device_get(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(key), num)))
-
-    ours = drawn(SELECTED, num, seed(1))
-    everything = drawn(GolenetskiiCounts(**OPTIONS), 8 * num, seed(2))
+    ours = draws(SELECTED, bound, p, num, seed(1))
+    everything = draws(GolenetskiiCounts(**OPTIONS), bound, p, 8 * num, seed(2))
     rng = np.random.default_rng(seed(3))
     for burst, members in enumerate(in_burst):
         flux = everything["log10_flux"][:, members]

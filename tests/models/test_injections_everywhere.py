@@ -27,6 +27,7 @@ import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.distributions.selection import FoundInjections
 from hbm_jax.models import Afterglow, Golenetskii, Injections, Relation, SpectralPopulation, Supernova
+from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.validation import DataError, OptionError
 
 SOURCES = {
@@ -272,6 +273,147 @@ def test_intervals_of_several_bursts_share_injections():
         )
     expected = np.log([[shares[0], shares[0]], [shares[1], shares[1]]])
     np.testing.assert_allclose(np.broadcast_to(log_fraction, (2, 2)), expected, rtol=1e-9)
+
+
+POPULATION = {
+    "gamma_mean": 1.4, "gamma_std": 0.3, "log10_N_mean": 52.2, "log10_N_std": 0.4, "correlation": 0.4,
+    "intrinsic_scatter": 0.3, "log10_E_peak_mean": 2.5, "log10_E_peak_std": 0.3, "log10_E_peak_scatter": 0.25,
+}  # fmt: skip
+
+
+def several(num=1):
+    """Bursts of two and three intervals, of which one interval of flux is measured in another band."""
+    columns = {
+        "burst": ["a", "a", "b", "b", "b", "c", "c"], "z": [1.3] * 2 + [0.5] * 3 + [2.0] * 2,
+        "log10_E_peak": [2.2, 2.4, 2.5, 2.3, 2.0, 2.1, 2.3], "log10_flux": [-5.6, -5.4, -5.1, -5.5, -5.7, -5.9, -5.8],
+        "sigma_log10_E_peak": [0.1] * 7, "sigma_log10_flux": [0.15] * 7,
+    }  # fmt: skip
+    columns = {name: np.tile(values, num) for name, values in columns.items()}
+    columns["burst"] = [f"{name}{i // 7}" for i, name in enumerate(columns["burst"])]
+    return hbm.data.Bursts.from_columns(columns)
+
+
+def injected_bursts(num, start=1):
+    """A table of bursts of one, two and three intervals, found by the sum of the fluxes of all intervals."""
+    rng = np.random.default_rng(start)
+    counts = rng.integers(1, 4, num)
+    burst = np.repeat(np.arange(num), counts)
+    peak, flux = rng.normal(2.1, 0.5, len(burst)), rng.normal(-5.7, 0.9, len(burst))
+    log_density = stats.norm.logpdf(peak, 2.1, 0.5) + stats.norm.logpdf(flux, -5.7, 0.9)
+    density = np.exp(np.bincount(burst, log_density))
+    found = rng.random(num) < found_bursts(np.bincount(burst, 10.0**flux))
+    return {
+        "burst": burst, "log10_E_peak": peak, "log10_flux": flux, "density": density[burst],
+        "found": found[burst].astype(int),
+    }  # fmt: skip
+
+
+def found_bursts(total):
+    return special.ndtr((np.log10(total) + 5.3) / 0.2)
+
+
+def log_area(z):
+    with jax.enable_x64(True):
+        return float(log10_sphere_area(np.array([z]), Cosmology.flat(H0=70.0, Om0=0.3))[0])
+
+
+def moments_of_intervals(p, z, num):
+    """Mean and covariance of peak energies, and functions of x for those of the fluxes, written out."""
+    mean = np.full(num, p["log10_E_peak_mean"] - np.log10(1.0 + z))
+    covariance = p["log10_E_peak_scatter"] ** 2 * np.eye(num) + p["log10_E_peak_std"] ** 2
+    cross = p["correlation"] * p["gamma_std"] * p["log10_N_std"]
+    V = np.array([[p["log10_N_std"] ** 2, cross], [cross, p["gamma_std"] ** 2]])
+
+    def of_fluxes(peak):
+        X = np.stack([np.ones(num), peak + np.log10(1.0 + z) - 2.0], axis=-1)
+        mean = X @ np.array([p["log10_N_mean"], p["gamma_mean"]]) - log_area(z)
+        return mean, X @ V @ X.T + p["intrinsic_scatter"] ** 2 * np.eye(num)
+
+    return mean, covariance, of_fluxes
+
+
+def test_whole_bursts_are_divided_by_the_share_of_injections_with_as_many_intervals():
+    """Density and derivatives, and the effective numbers, against sums over multivariate normal densities."""
+    table, data = injected_bursts(150), several()
+    names, redshifts = ["a0", "b0", "c0"], [1.3, 0.5, 2.0]
+    counts = np.bincount(table["burst"])
+
+    def weights_of(p):
+        rows = []
+        for z, num in zip(redshifts, (2, 3, 2), strict=True):
+            mean, covariance, of_fluxes = moments_of_intervals(p, z, num)
+            weights = np.zeros(len(counts))
+            for i in np.flatnonzero(counts == num):
+                row = table["burst"] == i
+                if table["found"][row][0]:
+                    peak, flux = table["log10_E_peak"][row], table["log10_flux"][row]
+                    weights[i] = stats.multivariate_normal.pdf(peak, mean, covariance) / table["density"][row][0]
+                    weights[i] *= stats.multivariate_normal.pdf(flux, *of_fluxes(peak))
+            rows.append(weights)
+        return np.array(rows)
+
+    drawn = np.array([(counts == num).sum() for num in (2, 3, 2)])
+
+    def expected(p):
+        return -np.log(weights_of(p).sum(axis=1) / drawn).sum()
+
+    model = Golenetskii(correlated=True, selection=Injections(table))
+    whole = Golenetskii(correlated=True)
+    bound, hidden = model.bound(data), {"_gamma": np.array([0.3, -0.2, 0.5])}
+    assert list(data.name) == names
+    unselected = whole.bound(data)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def change(p):
+        density, trace = log_density(model, (bound,), {}, p | hidden)
+        recorded = {name: trace[name]["value"] for name in trace if "injections" in name}
+        return density - log_density(whole, (unselected,), {}, p | hidden)[0], recorded
+
+    # Fewer injections than needed would reduce the selection.
+    with pytest.MonkeyPatch.context() as patched, jax.enable_x64(True):
+        patched.setattr("hbm_jax.distributions.selection.ENOUGH", 1.0 + 1e-6)
+        (value, recorded), gradient = change(POPULATION)
+    assert float(value) == pytest.approx(expected(POPULATION), abs=1e-9)
+    # All parameters are varied together.
+    direction = dict(zip(POPULATION, (0.5, -0.3, 0.7, 0.4, -0.6, 0.3, 0.8, -0.5, 0.4), strict=True))
+    ends = [expected({n: v + step * direction[n] for n, v in POPULATION.items()}) for step in (1e-5, -1e-5)]
+    slope = sum(float(gradient[name]) * value for name, value in direction.items())
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+    # Variance of the sum of the logarithms: injections of two and of three intervals are independent.
+    relative = weights_of(POPULATION)
+    relative /= relative.sum(axis=1, keepdims=True)
+    variance = sum((relative[rows].sum(axis=0) ** 2).sum() - len(rows) ** 2 / drawn[rows[0]] for rows in ([0, 2], [1]))
+    assert float(recorded["effective_injections"]) == pytest.approx(9.0 / variance, rel=1e-8)
+    smallest = (1.0 / ((relative**2).sum(axis=1) - 1.0 / drawn)).min()
+    assert float(recorded["injections_per_object"]) == pytest.approx(smallest, rel=1e-8)
+
+
+@pytest.mark.long
+def test_simulated_whole_bursts_are_found_ones(monte_carlo):
+    """Slopes and measured values, against rejection."""
+    num, rng = 300, np.random.default_rng(seed(6))
+    model = Golenetskii(correlated=True, selection=Injections(injected_bursts(40_000, seed(4))))
+    drawn, truth = model.simulate(jax.random.key(seed(5)), several(num), POPULATION)
+    p, z, many = POPULATION, 2.0, 20_000
+    N, gamma = rng.multivariate_normal(
+        [p["log10_N_mean"], p["gamma_mean"]],
+        [[p["log10_N_std"] ** 2, 0.4 * 0.3 * 0.4], [0.4 * 0.3 * 0.4, p["gamma_std"] ** 2]], many,
+    ).T  # fmt: skip
+    x = rng.normal(p["log10_E_peak_mean"] - 2.0, p["log10_E_peak_std"], (many, 1))
+    x = x + rng.normal(0.0, p["log10_E_peak_scatter"], (many, 2))
+    flux = N[:, None] + gamma[:, None] * x - log_area(z) + rng.normal(0.0, p["intrinsic_scatter"], (many, 2))
+    kept = rng.random(many) < found_bursts((10.0**flux).sum(axis=1))
+    assert 0.05 < kept.mean() < 0.8
+    flux, peak = flux + rng.normal(0.0, 0.15, flux.shape), x + 2.0 - np.log10(1.0 + z) + rng.normal(0, 0.1, x.shape)
+    ours = np.asarray(drawn.observed)[2::3, :2]
+    expected = {"peak": (ours[:, 0, 0], peak[:, 0]), "flux": (ours[:, 0, 1], flux[:, 0])}
+    expected["difference"] = (ours[:, 0, 1] - ours[:, 1, 1], flux[:, 0] - flux[:, 1])
+    expected["gamma"] = (np.asarray(truth["gamma"])[2::3], gamma)
+    u = [(ours[:, 0, 1] - truth["gamma"][2::3] * ours[:, 0, 0]), flux[:, 0] - gamma * peak[:, 0]]
+    expected["offset"] = u[0], u[1]
+    for name, (a, b) in expected.items():
+        monte_carlo.p_value(stats.ks_2samp(a, b[kept]).pvalue, name=name)
 
 
 @pytest.mark.long

@@ -304,8 +304,10 @@ class PointsInGroups(InGroups):
         DataError
             For missing columns, densities that are not positive, and tables in which none is found.
         """
-        found, num = read_injections(source, (*self.predictors, "y"))
-        arrays: dict[str, Any] = {"injections": frozen_array(found), "num_injections": frozen_array(float(num))}
+        every = read_injections(source, (*self.predictors, "y"))
+        found = np.concatenate([every.values, every.log_density[:, None]], axis=1)[every.found]
+        num = frozen_array(float(len(every.found)))
+        arrays: dict[str, Any] = {"injections": frozen_array(found), "num_injections": num}
         return replace(self, **arrays)
 
     def to_table(self):

@@ -18,15 +18,15 @@ from jax.scipy.special import log_ndtr, logsumexp
 from hbm_jax.data.bursts.bursts import Bursts
 from hbm_jax.distributions.detected import Detected
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Line
+from hbm_jax.models.bursts.injected import PIVOT, InjectedBursts, InjectedDetection, Population, check_intervals
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections, refuse_narrow
 from hbm_jax.models.partial_centering import sample_whitened
-from hbm_jax.models.selection import NONE, Selection
+from hbm_jax.models.selection import NONE, Selection, record_effective
 from hbm_jax.validation import DataError, OptionError, Remedy
 
 INTERVALS, WHOLE = "log10_flux", "log10_peak_flux"
 MEASURED = ("log10_E_peak", INTERVALS)  # of every interval
 TRUNCATION = f"{INTERVALS} > {INTERVALS}_limit"  # with the limits of the bursts in the data
-PIVOT = 2.0  # log10 of 100 keV
 NO_LIMIT = -1e3  # log10 of a flux
 # Quadrature over the luminosity of a burst (`_luminosities`): range in standard deviations, nodes, and distance from
 # the limit, in widths of the edge, within which nodes are equidistant. Gauss-Hermite rule over the slope.
@@ -176,6 +176,10 @@ class PeakFluxDetection(NamedTuple):
         """Return the log probability that bursts whose intervals have log10 fluxes (I,) are detected, (B,)."""
         return _log_any(log_ndtr((self.limit - flux) / self.width) @ self.of_burst)
 
+    def of_site(self, name: str) -> Callable | None:
+        """Return a function that gives the distribution of a site of detected bursts; None for that of all bursts."""
+        return self.of_peak_energies if name == "log10_E_peak" else None
+
     def of_peak_energies(self, prior, log10_E_peak: Callable) -> Detected:
         """Return the distribution of the peak energies (I,) of detected bursts.
 
@@ -278,7 +282,7 @@ def offsets(p: Mapping[str, Any], gamma: Any) -> tuple[Any, Any]:
     return loc, scale
 
 
-def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "BurstDetection | None") -> Any:
+def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: Any) -> Any:
     """Sample the slopes of all bursts, (B,); with a selection of whole bursts those of detected ones.
 
     Parameters
@@ -289,7 +293,7 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
         log10 of measured flux over luminosity.
     bound : BoundBursts
         The bursts.
-    whole : BurstDetection or None
+    whole : BurstDetection, InjectedDetection or None
         Selection of whole bursts.
     """
 
@@ -309,9 +313,27 @@ def sample_slopes(p: Mapping[str, Any], intercept: Any, bound: Any, whole: "Burs
         log_fraction = whole.log_detected_fraction(lines)
         return Detected(prior, lambda x: jnp.exp(whole.log_detected(gamma(x), lines)), log_fraction)
 
+    detected = None if whole is None else partial(detected_slopes, whole)
+    if isinstance(whole, InjectedDetection):
+        population = Population.of(p)
+        found = whole.bursts.found(population)
+        record_effective(found)
+        detected = partial(whole.slopes, found, population)
     with numpyro.plate("burst", len(bound.used)):
-        detected = None if whole is None else partial(detected_slopes, whole)
         return sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], bound.slopes, detected=detected)
+
+
+def whole_detection(selections: Sequence[Any], bound: Any, values: Any, x_shift: Any, intercept: Any) -> Any:
+    """Return the selection of whole bound bursts, or None.
+
+    ``x_shift`` (B, 1) and ``intercept`` (B, J) convert fluxes and peak energies as in `InjectedBursts`.
+    """
+    if not selects_whole_bursts(selections):
+        return None
+    if isinstance(selections[0], Injections):
+        injections = selections[0].bursts(MEASURED)
+        return InjectedDetection(InjectedBursts(injections, jnp.sum(bound.used, axis=1), x_shift, intercept))
+    return BurstDetection(*detection_of(selections, bound, values), bound.used)
 
 
 def detection_of(selections: Sequence[Any], bound: Any, values: Any) -> tuple[Any, Any]:
@@ -368,11 +390,23 @@ def check_options(model: Any) -> None:
 def check_options_of_counts(model: Any) -> None:
     """Raise OptionError for a selection that `hbm_jax.models.GolenetskiiCounts` does not support."""
     option = f"GolenetskiiCounts: selection={model.selection!r}"
-    for part in model.selections:
-        is_supported = part.quantity == WHOLE and part.missing == "below" and not part.by_group and not part.of_objects
-        if len(model.selections) > 1 or not is_supported:
+    for part in model._stated_selections:
+        if isinstance(part, Injections):
+            if not part.of_bursts:
+                raise OptionError(f"{option} expects a column 'burst', with the name of the burst of every interval.")
+            part.bursts(model.selected_values)  # raises for a table that cannot be read
+            names = ("intrinsic_scatter", *(f"{name}_std" for name in model.peaked.names[:-1]))
+            refuse_narrow(option, model.all_priors, names)
+        elif not isinstance(part, Selection):
+            raise OptionError(f"{option}: expected a limit, or injections; found {str(part)!r}.")
+        elif (
+            len(model.selections) > 1
+            or (part.quantity, part.missing) != (WHOLE, "below")
+            or part.by_group
+            or part.of_objects
+        ):
             raise OptionError(f"{option}: expected one limit of the brightest interval, such as '{WHOLE} > -6 +- 0.1'.")
-        if part.is_step:
+        elif part.is_step:
             raise OptionError(
                 f"{option} expects a width, such as '+- 0.05', because true fluxes are parameters, and a step of their "
                 "density cannot be sampled; found a width of 0."
@@ -395,21 +429,30 @@ def _check_probability(data: Bursts, selection: Efficiency | DetectionFunction) 
         )
 
 
+def _expect_lines_of_bursts(data: Bursts, option: str, model: Any) -> None:
+    """Raise DataError for a common line of bursts with several intervals."""
+    if model.pooling == "complete" and np.shape(data.used)[1] > 1:
+        raise DataError(
+            f"{option}: expected pooling='partial', or bursts of one interval each; found pooling='complete' and "
+            f"{data.num_intervals} intervals of {len(data)} bursts.",
+            [Remedy("pooling", "partial")],
+        )
+
+
 def check_selected(data: Bursts, selection: Any, model: Any) -> None:
     """Raise DataError where the data have no limits, or values that the selection does not detect."""
     if isinstance(selection, Injections):
+        if selection.of_bursts:
+            _expect_lines_of_bursts(data, f"Golenetskii: selection {selection}", model)
+            check_intervals(selection, MEASURED, np.asarray(data.used).sum(axis=1), "Golenetskii")
         return
     if not isinstance(selection, Selection):
         _check_probability(data, selection)
         return
     truncated, whole = model.truncated, selection.quantity == WHOLE
     option = "Golenetskii(truncated=True)" if truncated else f"Golenetskii: selection {selection}"
-    if whole and model.pooling == "complete" and np.shape(data.used)[1] > 1:
-        raise DataError(
-            f"{option}: expected pooling='partial', or bursts of one interval each; found pooling='complete' and "
-            f"{data.num_intervals} intervals of {len(data)} bursts.",
-            [Remedy("pooling", "partial")],
-        )
+    if whole:
+        _expect_lines_of_bursts(data, option, model)
     limits = data.log10_peak_flux_limit if whole else data.log10_flux_limit
     if selection.of_objects:
         column = f"{selection.quantity}_limit"
@@ -448,4 +491,4 @@ def moved_to_limit(data: Bursts, selections: Sequence[Any]) -> Bursts:
 
 def selects_whole_bursts(selections: Sequence[Any]) -> bool:
     """Return True if bursts are missing with all of their intervals."""
-    return any(part.quantity == WHOLE for part in selections)
+    return any(part.quantity == WHOLE or (isinstance(part, Injections) and part.of_bursts) for part in selections)

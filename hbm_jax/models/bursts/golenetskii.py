@@ -34,7 +34,6 @@ from hbm_jax.models.bursts.detection import (
     MEASURED,
     PIVOT,
     TRUNCATION,
-    BurstDetection,
     check_options,
     check_selected,
     detection_of,
@@ -43,6 +42,7 @@ from hbm_jax.models.bursts.detection import (
     offsets,
     sample_slopes,
     selects_whole_bursts,
+    whole_detection,
 )
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
@@ -209,7 +209,7 @@ class Golenetskii(SelectiveModel):
         luminosity depends on redshift. Intervals may be selected by an efficiency tabulated in log10_flux or in the
         observed log10_E_peak, ``"log10_flux from efficiency.csv"``, or by a function of measured log10_E_peak and
         log10_flux (`hbm_jax.models.DetectionFunction`). Or ``"injections from injections.csv"``: the detected fraction
-        is that of simulated intervals, see `hbm_jax.models.Injections`.
+        is that of simulated intervals, or of simulated bursts, see `hbm_jax.models.Injections`.
     cosmology : str, optional
         Cosmology with free parameters, one of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``, which makes the relation a
         distance indicator. Fixed and flat by default.
@@ -309,8 +309,8 @@ class Golenetskii(SelectiveModel):
         return bound.padded(padded_size(rows), padded_size(columns)), {"burst": rows, "interval": columns}
 
     def num_selected(self, data: Bursts | BoundBursts) -> int:
-        """Return the number of intervals."""
-        return int(np.sum(data.used))
+        """Return the number of intervals, or of bursts that are selected with all of their intervals."""
+        return len(data.used) if selects_whole_bursts(self.selections) else int(np.sum(data.used))
 
     def pooled_for(self, data: Bursts | BoundBursts) -> "Golenetskii":
         """Return the model with complete pooling for bursts of one interval each, else itself."""
@@ -347,7 +347,7 @@ class Golenetskii(SelectiveModel):
         values = jnp.asarray(bound.observed) if observed else None
         limit, width = detection_of(self.selections, bound, p)
         if self.pooling == "partial":
-            whole = BurstDetection(limit, width, bound.used) if selects_whole_bursts(self.selections) else None
+            whole = whole_detection(self.selections, bound, p, shift, intercept)
             gamma = sample_slopes(p, intercept, bound, whole)
             N_loc, N_scale = offsets(p, gamma)
             if self.latents == "marginal" and (whole is not None or not self.selections):

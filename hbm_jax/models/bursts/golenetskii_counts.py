@@ -27,13 +27,16 @@ from hbm_jax.distributions.counts import Counts
 from hbm_jax.models.bursts.detection import PeakFluxDetection, check_options_of_counts
 from hbm_jax.models.bursts.fluxes import LINES, SCATTER, UNITS, BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
+from hbm_jax.models.bursts.injected import InjectedSpectra, check_intervals
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.bursts.peaked import PeakedSpectrum
+from hbm_jax.models.efficiency import Injections
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.partial_centering import CentringWeight, centring_weight, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, SelectiveModel, as_selections, stored
 from hbm_jax.names import choose
+from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
@@ -153,10 +156,11 @@ class GolenetskiiCounts(SelectiveModel):
     statistic : str, optional
         ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default it
         follows the background: ``"pgstat"`` for Gaussian errors, ``"marginal"`` for counts.
-    selection : str or Selection
+    selection : str, Selection or Injections
         Bursts that are missing because they are faint: ``"log10_peak_flux > -6 +- 0.1"`` for a smooth limit of the true
         flux, in ``band``, of the brightest interval. Position and width may have priors, see
-        `hbm_jax.models.selection`. It expects ``latents="marginal"``.
+        `hbm_jax.models.selection`. Or ``"injections from injections.csv"``: simulated bursts, found or not, see
+        `hbm_jax.models.Injections`. Both expect ``latents="marginal"``.
     H0, Om0 : float
         Hubble constant [km/s/Mpc] and matter density of a flat universe.
     priors : mapping of str to Distribution, float or str
@@ -193,7 +197,7 @@ class GolenetskiiCounts(SelectiveModel):
     latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     calibration: bool = field(default=True, metadata={"help": "whether the effective areas of detectors are free"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
-    selection: str | Selection = field(
+    selection: str | Selection | Injections = field(
         default=NONE, metadata={"help": "bursts that are missing, as in 'log10_peak_flux > -6 +- 0.1'"}
     )
     H0: float = field(default=70.0, metadata={"help": "Hubble constant [km/s/Mpc]"})
@@ -210,9 +214,23 @@ class GolenetskiiCounts(SelectiveModel):
         width = self.all_priors.get("intrinsic_scatter", 1.0)
         if isinstance(width, float | int) and not width > 0:
             raise ValueError(f"intrinsic_scatter: expected a number above 0, or scatter=False; found {width}.")
-        selections = as_selections(self.selection, "GolenetskiiCounts")
-        object.__setattr__(self, "selection", selections_to_text(selections))
+        object.__setattr__(self, "selection", stored(self._stated_selections))
         check_options_of_counts(self)
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Any, ...]:
+        """The selection as the option defines it; ``priors`` may replace the priors of its parameters."""
+        return precomputed(lambda: as_selections(self.selection, "GolenetskiiCounts", limits_only=False))
+
+    @property
+    def selected_values(self) -> tuple[str, ...]:
+        """Names of the true values of each interval of injections, peak energy and flux first."""
+        first, *others, flux = self.peaked.names
+        return (first, flux, *others)
+
+    def num_selected(self, data: Any) -> int:
+        """Return the number of bursts in the data or bound data."""
+        return len(data.level) if isinstance(data, PreparedBursts) else len(data)
 
     @cached_property
     def peaked(self) -> PeakedSpectrum:
@@ -237,6 +255,10 @@ class GolenetskiiCounts(SelectiveModel):
         deviations, ``FoldedBursts.errors``, as ``tolerance``.
         """
         self.check_container(data, BurstSpectra, "Read them with hbm_jax.data.read_burst_spectra.")
+        for part in self.selections:
+            if isinstance(part, Injections):
+                num_intervals = np.bincount(data.interval_burst)
+                check_intervals(part, self.selected_values, num_intervals, "GolenetskiiCounts")
         options: dict[str, Any] = {name: getattr(self, name) for name in ("band", "frame", "statistic", "H0", "Om0")}
         folded = FoldedBursts.of(data, spectrum=self.peaked, tolerance=tolerance, **options)
         values, covariance, _ = fit_intervals(folded, num_steps=FIT_STEPS)
@@ -293,30 +315,36 @@ class GolenetskiiCounts(SelectiveModel):
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
 
-    def _detection(self, p, folded: FoldedBursts) -> PeakFluxDetection | None:
+    def _detection(self, p, folded: FoldedBursts) -> PeakFluxDetection | InjectedSpectra | None:
         """Return the selection at parameters of the population; None without one."""
         if not self.selections:
             return None
+        if isinstance(self.selections[0], Injections):
+            return InjectedSpectra.of(self.selections[0], self.selected_values, p, folded)
         limit, width = (p[name] for name in self.selections[0].names)
         peaks = p["log10_E_peak_mean"] - 2.0, p["log10_E_peak_std"]
         return PeakFluxDetection(limit, width, _line(p), *peaks, folded.of_burst, folded.log10_sphere_area)
 
-    def _sample_spectra(self, p, bound: PreparedBursts, detection: PeakFluxDetection | None = None) -> dict[str, Any]:
+    def _sample_spectra(self, p, bound: PreparedBursts, detection: Any = None) -> dict[str, Any]:
         """Sample the peak energy and the indices of each interval, (I,) by name.
 
         Each is partially non-centred about its linear trend with the parameters sampled before it.
         """
-        detected = {} if detection is None else {"log10_E_peak": detection.of_peak_energies}
         spectra: dict[str, Any] = {}
         with numpyro.plate("interval", len(bound.center), dim=-1):
             for name in self.peaked.names[:-1]:
                 centering, trend = bound.centring[name], bound.trend(spectra)
                 spectra[name] = sample_partially_centred(
-                    name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend, detected.get(name)
+                    name,
+                    p[f"{name}_mean"],
+                    p[f"{name}_std"],
+                    centering,
+                    trend,
+                    None if detection is None else detection.of_site(name),
                 )
         return spectra
 
-    def _sample_fluxes(self, p, spectra, bound: PreparedBursts, draw_lines: bool, detection: PeakFluxDetection | None):
+    def _sample_fluxes(self, p, spectra, bound: PreparedBursts, draw_lines: bool, detection: Any):
         """Sample the fluxes of each burst jointly; optionally draw its line given the fluxes."""
         x, of_burst = spectra["log10_E_peak"] - 2.0, bound.folded.of_burst
         sphere = bound.folded.log10_sphere_area

@@ -185,10 +185,10 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts, data: BurstSpectra) -> Show
 
 def drawable(model: Any, data: Any) -> bool:
     """Return True if `selected_bursts` can draw a fit of this model and these data."""
-    if isinstance(model, GolenetskiiCounts):
-        return bool(model.selections)
     if not model.selections or isinstance(model.selections[0], Injections):
         return False
+    if isinstance(model, GolenetskiiCounts):
+        return True
     return model.cosmology is None and bool(np.all(data.knows_redshift))
 
 
