@@ -151,7 +151,7 @@ def _from_catalogue(fit: Fit, model: Golenetskii, data: Bursts) -> Shown:
     parameters = {name: means[name] for name in unselected.all_priors if name != "z"}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
     if isinstance(part, Injections):
-        return _with_found(dataclasses.replace(model, priors=model.priors | parameters), drawn, data, repeats)
+        return _with_found(dataclasses.replace(model, priors={**model.priors, **parameters}), drawn, data, repeats)
     if isinstance(part, Efficiency | DetectionFunction):
         (z, peak, flux), (measured_z, measured_peak, measured) = _intervals(drawn), _intervals(data)
         peaks: Any = (peak, measured_peak) if part.quantity == MEASURED[0] else (None, None)

@@ -121,7 +121,7 @@ def _simulated(fit: Fit, model: Supernova, data: Supernovae) -> tuple[Supernovae
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
     rng = np.random.default_rng(SEED)
     if _by_injections(model.laws.selection):
-        fixed = dataclasses.replace(model, priors=model.priors | parameters)
+        fixed = dataclasses.replace(model, priors={**model.priors, **parameters})
         design, found, fraction = found_objects(fixed, data, repeats, SEED)
         x1, c, m_b = found.T
         kept = rng.random(len(drawn)) < fraction

@@ -109,7 +109,7 @@ def _with_found(fit: Fit, model: Afterglow, drawn: dict[str, np.ndarray]) -> tup
     with jax.enable_x64(True), handlers.seed(rng_seed=SEED):
         (part,) = model.selections
         columns = model._population_of_columns(p)
-        detection = SourceDetection(part, p).with_injections(model.selected_values, NUM, columns)
+        detection: Any = SourceDetection(part, p).with_injections(model.selected_values, NUM, columns)
         # Whether there are enough injections depends on the number of sources.
         found = detection.found._replace(num_objects=len(fit.data))
         num = round(NUM * float(np.exp(found.log_normalisation)))
