@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 import xarray as xr
+from numpyro import handlers
 
+from hbm_jax.distributions.detected import DrawnFromInjections
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.names import did_you_mean
@@ -121,6 +124,35 @@ def true_values(fit: Fit, num_draws: int) -> xr.Dataset:
 def evenly_spaced(total: int, num: int) -> np.ndarray:
     """Return evenly spaced indices of at most ``num`` of ``total`` draws."""
     return np.linspace(0, total - 1, min(num, total)).round().astype(int)
+
+
+def found_objects(model: Any, data: Any, repeats: int, seed: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return a design of repeated data, observed values of found injections on it, and detected fractions of objects.
+
+    ``model`` has a selection by injections, and numbers as priors. Fractions have the shape of the objects, (N,) or of
+    the intervals of bursts, (B, J).
+    """
+
+    def trace_of(bound):
+        """Return observed values and the log of the detected fractions."""
+        trace = handlers.trace(handlers.seed(model, jax.random.key(seed))).get_trace(bound, observed=False)
+        log_fraction: Any = 0.0
+        for site in trace.values():
+            distribution = site.get("fn")
+            while hasattr(distribution, "base_dist"):
+                distribution = distribution.base_dist
+            if isinstance(distribution, DrawnFromInjections):
+                log_fraction = log_fraction + distribution.log_detected_fraction
+            elif (found := getattr(distribution, "found", None)) is not None:
+                log_fraction = found.log_normalisation
+        return trace["observed"]["value"], log_fraction
+
+    design = data.subset(np.tile(np.arange(len(data)), repeats))
+    with jax.enable_x64(True):
+        values = np.asarray(jax.jit(trace_of)(model.bound(design))[0])
+        # Whether there are enough injections depends on the number of objects, which is that of the data.
+        fraction = np.exp(np.asarray(jax.jit(trace_of)(model.bound(data))[1]))
+    return design, values, np.tile(fraction, (repeats, *(1,) * (fraction.ndim - 1)))
 
 
 def model_and_data(fit: Fit, model: type[Model], container: type[Data], caller: str) -> tuple[Model, Data]:

@@ -37,5 +37,5 @@ def test_a_selection_of_supernovae_shows_what_it_leaves_out(text):
     at = every[full, 0]
     expected = stats.norm.cdf((23.5 - at) / 0.3) if "+-" in text else np.interp(at, (21, 23, 24), (1, 0.6, 0.001))
     assert np.abs(found[full, 1] / every[full, 1] - expected).mean() < 0.1
-    with pytest.raises(ValueError, match="expected a fit with a selection other than by injections"):
+    with pytest.raises(ValueError, match="expected a fit with a selection, and separate observations"):
         hbm.plotting.selected_supernovae(SimpleNamespace(program=Supernova(), data=data, args=(data,), posterior={}))

@@ -13,9 +13,9 @@ from hbm_jax.data import Bursts, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
-from hbm_jax.models.bursts.detection import MEASURED, WHOLE
+from hbm_jax.models.bursts.detection import MEASURED, WHOLE, selects_whole_bursts
 from hbm_jax.models.efficiency import DetectionFunction, Efficiency, Injections
-from hbm_jax.plotting.draws import model_and_data, parameter
+from hbm_jax.plotting.draws import found_objects, model_and_data, parameter
 from hbm_jax.plotting.style import (
     BLACK,
     MAX_DOTS,
@@ -37,7 +37,8 @@ class Shown(NamedTuple):
     Attributes
     ----------
     z, flux, probability : (n,)
-        Of simulated intervals or brightest intervals, with the probability that each is detected.
+        Of simulated intervals or brightest intervals, with the probability that each is detected. For injections 1 for
+        found ones, beside all of the population.
     measured_z, measured : (m,)
         Of the sample.
     limit : float or None
@@ -70,9 +71,8 @@ def selected_bursts(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Golenetskii` with a selection other than by injections, a fixed cosmology and known
-        redshifts, or of
-        `GolenetskiiCounts` with a selection, with its program and data.
+        Fit of `hbm_jax.models.Golenetskii` with a selection, a fixed cosmology and known redshifts, or of
+        `GolenetskiiCounts` with a limit, with its program and data.
 
     Returns
     -------
@@ -82,7 +82,8 @@ def selected_bursts(fit: Fit) -> Figure:
         posterior means of the parameters, detected ones in blue and missing ones in grey; dashed: the limit of a
         bolometric flux, or from counts of one in the band of the model. Right: distribution of
         the fluxes, measured, simulated detected ones, and all, scaled to the number of detected ones; of observed peak
-        energies for an efficiency tabulated in them. Dashed: the limit, or the efficiency.
+        energies for an efficiency tabulated in them. Dashed: the limit, or the efficiency. For injections, detected are
+        found ones, drawn in proportion to their weights, beside all of the population instead of missing ones.
 
     Raises
     ------
@@ -97,13 +98,13 @@ def selected_bursts(fit: Fit) -> Figure:
     )
     if not drawable(model, data):
         raise ValueError(
-            "selected_bursts: expected a fit with a selection other than by injections, a fixed cosmology and "
-            "known redshifts; found "
-            f"{model.description}."
+            "selected_bursts: expected a fit with a selection (from counts, a limit), a fixed cosmology and known "
+            f"redshifts; found {model.description}."
         )
     shown = _from_counts(fit, model, data) if counts else _from_catalogue(fit, model.pooled_for(data), data)
     quantity = "flux" if counts else data.quantity
-    whole = model.selections[0].quantity == WHOLE
+    whole = selects_whole_bursts(model.selections)
+    others = "all" if isinstance(model.selections[0], Injections) else "missing"
     detected = np.random.default_rng(SEED).random(len(shown.z)) < shown.probability
     flux_text, text = TEXT[quantity]
     with house_style():
@@ -111,7 +112,7 @@ def selected_bursts(fit: Fit) -> Figure:
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
         order = np.random.default_rng(SEED).permutation(len(shown.z))[:MAX_DOTS]
         z = shown.z[order]
-        draw_simulated(left, z, shown.flux[order] + _log10_conversion(model, quantity, z), detected[order])
+        draw_simulated(left, z, shown.flux[order] + _log10_conversion(model, quantity, z), detected[order], others)
         luminosity = shown.measured + _log10_conversion(model, quantity, shown.measured_z)
         left.plot(shown.measured_z, luminosity, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         grid = np.geomspace(shown.z.min(), shown.z.max(), 200)
@@ -123,7 +124,7 @@ def selected_bursts(fit: Fit) -> Figure:
         left.xaxis.set_minor_formatter(NullFormatter())
         left.legend(loc="lower right", markerscale=2.0)
         if shown.log10_E_peak is None:
-            draw_distribution(right, shown.measured, shown.flux, detected, shown.limit)
+            draw_distribution(right, shown.measured, shown.flux, detected, shown.limit, others)
         else:
             flux_text = PEAK_TEXT
             draw_distribution(right, shown.measured_log10_E_peak, shown.log10_E_peak, detected, None)
@@ -149,6 +150,8 @@ def _from_catalogue(fit: Fit, model: Golenetskii, data: Bursts) -> Shown:
     design = data.subset(np.tile(np.arange(len(data)), repeats))
     parameters = {name: means[name] for name in unselected.all_priors if name != "z"}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
+    if isinstance(part, Injections):
+        return _with_found(dataclasses.replace(model, priors={**model.priors, **parameters}), drawn, data, repeats)
     if isinstance(part, Efficiency | DetectionFunction):
         (z, peak, flux), (measured_z, measured_peak, measured) = _intervals(drawn), _intervals(data)
         peaks: Any = (peak, measured_peak) if part.quantity == MEASURED[0] else (None, None)
@@ -156,6 +159,26 @@ def _from_catalogue(fit: Fit, model: Golenetskii, data: Bursts) -> Shown:
     z, flux, probability = _detected(drawn, part, means, whole)
     measured_z, measured, _ = _detected(data, part, means, whole)
     return Shown(z, flux, probability, measured_z, measured, float(np.median(_limits(part, data, means))))
+
+
+def _with_found(model: Golenetskii, drawn: Bursts, data: Bursts, repeats: int) -> Shown:
+    """Return what is shown for injections, beside all simulated bursts ``drawn``."""
+    design, observed, fraction = found_objects(model, data, repeats, SEED)
+    kept = np.random.default_rng(SEED).random(np.shape(fraction)) < fraction
+    found = design.replace_observations(observed)
+    if selects_whole_bursts(model.selections):
+        kept = kept.reshape(len(design))
+        every, detected, measured = (_brightest(sample) for sample in (drawn, found, data))
+    else:
+        kept = np.broadcast_to(kept, np.shape(design.used))[np.asarray(design.used)]
+        every, detected, measured = (_intervals(sample)[::2] for sample in (drawn, found, data))
+    z, flux = (np.append(a, b[kept]) for a, b in zip(every, detected, strict=True))
+    return Shown(z, flux, 1.0 * (np.arange(len(z)) >= len(every[0])), *measured, None)
+
+
+def _brightest(data: Bursts) -> tuple[np.ndarray, np.ndarray]:
+    """Return redshifts, and measured fluxes of the brightest intervals, of all bursts."""
+    return np.asarray(data.z), np.where(np.asarray(data.used), np.asarray(data.log10_flux), -np.inf).max(axis=1)
 
 
 def _from_counts(fit: Fit, model: GolenetskiiCounts, data: BurstSpectra) -> Shown:
@@ -185,10 +208,10 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts, data: BurstSpectra) -> Show
 
 def drawable(model: Any, data: Any) -> bool:
     """Return True if `selected_bursts` can draw a fit of this model and these data."""
-    if not model.selections or isinstance(model.selections[0], Injections):
+    if not model.selections:
         return False
     if isinstance(model, GolenetskiiCounts):
-        return True
+        return not isinstance(model.selections[0], Injections)
     return model.cosmology is None and bool(np.all(data.knows_redshift))
 
 

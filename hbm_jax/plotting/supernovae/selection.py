@@ -11,9 +11,9 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Supernovae
 from hbm_jax.data.columns import index_of_groups
 from hbm_jax.inference import Fit
-from hbm_jax.models import Efficiency, Supernova
+from hbm_jax.models import Efficiency, Injections, Supernova
 from hbm_jax.models.supernovae.laws import ColourCut, DetectedBy, MeasuredLimit, NoSelection
-from hbm_jax.plotting.draws import model_and_data, parameter
+from hbm_jax.plotting.draws import found_objects, model_and_data, parameter
 from hbm_jax.plotting.style import (
     BLACK,
     MAX_DOTS,
@@ -35,8 +35,7 @@ def selected_supernovae(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Supernova` with a selection other than by injections and redshifts that are given, with
-        its program and data.
+        Fit of `hbm_jax.models.Supernova` with a selection and redshifts that are given, with its program and data.
 
     Returns
     -------
@@ -45,7 +44,8 @@ def selected_supernovae(fit: Fit) -> Figure:
         redshifts of the sample: measured in black; simulated at the posterior means of the parameters, detected ones in
         blue and missing ones in grey. Right: distribution of the
         magnitudes, or of the quantity that the selection is in, measured, of simulated detected ones, and of all,
-        scaled to the number of detected ones; dashed: the efficiency, if it is tabulated.
+        scaled to the number of detected ones; dashed: the efficiency, if it is tabulated. For injections, detected are
+        found ones, drawn in proportion to their weights, beside all of the population instead of missing ones.
 
     Raises
     ------
@@ -55,24 +55,24 @@ def selected_supernovae(fit: Fit) -> Figure:
     model, data = model_and_data(fit, Supernova, Supernovae, "selected_supernovae")
     if not drawable(model):
         raise ValueError(
-            "selected_supernovae: expected a fit with a selection other than by injections, and separate observations; "
+            "selected_supernovae: expected a fit with a selection, and separate observations; "
             f"found selection={str(model.selection)!r}, observations={model.observations!r}."
         )
     law = model.laws.selection
-    drawn, probability = _simulated(fit, model, data)
-    detected = np.random.default_rng(SEED).random(len(drawn)) < probability
+    drawn, detected = _simulated(fit, model, data)
+    others = "all" if _by_injections(law) else "missing"
     quantity = _quantity(law)
     with house_style():
         figure = Figure(figsize=(7.3, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
         shown = np.random.default_rng(SEED).permutation(len(drawn))[:MAX_DOTS]
         absolute, simulated = (_absolute(model, sample) for sample in (data, drawn))
-        draw_simulated(left, np.asarray(drawn.z_cmb)[shown], simulated[shown], detected[shown])
+        draw_simulated(left, np.asarray(drawn.z_cmb)[shown], simulated[shown], detected[shown], others)
         left.plot(data.z_cmb, absolute, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
         left.set(xlabel="redshift", ylabel=r"magnitude less distance modulus, $m_B - \mu(z)$")
         left.invert_yaxis()
         left.legend(loc="lower right", markerscale=2.0)
-        draw_distribution(right, np.asarray(getattr(data, quantity)), getattr(drawn, quantity), detected, None)
+        draw_distribution(right, np.asarray(getattr(data, quantity)), getattr(drawn, quantity), detected, None, others)
         right.set(xlabel=TEXT[quantity], ylabel="supernovae")
         right.set_ylim(top=1.25 * right.get_ylim()[1])  # room for the legend
         if isinstance(law, DetectedBy) and isinstance(law.choice, Efficiency):
@@ -86,7 +86,12 @@ def drawable(model: Any) -> bool:
     law = model.laws.selection
     if isinstance(law, NoSelection) or model.observations == "joint":
         return False
-    return hasattr(law, "detection") and not (isinstance(law, DetectedBy) and law.choice.quantity == "injections")
+    return hasattr(law, "detection")
+
+
+def _by_injections(law: Any) -> bool:
+    """Return True for a selection by injections."""
+    return isinstance(law, DetectedBy) and isinstance(law.choice, Injections)
 
 
 def _quantity(law: Any) -> str:
@@ -105,7 +110,7 @@ def _absolute(model: Supernova, data: Supernovae) -> np.ndarray:
 
 
 def _simulated(fit: Fit, model: Supernova, data: Supernovae) -> tuple[Supernovae, np.ndarray]:
-    """Return simulated supernovae without selection, and the probability that each is detected."""
+    """Return simulated supernovae, and which are detected. For injections the others are all of the population."""
     own = model.laws.selection.priors
     priors = {name: prior for name, prior in model.priors.items() if name not in own}
     unselected = dataclasses.replace(model, selection="none", priors=priors)
@@ -114,6 +119,16 @@ def _simulated(fit: Fit, model: Supernova, data: Supernovae) -> tuple[Supernovae
     design = data.subset(np.tile(np.arange(len(data)), repeats))
     parameters = {name: float(np.mean(means[name])) for name in unselected.all_priors}
     drawn, _ = unselected.simulate(jax.random.key(SEED), design, parameters)
+    rng = np.random.default_rng(SEED)
+    if _by_injections(model.laws.selection):
+        fixed = dataclasses.replace(model, priors={**model.priors, **parameters})
+        design, found, fraction = found_objects(fixed, data, repeats, SEED)
+        x1, c, m_b = found.T
+        kept = rng.random(len(drawn)) < fraction
+        rows = np.append(np.arange(len(drawn)), np.flatnonzero(kept))
+        every = {"m_b": (drawn.m_b, m_b), "x1": (drawn.x1, x1), "c": (drawn.c, c)}
+        observed = {name: np.append(each, values[kept]) for name, (each, values) in every.items()}
+        return design.subset(rows).replace_observations(**observed), np.arange(len(rows)) >= len(drawn)
     values = np.stack([drawn.x1, drawn.c, drawn.m_b], axis=-1)
     survey = index_of_groups(design.survey, list(data.survey_counts))
     with jax.enable_x64(True):
@@ -122,7 +137,7 @@ def _simulated(fit: Fit, model: Supernova, data: Supernovae) -> tuple[Supernovae
             is_array = name in model.by_survey and isinstance(model.all_priors[name], dist.Distribution)
             p[name] = np.asarray(means[name])[survey] if is_array else float(means[name])
         detection = model.laws.selection.detection(p | _columns(model, design))
-        return drawn, np.broadcast_to(np.asarray(detection.probability(values)), len(values))
+        return drawn, rng.random(len(drawn)) < np.asarray(detection.probability(values))
 
 
 def _columns(model: Supernova, design: Supernovae) -> dict[str, Any]:
