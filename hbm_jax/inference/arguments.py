@@ -360,7 +360,7 @@ def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
 
     Those that are collections are added to errors about types, the lengths of arrays, if they differ, to errors about
     shapes, and values that are not positive to errors about parameters of distributions. Functions of NumPy that meet a
-    parameter are named with their line.
+    parameter, and conditions on one, are named with their line.
     """
     try:
         yield
@@ -368,6 +368,11 @@ def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
         raise TypeError(
             f"The program failed{_line_of(program, error)}: a parameter was passed to a function of NumPy, or of "
             "another library without gradients. Expected jax.numpy in place of numpy (import jax.numpy as jnp)."
+        ) from error
+    except jax.errors.TracerBoolConversionError as error:
+        raise TypeError(
+            f"The program failed{_line_of(program, error)}: a parameter decides in an if, a while or a comparison such "
+            "as max(a, b). Expected functions of arrays, such as jnp.where(a > 0, 2 * a, a) and jnp.maximum(a, b)."
         ) from error
     except (TypeError, ValueError) as error:
         named = list(zip(_argument_names(program, args), args, strict=True))

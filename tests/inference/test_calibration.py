@@ -107,6 +107,8 @@ def test_a_distribution_whose_draws_do_not_follow_its_density_says_so(tmp_path):
     unusable = {"3": "3 divergences", "5": "17 divergences", "8": "R-hat 1.02"}
     result = Calibration(result.ranks, result.table, 3, {"unusable": unusable})
     assert "(3 replicates gave no usable posterior, most often because of divergences)" in str(result)
+    result = Calibration(result.ranks, result.table, 1, {"unusable": {"4": "R-hat 1.2, 3 divergences"}})
+    assert "most often because of R-hat, divergences)" in str(result)
 
 
 class _NoExecutor:

@@ -64,6 +64,11 @@ def line(x, y, sigma):
         numpyro.sample("y", dist.Normal(slope * x, sigma), obs=y)
 
 
+def condition_on_a_parameter():
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu if mu > 0.0 else -mu, 1.0), obs=1.0)
+
+
 def numpy_of_a_parameter():
     numpyro.sample("y", dist.Normal(np.exp(numpyro.sample("a", dist.Normal())), 1.0), obs=1.0)
 
@@ -93,9 +98,15 @@ X = np.arange(1.0, 6.0)
             TypeError,
             r"line \d+ of test_given_arguments.py: a parameter was passed to a function of NumPy.* Expected jax.numpy",
         ),
+        (
+            condition_on_a_parameter,
+            (),
+            TypeError,
+            r"line \d+ of test_given_arguments.py: a parameter decides in an if.* Expected .* jnp.where",
+        ),
         (log_probability, (X,), ValueError, "is not returned, as for emcee, but passed to numpyro.factor"),
     ],
-    ids=["lengths", "scale", "nan", "numpy", "log probability"],
+    ids=["lengths", "scale", "nan", "numpy", "condition", "log probability"],
 )
 def test_what_goes_wrong_first_in_a_program_of_ones_own_is_named(program, args, error, message):
     with pytest.raises(error, match=message):

@@ -87,7 +87,7 @@ class Calibration:
             text = f"not calibrated, according to {num_replicates} replicates: {clauses}"
         if self.num_failed:
             reasons = pd.Series(list(self.run.get("unusable", {}).values()), dtype=str)
-            reasons = reasons.str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip().mode()
+            reasons = reasons.str.replace(r" ?(?<!\w)[\d.]+", "", regex=True).str.strip().mode()
             reason = f", most often because of {reasons.iloc[0]}" if len(reasons) else ""
             text += f" ({self.num_failed} replicates gave no usable posterior{reason})"
         text += f". Found with 90 % probability, in any one quantity: {self.detectable}."
