@@ -50,9 +50,12 @@ FAMILIES = {
 }
 """Family of each kind of statistic."""
 
-WEIGHTS = {"skewness": 10.0, "tails": 10.0}
-"""Weights of kinds of statistics in the combined p-value, where they are not 1: outliers would be lost among the
-statistics of covariates, of which there are several."""
+WEIGHTS = {
+    "skewness": 20.0, "tails": 10.0, "trend": 2.0, "bins": 2.0, "scatter trend": 2.0,
+    "low end of maxima": 3.0, "high end of minima": 3.0, "low end of means": 3.0, "high end of means": 3.0,
+}  # fmt: skip
+"""Weights of kinds of statistics in the combined p-value, where they are not 1: outliers and missing objects would be
+lost among the statistics of covariates, of which there are several."""
 
 
 class Residuals(NamedTuple):
