@@ -397,16 +397,13 @@ class _Queue:
             name: np.stack([np.concatenate([part[name] for part in self.sites[slot]]) for slot in group])
             for name in names
         }
-        site_statistics = {name: _statistics(values) for name, values in sites.items()}
+        labels = np.array([label.split("[")[0] for label in self.slots.target.labels])
+        hidden = {name: draws.position[..., labels == name] for name in dict.fromkeys(labels) if name not in sites}
+        site_statistics = _statistics(sites | hidden)
+        hidden_statistics = {name: site_statistics.pop(name) for name in hidden}
         for name in sites:  # as in `verdict.diagnose_sampled`
             if name.endswith(verdict.UNWRAPPED) and name.removesuffix(verdict.UNWRAPPED) in sites:
                 site_statistics[name][..., 5:] = np.nan
-        labels = np.array([label.split("[")[0] for label in self.slots.target.labels])
-        hidden_statistics = {
-            name: _statistics(draws.position[..., labels == name])
-            for name in dict.fromkeys(labels)
-            if name not in sites
-        }
         unresolved_texts = unresolved(draws.position, sites, labels)
         energy = np.swapaxes(draws.energy, 1, 2)
         bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
@@ -453,12 +450,23 @@ def _shortfall(result: ObjectResult, until: float) -> float:
     return max(factor, stopping.GROWTH[0]) if result.why and factor <= 1.0 else factor
 
 
-def _statistics(values: np.ndarray) -> np.ndarray:
-    """Return the statistics of `ObjectResult.sites` for draws of shape (slot, draw, chain, ...)."""
-    ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (slot, ..., chain, draw)
-    flat = ordered.reshape(*ordered.shape[:-2], -1)
+def _statistics(sites: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the statistics of `ObjectResult.sites` for draws of each site, (slot, draw, chain, ...).
+
+    All elements are computed together: for single numbers, calls of NumPy take longer than what they compute.
+    """
+    if not sites:
+        return {}
+    parts = [values.reshape(*values.shape[:3], -1) for values in sites.values()]
+    ordered = np.moveaxis(np.concatenate(parts, axis=-1, dtype=float), (2, 1), (-2, -1))  # (slot, element, chain, draw)
+    flat = ordered.reshape(*ordered.shape[:2], -1)
     quantiles = np.quantile(flat, [0.16, 0.5, 0.84], axis=-1)
-    return np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)
+    table = np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)
+    tables = np.split(table, np.cumsum([part.shape[-1] for part in parts])[:-1], axis=1)
+    return {
+        name: of_site.reshape(len(of_site), *values.shape[3:], table.shape[-1])
+        for (name, values), of_site in zip(sites.items(), tables, strict=True)
+    }
 
 
 def _reasons(sites, num_divergences: int, bfmi: float, until: float) -> str:
