@@ -806,6 +806,7 @@ def test_the_data_are_compared_with_the_model(tmp_path, capsys, monkeypatch):
     assert stored.timing["check of the model"] > 0
 
 
+@pytest.mark.long
 def test_the_exit_status_says_whether_the_data_look_like_the_model(tmp_path, capsys, monkeypatch):
     good = load("supernova").verdict
     bad = hbm.inference.ModelCheck(False, 0.001, "the data do not look like the model: mb is off", ("outliers",))

@@ -396,6 +396,7 @@ def test_a_pilot_without_finite_scales_says_so():
         pilot.choose((PartialNonCentring("theta", np.zeros(2), np.ones(2)),), draws, KEY)
 
 
+@pytest.mark.long
 def test_data_with_nan_are_refused_with_site_and_row():
     def with_covariate(x, y):
         slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))

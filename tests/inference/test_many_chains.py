@@ -86,6 +86,7 @@ def test_the_sampler_draws_a_correlated_normal(dense, monte_carlo):
     assert 1.2 < kinetic.mean() < 1.8
 
 
+@pytest.mark.long
 def test_objects_at_their_own_pace_make_the_same_draws_as_alone():
     """Normal distributions of different widths, so that trajectories differ in length; one slot is empty."""
     width, num_draws = np.array([[1.0, 1.0], [1.0, 30.0], [0.2, 2.0], [5.0, 5.0]]), np.array([60, 33, 50, 0])

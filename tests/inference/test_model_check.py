@@ -215,6 +215,7 @@ def test_padding_is_left_out_and_latents_of_nights_are_drawn_anew():
     assert "drawn anew" in check.sentence
 
 
+@pytest.mark.long
 def test_residuals_given_the_others_are_those_of_the_precision_matrix():
     """Of a bivariate normal, the gradient gives the residual of y given x."""
     rng = np.random.default_rng(3)
@@ -256,6 +257,7 @@ def test_counts_and_values_without_a_plate():
     assert "distribution" in set(check.table["family"][:1])
 
 
+@pytest.mark.long
 def test_counts_that_numpy_draws_have_the_moments_of_those_of_jax(monkeypatch, monte_carlo):
     counts, num = np.arange(12.0).reshape(4, 3), 4000
     log_rate = np.array([1.0, 2.0, 0.0, 3.0])

@@ -45,6 +45,7 @@ def lowered(tmp_path, monkeypatch):
     return names
 
 
+@pytest.mark.long
 def test_a_second_run_lowers_nothing_and_has_the_same_draws(lowered, tmp_path, monkeypatch):
     y = np.array([0.3, 0.5, 0.2])
     fit = hbm.sample(a_line, y, 1.0, **SETTINGS)

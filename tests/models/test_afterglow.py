@@ -186,6 +186,7 @@ def test_log_likelihoods_are_those_of_a_plain_numpy_fold(data, prepared):
     assert f"spectrum number {NUM} changes the log likelihood by up to 0.2 " in Afterglow().cautions(worse)[0]
 
 
+@pytest.mark.long
 def test_log_likelihoods_behind_a_medium_are_those_of_a_plain_numpy_fold(data, with_whim):
     _, prepared = with_whim
     S, B, ratio, mean = rows_of(data, 1)
@@ -212,6 +213,7 @@ def test_log_density_with_skew_hosts(prepared):
         assert value == pytest.approx(expected + log_likelihoods(prepared, own(found)).sum(), rel=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sightlines", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_log_density_with_a_medium(with_whim, sightlines):
     _, prepared = with_whim
@@ -315,6 +317,7 @@ def test_program_is_of_one_size_whatever_the_number_of_sources(data, prepared):
     assert size(model.prepare(data.subset([0, 1]))) == size(prepared)
 
 
+@pytest.mark.long
 def test_a_thin_medium_is_none_and_equal_lines_of_sight_are_one(prepared, with_whim):
     _, sample = with_whim
     rows = [0, 1]

@@ -82,7 +82,7 @@ def log_probs(model, data):
     return {name: jnp.sum(s["fn"].log_prob(s["value"])) for name, s in trace.items() if s["type"] == "sample"}
 
 
-QUICK = ("normal", "relation, mixture", "regression, poisson", "rates")
+QUICK = ("normal", "regression, poisson", "rates")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in CASES])

@@ -134,6 +134,7 @@ def test_rows_that_change_nothing_change_nothing(mean):
         assert float(log_detected_fraction([0.0, 1.0], [0.3, 0.3])) == pytest.approx(np.log(0.3), rel=1e-12)
 
 
+@pytest.mark.long
 def test_a_function_is_integrated_over_both_coordinates():
     """A product of two normal distribution functions, against the limits in x and y that it is."""
 

@@ -259,6 +259,7 @@ def soft_or_bright(index, flux):
     return jax.scipy.special.ndtr((flux + 12.1 + 0.6 * (index - 1.9)) / 0.4)
 
 
+@pytest.mark.long
 def test_a_function_of_index_and_flux_of_afterglows(monte_carlo):
     """Density to 1e-8 and derivatives to 1e-6 of a sum over a grid, and draws of both."""
     p = {"photon_index_mean": 1.9, "photon_index_std": 0.4, "log10_flux_mean": -12.3, "log10_flux_std": 0.5}

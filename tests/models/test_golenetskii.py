@@ -240,6 +240,7 @@ def test_bursts_without_a_limit_have_the_density_without_selection(sample):
         assert (np.abs(found - expected)[np.isfinite(limit)] > 1e-6).all()
 
 
+@pytest.mark.long
 def test_a_short_fit_has_the_latents_of_all_bursts(sample):
     options = {"num_warmup": 150, "num_samples": 60, "num_chains": 2, "progress": False}
     fit = hbm.sample(Golenetskii(), sample, seed=seed(1), **options)

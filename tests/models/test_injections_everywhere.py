@@ -332,6 +332,7 @@ def moments_of_intervals(p, z, num):
     return mean, covariance, of_fluxes
 
 
+@pytest.mark.long
 def test_whole_bursts_are_divided_by_the_share_of_injections_with_as_many_intervals():
     """Density and derivatives, and the effective numbers, against sums over multivariate normal densities."""
     table, data = injected_bursts(150), several()

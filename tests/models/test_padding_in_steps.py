@@ -70,7 +70,7 @@ def targets(model, data):
 
 
 # A line, latents of each object, and values of objects; the others pad in the same places, and take seconds each.
-DEFAULT = ("one line", "bursts", "normal")
+DEFAULT = ("one line", "normal")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in DEFAULT else pytest.mark.long) for c in CASES])

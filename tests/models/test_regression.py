@@ -114,6 +114,7 @@ def sites_of(formula):
     return data, compiled_sites(Regression(), data)
 
 
+@pytest.mark.long
 def test_default_priors_are_of_standardised_variables():
     """Coefficients in standard deviations of the response over those of predictors, spreads likewise."""
     columns, (data, sites) = table(), sites_of(FORMULA)

@@ -131,6 +131,7 @@ def test_groups_may_have_limits_of_their_own():
         np.testing.assert_allclose(found[row][used], common[row][row][used], rtol=1e-12)
 
 
+@pytest.mark.long
 def test_a_limit_in_a_third_quantity_is_that_of_another_predictor():
     """x, w and y are a normal vector whatever the correlation of their scatter; points are missing below a w of 1."""
     w = np.array([1.3, 1.8, 1.2, 2.4, 1.1])

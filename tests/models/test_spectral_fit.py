@@ -312,6 +312,7 @@ def test_the_joint_fit_of_two_pointings_is_tighter_than_either(pointings):
     assert joint.log_likelihood < sum(one.log_likelihood for one in each)
 
 
+@pytest.mark.long
 # Numbers of Sherpa's regression tests (test_threads.py, "simultaneous" and "pha_intro"; what is fitted is in fit.py of
 # sherpa-test-data). Absorption is not the same: theirs is wabs below and phabs with cross sections "bcmc" in the second
 # test, ours is phabs with others. Tolerances are those of what is left, about a tenth of an error bar.

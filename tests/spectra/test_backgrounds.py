@@ -47,6 +47,7 @@ def test_a_file_with_source_and_background_is_told_apart(tmp_path):
         read_spectrum(path, background=path)
 
 
+@pytest.mark.long
 def test_a_source_of_the_chandra_catalogue(shared_data):
     stack = read_grouped_spectra(
         shared_data("xray/chandra_csc_1575/acisf01575_001N001_r0085_pha3.fits.gz"), energies=(0.5, 7.0)

@@ -104,6 +104,7 @@ def test_both_kinds_of_inference_find_a_line_in_two_instruments(log10_amplitude)
     assert abs(fit.posterior["x_log10_amplitude"].to_numpy().mean() - log10_amplitude) < 0.2
 
 
+@pytest.mark.long
 def test_an_end_in_another_maximum_is_said(monkeypatch):
     """Without a search from the energy that the scan finds, a warning names it."""
     truth = CONTINUUM | {"x_energy": 6.4, "x_sigma": 0.05, "x_log10_amplitude": -4.3}

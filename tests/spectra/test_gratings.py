@@ -151,6 +151,7 @@ def write_row(path, counts):
     table.writeto(path / "plain.pha", overwrite=True)
 
 
+@pytest.mark.long
 def test_orders_are_fitted_jointly_and_simulated(folder):
     path, _, _ = folder
     options = {"grouping": "none", "energies": None, "background": "none", **names(path)}
