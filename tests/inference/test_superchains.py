@@ -152,6 +152,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(stop, tmp_path, monkeypatch):
     assert resumed.run["sequential_gradients"] == whole.run["sequential_gradients"]
 
 
+@pytest.mark.long
 def test_unmixed_modes_are_not_usable():
     centres = np.array([0.0, 12.0])
 

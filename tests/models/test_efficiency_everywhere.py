@@ -160,6 +160,7 @@ def test_density_and_gradient_are_those_of_a_direct_integral(name):
         assert float(gradient[varied]) == pytest.approx(numeric, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     ["trigger", *(pytest.param(name, marks=pytest.mark.long) for name in ("flux of bursts", "magnitude", "follow-up"))],

@@ -340,6 +340,7 @@ def test_a_free_cosmology_and_uncertain_redshifts(sample):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.long
 def test_programs_draw_what_they_score(sample):
     limited = Bursts.from_dict(sample.to_dict() | {"log10_flux_limit": np.full(len(sample), -7.0)})
     for model, data in ((Golenetskii(truncated=True), limited), (Golenetskii(correlated=True), sample)):

@@ -144,6 +144,7 @@ def test_density_is_divided_by_the_share_of_injections(kind):
     assert float(gradient[name]) == pytest.approx(numeric, rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [Golenetskii, *(pytest.param(kind, marks=pytest.mark.long) for kind in (Supernova, Afterglow))]
 )

@@ -40,6 +40,7 @@ def stack():
     return observed(rmf, np.ones(len(rmf.channels)))
 
 
+@pytest.mark.long
 def test_a_line_of_any_width_is_folded_with_all_its_photons(stack):
     model = SpectralFit(SPECTRUM)
     prepared = model.prepare(stack)

@@ -65,6 +65,7 @@ def test_densities_are_those_of_plain_sums():
     assert found.log_density == pytest.approx(expected + change, rel=1e-12)
 
 
+@pytest.mark.long
 def test_default_priors_are_of_standardised_values():
     for data, model in (
         (values(), Normal(sigma="inferred")),

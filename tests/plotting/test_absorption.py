@@ -40,6 +40,7 @@ def test_ions_of_an_element():
         ionization("Ni")
 
 
+@pytest.mark.long
 def test_whim_one_parameter_after_the_other():
     grid = np.linspace(0.4, 1.0, 20)
     figure = whim_transmission({"z": (0.5, 3.0), "n0": (1e-8, 1e-7)}, log10_T=6.2, energy=grid)

@@ -61,6 +61,7 @@ def test_a_source_of_the_chandra_catalogue(shared_data):
     assert found.parameters["log10_amplitude"] == pytest.approx(-4.43, abs=5e-3)
 
 
+@pytest.mark.long
 def test_a_background_with_errors_has_its_statistic(shared_data):
     files = {
         key: shared_data(f"xray/hxmt_he/P011160506306_HE_{name}.fits")

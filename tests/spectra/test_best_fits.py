@@ -109,6 +109,7 @@ def mean_inverse(index, energy=3.0, sigma=0.2):
     return quad(lambda e: norm.pdf(e, energy, sigma) * e**index, energy - 10 * sigma, energy + 10 * sigma, epsabs=0)[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", [pytest.param(0.683, marks=pytest.mark.long), 0.9])
 def test_an_equivalent_width_has_the_interval_of_its_profile(stack, best, level):
     table = best.lines(level).set_index("quantity")
@@ -202,6 +203,7 @@ def test_fluxes_have_the_intervals_of_their_profiles(faint, component):
         assert rise == pytest.approx(chi2.ppf(0.9, 1), abs=1e-3)
 
 
+@pytest.mark.long
 def test_the_upper_limit_of_a_line_is_where_the_statistic_has_risen_by_2_706(faint):
     best = faint[1]
     table, value = best.lines().set_index("quantity"), best.likelihood.table["value"]
